@@ -1,0 +1,135 @@
+"""Record every request the sandbox saw."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import attrs
+
+Origin = Literal["api", "storage"]
+Outcome = Literal["open", "answered", "cut", "stalled", "gone"]
+
+
+@attrs.define(eq=False)
+class Seen:
+    """One request, from its arrival on; filled in while it is served."""
+
+    number: int
+    """1 for the first request of the sandbox, both origins counted together."""
+    origin: Origin
+    operation: str
+    """`unknown` when the method and path are no operation."""
+    method: str
+    target: str
+    """The request target exactly as it came over the wire."""
+    headers: Mapping[str, str]
+    """Case-insensitive."""
+    in_flight: int
+    """Requests open on this origin at the arrival, this one included."""
+    connection: int
+    """Numbers the TCP connections of this origin from 1; 0 when it was lost at once."""
+    part_number: int | None = None
+    build_id: str | None = None
+    body: object = None
+    """Parsed JSON; None when there was none or it was not read."""
+    status: int | None = None
+    """Null until answered, and for good when no answer got out."""
+    received: int = 0
+    """Bytes of the request body that were read."""
+    outcome: Outcome = "open"
+    """`gone` means that the peer went away, or the sandbox closed, before the answer."""
+
+
+class Journal:
+    """The requests in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._seen: list[Seen] = []
+        self._open: dict[Origin, int] = {"api": 0, "storage": 0}
+        self._connected: dict[Origin, int] = {"api": 0, "storage": 0}
+        # Keyed by the transport and not by the peer's address: ports are used again.
+        self._numbers: WeakKeyDictionary[asyncio.BaseTransport, tuple[Origin, int]] = (
+            WeakKeyDictionary()
+        )
+
+    def __iter__(self) -> Iterator[Seen]:
+        return iter(tuple(self._seen))
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __getitem__(self, index: int) -> Seen:
+        return self._seen[index]
+
+    def of(self, operation: str, part_number: int | None = None) -> list[Seen]:
+        """List the requests of one operation, of one part only if that is given."""
+        return [
+            seen
+            for seen in self._seen
+            if seen.operation == operation and part_number in (None, seen.part_number)
+        ]
+
+    def operations(self) -> list[str]:
+        """Name the operations in order, repeats included."""
+        return [seen.operation for seen in self._seen]
+
+    def peak(self, origin: Origin) -> int:
+        """Count the most requests that were open at once; 0 when none came.
+
+        A stalled request is not open any more: its client may give up unseen.
+        """
+        return max((seen.in_flight for seen in self._seen if seen.origin == origin), default=0)
+
+    def connections(self, origin: Origin) -> int:
+        """Count the TCP connections that carried at least one request."""
+        return self._connected[origin]
+
+    def connections_open(self, origin: Origin) -> int:
+        """Count those of `connections` that this side knows to be open still."""
+        return sum(
+            where == origin and not transport.is_closing()
+            for transport, (where, _) in self._numbers.items()
+        )
+
+    def arrive(
+        self,
+        *,
+        origin: Origin,
+        operation: str,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        part_number: int | None,
+        transport: asyncio.BaseTransport | None,
+    ) -> Seen:
+        """Record a request; the listeners call this once for each."""
+        self._open[origin] += 1
+        seen = Seen(
+            number=len(self._seen) + 1,
+            origin=origin,
+            operation=operation,
+            method=method,
+            target=target,
+            headers=headers,
+            part_number=part_number,
+            in_flight=self._open[origin],
+            connection=self._connection(origin, transport),
+        )
+        self._seen.append(seen)
+        return seen
+
+    def settle(self, seen: Seen, outcome: Outcome, status: int | None = None) -> None:
+        """Record how a request ended; later calls correct the outcome only."""
+        if seen.outcome == "open":
+            self._open[seen.origin] -= 1
+        seen.outcome = outcome
+        seen.status = status
+
+    def _connection(self, origin: Origin, transport: asyncio.BaseTransport | None) -> int:
+        if transport is None:
+            return 0
+        if transport not in self._numbers:
+            self._connected[origin] += 1
+            self._numbers[transport] = (origin, self._connected[origin])
+        return self._numbers[transport][1]

@@ -1,0 +1,248 @@
+"""Listen on one origin: journal each request, apply faults to it, hand it on, answer."""
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import attrs
+from aiohttp import web
+
+from nunu_async.sandbox.faults import Fault, Faults
+from nunu_async.sandbox.journal import Journal, Origin, Seen
+
+Sleep = Callable[[float], Awaitable[object]]
+
+_READ = 1024 * 1024
+# After an early answer the rest of the body is swallowed for this long. Closing at once would
+# reset the connection, and the client could lose the answer.
+_LINGER = 1.0
+_SWALLOW = 64 * 1024  # an unread body up to this size does not cost the connection
+_SHUTDOWN = 0.05
+_LONGEST_LINE = 16 * 1024  # 255 characters of 4 bytes, escaped twice, are 5 KiB
+_RESET = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close sends RST
+
+
+class PeerGoneError(Exception):
+    """The peer closed the connection in the middle of its request."""
+
+
+@attrs.frozen
+class Call:
+    """What a request asks for, as far as its first line tells."""
+
+    operation: str
+    part_number: int | None = None
+    params: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class Body:
+    """The request body, counted into the journal as it is read."""
+
+    _request: web.BaseRequest
+    _seen: Seen
+
+    async def block(self, size: int = _READ) -> bytes:
+        """Read exactly `size` bytes, or less at the end. Raises: PeerGoneError."""
+        chunks: list[bytes] = []
+        while size and (chunk := await self._read(size)):
+            chunks.append(chunk)
+            size -= len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def skip(self, size: int) -> None:
+        """Read and forget up to `size` bytes. Raises: PeerGoneError."""
+        while size and (chunk := await self._read(min(size, _READ))):
+            size -= len(chunk)
+
+    async def _read(self, size: int) -> bytes:
+        # The stream raises a bare RuntimeError when the connection went before the handler began.
+        if self._request.transport is None:
+            raise PeerGoneError
+        try:
+            chunk = await self._request.content.read(size)
+        except (OSError, web.RequestPayloadError) as exc:
+            raise PeerGoneError from exc
+        self._seen.received += len(chunk)
+        return chunk
+
+
+class Room(Protocol):
+    """What serves the requests of one origin."""
+
+    name: Origin
+
+    def identify(self, method: str, target: str) -> Call:
+        """Name what a request asks for; never fails."""
+        ...
+
+    async def serve(
+        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
+    ) -> web.Response:
+        """Do the real work and make the answer. Raises: PeerGoneError."""
+        ...
+
+    def refusal(self, status: int) -> web.Response:
+        """Make the origin's usual error answer for a status."""
+        ...
+
+
+class Listener:
+    """One origin on a port of its own."""
+
+    def __init__(self, room: Room, *, journal: Journal, faults: Faults, sleep: Sleep) -> None:
+        self._room = room
+        self._journal = journal
+        self._faults = faults
+        self._sleep = sleep
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+        self._server: web.Server | None = None
+        self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen and return the port. Raises: OSError when it is taken; nothing is left then."""
+        self._server = web.Server(
+            self._handle,
+            access_log=None,
+            lingering_time=_LINGER,
+            read_bufsize=_READ,
+            max_line_size=_LONGEST_LINE,
+            auto_decompress=False,
+        )
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=_SHUTDOWN)
+        await self._runner.setup()
+        try:
+            self._site = web.TCPSite(self._runner, host, port)
+            await self._site.start()
+        except BaseException:
+            await self.close()
+            raise
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening, end every open request, drop every connection."""
+        if self._runner is None or self._server is None:
+            return
+        self._is_closing = True
+        runner, self._runner = self._runner, None
+        for site in runner.sites:
+            await site.stop()
+        transports = [connection.transport for connection in self._server.connections]
+        await _end(self._tasks)
+        await runner.cleanup()
+        # aiohttp forgets a connection whose peer left while it lingered, but not its task.
+        await _end(self._connections)
+        for transport in transports:
+            # close() alone would wait for a peer that does not read.
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+        await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._is_closing:
+            return web.Response(status=503)
+        if request.task not in self._connections:
+            self._connections.add(request.task)
+            request.task.add_done_callback(self._connections.discard)
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        call = self._room.identify(request.method, request.raw_path)
+        seen = self._journal.arrive(
+            origin=self._room.name,
+            operation=call.operation,
+            method=request.method,
+            target=request.raw_path,
+            headers=request.headers,
+            part_number=call.part_number,
+            transport=request.transport,
+        )
+        try:
+            response = await self._respond(request, call, seen)
+            return await self._send(request, seen, response)
+        except PeerGoneError:
+            return web.Response()  # goes nowhere; raising would be logged as our failure
+        finally:
+            if task is not None:
+                self._tasks.discard(task)
+            if seen.outcome == "open":
+                self._journal.settle(seen, "gone")
+
+    async def _respond(
+        self, request: web.BaseRequest, call: Call, seen: Seen
+    ) -> web.Response | None:
+        plan = self._faults.plan(call.operation, call.part_number)
+        body = Body(request, seen)
+        if plan.latency:
+            await self._sleep(plan.latency)
+        fault = plan.fault
+        if fault is None:
+            return await self._room.serve(request, call, body, seen)
+        if fault.effect:
+            await self._room.serve(request, call, body, seen)
+        elif fault.after is not None:
+            await body.skip(fault.after)
+        if fault.do == "cut":
+            self._journal.settle(seen, "cut")
+            _reset(request)
+            return None
+        if fault.do == "stall":
+            self._journal.settle(seen, "stalled")
+            await asyncio.get_running_loop().create_future()  # until close() cancels this task
+        return self._spoiled(fault)
+
+    def _spoiled(self, fault: Fault) -> web.Response:
+        status = fault.status or 500
+        content, kind = fault.body, "application/octet-stream"
+        if content is None:
+            response = self._room.refusal(status)
+        else:
+            if isinstance(content, Mapping):
+                content, kind = json.dumps(dict(content)), "application/json"
+            elif isinstance(content, str):
+                kind = "text/plain"
+            data = content.encode() if isinstance(content, str) else content
+            response = web.Response(status=status, body=data, content_type=kind)
+        response.headers.update(fault.headers)
+        return response
+
+    async def _send(
+        self, request: web.BaseRequest, seen: Seen, response: web.Response | None
+    ) -> web.StreamResponse:
+        if response is None:
+            return web.Response()
+        if not request.content.is_eof() and (request.content_length or _SWALLOW + 1) > _SWALLOW:
+            response.force_close()
+        # Before the first byte goes out: whoever has the answer finds it in the journal.
+        self._journal.settle(seen, "answered", response.status)
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        except ConnectionError:
+            self._journal.settle(seen, "gone")
+        return response
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.wait(ending)
+
+
+def _reset(request: web.BaseRequest) -> None:
+    transport = request.transport
+    if transport is None:
+        return
+    raw: socket.socket | None = transport.get_extra_info("socket")
+    if raw is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()

@@ -1,0 +1,301 @@
+"""Hold the bytes: parts while they come in, objects once put together."""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import aiofiles
+
+_COPY = 16 * 1024 * 1024
+# A thread hop costs about 50 us, MD5 about 1.6 us a KiB: below this, the loop hashes quicker.
+_HASH_INLINE = 64 * 1024
+_NAME_BYTES = 200  # file systems allow 255
+
+
+class Attempt(ABC):
+    """One PUT of one part; nothing of it is visible before `publish`."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.md5(usedforsecurity=False)
+
+    @abstractmethod
+    async def write(self, block: bytes) -> None:
+        """Append a block."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Bring everything written to its place; call before `publish`."""
+
+    @abstractmethod
+    def publish(self) -> str:
+        """Make this the part, in place of any former one, and return its bare ETag.
+
+        Never yields to the event loop, so a check made just before still holds.
+        """
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """Delete what is left; nothing is once published."""
+
+    async def _hash(self, block: bytes) -> None:
+        if len(block) <= _HASH_INLINE:
+            self._digest.update(block)
+        else:
+            await asyncio.to_thread(self._digest.update, block)
+
+
+class ObjectStore(ABC):
+    """Parts and objects of all builds, by build id."""
+
+    @abstractmethod
+    async def attempt(self, build_id: str, part_number: int) -> Attempt:
+        """Begin a PUT."""
+
+    @abstractmethod
+    async def assemble(self, build_id: str, total_parts: int, file_name: str) -> None:
+        """Put parts 1 to `total_parts` together into the object, and drop the parts.
+
+        Raises: OSError when that fails; the parts are then still there.
+        """
+
+    @abstractmethod
+    async def delete(self, build_ids: Sequence[str]) -> None:
+        """Delete parts and objects."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Delete parts that never became objects; objects stay."""
+
+    @abstractmethod
+    def path(self, build_id: str) -> Path | None:
+        """Tell where an object lies; None in memory. Raises: KeyError when there is none."""
+
+    @abstractmethod
+    def read(self, build_id: str) -> bytes:
+        """Read a whole object. Raises: KeyError when there is none."""
+
+    @abstractmethod
+    def sha256(self, build_id: str) -> str:
+        """Hash an object of any size, as hex. Raises: KeyError when there is none."""
+
+
+class MemoryStore(ObjectStore):
+    """Keep everything in memory."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, dict[int, bytes]] = {}
+        self._objects: dict[str, bytes] = {}
+
+    async def attempt(self, build_id: str, part_number: int) -> Attempt:
+        """Begin a PUT."""
+        return _MemoryAttempt(self._parts.setdefault(build_id, {}), part_number)
+
+    async def assemble(self, build_id: str, total_parts: int, file_name: str) -> None:
+        """Join the parts; `file_name` does not matter here."""
+        del file_name
+        parts = self._parts[build_id]
+        ordered = [parts[number] for number in range(1, total_parts + 1)]
+        self._objects[build_id] = await asyncio.to_thread(b"".join, ordered)
+        self._parts.pop(build_id, None)
+
+    async def delete(self, build_ids: Sequence[str]) -> None:
+        """Delete parts and objects."""
+        for build_id in build_ids:
+            self._parts.pop(build_id, None)
+            self._objects.pop(build_id, None)
+
+    async def close(self) -> None:
+        """Delete the parts."""
+        self._parts.clear()
+
+    def path(self, build_id: str) -> Path | None:
+        """Give None: memory has no paths."""
+        del build_id
+        return None
+
+    def read(self, build_id: str) -> bytes:
+        """Read a whole object."""
+        return self._objects[build_id]
+
+    def sha256(self, build_id: str) -> str:
+        """Hash an object."""
+        return hashlib.sha256(self._objects[build_id]).hexdigest()
+
+
+class _MemoryAttempt(Attempt):
+    def __init__(self, parts: dict[int, bytes], part_number: int) -> None:
+        super().__init__()
+        self._parts = parts
+        self._part_number = part_number
+        self._blocks: list[bytes] = []
+
+    async def write(self, block: bytes) -> None:
+        self._blocks.append(block)
+        await self._hash(block)
+
+    async def close(self) -> None:
+        self._blocks = [b"".join(self._blocks)]
+
+    def publish(self) -> str:
+        (self._parts[self._part_number],) = self._blocks
+        return self._digest.hexdigest()
+
+    async def discard(self) -> None:
+        self._blocks = []
+
+
+class DirectoryStore(ObjectStore):
+    """Keep objects as `directory/BUILD_ID/NAME`, and parts meanwhile in `directory/.parts`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._parts_directory = directory / ".parts"
+        self._parts_directory.mkdir(parents=True, exist_ok=True)
+        self._parts: dict[str, dict[int, Path]] = {}
+        self._objects: dict[str, Path] = {}
+        self._growing: set[Path] = set()
+        self._serial = itertools.count(1)
+        self._jobs: set[asyncio.Task[Any]] = set()
+
+    async def attempt(self, build_id: str, part_number: int) -> Attempt:
+        """Open a file of its own for the PUT."""
+        final = self._parts_directory / f"{build_id}.{part_number}"
+        attempt = _FileAttempt(
+            final.with_name(f"{final.name}.{next(self._serial)}"),
+            final,
+            lambda: self._parts.setdefault(build_id, {}).__setitem__(part_number, final),
+        )
+        await attempt.open()
+        return attempt
+
+    async def assemble(self, build_id: str, total_parts: int, file_name: str) -> None:
+        """Concatenate the part files in a worker thread; a lone part is moved."""
+        parts = self._parts[build_id]
+        ordered = [parts[number] for number in range(1, total_parts + 1)]
+        target = self._directory / build_id / safe_name(file_name)
+        self._growing.add(target)
+        await self._in_thread(lambda: _concatenate(ordered, target))
+        self._growing.discard(target)
+        self._objects[build_id] = target
+        self._parts.pop(build_id, None)
+
+    async def delete(self, build_ids: Sequence[str]) -> None:
+        """Delete part files and objects in a worker thread."""
+        parts = [path for one in build_ids for path in self._parts.pop(one, {}).values()]
+        objects = [self._objects.pop(one) for one in build_ids if one in self._objects]
+        if parts or objects:
+            await self._in_thread(lambda: _delete(parts, objects))
+
+    async def close(self) -> None:
+        """Wait for the worker threads and delete the part files."""
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+        parts = [path for held in self._parts.values() for path in held.values()]
+        self._parts.clear()
+        # A thread may have finished an object that nobody waited for any more.
+        await self._in_thread(lambda: _delete(parts, list(self._growing)))
+        with suppress(OSError):  # another sandbox uses the directory too
+            self._parts_directory.rmdir()
+
+    def path(self, build_id: str) -> Path | None:
+        """Tell where an object lies."""
+        return self._objects[build_id]
+
+    def read(self, build_id: str) -> bytes:
+        """Read a whole object."""
+        return self._objects[build_id].read_bytes()
+
+    def sha256(self, build_id: str) -> str:
+        """Hash an object, a block at a time."""
+        with self._objects[build_id].open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        # A thread cannot be cancelled, so it is shielded, and close() waits for it.
+        job = asyncio.create_task(asyncio.to_thread(work))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        await asyncio.shield(job)
+
+
+class _FileAttempt(Attempt):
+    def __init__(self, temporary: Path, final: Path, published: Callable[[], None]) -> None:
+        super().__init__()
+        self._temporary = temporary
+        self._final = final
+        self._published = published
+        self._file: Any = None
+
+    async def open(self) -> None:
+        self._file = await aiofiles.open(self._temporary, "wb")
+
+    async def write(self, block: bytes) -> None:
+        # Disk and MD5 at the same time; both let go of the interpreter lock.
+        await asyncio.gather(self._file.write(block), self._hash(block))
+
+    async def close(self) -> None:
+        await self._file.close()
+
+    def publish(self) -> str:
+        self._temporary.replace(self._final)
+        self._published()
+        return self._digest.hexdigest()
+
+    async def discard(self) -> None:
+        await self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def safe_name(file_name: str) -> str:
+    """Turn any text into a plain file name: no separators, no leading dot, never empty."""
+    plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).lstrip(".")
+    return plain[-_NAME_BYTES:].lstrip(".") or "object"
+
+
+def _concatenate(parts: list[Path], target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    if len(parts) == 1:
+        parts[0].replace(target)
+        return
+    # Beside the parts, so that the object appears whole or not at all.
+    growing = parts[0].with_name(f"{parts[0].name}.object")
+    try:
+        with growing.open("wb") as out:
+            for part in parts:
+                with part.open("rb") as source:
+                    _append(source, out)
+        growing.replace(target)
+    except BaseException:
+        growing.unlink(missing_ok=True)
+        raise
+    for part in parts:
+        part.unlink()
+
+
+def _append(source: BinaryIO, out: BinaryIO) -> None:
+    if hasattr(os, "copy_file_range"):
+        out.flush()
+        try:
+            while os.copy_file_range(source.fileno(), out.fileno(), _COPY):
+                pass
+        except OSError:  # not on this file system; the rest is copied below
+            pass
+        source.seek(os.lseek(source.fileno(), 0, os.SEEK_CUR))
+    shutil.copyfileobj(source, out, _COPY)
+
+
+def _delete(parts: list[Path], objects: list[Path]) -> None:
+    for path in parts:
+        path.unlink(missing_ok=True)
+    for path in objects:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the user put something beside it
+            path.parent.rmdir()

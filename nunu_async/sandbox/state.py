@@ -1,0 +1,207 @@
+"""Keep the uploads, the builds and the storage quota of one project.
+
+Pure: no clock, no files. Every question that depends on time takes `now` in Unix seconds.
+"""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import quote
+
+import attrs
+
+UploadState = Literal["uploading", "completed", "cancelled", "expired"]
+
+_SINGLE_MINUTES = 10
+_MULTIPART_MINUTES = 60
+
+
+class QuotaExceededError(Exception):
+    """No room for a build; all three are bytes."""
+
+    def __init__(self, *, used: int, capacity: int, needed: int) -> None:
+        super().__init__(f"{needed} bytes do not fit beside {used} of {capacity}")
+        self.used = used
+        self.capacity = capacity
+        self.needed = needed
+
+
+class FileTooLargeError(Exception):
+    """The file is over the limit for one build."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Upload:
+    """One upload, and the build it became once completed."""
+
+    build_id: str
+    upload_id: str | None
+    """Null for a single-part upload."""
+    object_key: str
+    file_name: str
+    name: str
+    size: int
+    part_size: int
+    """Bytes of every part but the last; the whole size when there is one part only."""
+    total_parts: int
+    request: dict[str, Any]
+    """The body that initiated the upload."""
+    created: float
+    deadline: float
+    """Unix seconds from which the upload counts as expired."""
+    state: UploadState = "uploading"
+    parts: dict[int, str] = attrs.field(factory=dict)
+    """ETags, without quotes, of the parts in storage."""
+    is_sealed: bool = False
+    """Being completed: takes no more parts, and can neither expire nor be cancelled."""
+    is_evicted: bool = False
+    """Completed once, then deleted to make room."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether parts, completion and cancellation are still accepted."""
+        return self.state == "uploading" and not self.is_sealed
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there is a whole object."""
+        return self.state == "completed" and not self.is_evicted
+
+    def length_of(self, part_number: int) -> int:
+        """Give the exact length of a part, in bytes."""
+        if part_number < self.total_parts:
+            return self.part_size
+        return self.size - (self.total_parts - 1) * self.part_size
+
+
+@attrs.define(eq=False, kw_only=True)
+class Depot:
+    """The build storage of one project."""
+
+    project_id: str
+    part_size: int
+    multipart_from: int
+    capacity: int | None
+    max_file_size: int
+    uploads: dict[str, Upload] = attrs.field(factory=dict, init=False)
+    """By build id, oldest first."""
+    _released: list[Upload] = attrs.field(factory=list, init=False)
+
+    @property
+    def used(self) -> int:
+        """Bytes taken by builds and reserved for uploads."""
+        return sum(
+            upload.size
+            for upload in self.uploads.values()
+            if upload.state == "uploading" or upload.is_stored
+        )
+
+    def initiate(self, request: Mapping[str, Any], now: float) -> Upload:
+        """Reserve a build for a checked request body.
+
+        Raises: FileTooLargeError; QuotaExceededError when it does not fit, with auto_delete when
+        it would not fit even after deleting every completed build (then none is deleted).
+        """
+        self.sweep(now)
+        size: int = request["file_size"]
+        if size > self.max_file_size:
+            raise FileTooLargeError
+        self._make_room(size, may_evict=request.get("auto_delete", False))
+        upload = self._draft(dict(request), now)
+        self.uploads[upload.build_id] = upload
+        return upload
+
+    def find_open(self, build_id: str, now: float) -> Upload | None:
+        """Find an upload that is still going on."""
+        self.sweep(now)
+        upload = self.uploads.get(build_id)
+        return upload if upload is not None and upload.is_open else None
+
+    def find_by_key(self, object_key: str, upload_id: str | None, now: float) -> Upload | None:
+        """Find an upload that is still going on, by what storage knows of it."""
+        self.sweep(now)
+        for upload in self.uploads.values():
+            if upload.object_key == object_key and upload.upload_id == upload_id:
+                return upload if upload.is_open else None
+        return None
+
+    def find_build(self, build_id: str, now: float) -> Upload | None:
+        """Find a build that exists: completed and not deleted, or still on its way."""
+        self.sweep(now)
+        upload = self.uploads.get(build_id)
+        if upload is None or upload.state in ("cancelled", "expired") or upload.is_evicted:
+            return None
+        return upload
+
+    def cancel(self, upload: Upload) -> None:
+        """End an open upload and free its room."""
+        upload.state = "cancelled"
+        self._released.append(upload)
+
+    def seal(self, upload: Upload) -> None:
+        """Refuse everything else for an upload while its parts are put together."""
+        upload.is_sealed = True
+
+    def unseal(self, upload: Upload) -> None:
+        """Open a sealed upload again after its parts could not be put together."""
+        upload.is_sealed = False
+
+    def finish(self, upload: Upload) -> None:
+        """Turn a sealed upload into a build."""
+        upload.state = "completed"
+        upload.is_sealed = False
+
+    def sweep(self, now: float) -> None:
+        """Expire the uploads whose time is over."""
+        for upload in self.uploads.values():
+            if upload.is_open and now >= upload.deadline:
+                upload.state = "expired"
+                self._released.append(upload)
+
+    def take_released(self) -> list[Upload]:
+        """Hand over, once, the uploads whose bytes are to be deleted."""
+        released, self._released = self._released, []
+        return released
+
+    def _make_room(self, needed: int, *, may_evict: bool) -> None:
+        if self.capacity is None:
+            return
+        used = self.used
+        missing = used + needed - self.capacity
+        if missing <= 0:
+            return
+        # Both deletion policies come to the same order here: no build is ever used by a run.
+        doomed: list[Upload] = []
+        if may_evict:
+            for upload in self.uploads.values():
+                if missing > 0 and upload.is_stored:
+                    doomed.append(upload)
+                    missing -= upload.size
+        if missing > 0:
+            raise QuotaExceededError(used=used, capacity=self.capacity, needed=needed)
+        for upload in doomed:
+            upload.is_evicted = True
+            self._released.append(upload)
+
+    def _draft(self, request: dict[str, Any], now: float) -> Upload:
+        size: int = request["file_size"]
+        is_multipart = request.get("multipart", size >= self.multipart_from)
+        part_size = self.part_size if is_multipart else size
+        minutes = request.get(
+            "upload_timeout", _MULTIPART_MINUTES if is_multipart else _SINGLE_MINUTES
+        )
+        build_id = str(uuid.uuid4())
+        return Upload(
+            build_id=build_id,
+            upload_id=f"mpu-{secrets.token_urlsafe(12)}" if is_multipart else None,
+            object_key=f"{self.project_id}/{build_id}/{quote(request['file_name'], safe='')}",
+            file_name=request["file_name"],
+            name=request["name"],
+            size=size,
+            part_size=part_size,
+            total_parts=-(-size // part_size),
+            request=request,
+            created=now,
+            deadline=now + minutes * 60,
+        )

@@ -1,0 +1,172 @@
+"""Serve the storage origin: presigned PUTs, and nothing else."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from xml.sax.saxutils import escape
+
+import attrs
+from aiohttp import web
+
+from nunu_async.sandbox import signing
+from nunu_async.sandbox.journal import Origin, Seen
+from nunu_async.sandbox.listener import Body, Call
+from nunu_async.sandbox.objects import ObjectStore
+from nunu_async.sandbox.state import Depot, Upload
+
+_CREDENTIALS = ("X-Api-Key", "Authorization", "Cookie")
+# Signed headers apart, object stores refuse what the signature does not cover.
+_ALLOWED = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "user-agent",
+    }
+)
+_CODES = {
+    400: "InvalidRequest",
+    403: "AccessDenied",
+    404: "NoSuchUpload",
+    405: "MethodNotAllowed",
+    409: "OperationAborted",
+    411: "MissingContentLength",
+    412: "PreconditionFailed",
+    429: "TooManyRequests",
+    500: "InternalError",
+    501: "NotImplemented",
+    502: "BadGateway",
+    503: "SlowDown",
+    504: "GatewayTimeout",
+}
+_SERVER_ERRORS = 500
+
+
+@attrs.frozen
+class Refused(Exception):
+    """The request is answered with an error."""
+
+    status: int
+    code: str
+    message: str
+
+
+class Storage:
+    """The storage side of the sandbox."""
+
+    name: Origin = "storage"
+
+    def __init__(
+        self, *, depot: Depot, objects: ObjectStore, secret: bytes, now: Callable[[], float]
+    ) -> None:
+        self._depot = depot
+        self._objects = objects
+        self._secret = secret
+        self._now = now
+
+    def identify(self, method: str, target: str) -> Call:
+        """Name the operation and, for a PUT, its part; the signature is not looked at yet."""
+        if method != "PUT":
+            return Call("unknown")
+        address = signing.address(target)
+        return Call("put_part", part_number=1 if address is None else address.part_number)
+
+    def refusal(self, status: int) -> web.Response:
+        """Make an error answer with the usual code for the status."""
+        family = "InternalError" if status >= _SERVER_ERRORS else "InvalidRequest"
+        return _error(Refused(status, _CODES.get(status, family), f"answered with {status}"))
+
+    async def serve(
+        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
+    ) -> web.Response:
+        """Check a PUT from the outside in, then store its body as a part."""
+        del call
+        address = signing.address(request.raw_path)
+        if address is not None:
+            seen.build_id = _build_id(self._depot, address.object_key)
+        try:
+            _check_headers(request)
+            self._check_signature(request)
+            upload = self._find(address)
+            part_number = 1 if address is None else address.part_number
+            _check_length(upload, part_number, request.content_length or 0)
+            etag = await self._store(upload, part_number, body)
+        except Refused as exc:
+            return _error(exc)
+        except OSError as exc:
+            return _error(Refused(500, "InternalError", f"part not stored: {exc.strerror}"))
+        return web.Response(headers={"ETag": f'"{etag}"'})
+
+    def _check_signature(self, request: web.BaseRequest) -> None:
+        verdict = signing.check(
+            self._secret, method=request.method, target=request.raw_path, now=self._now()
+        )
+        if verdict == "altered":
+            raise Refused(403, "SignatureDoesNotMatch", "the signature is not that of this request")
+        if verdict == "expired":
+            raise Refused(403, "AccessDenied", "Request has expired")
+
+    def _find(self, address: signing.Address | None) -> Upload:
+        upload = None
+        if address is not None:
+            upload = self._depot.find_by_key(address.object_key, address.upload_id, self._now())
+        if upload is None:
+            raise Refused(404, "NoSuchUpload", "the upload does not exist or is over")
+        return upload
+
+    async def _store(self, upload: Upload, part_number: int, body: Body) -> str:
+        attempt = await self._objects.attempt(upload.build_id, part_number)
+        try:
+            while block := await body.block():
+                await attempt.write(block)
+            await attempt.close()
+            # The upload may have ended meanwhile. No await from here to the publication.
+            if self._depot.find_open(upload.build_id, self._now()) is None:
+                raise Refused(404, "NoSuchUpload", "the upload ended during the request")
+            etag = attempt.publish()
+            upload.parts[part_number] = etag
+        finally:
+            await attempt.discard()
+        return etag
+
+
+def _check_headers(request: web.BaseRequest) -> None:
+    headers = request.headers
+    if request.method != "PUT":
+        raise Refused(405, "MethodNotAllowed", f"{request.method} is not allowed here")
+    for name in _CREDENTIALS:
+        if name in headers:
+            raise Refused(400, "InvalidRequest", f"{name} does not belong on a presigned URL")
+    if "Transfer-Encoding" in headers:
+        raise Refused(501, "NotImplemented", "Transfer-Encoding is not supported")
+    if "Content-Length" not in headers:
+        raise Refused(411, "MissingContentLength", "Content-Length is required")
+    for name in headers:
+        if name.lower() not in _ALLOWED:
+            raise Refused(403, "AccessDenied", f"header {name} is not covered by the signature")
+
+
+def _check_length(upload: Upload, part_number: int, length: int) -> None:
+    planned = upload.length_of(part_number)
+    if length != planned:
+        code = "EntityTooLarge" if length > planned else "EntityTooSmall"
+        raise Refused(400, code, f"part {part_number} has {planned} bytes, not {length}")
+
+
+def _build_id(depot: Depot, object_key: str) -> str | None:
+    _, _, rest = object_key.partition("/")
+    build_id = rest.partition("/")[0]
+    return build_id if build_id in depot.uploads else None
+
+
+def _error(refused: Refused) -> web.Response:
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{refused.code}</Code><Message>{escape(refused.message)}</Message></Error>"
+    )
+    headers = {"Allow": "PUT"} if refused.status == HTTPStatus.METHOD_NOT_ALLOWED else None
+    return web.Response(
+        status=refused.status, text=text, content_type="application/xml", headers=headers
+    )
