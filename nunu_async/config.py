@@ -1,0 +1,172 @@
+"""Where the client's settings come from: arguments, then environment, then defaults. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import attrs
+
+from nunu_async.errors import ConfigError
+from nunu_async.redact import Secret
+
+__all__ = ["Config", "Timeouts", "is_loopback", "normalize_base_url"]
+
+DEFAULT_BASE_URL = "https://nunu.ai/api/v1"
+KEY_VARIABLES = ("NUNU_API_KEY", "NUNU_API_TOKEN")
+PROJECT_VARIABLES = ("NUNU_PROJECT_ID",)
+BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
+
+_LONGEST_KEY = 512
+
+
+def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(
+            f"{attribute.name} must be a positive, finite number of seconds, not {value!r}"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """Every limit on waiting, in seconds.
+
+    Attributes:
+        connect: one TCP and TLS handshake, name look-up included.
+        attempt: one API request, its answer read whole.
+        call: one API call over all its attempts and pauses, not counting the queue before it.
+        complete: one request to complete an upload; the server assembles the build meanwhile.
+        stall: a part's PUT in which no byte leaves.
+        answer: from a part's last byte having left to the storage's answer.
+        cleanup: cancelling an upload on the server, over all attempts; starts anew even when
+            every other limit is spent.
+        settle: when the caller cancels, how long a request whose effect would otherwise stay
+            unknown may take to be answered.
+    """
+
+    connect: float = attrs.field(default=10.0, validator=_positive)
+    attempt: float = attrs.field(default=60.0, validator=_positive)
+    call: float = attrs.field(default=120.0, validator=_positive)
+    complete: float = attrs.field(default=600.0, validator=_positive)
+    stall: float = attrs.field(default=60.0, validator=_positive)
+    answer: float = attrs.field(default=120.0, validator=_positive)
+    cleanup: float = attrs.field(default=30.0, validator=_positive)
+    settle: float = attrs.field(default=8.0, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """Settings that were checked and can work.
+
+    Attributes:
+        base_url: with ``/api/v1``, without a trailing slash.
+        allow_http: plain http to hosts other than this machine was asked for.
+    """
+
+    api_key: Secret
+    base_url: str
+    project_id: str | None = None
+    allow_http: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the API is on this machine."""
+        return is_loopback(urlsplit(self.base_url).hostname or "")
+
+    @classmethod
+    def load(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        api_key: str | None = None,
+        project_id: str | None = None,
+        base_url: str | None = None,
+        allow_http: bool = False,
+    ) -> Config:
+        """Take each setting from its argument, else from `environ`; empty counts as not set.
+
+        Raises: ConfigError when no key is found or a value cannot work. No message shows a key.
+        """
+        key = _clean_key(api_key) or next(
+            (found for name in KEY_VARIABLES if (found := _clean_key(environ.get(name)))), None
+        )
+        if key is None:
+            looked = " nor ".join(KEY_VARIABLES)
+            raise ConfigError(f"no API key: neither {looked} is set, nor was api_key passed")
+        _check_key(key)
+        project = project_id or _first(environ, PROJECT_VARIABLES)
+        if project is not None and not (project.isprintable() and len(project) <= 255):  # noqa: PLR2004
+            raise ConfigError("project_id has control characters or is over 255 characters long")
+        url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
+        return cls(
+            api_key=Secret(key),
+            base_url=normalize_base_url(url, allow_http=allow_http),
+            project_id=project,
+            allow_http=allow_http,
+        )
+
+
+def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    return next((value for name in names if (value := environ.get(name, "").strip())), None)
+
+
+def _clean_key(value: str | None) -> str | None:
+    # CI secrets often end in a newline; anything else odd is left for _check_key to refuse.
+    return (value or "").strip() or None
+
+
+def _check_key(key: str) -> None:
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            "the API key holds spaces, control or non-ASCII characters; was it pasted whole?"
+        )
+    if len(key) > _LONGEST_KEY:
+        raise ConfigError(f"the API key is over {_LONGEST_KEY} characters long")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address can only be this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
+    """Return the API's base URL, however much of ``/api/v1`` was given.
+
+    Raises: ConfigError for another scheme, user info, a query or a fragment, and for plain http
+    to a host other than this machine unless `allow_http`.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError("base_url cannot be read as a URL") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ConfigError(f"base_url must be an http or https URL with a host, not {_shown(url)}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError("base_url must not hold user info, a query or a fragment")
+    if not url.isprintable() or any(c.isspace() for c in url.strip()):
+        raise ConfigError("base_url holds spaces or control characters")
+    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
+        raise ConfigError(
+            f"base_url is plain http to {host}, where the API key could be read on the way; "
+            "use https (or allow_http=True in a program)"
+        )
+    path = parts.path.rstrip("/")
+    for ending in ("/api/v1", "/api", ""):
+        if path.endswith(ending):
+            path = path[: len(path) - len(ending)] + "/api/v1"
+            break
+    name = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
+
+
+def _shown(url: str) -> str:
+    scheme, _, _ = url.partition(":")
+    return f"one that starts with {scheme[:20]!r}"

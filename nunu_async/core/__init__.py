@@ -1,0 +1,1 @@
+"""The session core: one request in, one typed answer out."""

@@ -1,0 +1,103 @@
+"""Time and chance, passed in, so that nothing below has to sleep to be tested."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+__all__ = ["Clock", "Deadline", "SystemClock", "Timer", "time_limit"]
+
+
+class Timer(Protocol):
+    """Something that can still be called off."""
+
+    def cancel(self) -> None:
+        """Call it off; a second call, or one after it fired, does nothing."""
+
+
+class Clock(Protocol):
+    """Where the library takes time and chance from.
+
+    Two kinds of waiting are kept apart: `sleep` is a pause the library wants (a retry, a poll),
+    `call_later` is a limit it hopes never to reach (a timeout, a stall). A test's clock can let
+    the first pass at once and hold the second until the test says so.
+    """
+
+    def monotonic(self) -> float:
+        """Return seconds from an arbitrary start; never goes back."""
+
+    async def sleep(self, delay: float) -> None:
+        """Pause for `delay` seconds."""
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` on the running loop after `delay` seconds, unless cancelled first."""
+
+    def random(self) -> float:
+        """Return a float in [0, 1)."""
+
+
+class SystemClock:
+    """The real clock and the process's own random source."""
+
+    def monotonic(self) -> float:
+        """Return `time.monotonic()`: no jumps with the wall clock."""
+        return time.monotonic()
+
+    async def sleep(self, delay: float) -> None:
+        """Pause; refuses what is not a finite, non-negative number.
+
+        `asyncio.sleep(nan)` never returns on CPython 3.11 and 3.12.
+        """
+        if not (math.isfinite(delay) and delay >= 0):
+            msg = f"cannot sleep for {delay!r} seconds"
+            raise ValueError(msg)
+        await asyncio.sleep(delay)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Schedule on the running loop."""
+        return asyncio.get_running_loop().call_later(delay, callback)
+
+    def random(self) -> float:
+        """Return the process's random source."""
+        return random.random()  # noqa: S311 - jitter, not a secret
+
+
+class Deadline:
+    """A point in monotonic time that a call must not pass; infinite if `seconds` is None."""
+
+    __slots__ = ("_clock", "at")
+
+    def __init__(self, clock: Clock, seconds: float | None) -> None:
+        self._clock = clock
+        self.at = math.inf if seconds is None else clock.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Return the seconds left; zero when it has passed, infinite when there is none."""
+        return max(0.0, self.at - self._clock.monotonic())
+
+
+@asynccontextmanager
+async def time_limit(clock: Clock, seconds: float | None) -> AsyncIterator[None]:
+    """Raise `TimeoutError` in the body once `seconds` have passed on `clock`; None is no limit.
+
+    Counts as `asyncio.timeout` does: a cancellation from outside stays a cancellation.
+    """
+    if seconds is None or math.isinf(seconds):
+        yield
+        return
+    async with asyncio.timeout(None) as scope:
+
+        def expire() -> None:
+            # A moment in the past: the scope cancels its body in this very turn of the loop.
+            scope.reschedule(0.0)
+
+        timer = clock.call_later(seconds, expire)
+        try:
+            yield
+        finally:
+            timer.cancel()

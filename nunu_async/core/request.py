@@ -1,0 +1,50 @@
+"""One API request as a value."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import attrs
+
+__all__ = ["Replay", "Request"]
+
+T = TypeVar("T")
+
+
+class Replay(enum.Enum):
+    """When a request may be sent a second time."""
+
+    ALWAYS = "always"
+    """Twice does what once does: GET, part PUT, cancel."""
+
+    UNLESS_ACTED = "unless acted"
+    """Only when the server cannot have acted: never connected, or it answered 429 or 503."""
+
+
+@attrs.frozen(kw_only=True)
+class Request(Generic[T]):
+    """What to ask, and how to read the answer.
+
+    Attributes:
+        operation: the API's own name for it, for messages and logs.
+        path: below the base URL, with a leading slash and its ids already in place.
+        query: sent in this order, percent-encoded by the session.
+        body: JSON data, or None for no body.
+        answer: makes the typed answer of decoded JSON; raises what the codec raises.
+        needs_key: False keeps the API key off this request.
+        secrets: values of this request that no message may repeat.
+        patience: seconds for one attempt; None is the client's own limit.
+    """
+
+    operation: str
+    method: str
+    path: str
+    answer: Callable[[object], T]
+    query: tuple[tuple[str, str], ...] = ()
+    body: Mapping[str, object] | None = attrs.field(default=None, repr=False)
+    replay: Replay = Replay.UNLESS_ACTED
+    needs_key: bool = True
+    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    patience: float | None = None

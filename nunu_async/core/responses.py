@@ -1,0 +1,116 @@
+"""(status, headers, body) to a model or an error. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
+
+from nunu_async.core import codec
+from nunu_async.core.request import Request
+from nunu_async.core.retry import parse_retry_after
+from nunu_async.errors import ApiError, DecodeError, error_for_status
+from nunu_async.redact import clean, clean_details
+
+__all__ = ["read", "request_id"]
+
+T = TypeVar("T")
+
+# No header is documented; these are what servers and their edges commonly send.
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amz-request-id", "cf-ray")
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Return what the server called the request; `headers` has lower-case names."""
+    for name in _REQUEST_ID_HEADERS:
+        if headers.get(name):
+            return clean(headers[name], limit=128)
+    return None
+
+
+def read(
+    request: Request[T],
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: tuple[str, ...],
+) -> T:
+    """Return the typed answer of a 2xx; `headers` has lower-case names.
+
+    Raises: ApiError, by status, for anything else; DecodeError for a 2xx of another shape.
+    """
+    if 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
+        garbled = True
+        try:
+            data = codec.parse(body)
+            garbled = False
+            return request.answer(data)
+        except codec.Misfit as misfit:
+            raise DecodeError(
+                request.operation,
+                tuple(clean(problem, secrets) for problem in misfit.problems),
+                status=status,
+                request_id=request_id(headers),
+                garbled=garbled,
+            ) from None
+    raise _error(request, status, headers, body, secrets)
+
+
+def _error(
+    request: Request[T],
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: tuple[str, ...],
+) -> ApiError:
+    message, code, details = _explanation(body)
+    if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
+        host = _host(headers.get("location", ""))
+        message = f"redirected to {host}; redirects are never followed"
+    return error_for_status(status)(
+        status=status,
+        message=clean(message, secrets),
+        code=clean(code, secrets, limit=100) if code else None,
+        details=_safe_details(details, secrets),
+        request_id=request_id(headers),
+        method=request.method,
+        path=clean(request.path, secrets),
+        retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
+        headers={name: clean(value, secrets) for name, value in headers.items()},
+    )
+
+
+def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object]]:
+    """Return message, code and details, from whichever of the published shapes came.
+
+    Known: {error, code?, details?}, {ok: false, status, message, error}, and pages of HTML from
+    an edge that never asked the API.
+    """
+    try:
+        data = codec.parse(body)
+    except codec.Misfit:
+        return body[:500].decode("utf-8", "replace").strip(), None, {}
+    if not isinstance(data, Mapping):
+        return "", None, {}
+    message = next((data[k] for k in ("error", "message") if isinstance(data.get(k), str)), "")
+    code = data.get("code")
+    details = data.get("details")
+    return (
+        message,
+        code if isinstance(code, str) else None,
+        details if isinstance(details, Mapping) else {},
+    )
+
+
+def _safe_details(details: Mapping[str, object], secrets: tuple[str, ...]) -> Mapping[str, object]:
+    try:
+        return cast("Mapping[str, object]", clean_details(details, secrets))
+    except RecursionError:
+        return {}
+
+
+def _host(location: str) -> str:
+    try:
+        return clean(urlsplit(location).netloc.rpartition("@")[2]) or "the same host"
+    except ValueError:
+        return "an unreadable address"

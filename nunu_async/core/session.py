@@ -1,0 +1,192 @@
+"""The session core: sends API requests; the only place that puts the API key on one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import TypeVar
+
+import aiohttp
+from yarl import URL
+
+from nunu_async.config import Config, Timeouts
+from nunu_async.core import responses
+from nunu_async.core.clock import Clock, Deadline, time_limit
+from nunu_async.core.codec import encode
+from nunu_async.core.request import Request
+from nunu_async.core.retry import Attempts, RetryPolicy
+from nunu_async.core.wire import read_capped, send_once, translated
+from nunu_async.errors import (
+    ApiError,
+    ClientClosed,
+    ConfigError,
+    DeadlineExceeded,
+    DecodeError,
+    StallError,
+    TransportError,
+)
+
+__all__ = ["Session"]
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger("nunu_async.core")
+_LARGEST_ANSWER = 32 * 1024 * 1024
+
+
+class Session:
+    """One request in, one typed answer out: gate, attempts, deadline.
+
+    Bound to the event loop of its first request. At most `concurrency` requests are under way at
+    once; the others wait at the gate before any time limit starts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        policy: RetryPolicy,
+        timeouts: Timeouts,
+        concurrency: int,
+        user_agent: str,
+        http: aiohttp.ClientSession | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._policy = policy
+        self._timeouts = timeouts
+        self._concurrency = concurrency
+        self._user_agent = user_agent
+        self._http = http
+        self._owns_http = http is None
+        self._tls = tls
+        self._gate = asyncio.Semaphore(concurrency)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def send(self, request: Request[T]) -> T:
+        """Send until there is an answer or a reason to stop.
+
+        Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
+        is spent; ClientClosed; ConfigError from another event loop than the first.
+        """
+        body = None if request.body is None else encode(request.body)
+        attempts = Attempts(self._policy, self._policy.attempts)
+        deadline: Deadline | None = None
+        while True:
+            http = self._opened()
+            async with self._gate:
+                # Only now: waiting at our own gate is nobody's timeout.
+                if deadline is None:
+                    deadline = Deadline(
+                        self._clock, max(self._timeouts.call, request.patience or 0.0)
+                    )
+                try:
+                    return await self._attempt(http, request, body, deadline)
+                except (ApiError, DecodeError, TransportError) as error:
+                    failure = error
+            delay = attempts.pause_after(
+                failure,
+                replay=request.replay,
+                chance=self._clock.random(),
+                remaining=deadline.remaining(),
+            )
+            if delay is None:
+                raise failure
+            _LOG.warning(
+                "%s: attempt %d failed, next in %.2f s: %s",
+                request.operation,
+                attempts.made,
+                delay,
+                failure,
+            )
+            await self._clock.sleep(delay)
+
+    async def _attempt(
+        self,
+        http: aiohttp.ClientSession,
+        request: Request[T],
+        body: bytes | None,
+        deadline: Deadline,
+    ) -> T:
+        patience = request.patience or self._timeouts.attempt
+        remaining = deadline.remaining()
+        began = self._clock.monotonic()
+        key = self._config.api_key.reveal()
+        try:
+            async with time_limit(self._clock, min(patience, remaining)):
+                status, headers, answer = await self._exchange(http, request, body, key)
+        except TimeoutError:
+            spent = DeadlineExceeded if remaining <= patience else StallError
+            raise spent(
+                f"{request.method} {request.path}: no answer within "
+                f"{min(patience, remaining):g} seconds",
+                method=request.method,
+                path=request.path,
+            ) from None
+        _LOG.debug(
+            "%s %s answered %d in %.0f ms",
+            request.method,
+            request.path,
+            status,
+            1000 * (self._clock.monotonic() - began),
+        )
+        return responses.read(request, status, headers, answer, (key, *request.secrets))
+
+    async def _exchange(
+        self, http: aiohttp.ClientSession, request: Request[T], body: bytes | None, key: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        url = URL(self._config.base_url + request.path, encoded=True).with_query(request.query)
+        # Fixed, because aiohttp's own value grows with whatever decoders happen to be installed.
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            "User-Agent": self._user_agent,
+        }
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if request.needs_key:
+            headers["X-Api-Key"] = key
+        with translated(request.method, request.path):
+            async with http.request(
+                request.method,
+                url,
+                data=body,
+                headers=headers,
+                # A custom header such as ours follows a redirect to any host.
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(send_once,),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+            ) as response:
+                answer = await read_capped(response, _LARGEST_ANSWER)
+                told = {name.lower(): value for name, value in response.headers.items()}
+                return response.status, told, answer
+
+    def _opened(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ClientClosed("this client is closed; make a new one")
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigError(
+                "this client was first used in another event loop; make one for each loop"
+            )
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._concurrency, ttl_dns_cache=60, ssl=self._tls or True
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._http
+
+    async def close(self) -> None:
+        """Close the connections, unless the session was the caller's own; may be called twice."""
+        self._closed = True
+        if self._http is not None and self._owns_http:
+            await self._http.close()

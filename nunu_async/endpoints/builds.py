@@ -1,0 +1,203 @@
+"""Builds: the four upload operations, and reading one build back.
+
+Source: API reference, "Initiate Upload", "Get Upload Parts", "Complete Upload", "Cancel Upload",
+"Get Build".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from nunu_async.core import codec
+from nunu_async.core.request import Replay, Request
+from nunu_async.core.session import Session
+from nunu_async.errors import InputError
+from nunu_async.models.builds import (
+    Build,
+    CompletedPart,
+    InitiateUpload,
+    MultipartTicket,
+    PartUrl,
+    SinglePartTicket,
+    Ticket,
+)
+
+__all__ = ["Builds"]
+
+# What may stand in a path without quoting; the documented ids are UUIDs.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_OLD_NAMES = {"id": "build_id", "file_name": "filename", "file_size": "size"}
+
+
+class Builds:
+    """Build storage; every method needs a key with ``project:manage-build-storage``."""
+
+    def __init__(self, session: Session, *, project_id: str | None, patience: float) -> None:
+        self._session = session
+        self._project_id = project_id
+        self._patience = patience
+
+    async def initiate_upload(self, upload: InitiateUpload) -> Ticket:
+        """Reserve a build and learn how to send it.
+
+        Sent again only when the server cannot have acted: a second reservation is a second build.
+
+        Raises: QuotaExceeded when storage is full; PayloadTooLarge; ApiError.
+        """
+        if upload.project_id is None and self._project_id is not None:
+            upload = attrs.evolve(upload, project_id=self._project_id)
+        return await self._session.send(
+            Request(
+                operation="initiate_upload",
+                method="POST",
+                path="/builds/upload",
+                body=codec.dump(upload),
+                answer=_ticket,
+            )
+        )
+
+    async def get_upload_parts(
+        self, ticket: MultipartTicket, part_numbers: Sequence[int]
+    ) -> tuple[PartUrl, ...]:
+        """Ask for presigned URLs of parts, in the order the server gives them.
+
+        The API key stays at home: the upload id is what authorises this request. The service
+        advises 3 to 10 numbers a request.
+
+        Raises: InputError for numbers that are not of this upload; BadRequest; NotFound.
+        """
+        if not part_numbers or not all(1 <= n <= ticket.total_parts for n in part_numbers):
+            raise InputError("part_numbers", f"must be from 1 to {ticket.total_parts}")
+        return await self._session.send(
+            Request(
+                operation="get_upload_parts",
+                method="GET",
+                path="/builds/upload/parts",
+                query=(
+                    ("upload_id", ticket.upload_id),
+                    ("object_key", ticket.object_key),
+                    ("part_numbers", ",".join(str(n) for n in part_numbers)),
+                ),
+                answer=lambda data: codec.structure(data, _PartUrls).upload_urls,
+                replay=Replay.ALWAYS,
+                needs_key=False,
+                secrets=(ticket.upload_id,),
+            )
+        )
+
+    async def complete_upload(self, ticket: Ticket, parts: Sequence[CompletedPart] = ()) -> None:
+        """Turn what was sent into a build.
+
+        `parts` is for multipart only: all of them, ascending.
+
+        Raises: BadRequest for missing, unordered or wrong parts; NotFound when the server does
+        not know the upload, which a second complete also gets.
+        """
+        body: dict[str, object] = {"build_id": ticket.build_id}
+        secrets: tuple[str, ...] = ()
+        if isinstance(ticket, MultipartTicket):
+            secrets = (ticket.upload_id,)
+            body |= {
+                "upload_id": ticket.upload_id,
+                "object_key": ticket.object_key,
+                "parts": [codec.dump(part) for part in parts],
+            }
+        return await self._session.send(
+            Request(
+                operation="complete_upload",
+                method="POST",
+                path="/builds/upload/complete",
+                body=body,
+                answer=_completed,
+                secrets=secrets,
+                patience=self._patience,
+            )
+        )
+
+    async def cancel_upload(self, ticket: Ticket) -> None:
+        """Abandon an upload; the server frees what it had reserved.
+
+        Raises: NotFound when there is nothing to cancel: already cancelled, completed or expired.
+        """
+        query = [("build_id", ticket.build_id), ("object_key", ticket.object_key)]
+        secrets: tuple[str, ...] = ()
+        if isinstance(ticket, MultipartTicket):
+            query.append(("upload_id", ticket.upload_id))
+            secrets = (ticket.upload_id,)
+        return await self._session.send(
+            Request(
+                operation="cancel_upload",
+                method="DELETE",
+                path="/builds/upload",
+                query=tuple(query),
+                answer=_cancelled,
+                replay=Replay.ALWAYS,
+                secrets=secrets,
+            )
+        )
+
+    async def get(self, build_id: str) -> Build:
+        """Read one build.
+
+        Raises: InputError for an id that cannot stand in a path; NotFound.
+        """
+        if not _ID.fullmatch(build_id):
+            raise InputError("build_id", f"cannot stand in a path: {build_id!r}")
+        return await self._session.send(
+            Request(
+                operation="get_build",
+                method="GET",
+                path=f"/builds/{build_id}",
+                answer=_build,
+                replay=Replay.ALWAYS,
+            )
+        )
+
+
+@attrs.frozen
+class _PartUrls:
+    upload_urls: tuple[PartUrl, ...]
+
+
+@attrs.frozen
+class _CompleteAnswer:
+    status: str | None = None
+    build_id: str | None = None
+
+
+@attrs.frozen
+class _CancelAnswer:
+    success: bool
+
+
+def _ticket(data: object) -> Ticket:
+    kind = data.get("upload_type") if isinstance(data, Mapping) else None
+    if kind == "single-part":
+        return codec.structure(data, SinglePartTicket)
+    if kind == "multipart":
+        ticket = codec.structure(data, MultipartTicket)
+        if ticket.part_size < 1 or ticket.total_parts < 1:
+            raise codec.Misfit("part_size and total_parts must be positive @ $")
+        return ticket
+    raise codec.Misfit(f"neither single-part nor multipart: {kind!r} @ $.upload_type")
+
+
+def _completed(data: object) -> None:
+    # A 200 that carries an error, or nothing that was promised, is no success.
+    answer = codec.structure(data, _CompleteAnswer)
+    if answer.build_id is None and (answer.status or "").lower() != "success":
+        raise codec.Misfit("neither a build_id nor status success @ $")
+
+
+def _cancelled(data: object) -> None:
+    if not codec.structure(data, _CancelAnswer).success:
+        raise codec.Misfit("success is false @ $.success")
+
+
+def _build(data: object) -> Build:
+    if isinstance(data, Mapping):
+        data = {_OLD_NAMES.get(name, name): value for name, value in data.items()}
+    return codec.structure(data, Build)

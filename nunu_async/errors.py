@@ -1,0 +1,375 @@
+"""Every exception that leaves the library, in one tree.
+
+Sorted by what a caller can do about it, not by the layer it comes from. All of them survive
+``repr``, ``copy`` and ``pickle``, and none carries an API key, an upload id or a signed URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+__all__ = [
+    "ApiError",
+    "AuthenticationError",
+    "BadRequest",
+    "CertificateError",
+    "ClientClosed",
+    "ConfigError",
+    "Conflict",
+    "ConnectError",
+    "DeadlineExceeded",
+    "DecodeError",
+    "InputError",
+    "NotFound",
+    "NunuError",
+    "PayloadTooLarge",
+    "PermissionDenied",
+    "PlanMismatch",
+    "QuotaExceeded",
+    "RateLimited",
+    "ServerError",
+    "SourceChanged",
+    "SourceError",
+    "StallError",
+    "StorageError",
+    "TransportError",
+    "UploadError",
+    "UploadOutcomeUnknown",
+    "error_for_status",
+]
+
+
+def _restore(cls: type[NunuError], args: tuple[object, ...], state: dict[str, object]) -> NunuError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class NunuError(Exception):
+    """Anything that this library raises on its own account."""
+
+    def __reduce__(
+        self,
+    ) -> tuple[object, tuple[type[NunuError], tuple[object, ...], dict[str, object]]]:
+        # The default calls the class with `args`, which fails for keyword-only constructors.
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+
+class ConfigError(NunuError):
+    """The client was set up in a way that cannot work; nothing was sent."""
+
+
+class ClientClosed(ConfigError):
+    """The client was used after `close()`."""
+
+
+class InputError(NunuError, ValueError):
+    """An argument breaks a documented limit of the API; nothing was sent.
+
+    Attributes:
+        field: the argument, as it is called on the wire.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class SourceError(NunuError):
+    """The local file cannot be uploaded: missing, empty, unreadable, not a regular file.
+
+    Attributes:
+        path: the file as it was given.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+class SourceChanged(SourceError):
+    """The local file was changed while it was being uploaded; the upload was given up."""
+
+
+class TransportError(NunuError):
+    """No usable answer came back.
+
+    Attributes:
+        method: HTTP method of the request, or "" where there was none.
+        path: path below the base URL, or the storage host.
+        sent: False only if it is certain that the server never saw the request.
+    """
+
+    def __init__(
+        self, message: str, *, method: str = "", path: str = "", sent: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+        self.sent = sent
+
+
+class ConnectError(TransportError):
+    """No connection could be made (DNS, refused, TLS handshake); the server saw nothing."""
+
+
+class CertificateError(ConnectError):
+    """The server's TLS certificate is not to be trusted; never tried again."""
+
+
+class DeadlineExceeded(TransportError):
+    """The time allowed for a call, over all its attempts, ran out."""
+
+
+class StallError(TransportError):
+    """The peer stopped taking bytes, or stopped answering, for longer than the limit."""
+
+
+class DecodeError(NunuError):
+    """A 2xx answer does not have the documented shape.
+
+    Attributes:
+        operation: the API operation, e.g. ``initiate_upload``.
+        problems: one line for each place that is wrong, with its JSON path.
+        status: HTTP status of the answer.
+        request_id: what the server called the request, if a header said so.
+        garbled: True if the body was not JSON at all, as after a cut connection.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        problems: tuple[str, ...],
+        *,
+        status: int = 0,
+        request_id: str | None = None,
+        garbled: bool = False,
+    ) -> None:
+        super().__init__(f"{operation}: cannot read the answer ({status}): " + "; ".join(problems))
+        self.operation = operation
+        self.problems = problems
+        self.status = status
+        self.request_id = request_id
+        self.garbled = garbled
+
+
+class ApiError(NunuError):
+    """The API answered with an error status.
+
+    Attributes:
+        status: HTTP status, a plain int; unknown ones are kept.
+        code: the body's ``code``, e.g. ``QUOTA_EXCEEDED``; None on most errors.
+        details: the body's ``details``, empty if there were none.
+        message: the server's own words.
+        request_id: what the server called the request, if a header said so.
+        method: HTTP method of the request.
+        path: path below the base URL, without its query.
+        retry_after: seconds the server asked to wait, if it did.
+        headers: the answer's headers, names in lower case.
+    """
+
+    default_message: ClassVar[str] = "no explanation in the answer"
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        message: str = "",
+        code: str | None = None,
+        details: Mapping[str, object] | None = None,
+        request_id: str | None = None,
+        method: str = "",
+        path: str = "",
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.details: Mapping[str, object] = dict(details or {})
+        self.message = message or self.default_message
+        self.request_id = request_id
+        self.method = method
+        self.path = path
+        self.retry_after = retry_after
+        self.headers: Mapping[str, str] = dict(headers or {})
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        code = f" {self.code}" if self.code else ""
+        asked = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.method} {self.path} answered {self.status}{code}: {self.message}{asked}"
+
+
+class BadRequest(ApiError):
+    """400: the server did not accept the parameters."""
+
+
+class AuthenticationError(ApiError):
+    """401: the API key is missing or wrong."""
+
+
+class QuotaExceeded(ApiError):
+    """402: build storage is full.
+
+    Attributes:
+        used: bytes in use, or None if the answer did not say.
+        capacity: bytes allowed, or None.
+        needed: bytes this upload needs, or None.
+    """
+
+    @property
+    def used(self) -> int | None:
+        """Bytes in use."""
+        return self._bytes("used")
+
+    @property
+    def capacity(self) -> int | None:
+        """Bytes allowed."""
+        return self._bytes("capacity")
+
+    @property
+    def needed(self) -> int | None:
+        """Bytes this upload needs."""
+        return self._bytes("needed")
+
+    def _bytes(self, name: str) -> int | None:
+        value = self.details.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+class PermissionDenied(ApiError):
+    """403: the key lacks a permission, has expired or is disabled."""
+
+
+class NotFound(ApiError):
+    """404: the server does not know the thing asked for."""
+
+
+class Conflict(ApiError):
+    """409: somebody else changed it, or it is still in use."""
+
+
+class PayloadTooLarge(ApiError):
+    """413: the file is over the server's limits."""
+
+
+class RateLimited(ApiError):
+    """429: too many requests, and waiting longer was not allowed."""
+
+
+class ServerError(ApiError):
+    """5xx: the server failed."""
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    400: BadRequest,
+    401: AuthenticationError,
+    402: QuotaExceeded,
+    403: PermissionDenied,
+    404: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    429: RateLimited,
+}
+
+
+def error_for_status(status: int) -> type[ApiError]:
+    """Return the error class for an HTTP status; `ApiError` itself for an unknown 4xx."""
+    if status >= 500:  # noqa: PLR2004 - the class of statuses, as HTTP has it
+        return ServerError
+    return _BY_STATUS.get(status, ApiError)
+
+
+class StorageError(NunuError):
+    """Object storage refused a presigned PUT, or answered it in a way that cannot be trusted.
+
+    Attributes:
+        part_number: 1-based; 1 for a single-part upload.
+        status: HTTP status.
+        code: the storage's own ``<Code>``, e.g. ``SignatureDoesNotMatch``; None if it gave none.
+        message: the storage's own ``<Message>``, or what was wrong with its answer.
+        retry_after: seconds the storage asked to wait, if it did.
+        request_id: what the storage called the request, if a header said so.
+    """
+
+    def __init__(
+        self,
+        *,
+        part_number: int,
+        status: int,
+        code: str | None = None,
+        message: str = "",
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self.part_number = part_number
+        self.status = status
+        self.code = code
+        self.message = message or "no explanation in the answer"
+        self.retry_after = retry_after
+        self.request_id = request_id
+        named = f" {code}" if code else ""
+        super().__init__(f"part {part_number}: storage answered {status}{named}: {self.message}")
+
+
+class PlanMismatch(NunuError):
+    """The server's part plan does not fit the file; no byte was sent."""
+
+
+class UploadError(NunuError):
+    """A build did not go up.
+
+    The failure that ended it is the ``__cause__``.
+
+    Attributes:
+        build_id: the build that was begun.
+        part_number: the part that failed, 1-based, or None if it was not a part.
+        status: HTTP status of the last answer, or None if there was none.
+        code: the storage's own error code, if it gave one.
+        message: the storage's own words, or the cause in ours.
+        attempts: how often the part was tried.
+        cancelled: True if the server confirmed the cancellation, False if that failed, None if
+            it was not tried (the outcome was not certain).
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        build_id: str,
+        part_number: int | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        message: str = "",
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(summary)
+        self.build_id = build_id
+        self.part_number = part_number
+        self.status = status
+        self.code = code
+        self.message = message
+        self.attempts = attempts
+        self.cancelled: bool | None = None
+
+    def __str__(self) -> str:
+        told = {
+            True: "; the upload was cancelled on the server",
+            False: "; cancelling the upload on the server failed too",
+            None: "",
+        }
+        return super().__str__() + told[self.cancelled]
+
+
+class UploadOutcomeUnknown(UploadError):
+    """The server may have finished the upload, and would not say; nothing was deleted.
+
+    Attributes:
+        stage: ``initiate`` or ``complete``.
+    """
+
+    def __init__(self, summary: str, *, build_id: str, stage: str) -> None:
+        super().__init__(summary, build_id=build_id)
+        self.stage = stage

@@ -1,0 +1,317 @@
+"""Builds and their uploads, as the API documents them.
+
+Source: API reference, "Initiate Upload", "Get Upload Parts", "Complete Upload", "Get Build".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, TypeAlias, get_args
+
+import attrs
+
+from nunu_async.errors import InputError
+
+__all__ = [
+    "PLATFORMS",
+    "AppDetails",
+    "Build",
+    "BuildDetails",
+    "CiDetails",
+    "CommitDetails",
+    "CompilationDetails",
+    "CompletedPart",
+    "DeletionPolicy",
+    "InitiateUpload",
+    "MultipartTicket",
+    "PartUrl",
+    "Platform",
+    "PullRequestDetails",
+    "SinglePartTicket",
+    "Ticket",
+    "UploadDetails",
+    "VcsDetails",
+]
+
+Platform: TypeAlias = Literal[
+    "windows", "macos", "linux", "android", "ios-native", "ios-simulator", "xbox", "playstation"
+]
+DeletionPolicy: TypeAlias = Literal["least_recent", "oldest"]
+
+PLATFORMS: tuple[Platform, ...] = get_args(Platform)
+_POLICIES: tuple[str, ...] = get_args(DeletionPolicy)
+
+_LONGEST_NAME = 255
+_LONGEST_DESCRIPTION = 1000
+_LONGEST_TAG = 50
+_LONGEST_TIMEOUT = 1440
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_text(field: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, str):
+        raise InputError(field, f"must be a string, not {type(value).__name__}")
+    if not least <= len(value) <= most:
+        raise InputError(field, f"must be {least} to {most} characters long, not {len(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(field, "holds bytes that are not valid UTF-8") from None
+
+
+def _name(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    _check_text(attribute.name, value, 1, _LONGEST_NAME)
+    if not value.isprintable():
+        raise InputError(attribute.name, f"holds control characters: {value!r}")
+
+
+def _description(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None:
+        _check_text(attribute.name, value, 0, _LONGEST_DESCRIPTION)
+
+
+def _tags(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    for tag in value:
+        _check_text(attribute.name, tag, 1, _LONGEST_TAG)
+
+
+def _to_tags(value: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InputError("tags", "must be a list of strings, not one string")
+    return tuple(value)
+
+
+def _platform(_: object, attribute: attrs.Attribute[Platform], value: object) -> None:
+    if value not in PLATFORMS:
+        raise InputError(attribute.name, f"must be one of {', '.join(PLATFORMS)}, not {value!r}")
+
+
+def _policy(_: object, attribute: attrs.Attribute[DeletionPolicy | None], value: object) -> None:
+    if value is not None and value not in _POLICIES:
+        raise InputError(attribute.name, f"must be one of {', '.join(_POLICIES)}, not {value!r}")
+
+
+def _size(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if not (_is_whole(value) and isinstance(value, int) and value > 0):
+        raise InputError(attribute.name, f"must be a positive number of bytes, not {value!r}")
+
+
+def _minutes(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
+    if value is None:
+        return
+    if not (_is_whole(value) and isinstance(value, int) and 1 <= value <= _LONGEST_TIMEOUT):
+        raise InputError(
+            attribute.name, f"must be 1 to {_LONGEST_TIMEOUT} whole minutes, not {value!r}"
+        )
+
+
+def _flag(_: object, attribute: attrs.Attribute[bool], value: object) -> None:
+    if not isinstance(value, bool | None):
+        raise InputError(attribute.name, f"must be True or False, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class CommitDetails:
+    """The commit a build was made from."""
+
+    hash: str | None = None
+    short_hash: str | None = None
+    message: str | None = None
+    author: str | None = None
+    timestamp: str | None = None
+    """ISO 8601."""
+
+
+@attrs.frozen(kw_only=True)
+class PullRequestDetails:
+    """The pull request a build was made for."""
+
+    number: int | None = None
+    title: str | None = None
+    url: str | None = None
+    source_branch: str | None = None
+    target_branch: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class VcsDetails:
+    """Where the source of a build is kept."""
+
+    type: str | None = None
+    """``git``, ``mercurial`` or ``svn``."""
+    provider: str | None = None
+    """``github``, ``gitlab``, ``bitbucket`` or ``azure-devops``."""
+    repository_url: str | None = None
+    commit: CommitDetails | None = None
+    branch: str | None = None
+    tag: str | None = None
+    pr: PullRequestDetails | None = None
+
+
+@attrs.frozen(kw_only=True)
+class CiDetails:
+    """The CI job that made a build."""
+
+    system: str | None = None
+    """``github-actions``, ``jenkins``, ``gitlab-ci``, ``circleci``, ``travis``,
+    ``azure-pipelines``, ``bitrise`` or ``custom``."""
+    build_number: str | None = None
+    job_name: str | None = None
+    run_id: str | None = None
+    run_url: str | None = None
+    triggered_by: str | None = None
+    agent: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AppDetails:
+    """What the build calls itself."""
+
+    version: str | None = None
+    version_code: int | None = None
+    build_number: str | None = None
+    bundle_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class CompilationDetails:
+    """How a build was compiled."""
+
+    configuration: str | None = None
+    """``debug``, ``release``, ``staging`` or ``production``."""
+    timestamp: str | None = None
+    duration: int | None = None
+    """The API does not document the unit."""
+    compiler: str | None = None
+    dependencies: dict[str, object] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class UploadDetails:
+    """How a build came to storage."""
+
+    method: str | None = None
+    """``cli``, ``api``, ``github-action``, ``jenkins-plugin`` or ``web``."""
+    cli_version: str | None = None
+    uploader: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BuildDetails:
+    """Facts about a build for people to find it by; every member may be left out."""
+
+    vcs: VcsDetails | None = None
+    ci: CiDetails | None = None
+    app: AppDetails | None = None
+    build: CompilationDetails | None = None
+    upload: UploadDetails | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InitiateUpload:
+    """A build to be reserved in storage.
+
+    Raises: InputError for a value outside the documented limits.
+    """
+
+    name: str = attrs.field(validator=_name)
+    """1 to 255 characters."""
+    file_name: str = attrs.field(validator=_name)
+    """1 to 255 characters, without directories."""
+    file_size: int = attrs.field(validator=_size)
+    """Bytes, at least 1."""
+    platform: Platform = attrs.field(validator=_platform)
+    project_id: str | None = None
+    """The client fills it in when it knows the project."""
+    description: str | None = attrs.field(default=None, validator=_description)
+    """At most 1000 characters."""
+    multipart: bool | None = attrs.field(default=None, validator=_flag)
+    """None leaves the choice to the server, which then goes multipart from 3 GB."""
+    auto_delete: bool = attrs.field(default=False, validator=_flag)
+    """Let the server delete old builds when storage is full."""
+    deletion_policy: DeletionPolicy | None = attrs.field(default=None, validator=_policy)
+    """Which builds `auto_delete` takes first; None is the server's ``least_recent``."""
+    upload_timeout: int | None = attrs.field(default=None, validator=_minutes)
+    """Minutes, 1 to 1440, after which the server forgets an unfinished upload. None is the
+    server's 10 for single-part and 60 for multipart."""
+    tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tags, validator=_tags)
+    """1 to 50 characters each."""
+    details: BuildDetails | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SinglePartTicket:
+    """A reserved build that is sent as one body."""
+
+    build_id: str
+    object_key: str
+    upload_url: str = attrs.field(repr=False)
+    """Presigned; as good as a password while it lasts."""
+    upload_type: str = "single-part"
+
+
+@attrs.frozen(kw_only=True)
+class MultipartTicket:
+    """A reserved build that is sent in parts."""
+
+    build_id: str
+    object_key: str
+    total_parts: int
+    part_size: int
+    """Bytes of every part but the last."""
+    upload_id: str = attrs.field(repr=False)
+    """As good as a password: it alone authorises asking for part URLs."""
+    upload_type: str = "multipart"
+
+
+Ticket: TypeAlias = SinglePartTicket | MultipartTicket
+
+
+@attrs.frozen(kw_only=True)
+class PartUrl:
+    """Where one part goes."""
+
+    part_number: int
+    """1-based."""
+    url: str = attrs.field(repr=False)
+    """Presigned; good for about an hour."""
+
+
+@attrs.frozen(kw_only=True)
+class CompletedPart:
+    """What storage answered for one part."""
+
+    part_number: int
+    """1-based."""
+    etag: str
+    """Without quotes."""
+
+
+@attrs.frozen(kw_only=True)
+class Build:
+    """A build in storage.
+
+    The service has renamed members over time (``id``, ``file_name``, ``file_size`` before
+    ``build_id``, ``filename``, ``size``); both are read into the newer names.
+    """
+
+    build_id: str
+    name: str | None = None
+    status: str | None = None
+    """``OK``, ``UNHEALTHY``; older answers ``uploading``, ``ready``, ``failed``."""
+    project_id: str | None = None
+    platform: str | None = None
+    filename: str | None = None
+    size: int | None = None
+    """Bytes."""
+    pinned: bool | None = None
+    nunu_sdk: bool | None = None
+    tags: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    last_used: datetime | None = None
+    description: str | None = None
+    details: BuildDetails | None = None

@@ -1,0 +1,81 @@
+"""What may be shown of a URL, a header, an error text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+__all__ = ["Secret", "clean", "clean_details", "shown_url"]
+
+_HIDDEN = "***"
+# Shorter values would tear holes into innocent text; no real key or upload id is that short.
+_SHORTEST = 6
+
+
+class Secret:
+    """A string that does not show itself in `repr`, `str`, format or pickle."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself; called only where a request is put on the wire."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({_HIDDEN!r})"
+
+    def __str__(self) -> str:
+        return _HIDDEN
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return Secret, (_HIDDEN,)
+
+
+def shown_url(url: str) -> str:
+    """Return scheme, host and path of a URL; a query becomes ``?...``, user info goes."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "<unreadable URL>"
+    query = "?..." if parts.query else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}{query}"
+
+
+def clean(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
+    """Return server text fit for a log or a terminal.
+
+    Secrets become ``***``, control and direction characters are escaped, and what is over
+    `limit` characters is cut.
+    """
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, _HIDDEN)
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def clean_details(value: object, secrets: tuple[str, ...]) -> object:
+    """Return JSON data with every secret in its strings hidden, keys included."""
+    if isinstance(value, str):
+        return clean(value, secrets, limit=10_000)
+    if isinstance(value, Mapping):
+        return {
+            clean(str(k), secrets, limit=10_000): clean_details(v, secrets)
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [clean_details(v, secrets) for v in value]
+    return value

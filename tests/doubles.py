@@ -1,0 +1,152 @@
+"""Stand-ins that tests pass in: a clock that never waits, a server that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+
+
+@attrs.define(order=True)
+class _Timer:
+    at: float
+    number: int
+    callback: Callable[[], None] = attrs.field(order=False)
+    cancelled: bool = attrs.field(default=False, order=False)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class ManualClock:
+    """A `Clock` whose pauses pass at once, and whose limits hold until time moves.
+
+    `sleep` moves the time itself, as a pause would; `advance` moves it as a stall would.
+    """
+
+    def __init__(self, chance: float = 0.5) -> None:
+        self.now = 1000.0
+        self.chance = chance
+        self.sleeps: list[float] = []
+        self._timers: list[_Timer] = []
+        self._numbers = itertools.count()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, delay: float) -> None:
+        self.sleeps.append(delay)
+        self.advance(delay)
+        await asyncio.sleep(0)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> _Timer:
+        timer = _Timer(self.now + delay, next(self._numbers), callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def random(self) -> float:
+        return self.chance
+
+    def advance(self, seconds: float) -> None:
+        """Move the time, firing on the way what is due."""
+        end = self.now + seconds
+        while self._timers and self._timers[0].at <= end:
+            timer = heapq.heappop(self._timers)
+            self.now = max(self.now, timer.at)
+            if not timer.cancelled:
+                timer.callback()
+        self.now = end
+
+    @property
+    def waiting(self) -> int:
+        """How many limits are armed."""
+        return sum(not timer.cancelled for timer in self._timers)
+
+
+Exchange = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
+
+
+@attrs.define
+class RawServer:
+    """What a raw server has seen."""
+
+    port: int = 0
+    heads: list[bytes] = attrs.field(factory=list)
+    """The request heads, in order, byte for byte."""
+    connections: int = 0
+    ended: list[bool] = attrs.field(factory=list)
+    """For each connection that is over, whether the peer closed it."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def raw_server(exchange: Exchange) -> AsyncIterator[RawServer]:
+    """Serve every request with `exchange(reader, writer, head)`, on bare sockets.
+
+    aiohttp's own test server hides what its client does to a socket; this one does not.
+    """
+    seen = RawServer()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        seen.connections += 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while not writer.is_closing():
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    seen.heads.append(head)
+                    await exchange(reader, writer, head)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            tasks.discard(task)
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    seen.port = server.sockets[0].getsockname()[1]
+    try:
+        yield seen
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await server.wait_closed()
+
+
+def answer(status: int = 200, body: bytes = b"{}", headers: dict[str, str] | None = None) -> bytes:
+    """Write an HTTP/1.1 answer."""
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def body_length(head: bytes) -> int:
+    """Return a request's Content-Length, 0 if it has none."""
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            return int(value)
+    return 0
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Let the loop turn until `condition` holds; fail after `seconds`.
+
+    The turns wait for sockets, so this is bounded by what the test does and not by a pause.
+    """
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
