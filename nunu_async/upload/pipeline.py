@@ -1,0 +1,508 @@
+"""Initiate, sign late, send concurrently under one semaphore, complete; or cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+import attrs
+
+from nunu_async.config import Timeouts
+from nunu_async.core.cancellation import finish
+from nunu_async.core.clock import Clock, time_limit
+from nunu_async.core.request import Replay
+from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
+from nunu_async.endpoints.builds import Builds
+from nunu_async.errors import (
+    ApiError,
+    DecodeError,
+    InputError,
+    NotFound,
+    NunuError,
+    StorageError,
+    TransportError,
+    UploadError,
+    UploadOutcomeUnknown,
+)
+from nunu_async.models.builds import (
+    BuildDetails,
+    CompletedPart,
+    DeletionPolicy,
+    InitiateUpload,
+    MultipartTicket,
+    PartUrl,
+    Platform,
+    Ticket,
+)
+from nunu_async.upload.plan import MULTIPART_ABOVE, Part, Plan, batch_size
+from nunu_async.upload.platforms import infer_platform
+from nunu_async.upload.progress import (
+    BytesSent,
+    Cancelled,
+    Completed,
+    Completing,
+    Ledger,
+    Listener,
+    PartDone,
+    Reporter,
+    Retrying,
+    UploadStarted,
+)
+from nunu_async.upload.source import Source
+from nunu_async.upload.storage import Storage
+
+__all__ = ["UploadJob", "UploadedBuild", "Uploader"]
+
+_LOG = logging.getLogger("nunu_async.upload")
+
+# Presigned URLs last "about an hour"; one older than this is replaced before it is used.
+_URL_LIFE: Final = 0.8 * 3600
+# Object storage takes one write a second to one key; a single-part body is one key.
+_SINGLE_PART_PAUSE: Final = 1.0
+# A server that answers a request for URLs without some of them is asked again so often.
+_SIGN_ROUNDS: Final = 3
+# 4xx that do not settle whether the request was acted on.
+_UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
+# 5xx that the server gives itself; 502, 504 and 52x come from an edge that lost sight of it.
+_ENDED_STATUS: Final = frozenset({500, 501, 503})
+# The words of all published pages; any other word settles nothing.
+_BUILT: Final = frozenset({"ok", "ready", "unhealthy"})
+_NOT_BUILT: Final = frozenset({"uploading", "failed"})
+
+
+@attrs.frozen(kw_only=True)
+class UploadJob:
+    """One file to be uploaded, and how."""
+
+    path: str | os.PathLike[str]
+    name: str
+    platform: Platform | None = None
+    description: str | None = None
+    tags: Sequence[str] = ()
+    multipart: bool | None = None
+    auto_delete: bool = False
+    deletion_policy: DeletionPolicy | None = None
+    upload_timeout: int | None = None
+    details: BuildDetails | None = None
+    concurrency: int = 4
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.concurrency) is not int or self.concurrency < 1:
+            raise InputError("concurrency", f"must be at least 1, not {self.concurrency!r}")
+
+    def request(self, file_name: str, size: int) -> InitiateUpload:
+        """Return what is asked of the server for a file of this name and size."""
+        return InitiateUpload(
+            name=self.name,
+            file_name=file_name,
+            file_size=size,
+            platform=self.platform or infer_platform(file_name),
+            description=self.description,
+            multipart=size > MULTIPART_ABOVE if self.multipart is None else self.multipart,
+            auto_delete=self.auto_delete,
+            deletion_policy=self.deletion_policy,
+            upload_timeout=self.upload_timeout,
+            tags=self.tags,
+            details=self.details,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class UploadedBuild:
+    """A build that is in storage."""
+
+    build_id: str
+    object_key: str
+    upload_type: str
+    """``single-part`` or ``multipart``."""
+    size: int
+    """Bytes."""
+    parts: int
+    seconds: float
+    """From opening the file to the server's confirmation."""
+
+
+class Uploader:
+    """Uploads files; what they share is one storage, one semaphore and one pool of readers."""
+
+    def __init__(
+        self,
+        builds: Builds,
+        storage: Storage,
+        *,
+        clock: Clock,
+        policy: RetryPolicy,
+        timeouts: Timeouts,
+        slots: asyncio.Semaphore,
+        executor: Executor,
+    ) -> None:
+        self.builds = builds
+        self.storage = storage
+        self.clock = clock
+        self.policy = policy
+        self.timeouts = timeouts
+        self.slots = slots
+        self.executor = executor
+
+    async def upload(self, job: UploadJob, listener: Listener | None = None) -> UploadedBuild:
+        """Put one file into build storage.
+
+        When this raises, cancellation included, nothing of the upload is still running, and the
+        server was told to forget it unless it may have completed.
+        """
+        began = self.clock.monotonic()
+        async with await Source.open(job.path, self.executor) as source:
+            request = job.request(source.path.name, source.size)
+            upload = _Upload(self, source, request, job.concurrency, Reporter(listener))
+            return await upload.run(began)
+
+
+@attrs.frozen
+class _Signed:
+    part: Part
+    url: str = attrs.field(repr=False)
+    received: float
+    """Monotonic seconds."""
+
+
+class _Upload:
+    """One upload from initiate to its end."""
+
+    def __init__(
+        self,
+        uploader: Uploader,
+        source: Source,
+        request: InitiateUpload,
+        concurrency: int,
+        reporter: Reporter,
+    ) -> None:
+        self._builds = uploader.builds
+        self._storage = uploader.storage
+        self._clock = uploader.clock
+        self._policy = uploader.policy
+        self._timeouts = uploader.timeouts
+        self._slots = uploader.slots
+        self._source = source
+        self._request = request
+        self._concurrency = concurrency
+        self._reporter = reporter
+        self._ledger = Ledger()
+        # False from the moment a complete is on its way until a definite "no" to it: deleting
+        # then could delete a build that exists.
+        self._may_cancel = True
+
+    async def run(self, began: float) -> UploadedBuild:
+        ticket = await self._initiate()
+        try:
+            plan = self._plan(ticket)
+            kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
+            self._reporter.tell(
+                UploadStarted(
+                    build_id=ticket.build_id,
+                    upload_type=kind,
+                    size=plan.size,
+                    parts=plan.total_parts,
+                )
+            )
+            await self._reporter.drain()
+            await self._send_parts(ticket, plan)
+            await self._source.check()
+            self._reporter.tell(Completing())
+            await self._reporter.drain()
+            await self._complete(ticket, plan)
+        except BaseException as error:
+            await finish(self._clean_up(ticket, error))
+            raise
+        seconds = self._clock.monotonic() - began
+        self._reporter.tell(Completed(build_id=ticket.build_id, seconds=seconds))
+        await self._reporter.drain()
+        return UploadedBuild(
+            build_id=ticket.build_id,
+            object_key=ticket.object_key,
+            upload_type=kind,
+            size=plan.size,
+            parts=plan.total_parts,
+            seconds=seconds,
+        )
+
+    async def _initiate(self) -> Ticket:
+        task = asyncio.ensure_future(self._builds.initiate_upload(self._request))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # An answer under way may be a reservation that nobody else could ever free.
+            await finish(self._forget(task))
+            raise
+
+    async def _forget(self, task: asyncio.Task[Ticket]) -> None:
+        try:
+            async with time_limit(self._clock, self._timeouts.settle):
+                ticket = await task
+        except (NunuError, TimeoutError):
+            return  # nothing was reserved, or nobody can know it
+        await self._cancel_on_server(ticket)
+
+    def _plan(self, ticket: Ticket) -> Plan:
+        size = self._source.size
+        if isinstance(ticket, MultipartTicket):
+            return Plan(size, ticket.part_size, ticket.total_parts)
+        return Plan(size, size, 1)
+
+    async def _send_parts(self, ticket: Ticket, plan: Plan) -> None:
+        batch = batch_size(self._concurrency)
+        # One batch waits here while another is being asked for: signed late, sent soon.
+        ready: asyncio.Queue[_Signed | None] = asyncio.Queue(batch)
+        senders = min(self._concurrency, plan.total_parts)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(ticket, plan, batch, ready, senders))
+                group.create_task(self._reporter.pump())
+                await asyncio.wait(
+                    [group.create_task(self._send(ticket, plan, ready)) for _ in range(senders)]
+                )
+                self._reporter.end()
+                return
+        except BaseExceptionGroup as failures:
+            first = _first(failures)
+        # Out here, so that the group does not hang on to the error as its context.
+        raise first
+
+    async def _feed(
+        self,
+        ticket: Ticket,
+        plan: Plan,
+        batch: int,
+        ready: asyncio.Queue[_Signed | None],
+        senders: int,
+    ) -> None:
+        for numbers in plan.batches(batch):
+            for signed in await self._sign(ticket, plan, numbers):
+                await ready.put(signed)
+        for _ in range(senders):
+            await ready.put(None)
+
+    async def _sign(self, ticket: Ticket, plan: Plan, numbers: Sequence[int]) -> list[_Signed]:
+        """Return a URL for each of `numbers`, in that order."""
+        if not isinstance(ticket, MultipartTicket):
+            return [_Signed(plan.part(1), ticket.upload_url, self._clock.monotonic())]
+        urls: dict[int, PartUrl] = {}
+        for _ in range(_SIGN_ROUNDS):
+            missing = [n for n in numbers if n not in urls]
+            if not missing:
+                break
+            answer = await self._builds.get_upload_parts(ticket, missing)
+            urls |= {url.part_number: url for url in answer if url.part_number in missing}
+        now = self._clock.monotonic()
+        try:
+            return [_Signed(plan.part(n), urls[n].url, now) for n in numbers]
+        except KeyError as error:
+            raise DecodeError(
+                "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
+            ) from None
+
+    async def _send(self, ticket: Ticket, plan: Plan, ready: asyncio.Queue[_Signed | None]) -> None:
+        while (signed := await ready.get()) is not None:
+            await self._send_part(ticket, plan, signed)
+
+    async def _send_part(self, ticket: Ticket, plan: Plan, signed: _Signed) -> None:
+        part = signed.part
+        attempts = Attempts(self._policy, self._policy.part_attempts)
+        renewed = False
+        while True:
+            async with self._slots:
+                if self._clock.monotonic() - signed.received > _URL_LIFE:
+                    (signed,) = await self._sign(ticket, plan, [part.number])
+                try:
+                    etag = await self._storage.put(
+                        signed.url, part, self._source, lambda sent: self._sent(part, sent)
+                    )
+                    break
+                except (StorageError, TransportError) as error:
+                    failure = error
+            self._sent(part, 0)
+            refused = is_signature_refused(failure)
+            if refused and not renewed and isinstance(ticket, MultipartTicket):
+                renewed = True
+                attempts.made += 1
+                self._retrying(part.number, attempts.made, 0.0, failure)
+                (signed,) = await self._sign(ticket, plan, [part.number])
+                continue
+            delay = attempts.pause_after(
+                failure,
+                replay=Replay.ALWAYS,
+                chance=self._clock.random(),
+                at_least=0.0 if isinstance(ticket, MultipartTicket) else _SINGLE_PART_PAUSE,
+            )
+            if delay is None:
+                raise self._failed(ticket, plan, part, attempts.made, failure) from failure
+            self._retrying(part.number, attempts.made, delay, failure)
+            await self._clock.sleep(delay)
+        self._ledger.finish(part.number, part.length, etag)
+        self._reporter.tell(
+            PartDone(part_number=part.number, done=len(self._ledger.etags), parts=plan.total_parts)
+        )
+        self._tell_sent()
+
+    def _sent(self, part: Part, count: int) -> None:
+        self._ledger.set_sent(part.number, count)
+        self._tell_sent()
+
+    def _tell_sent(self) -> None:
+        self._reporter.tell(BytesSent(sent=self._ledger.sent, size=self._source.size))
+
+    def _retrying(
+        self, part_number: int | None, attempt: int, delay: float, failure: NunuError
+    ) -> None:
+        what = "complete" if part_number is None else f"part {part_number}"
+        _LOG.warning("%s: attempt %d failed, next in %.2f s: %s", what, attempt, delay, failure)
+        self._reporter.tell(
+            Retrying(part_number=part_number, attempt=attempt, delay=delay, reason=str(failure))
+        )
+
+    def _failed(
+        self, ticket: Ticket, plan: Plan, part: Part, attempts: int, failure: NunuError
+    ) -> UploadError:
+        hint = ""
+        if is_signature_refused(failure):
+            hint = (
+                "; a single-part URL cannot be signed anew, start the upload again"
+                if not isinstance(ticket, MultipartTicket)
+                else "; a fresh URL was refused too"
+            )
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        return UploadError(
+            f"build {ticket.build_id}: part {part.number} of {plan.total_parts} did not go up in "
+            f"{times}: {str(failure).removeprefix(f'part {part.number}: ')}{hint}",
+            build_id=ticket.build_id,
+            part_number=part.number,
+            status=getattr(failure, "status", None),
+            code=getattr(failure, "code", None),
+            message=getattr(failure, "message", str(failure)),
+            attempts=attempts,
+        )
+
+    async def _complete(self, ticket: Ticket, plan: Plan) -> None:
+        parts = plan.completion(self._ledger.etags)
+        task = asyncio.ensure_future(
+            self._complete_surely(ticket, parts if isinstance(ticket, MultipartTicket) else ())
+        )
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Deleting now could delete a finished build: hear the answer first.
+            await finish(self._hear(task))
+            raise
+
+    async def _hear(self, task: asyncio.Task[None]) -> None:
+        try:
+            async with time_limit(self._clock, self._timeouts.settle):
+                await task
+        except (NunuError, TimeoutError):
+            return
+        _LOG.warning("the upload was cancelled too late: the build is complete")
+
+    async def _complete_surely(self, ticket: Ticket, parts: Sequence[CompletedPart]) -> None:
+        """Complete once; a lost answer is settled by asking for the build, never by guessing."""
+        attempts = Attempts(self._policy, self._policy.attempts)
+        in_doubt = False  # whether a request of ours may have been acted on unheard
+        while True:
+            self._may_cancel = False
+            try:
+                await self._builds.complete_upload(ticket, parts)
+                return
+            except (ApiError, DecodeError, TransportError) as error:
+                failure = error
+            refused = _did_nothing(failure)
+            if refused and not in_doubt:
+                self._may_cancel = True
+                raise failure
+            built = await self._is_built(ticket)
+            if built:
+                return
+            in_doubt = in_doubt or built is None or not _was_answered(failure)
+            delay = None
+            if not refused:
+                chance = self._clock.random()
+                delay = attempts.pause_after(failure, replay=Replay.ALWAYS, chance=chance)
+            if delay is None:
+                if not in_doubt:
+                    self._may_cancel = True
+                    raise failure
+                raise UploadOutcomeUnknown(
+                    f"build {ticket.build_id}: the server did not say whether it completed the "
+                    f"upload ({failure}); nothing was deleted, look for the build before "
+                    "uploading again",
+                    build_id=ticket.build_id,
+                    stage="complete",
+                ) from failure
+            self._retrying(None, attempts.made, delay, failure)
+            await self._clock.sleep(delay)
+
+    async def _is_built(self, ticket: Ticket) -> bool | None:
+        """Ask the server whether the build exists; None where it would not say."""
+        try:
+            build = await self._builds.get(ticket.build_id)
+        except NotFound:
+            return False
+        except NunuError:
+            return None
+        status = (build.status or "").lower()
+        return True if status in _BUILT else False if status in _NOT_BUILT else None
+
+    async def _clean_up(self, ticket: Ticket, error: BaseException) -> None:
+        if not self._may_cancel:
+            error.add_note(
+                f"build {ticket.build_id} was not cancelled on the server: it may be complete"
+            )
+            return
+        done = await self._cancel_on_server(ticket)
+        if isinstance(error, UploadError):
+            error.cancelled = done
+        told = "was cancelled" if done else "could not be cancelled"
+        error.add_note(f"the upload of build {ticket.build_id} {told} on the server")
+        self._reporter.tell(Cancelled(build_id=ticket.build_id, on_server=done))
+        try:
+            async with time_limit(self._clock, self._timeouts.cleanup):
+                await self._reporter.drain()
+        except Exception as listener_error:  # noqa: BLE001 - the first error is the one to raise
+            error.add_note(f"on_progress failed as well: {listener_error!r}")
+
+    async def _cancel_on_server(self, ticket: Ticket) -> bool:
+        try:
+            async with time_limit(self._clock, self._timeouts.cleanup):
+                await self._builds.cancel_upload(ticket)
+        except NotFound:
+            return True  # gone already
+        except (NunuError, TimeoutError) as error:
+            _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
+            return False
+        return True
+
+
+def _did_nothing(failure: NunuError) -> bool:
+    """Tell whether it is certain that this very request was not acted on."""
+    if isinstance(failure, TransportError):
+        return not failure.sent
+    return (
+        isinstance(failure, ApiError)
+        and 300 <= failure.status < 500  # noqa: PLR2004 - HTTP's redirects and client errors
+        and failure.status not in _UNSETTLED_STATUS
+    )
+
+
+def _was_answered(failure: NunuError) -> bool:
+    """Tell whether the server itself has ended the request, and not an edge in front of it."""
+    return isinstance(failure, ApiError) and failure.status in _ENDED_STATUS
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the failure that ended the others; a cancellation only if there is nothing else."""
+    found = [
+        _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
+        for failure in failures.exceptions
+    ]
+    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])

@@ -1,0 +1,51 @@
+"""Which platform a build file is for, by its name. Pure.
+
+Source: the vendor's own command line infers the first twelve; the service documents the words.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Final
+
+from nunu_async.errors import InputError
+from nunu_async.models.builds import PLATFORMS, Platform
+
+__all__ = ["infer_platform"]
+
+_BY_SUFFIX: Final[dict[str, Platform]] = {
+    ".exe": "windows",
+    ".msi": "windows",
+    ".msix": "windows",
+    ".appx": "windows",
+    ".dmg": "macos",
+    ".pkg": "macos",
+    ".ipa": "ios-native",
+    ".apk": "android",
+    ".aab": "android",
+    ".xapk": "android",
+    ".apks": "android",
+    ".deb": "linux",
+    ".rpm": "linux",
+    ".appimage": "linux",
+}
+_ARCHIVES: Final = frozenset({".zip", ".tar", ".gz", ".7z", ".tgz", ".bz2"})
+
+
+def infer_platform(file_name: str) -> Platform:
+    """Return the platform that a file's extension stands for, in any case.
+
+    Raises: InputError, listing the choices, where the extension does not decide it.
+    """
+    suffix = PurePath(file_name).suffix.lower()
+    platform = _BY_SUFFIX.get(suffix)
+    if platform is not None:
+        return platform
+    if suffix == ".app":
+        raise InputError(
+            "platform", f"{file_name} may be macos or ios-simulator; say which platform it is"
+        )
+    why = "is an archive" if suffix in _ARCHIVES else "has an extension that decides nothing"
+    raise InputError(
+        "platform", f"{file_name} {why}; say which platform it is: {', '.join(PLATFORMS)}"
+    )

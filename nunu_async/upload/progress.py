@@ -1,0 +1,172 @@
+"""What an upload tells while it runs, and the ledger that it is told from."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import attrs
+
+__all__ = [
+    "BytesSent",
+    "Cancelled",
+    "Completed",
+    "Completing",
+    "Ledger",
+    "Listener",
+    "PartDone",
+    "Reporter",
+    "Retrying",
+    "UploadEvent",
+    "UploadStarted",
+]
+
+
+@attrs.frozen(kw_only=True)
+class UploadStarted:
+    """The server has reserved the build; nothing is sent yet."""
+
+    build_id: str
+    upload_type: str
+    size: int
+    """Bytes."""
+    parts: int
+
+
+@attrs.frozen(kw_only=True)
+class BytesSent:
+    """So many bytes are on their way; falls back when a part has to be sent again."""
+
+    sent: int
+    """Bytes handed to the network, of all parts together."""
+    size: int
+    """Bytes of the whole file."""
+
+
+@attrs.frozen(kw_only=True)
+class PartDone:
+    """Storage has acknowledged a part."""
+
+    part_number: int
+    """1-based."""
+    done: int
+    """Parts acknowledged so far."""
+    parts: int
+
+
+@attrs.frozen(kw_only=True)
+class Retrying:
+    """Something failed and will be tried again."""
+
+    part_number: int | None
+    """1-based; None when it is the completion of the upload."""
+    attempt: int
+    """The attempt that failed, counted from 1."""
+    delay: float
+    """Seconds until the next attempt."""
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Completing:
+    """Every part is in storage; the server is asked to make a build of them."""
+
+
+@attrs.frozen(kw_only=True)
+class Completed:
+    """The build is in storage."""
+
+    build_id: str
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Cancelled:
+    """The upload failed or was cancelled, and is over."""
+
+    build_id: str
+    on_server: bool
+    """Whether the server confirmed that it has let go of the upload."""
+
+
+UploadEvent: TypeAlias = (
+    UploadStarted | BytesSent | PartDone | Retrying | Completing | Completed | Cancelled
+)
+Listener: TypeAlias = Callable[[UploadEvent], Awaitable[None] | None]
+
+
+class Ledger:
+    """How many bytes of each unfinished part are sent, and which parts are done.
+
+    Memory grows with the parts under way and with the ETags, not with bytes.
+    """
+
+    def __init__(self) -> None:
+        self.etags: dict[int, str] = {}
+        self._under_way: dict[int, int] = {}
+        self._settled = 0
+
+    @property
+    def sent(self) -> int:
+        """Bytes handed to the network, repeats not counted."""
+        return self._settled + sum(self._under_way.values())
+
+    def set_sent(self, number: int, count: int) -> None:
+        """Note that `count` bytes of a part are on their way; 0 takes them back."""
+        self._under_way[number] = count
+
+    def finish(self, number: int, length: int, etag: str) -> None:
+        """Note that storage has the whole part."""
+        self._under_way.pop(number, None)
+        self._settled += length
+        self.etags[number] = etag
+
+
+class Reporter:
+    """Carries events to one listener, in order, without slowing the senders.
+
+    Byte counts are folded: a listener that is slow, or async and waiting, is told the newest
+    count and not every one in between. What the listener raises ends the upload.
+    """
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+        self._events: deque[UploadEvent] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def tell(self, event: UploadEvent) -> None:
+        """Queue an event; a byte count replaces one that was not delivered yet."""
+        if self._listener is None:
+            return
+        if (
+            self._events
+            and isinstance(event, BytesSent)
+            and isinstance(self._events[-1], BytesSent)
+        ):
+            self._events[-1] = event
+        else:
+            self._events.append(event)
+        self._wake.set()
+
+    async def pump(self) -> None:
+        """Deliver events as they are told, until `end`."""
+        while not self._ended:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.drain()
+
+    def end(self) -> None:
+        """Let `pump` return once everything told so far is delivered."""
+        self._ended = True
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Deliver what is queued."""
+        while self._events and self._listener is not None:
+            answer = self._listener(self._events.popleft())
+            if inspect.isawaitable(answer):
+                await answer

@@ -1,0 +1,234 @@
+"""The file: opened once, measured, read by position without stalling the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import threading
+from concurrent.futures import Executor
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import attrs
+from aiofiles.os import wrap
+
+from nunu_async.errors import SourceChanged, SourceError
+
+__all__ = ["Source", "measure"]
+
+_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None) if hasattr(os, "preadv") else None
+# A FIFO opened without O_NONBLOCK blocks its thread for ever; regular files ignore the flag.
+_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_KINDS: Final = (
+    (stat.S_ISDIR, "is a directory"),
+    (stat.S_ISFIFO, "is a pipe"),
+    (stat.S_ISSOCK, "is a socket"),
+    (stat.S_ISBLK, "is a device"),
+    (stat.S_ISCHR, "is a device"),
+)
+
+
+@attrs.frozen
+class _Identity:
+    size: int
+    mtime_ns: int
+
+
+class Source:
+    """One regular file, held open by one descriptor until the upload is over.
+
+    Reads are positional, so any number may run at once. Where the platform can say so
+    (`RWF_NOWAIT`), bytes that the page cache holds are taken without leaving the loop; all else
+    is read on `executor`, never on asyncio's default one, whose few threads also look up names.
+    """
+
+    def __init__(
+        self, path: Path, descriptor: int, identity: _Identity, executor: Executor
+    ) -> None:
+        self.path = path
+        self.size = identity.size
+        self._descriptor = descriptor
+        self._identity = identity
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._reading = 0
+        self._closed = False
+        self._nowait = _NOWAIT is not None
+        self._pread = wrap(self._pread_whole)
+        self._stat = wrap(self._measure)
+
+    @classmethod
+    async def open(cls, path: str | os.PathLike[str], executor: Executor) -> Self:
+        """Open and measure a file.
+
+        Raises: SourceError for what is missing, unreadable, empty or not a regular file.
+        """
+        opening = asyncio.ensure_future(wrap(_open)(Path(path), executor=executor))
+        try:
+            descriptor, identity = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped; what it opens must still be closed.
+            opening.add_done_callback(_close_unclaimed)
+            raise
+        return cls(Path(path), descriptor, identity, executor)
+
+    async def read(self, offset: int, length: int) -> bytes | bytearray:
+        """Return exactly `length` bytes from `offset`.
+
+        The result is the caller's alone: a transport may hold on to it.
+
+        Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
+        """
+        if self._nowait:
+            block = bytearray(length)
+            got = self._cached(block, offset)
+            if got == length:
+                return block
+            if got:
+                rest = await self._pread(offset + got, length - got, executor=self._executor)
+                block[got:] = rest
+                return block
+        return await self._pread(offset, length, executor=self._executor)
+
+    async def check(self) -> None:
+        """Raise SourceChanged if size or modification time are not what they were."""
+        now = await self._stat(executor=self._executor)
+        if now != self._identity:
+            raise SourceChanged(
+                str(self.path),
+                f"changed while it was being uploaded (was {self._identity.size} bytes, "
+                f"is {now.size})",
+            )
+
+    def _cached(self, block: bytearray, offset: int) -> int:
+        assert _NOWAIT is not None  # noqa: S101 - for the type checker; see __init__
+        try:
+            return os.preadv(self._descriptor, [block], offset, _NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
+                self._nowait = False
+                return 0
+            raise _unreadable(self.path, error) from None
+
+    def _pread_whole(self, offset: int, length: int) -> bytes:
+        blocks: list[bytes] = []
+        self._enter()
+        try:
+            while length:
+                block = self._pread_once(offset, length)
+                if not block:
+                    raise SourceChanged(
+                        str(self.path), "became shorter while it was being uploaded"
+                    )
+                blocks.append(block)
+                offset += len(block)
+                length -= len(block)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        finally:
+            self._leave()
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    def _pread_once(self, offset: int, length: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, length, offset)
+        with self._lock:  # Windows: one shared position
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, length)
+
+    def _measure(self) -> _Identity:
+        self._enter()
+        try:
+            return _identify(os.fstat(self._descriptor))
+        finally:
+            self._leave()
+
+    # A read on a hung disk outlives the upload that wanted it. The last one out closes the
+    # descriptor: closing it under a thread could hand that thread somebody else's file.
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise SourceError(str(self.path), "is closed already")
+            self._reading += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._reading -= 1
+            last = self._closed and self._reading == 0
+        if last:
+            os.close(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file once no read is under way; does not wait for one."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            idle = self._reading == 0
+        if idle:
+            os.close(self._descriptor)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def measure(path: str | os.PathLike[str]) -> int:
+    """Return the size in bytes of a file that can be uploaded.
+
+    Raises: SourceError, as `Source.open` would.
+    """
+    descriptor, identity = _open(Path(path))
+    os.close(descriptor)
+    return identity.size
+
+
+def _identify(found: os.stat_result) -> _Identity:
+    return _Identity(found.st_size, found.st_mtime_ns)
+
+
+def _open(path: Path) -> tuple[int, _Identity]:
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and path.is_dir():  # Windows cannot open one at all
+            raise SourceError(str(path), "is a directory") from None
+        raise _unreadable(path, error) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            what = next((told for test, told in _KINDS if test(found.st_mode)), "is special")
+            raise SourceError(str(path), f"{what}; only a regular file can be uploaded")
+        if found.st_size == 0:
+            raise SourceError(str(path), "is empty; the API wants at least one byte")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, _identify(found)
+
+
+def _close_unclaimed(opening: asyncio.Future[tuple[int, _Identity]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> SourceError:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return SourceError(str(path), f"cannot be read ({words})")

@@ -1,0 +1,368 @@
+"""One presigned PUT: exact length, no API key, no redirects, an ETag out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
+
+from nunu_async.config import Timeouts, is_loopback
+from nunu_async.core.cancellation import finish
+from nunu_async.core.clock import Clock, Timer
+from nunu_async.core.responses import request_id
+from nunu_async.core.retry import parse_retry_after
+from nunu_async.core.wire import lapse, read_capped, send_once, translated
+from nunu_async.errors import NunuError, StallError, StorageError
+from nunu_async.redact import clean
+from nunu_async.upload.plan import Part
+from nunu_async.upload.source import Source
+
+try:
+    import fcntl
+    import termios
+
+    # Bytes the kernel still holds for the peer: SIOCOUTQ, which Linux numbers as TIOCOUTQ.
+    _OUTQ: int | None = termios.TIOCOUTQ
+except (ImportError, AttributeError):  # Windows
+    _OUTQ = None
+
+__all__ = ["Storage", "check_url"]
+
+# 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
+# loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
+BLOCK: Final = 256 * 1024
+# A socket that always accepts would otherwise keep the loop to itself: one turn in each 4 MiB.
+_BLOCKS_A_TURN: Final = 16
+_LARGEST_ERROR: Final = 64 * 1024
+_LONGEST_URL: Final = 8 * 1024
+# How often a stalled PUT is looked for, as a part of the limit.
+_LOOKS: Final = 4
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_XML = {
+    name: re.compile(rf"<{name}>([^<]{{0,1000}})</{name}>", re.IGNORECASE)
+    for name in ("Code", "Message")
+}
+
+OnSent = Callable[[int], None]
+
+
+class _PartBody(aiohttp.Payload):
+    """A part's bytes on their way from the file to one connection.
+
+    `write_with_length` is aiohttp's own way for a body to write itself. It gives what an async
+    generator cannot: the transport, for the stall watch and for cutting a failed attempt off, and
+    the certainty whether the whole length was handed over.
+    """
+
+    def __init__(self, source: Source, part: Part, on_sent: OnSent) -> None:
+        super().__init__(part, content_type="application/octet-stream")
+        self._size = part.length
+        self._consumed = True  # aiohttp must never take it for one it can send again
+        self._source = source
+        self._part = part
+        self._on_sent = on_sent
+        self._writer: AbstractStreamWriter | None = None
+        self._left = asyncio.Event()
+        self.sent = 0
+        self.handed_over = False
+        """Whether every byte has left for the kernel; said by the transport, never assumed."""
+        self.error: NunuError | None = None
+
+    @property
+    def _transport(self) -> asyncio.Transport | None:
+        # None again once the connection is lost: a transport that is gone must not be asked.
+        return getattr(self._writer, "transport", None)
+
+    def progress(self) -> tuple[int, int, int]:
+        """Return figures that change when a byte leaves, down to the kernel where it tells."""
+        return self.sent, self._buffered(), self._queued()
+
+    def _buffered(self) -> int:
+        transport = self._transport
+        return transport.get_write_buffer_size() if transport is not None else 0
+
+    def _queued(self) -> int:
+        sock = self._socket()
+        if sock is None or _OUTQ is None:
+            return 0
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
+        except (OSError, ValueError, AttributeError):
+            return 0
+
+    def _socket(self) -> socket.socket | None:
+        transport = self._transport
+        return transport.get_extra_info("socket") if transport is not None else None
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(
+        self,
+        writer: AbstractStreamWriter,
+        content_length: int | None,  # noqa: ARG002 - ours is the planned length
+    ) -> None:
+        self._writer = writer
+        try:
+            await self._write_blocks(writer)
+            await self._flush(writer)
+        except NunuError as error:
+            # aiohttp wraps what a body raises in an error of its own; `put` raises this one.
+            self.error = error
+            raise
+        finally:
+            self._left.set()
+
+    async def _write_blocks(self, writer: AbstractStreamWriter) -> None:
+        offset, end = self._part.offset, self._part.offset + self._part.length
+        turns = 0
+        while offset < end:
+            block = await self._source.read(offset, min(BLOCK, end - offset))
+            await writer.write(block)
+            offset += len(block)
+            self.sent += len(block)
+            self._on_sent(self.sent)
+            turns += 1
+            if turns % _BLOCKS_A_TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _flush(self, writer: AbstractStreamWriter) -> None:
+        """Wait until the transport's own buffer is empty.
+
+        An answer that comes before that is not one to the whole part, however well it reads.
+        """
+        transport = self._transport
+        if transport is not None:
+            transport.set_write_buffer_limits(high=0)
+            await writer.drain()  # raises if the connection is lost with bytes still in it
+            transport.set_write_buffer_limits()
+            self.handed_over = True
+
+    async def cut_off(self) -> None:
+        """Make sure that no further byte of this attempt reaches the peer; wait until it is so.
+
+        A plain close would first flush what is buffered, and a late copy of a part must not
+        arrive after the upload was cancelled. A reset also drops what the kernel holds.
+        """
+        transport, sock = self._transport, self._socket()
+        if sock is not None:
+            with suppress(OSError, AttributeError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if transport is not None:
+            transport.abort()
+        if self._writer is not None:
+            await self._left.wait()
+        await lapse()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
+        raise TypeError("a part is never held as text")
+
+
+class Storage:
+    """Where presigned URLs lead: object storage, which knows nothing of the API key.
+
+    Its session has no default headers, no cookies, no `.netrc`; the key never comes near it.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        timeouts: Timeouts,
+        concurrency: int,
+        user_agent: str,
+        allow_http: bool,
+        allow_loopback: bool,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._clock = clock
+        self._timeouts = timeouts
+        self._concurrency = concurrency
+        self._user_agent = user_agent
+        self._allow_http = allow_http
+        self._allow_loopback = allow_loopback
+        self._tls = tls
+        self._http: aiohttp.ClientSession | None = None
+
+    async def put(self, url: str, part: Part, source: Source, on_sent: OnSent) -> str:
+        """Send one part once; return its ETag without quotes.
+
+        `on_sent` is told the part's bytes handed over so far. When this raises, cancellation
+        included, the connection is already cut off.
+
+        Raises: StorageError when storage refuses, or accepts what it cannot have read; StallError;
+        TransportError; SourceError.
+        """
+        check_url(
+            url,
+            part.number,
+            allow_http=self._allow_http,
+            allow_loopback=self._allow_loopback,
+        )
+        body = _PartBody(source, part, on_sent)
+        try:
+            async with self._stall_watch(body, part):
+                return await self._exchange(url, part, body)
+        except BaseException as error:
+            await finish(body.cut_off())
+            if body.error is not None and isinstance(error, NunuError):
+                raise body.error from None
+            raise
+
+    async def _exchange(self, url: str, part: Part, body: _PartBody) -> str:
+        # The query is a credential and aiohttp would re-quote it; a signature covers every byte.
+        target = URL(url, encoded=True)
+        headers = {
+            "Content-Length": str(part.length),
+            "Accept-Encoding": "identity",
+            "User-Agent": self._user_agent,
+        }
+        with translated("PUT", f"{target.host} (part {part.number})"):
+            async with self._opened().put(
+                target,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(send_once,),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+            ) as response:
+                if not body.handed_over:
+                    await lapse()  # the body's own task may be one turn behind the answer
+                whole = body.handed_over
+                answer = await read_capped(response, _LARGEST_ERROR)
+                told = {name.lower(): value for name, value in response.headers.items()}
+                etags = response.headers.getall("ETag", [])
+                status = response.status
+        if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
+            raise _refusal(part.number, status, told, answer)
+        if not whole:
+            raise StorageError(
+                part_number=part.number,
+                status=status,
+                message="accepted the part before all of it was sent",
+                request_id=request_id(told),
+            )
+        return _etag(etags, part.number, status)
+
+    @asynccontextmanager
+    async def _stall_watch(self, body: _PartBody, part: Part) -> AsyncIterator[None]:
+        """Raise StallError in the body when nothing has moved for too long.
+
+        aiohttp has no write timeout, and its read timeout starts when the last byte is queued
+        and not when it has left; so what moves is looked at from outside.
+        """
+        limits = self._timeouts
+        seen = body.progress()
+        moved = self._clock.monotonic()
+        stalled = ""
+        timer: Timer
+        try:
+            async with asyncio.timeout(None) as scope:
+
+                def look() -> None:
+                    nonlocal seen, moved, stalled, timer
+                    now, current = self._clock.monotonic(), body.progress()
+                    if current != seen:
+                        seen, moved = current, now
+                    waiting = body.handed_over
+                    limit = limits.answer if waiting else limits.stall
+                    if now - moved < limit:
+                        timer = self._clock.call_later(limits.stall / _LOOKS, look)
+                        return
+                    stalled = "no answer" if waiting else "no byte left"
+                    stalled += f" for {limit:g} seconds"
+                    scope.reschedule(0.0)
+
+                timer = self._clock.call_later(limits.stall / _LOOKS, look)
+                try:
+                    yield
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise StallError(f"part {part.number}: {stalled}", method="PUT") from None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._concurrency, ttl_dns_cache=60, ssl=self._tls or True
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+        return self._http
+
+    async def close(self) -> None:
+        """Close the connections; may be called twice."""
+        if self._http is not None:
+            await self._http.close()
+
+
+def check_url(url: str, part_number: int, *, allow_http: bool, allow_loopback: bool) -> None:
+    """Refuse an address that a server should never hand out.
+
+    Plain http is for where the caller allowed it. This machine is only for an API that runs on
+    it: nobody else's answer may make us talk to local services.
+
+    Raises: StorageError with status 0; the address is not shown.
+    """
+    problem = ""
+    try:
+        target = URL(url, encoded=True)
+        host = target.host or ""
+        if len(url) > _LONGEST_URL or not url.isprintable() or " " in url or not url.isascii():
+            problem = "is over 8 KiB long or holds characters that no URL has"
+        elif target.user is not None or target.password is not None:
+            problem = "holds user info"
+        elif target.scheme not in {"http", "https"} or not host:
+            problem = "is not an http or https URL"
+        elif is_loopback(host):
+            problem = "" if allow_loopback else "leads to this machine"
+        elif target.scheme == "http" and not allow_http:
+            problem = f"is plain http to {clean(host)}"
+    except ValueError:
+        problem = "cannot be read as a URL"
+    if problem:
+        raise StorageError(
+            part_number=part_number,
+            status=0,
+            message=f"nothing was sent: the presigned address {problem}",
+        )
+
+
+def _refusal(part_number: int, status: int, headers: dict[str, str], answer: bytes) -> StorageError:
+    # No XML parser: an answer can be anything, and two words of it are all that is wanted.
+    text = answer.decode("utf-8", "replace")
+    found = {
+        name: match.group(1) if (match := rx.search(text)) else "" for name, rx in _XML.items()
+    }
+    message = found["Message"] or ("" if text.lstrip().startswith("<") else text.strip())
+    if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
+        message = "a redirect; redirects are never followed"
+    return StorageError(
+        part_number=part_number,
+        status=status,
+        code=clean(found["Code"], limit=100) or None,
+        message=clean(message),
+        retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
+        request_id=request_id(headers),
+    )
+
+
+def _etag(found: list[str], part_number: int, status: int) -> str:
+    """Return the one ETag without quotes; the rest of it is the storage's business."""
+    etags = {value.strip().removeprefix("W/").strip('"') for value in found} - {""}
+    if len(etags) != 1:
+        told = "accepted the part without an ETag" if not etags else "gave several ETags"
+        raise StorageError(part_number=part_number, status=status, message=told)
+    return etags.pop()

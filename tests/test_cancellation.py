@@ -1,0 +1,253 @@
+"""Cancelling an upload at every turn: nothing runs on, nothing is left behind, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from doubles import ManualClock, until
+
+from nunu_async import BytesSent, NunuClient, PartDone, UploadEvent, UploadStarted
+from nunu_async.sandbox import Fault, Sandbox
+
+PART = 256 * 1024
+MakeFile = Callable[..., Path]
+
+
+def start(nunu: NunuClient, path: Path, **options: object) -> asyncio.Task[object]:
+    options = {"name": "n", "platform": "windows", "multipart": True} | options
+    return asyncio.ensure_future(nunu.upload_build(path, **options))  # type: ignore[arg-type]
+
+
+async def cancelled(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def check_ledger(box: Sandbox) -> None:
+    """No upload is left open, and no DELETE came for one that was complete."""
+    for upload in box.uploads.values():
+        assert upload.state in {"completed", "cancelled"}, upload
+    for seen in box.journal.of("cancel_upload"):
+        assert seen.status == 200
+    late = [
+        put.number
+        for put in box.journal.of("put_part")
+        for cancel in box.journal.of("cancel_upload")
+        if put.build_id == cancel.build_id and put.number > cancel.number and put.status == 200
+    ]
+    assert not late, "a part was accepted after the upload was cancelled"
+
+
+@pytest.mark.parametrize("multipart", [True, False])
+async def test_an_upload_can_be_cancelled_at_any_turn_of_the_loop(
+    clock: ManualClock, make_file: MakeFile, multipart: bool
+) -> None:
+    """Cancel after 0, 1, 2, ... turns until the upload survives untouched."""
+    path = make_file(3 * PART + 1)
+    before = len(asyncio.all_tasks())
+    survived = False
+    turns = 0
+    while not survived:
+        async with (
+            Sandbox(part_size=PART) as box,
+            NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+        ):
+            task = start(nunu, path, multipart=multipart)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                await task
+                survived = True
+            except asyncio.CancelledError:
+                pass
+            check_ledger(box)
+            assert clock.waiting == 0
+        turns += 1 + turns // 12  # every turn at first, then in growing steps
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == before
+    assert turns > 30
+
+
+@pytest.mark.parametrize("moment", [UploadStarted, BytesSent, PartDone])
+async def test_an_upload_cancelled_at_an_event_is_cancelled_on_the_server(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, moment: type[UploadEvent]
+) -> None:
+    reached = asyncio.Event()
+
+    def note(event: UploadEvent) -> None:
+        if isinstance(event, moment):
+            reached.set()
+
+    box.add_fault(Fault(on="put_part", latency=0.001, times=None))
+    task = start(nunu, make_file(6 * PART), on_progress=note)
+    await reached.wait()
+    await cancelled(task)
+    check_ledger(box)
+    assert box.journal[-1].operation == "cancel_upload"
+
+
+async def test_cancelling_while_initiate_is_unanswered_leaves_no_reservation(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    answered = asyncio.Event()
+
+    async def hold(_: float) -> None:
+        await answered.wait()
+
+    fault = Fault(on="initiate_upload", latency=1)
+    async with (
+        Sandbox(part_size=PART, faults=[fault], sleep=hold) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        task = start(nunu, make_file(PART))
+        await until(lambda: box.journal.of("initiate_upload"))
+        task.cancel()
+        await asyncio.sleep(0)
+        answered.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
+        check_ledger(box)
+
+
+async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    """The build exists by then: it must not be deleted."""
+    answered = asyncio.Event()
+
+    async def hold(_: float) -> None:
+        await answered.wait()
+
+    fault = Fault(on="complete_upload", latency=1)
+    async with (
+        Sandbox(part_size=PART, faults=[fault], sleep=hold) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        path = make_file(2 * PART)
+        task = start(nunu, path)
+        await until(lambda: box.journal.of("complete_upload"))
+        task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+        answered.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        (upload,) = box.uploads.values()
+        assert upload.state == "completed"
+        assert box.journal.of("cancel_upload") == []
+        assert box.read_object(upload.build_id) == path.read_bytes()
+
+
+async def test_a_complete_that_is_never_answered_does_not_hold_the_caller_for_ever(
+    box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="complete_upload", do="stall"))
+    task = start(nunu, make_file(PART))
+    await until(lambda: any(s.outcome == "stalled" for s in box.journal.of("complete_upload")))
+    before = clock.waiting
+    task.cancel()
+    await until(lambda: clock.waiting > before)  # the limit on hearing it out is armed
+    clock.advance(8)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert box.journal.of("cancel_upload") == []
+
+
+async def test_a_stalled_upload_is_cancelled_at_once(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", do="stall", times=None))
+    task = start(nunu, make_file(8 * PART))
+    await until(lambda: len(box.journal.of("put_part")) == 4)
+    async with asyncio.timeout(5):
+        await cancelled(task)
+    check_ledger(box)
+
+
+async def test_a_second_cancel_changes_nothing(clock: ManualClock, make_file: MakeFile) -> None:
+    released = asyncio.Event()
+
+    async def hold(_: float) -> None:
+        await released.wait()
+
+    faults = [
+        Fault(on="cancel_upload", latency=1),
+        Fault(on="put_part", do="stall", times=None),
+    ]
+    async with (
+        Sandbox(part_size=PART, faults=faults, sleep=hold) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        task = start(nunu, make_file(4 * PART))
+        await until(lambda: box.journal.of("put_part"))
+        task.cancel()
+        await until(lambda: box.journal.of("cancel_upload"))
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        released.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        check_ledger(box)
+        assert len(box.journal.of("cancel_upload")) == 1
+
+
+async def test_a_timeout_around_an_upload_stays_a_timeout(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", do="stall", times=None))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await nunu.upload_build(make_file(2 * PART), name="n", platform="linux", multipart=True)
+    current = asyncio.current_task()
+    assert current is not None
+    assert current.cancelling() == 0
+    check_ledger(box)
+
+
+async def test_every_slot_is_free_again_after_many_cancellations(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    path = make_file(4 * PART)
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=3
+    ) as nunu:
+        for turns in range(0, 120, 3):
+            tasks = [start(nunu, path) for _ in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        build_id = (
+            await nunu.upload_build(path, name="n", platform="linux", multipart=True)
+        ).build_id
+        assert nunu._uploader.slots._value == 3
+    assert box.read_object(build_id) == path.read_bytes()
+    check_ledger(box)
+
+
+async def test_a_late_part_never_arrives_after_the_delete(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    reached = asyncio.Event()
+    box.add_fault(Fault(on="put_part", latency=0.005, times=None))
+
+    def note(event: UploadEvent) -> None:
+        if isinstance(event, PartDone):
+            reached.set()
+
+    task = start(nunu, make_file(12 * PART), on_progress=note)
+    await reached.wait()
+    await cancelled(task)
+    (upload,) = box.uploads.values()
+    assert upload.state == "cancelled"
+    assert all(seen.outcome != "open" for seen in box.journal if seen.operation == "cancel_upload")
+    check_ledger(box)
