@@ -1,0 +1,198 @@
+"""`nunu-async upload`: many files, one client."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import glob
+import json
+import os
+from collections.abc import Iterable
+
+import attrs
+from rich.filesize import decimal
+
+from nunu_async.cli.display import Board, show
+from nunu_async.cli.output import count, result, tell
+from nunu_async.client import NunuClient
+from nunu_async.errors import ConfigError, NunuError, SourceError
+from nunu_async.upload.pipeline import UploadedBuild, UploadJob
+from nunu_async.upload.progress import Listener
+from nunu_async.upload.source import measure
+
+__all__ = ["expand", "upload"]
+
+_USAGE = 2
+
+
+@attrs.define
+class _Results:
+    """What became of each file, in the order of the command line."""
+
+    as_json: bool
+    built: dict[str, UploadedBuild] = attrs.field(factory=dict)
+    failed: dict[str, BaseException] = attrs.field(factory=dict)
+
+    def tell(self, files: Iterable[str]) -> None:
+        """Print the results: one JSON object, or a line for each file."""
+        if self.as_json:
+            # ASCII: a name that is no valid text must not make it something else than JSON.
+            result(json.dumps(self._object(files)))
+            return
+        for file in files:
+            if file in self.built:
+                build = self.built[file]
+                result(
+                    f"{file} -> build {build.build_id} ({decimal(build.size)}, "
+                    f"{count(build.parts, 'part')}, {build.seconds:.1f} s)"
+                )
+            elif file in self.failed:
+                words = _words(self.failed[file])
+                tell(f"nunu-async: {words if words.startswith(file) else f'{file}: {words}'}")
+
+    def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
+        order = list(files)
+        return {
+            "builds": [
+                {"file": file} | attrs.asdict(self.built[file])
+                for file in order
+                if file in self.built
+            ],
+            "failed": [
+                {
+                    "file": file,
+                    "error": type(self.failed[file]).__name__,
+                    "message": _words(self.failed[file]),
+                }
+                for file in order
+                if file in self.failed
+            ],
+        }
+
+
+def _words(error: BaseException) -> str:
+    if not isinstance(error, asyncio.CancelledError):
+        return str(error)
+    # What became of it on the server is in the notes: a build may be complete all the same.
+    return "; ".join(["cancelled", *getattr(error, "__notes__", ())])
+
+
+async def upload(arguments: argparse.Namespace) -> int:
+    """Upload every file; return the exit code.
+
+    All files are looked at before the first is sent: a wrong name among ten is found at once and
+    not after an hour.
+    """
+    results = _Results(arguments.json)
+    files, unmatched = expand(arguments.files)
+    results.failed |= unmatched
+    jobs: dict[str, UploadJob] = {}
+    sizes: dict[str, int] = {}
+    for file in files:
+        try:
+            sizes[file] = measure(file)
+            jobs[file] = _job(arguments, file, several=len(files) > 1)
+            jobs[file].request(os.path.basename(file), sizes[file])
+        except NunuError as error:
+            results.failed[file] = error
+    if results.failed:
+        results.tell([*files, *unmatched])
+        return _USAGE
+    try:
+        client = NunuClient(
+            storage_concurrency=arguments.concurrency, api_concurrency=arguments.concurrency
+        )
+    except ConfigError as error:
+        if arguments.json:
+            results.failed = dict.fromkeys(files, error)
+            results.tell(files)
+        else:
+            tell(f"nunu-async: {error}")
+        return _USAGE
+    board = Board(sizes)
+    try:
+        async with client, show(board):
+            await _upload_all(client, jobs, board, arguments.concurrency, results)
+    finally:
+        # What is up is told even when the rest was cut short.
+        for file in files:
+            if file not in results.built:
+                results.failed.setdefault(file, asyncio.CancelledError())
+        results.tell(files)
+    return 1 if results.failed else 0
+
+
+async def _upload_all(
+    client: NunuClient,
+    jobs: dict[str, UploadJob],
+    board: Board,
+    concurrency: int,
+    results: _Results,
+) -> None:
+    waiting = iter(jobs.items())
+
+    async def work() -> None:
+        for file, job in waiting:
+            try:
+                results.built[file] = await _send(client, job, board.listener(file))
+            except asyncio.CancelledError as error:
+                results.failed[file] = error
+                raise
+            except NunuError as error:
+                results.failed[file] = error
+                board.give_up(file)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(jobs))):
+            group.create_task(work())
+
+
+async def _send(client: NunuClient, job: UploadJob, listener: Listener) -> UploadedBuild:
+    return await client.upload_build(
+        job.path,
+        name=job.name,
+        platform=job.platform,
+        description=job.description,
+        tags=job.tags,
+        multipart=job.multipart,
+        auto_delete=job.auto_delete,
+        deletion_policy=job.deletion_policy,
+        upload_timeout=job.upload_timeout,
+        concurrency=job.concurrency,
+        on_progress=listener,
+    )
+
+
+def _job(arguments: argparse.Namespace, file: str, *, several: bool) -> UploadJob:
+    name = f"{arguments.name} - {os.path.basename(file)}" if several else arguments.name
+    return UploadJob(
+        path=file,
+        name=name,
+        platform=arguments.platform,
+        description=arguments.description,
+        tags=arguments.tags,
+        multipart=arguments.multipart,
+        auto_delete=arguments.auto_delete,
+        deletion_policy=arguments.deletion_policy,
+        upload_timeout=arguments.upload_timeout,
+        concurrency=arguments.concurrency,
+    )
+
+
+def expand(arguments: Iterable[str]) -> tuple[list[str], dict[str, BaseException]]:
+    """Return the files meant, each once, in order; and what was meant but found no file.
+
+    A name that exists is taken as it is, brackets and all; any other with ``*``, ``?`` or ``[`` is
+    a pattern, ``**`` included. Directories that a pattern finds are passed over.
+    """
+    found: dict[str, str] = {}
+    unmatched: dict[str, BaseException] = {}
+    for argument in arguments:
+        matches = [argument]
+        if glob.has_magic(argument) and not os.path.lexists(argument):
+            matches = sorted(m for m in glob.glob(argument, recursive=True) if os.path.isfile(m))
+            if not matches:
+                unmatched[argument] = SourceError(argument, "no file matches this pattern")
+        for match in matches:
+            found.setdefault(os.path.abspath(match), match)
+    return list(found.values()), unmatched

@@ -1,0 +1,258 @@
+"""Ctrl-C and SIGTERM: what was begun is cancelled on the server before the process ends."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+from cli_tools import Running, listing, make, started, until
+
+from nunu_async.sandbox import Fault, Sandbox
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
+
+SOON = 10.0
+STALL = Fault(on="put_part", times=None, do="stall")
+ONE = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart", "--json"]
+
+
+@attrs.define
+class Gate:
+    """The sandbox's `sleep`: a fault's latency lasts until the test opens the gate."""
+
+    held: asyncio.Event = attrs.field(factory=asyncio.Event)
+    opened: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    async def sleep(self, _: float) -> None:
+        self.held.set()
+        await self.opened.wait()
+
+
+def stalled(box: Sandbox) -> int:
+    return sum(seen.outcome == "stalled" for seen in box.journal.of("put_part"))
+
+
+def cancelled(box: Sandbox) -> list[str | None]:
+    """Give the uploads that the server was told to cancel, and agreed to."""
+    return [seen.build_id for seen in box.journal.of("cancel_upload") if seen.status == 200]
+
+
+def states(box: Sandbox) -> list[str]:
+    return [upload.state for upload in box.uploads.values()]
+
+
+async def interrupt(running: Running, which: signal.Signals = signal.SIGINT) -> None:
+    """Send the signal and wait until the command says that it has it."""
+    running.process.send_signal(which)
+    await running.says("stopping")
+
+
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("kind", ["--multipart", "--single-part"])
+async def test_a_signal_cancels_the_upload(
+    tmp_path: Path, which: signal.Signals, code: int, kind: str
+) -> None:
+    make(tmp_path, "game.apk", size=5_000_000)
+    said = ["upload", "game.apk", "--name", "N", kind]
+    async with (
+        Sandbox(part_size=1_000_000, faults=[STALL]) as box,
+        started(*said, env=box.environment, cwd=tmp_path) as running,
+    ):
+        await until(lambda: stalled(box) == (4 if kind == "--multipart" else 1))
+        running.process.send_signal(which)
+        ran = await running.end(within=SOON)
+        assert ran.code == code
+        assert ran.out == ""
+        ran.tells("stopping", "game.apk", "cancelled")
+        (build_id,) = box.uploads
+        last = box.journal[-1]
+        assert (last.operation, last.build_id, last.status) == ("cancel_upload", build_id, 200)
+        assert cancelled(box) == [build_id]
+        assert states(box) == ["cancelled"]
+        assert not box.journal.of("complete_upload")
+
+
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_more_signals_during_the_clean_up_change_nothing(
+    tmp_path: Path, which: signal.Signals, code: int
+) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    gate = Gate()
+    async with (
+        Sandbox(
+            part_size=1000,
+            faults=[STALL, Fault(on="cancel_upload", latency=1.0)],
+            sleep=gate.sleep,
+        ) as box,
+        started(*ONE, env=box.environment, cwd=tmp_path) as running,
+    ):
+        await until(lambda: stalled(box) == 3)
+        await interrupt(running, which)
+        async with asyncio.timeout(SOON):
+            await gate.held.wait()
+        running.process.send_signal(which)
+        await running.says("still stopping")
+        running.process.send_signal(signal.SIGINT)
+        await running.says("still stopping", times=2)
+        running.process.send_signal(signal.SIGTERM)
+        await running.says("still stopping", times=3)
+        assert running.process.returncode is None
+        gate.opened.set()
+        ran = await running.end(within=SOON)
+        # The first signal is the one that counts.
+        assert ran.code == code
+        assert ran.report["builds"] == []
+        (failure,) = ran.report["failed"]
+        assert (failure["file"], failure["error"]) == ("game.zip", "CancelledError")
+        assert cancelled(box) == list(box.uploads)
+        assert states(box) == ["cancelled"]
+
+
+async def test_of_several_files_each_begun_one_is_cancelled_and_the_others_are_never_begun(
+    tmp_path: Path,
+) -> None:
+    files = [path.name for path in make(tmp_path, "a.apk", "b.apk", "c.apk", "d.apk", "e.apk")]
+    said = ["upload", *files, "--name", "N", "--concurrency", "3", "--json"]
+    async with (
+        # The first PUT passes, so one file goes up and a fourth is begun.
+        Sandbox(faults=[Fault(on="put_part", first=2, times=None, do="stall")]) as box,
+        started(*said, env=box.environment, cwd=tmp_path) as running,
+    ):
+        await until(lambda: stalled(box) == 3)
+        running.process.send_signal(signal.SIGINT)
+        ran = await running.end(within=SOON)
+        assert ran.code == 130
+        assert sorted(states(box)) == ["cancelled"] * 3 + ["completed"]
+        (up,) = ran.report["builds"]
+        assert box.uploads[up["build_id"]].state == "completed"
+        assert box.uploads[up["build_id"]].file_name == up["file"]
+        assert [failure["file"] for failure in ran.report["failed"]] == [
+            file for file in files if file != up["file"]
+        ]
+        assert {failure["error"] for failure in ran.report["failed"]} == {"CancelledError"}
+        assert all(failure["message"] for failure in ran.report["failed"])
+        begun = {build_id for build_id in box.uploads if build_id != up["build_id"]}
+        assert len(cancelled(box)) == 3
+        assert set(cancelled(box)) == begun
+        assert "e.apk" not in {upload.file_name for upload in box.uploads.values()}
+
+
+async def test_a_reservation_whose_answer_is_still_to_come_is_cancelled_too(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    gate = Gate()
+    async with (
+        Sandbox(faults=[Fault(on="initiate_upload", latency=1.0)], sleep=gate.sleep) as box,
+        started(*ONE, env=box.environment, cwd=tmp_path) as running,
+    ):
+        async with asyncio.timeout(SOON):
+            await gate.held.wait()
+        await interrupt(running)
+        gate.opened.set()
+        ran = await running.end(within=SOON)
+        assert ran.code == 130
+        assert ran.report["failed"][0]["error"] == "CancelledError"
+        assert states(box) == ["cancelled"]
+        assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
+
+
+async def test_a_build_that_is_being_completed_is_never_deleted(tmp_path: Path) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    gate = Gate()
+    async with (
+        Sandbox(
+            part_size=1000, faults=[Fault(on="complete_upload", latency=1.0)], sleep=gate.sleep
+        ) as box,
+        started(*ONE, env=box.environment, cwd=tmp_path) as running,
+    ):
+        async with asyncio.timeout(SOON):
+            await gate.held.wait()
+        await interrupt(running)
+        gate.opened.set()
+        ran = await running.end(within=SOON)
+        assert ran.code == 130
+        assert states(box) == ["completed"]
+        assert not box.journal.of("cancel_upload")
+        # The build is there, and whoever reads the result has to know of it.
+        told = ran.report["builds"] + ran.report["failed"]
+        assert len(told) == 1
+        assert next(iter(box.uploads)) in ran.out + ran.err
+        assert "complete" in ran.out + ran.err
+
+
+async def test_a_server_that_cannot_cancel_keeps_nobody_waiting_and_is_told_of(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    async with (
+        Sandbox(
+            part_size=1000, faults=[STALL, Fault(on="cancel_upload", times=None, status=400)]
+        ) as box,
+        started(*ONE, env=box.environment, cwd=tmp_path) as running,
+    ):
+        await until(lambda: stalled(box) == 3)
+        running.process.send_signal(signal.SIGTERM)
+        ran = await running.end(within=SOON)
+        assert ran.code == 143
+        (build_id,) = box.uploads
+        # Somebody has to look after it, so it has to be named.
+        assert build_id in ran.out + ran.err
+        assert ran.report["failed"][0]["error"] == "CancelledError"
+
+
+async def test_the_sandbox_command_serves_an_upload_and_ends_on_a_signal(tmp_path: Path) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    said = ["sandbox", "--part-size", "1000", "--directory", str(tmp_path / "store")]
+    for which in (signal.SIGINT, signal.SIGTERM):
+        async with started(*said, env={}) as server:
+            await server.says("Ctrl-C")
+            await server.says("NUNU_PROJECT_ID")
+            environ = {}
+            for line in server.out.splitlines():
+                command, _, assignment = line.partition(" ")
+                assert command == "export"
+                name, _, value = assignment.partition("=")
+                environ[name] = value
+            assert set(environ) == {"NUNU_BASE_URL", "NUNU_API_KEY", "NUNU_PROJECT_ID"}
+            if which == signal.SIGINT:
+                # As a user does it: through a shell.
+                (tmp_path / "environment").write_text(server.out)
+                shell = await asyncio.create_subprocess_exec(
+                    "sh",
+                    "-c",
+                    '. ./environment && exec "$@"',
+                    "sh",
+                    sys.executable,
+                    "-m",
+                    "nunu_async",
+                    *ONE,
+                    cwd=tmp_path,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                )
+                async with asyncio.timeout(SOON):
+                    out, err = await shell.communicate()
+                assert (shell.returncode, err) == (0, b"")
+                assert b'"parts": 3' in out
+            server.process.send_signal(which)
+            ran = await server.end(within=SOON)
+            assert ran.code in {0, 128 + which}
+            # It has nothing to cancel, so it should not say that it does.
+            assert "cancelling" not in ran.err
+
+
+async def test_a_demo_ends_on_a_signal_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    room = tmp_path / "tmp"
+    room.mkdir()
+    file = tmp_path / "game.zip"
+    with file.open("wb") as hole:
+        hole.truncate(500_000_000)  # takes long enough to be caught under way
+    async with started("demo", file, env={"TMPDIR": str(room)}) as running:
+        await running.says("A local nunu.ai runs")
+        running.process.send_signal(signal.SIGINT)
+        ran = await running.end(within=SOON)
+        assert ran.code == 130
+        assert listing(room) == []
