@@ -7,6 +7,7 @@ Python 3.16 removes, jitter a wait that the server asked for, and measure by the
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -35,8 +36,10 @@ _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(
 _TRANSIENT_CODES: Final = frozenset(
     {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "RequestLimitExceeded"}
 )
-_EXPIRED_CODES: Final = frozenset({"ExpiredRequest", "ExpiredToken"})
+# Words for a URL that was refused, which some stores send with a 400.
+_REFUSED_CODES: Final = frozenset({"AccessDenied", "ExpiredRequest", "ExpiredToken"})
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
 def _at_least_one(_: object, attribute: attrs.Attribute[int], value: int) -> None:
@@ -159,7 +162,7 @@ def is_signature_refused(failure: NunuError) -> bool:
     Any 403 counts: expired, altered and revoked URLs all answer it, with varying codes.
     """
     return isinstance(failure, StorageError) and (
-        failure.status == 403 or failure.code in _EXPIRED_CODES  # noqa: PLR2004
+        failure.status == 403 or failure.code in _REFUSED_CODES  # noqa: PLR2004
     )
 
 
@@ -173,14 +176,13 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     if value is None:
         return None
     text = value.strip()
-    try:
+    if _SECONDS.fullmatch(text):
         seconds = float(text)
-    except ValueError:
-        asked, told = _http_date(text), _http_date(date or "")
-        if asked is None or told is None:
-            return None
-        return max(0.0, (asked - told).total_seconds())
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+        return seconds if math.isfinite(seconds) else None
+    asked, told = _http_date(text), _http_date(date or "")
+    if asked is None or told is None:
+        return None
+    return max(0.0, (asked - told).total_seconds())
 
 
 def _http_date(text: str) -> datetime | None:

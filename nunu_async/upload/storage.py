@@ -9,6 +9,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from html import unescape
 from typing import Final
 
 import aiohttp
@@ -344,7 +345,8 @@ def _refusal(part_number: int, status: int, headers: dict[str, str], answer: byt
     # No XML parser: an answer can be anything, and two words of it are all that is wanted.
     text = answer.decode("utf-8", "replace")
     found = {
-        name: match.group(1) if (match := rx.search(text)) else "" for name, rx in _XML.items()
+        name: unescape(match.group(1)) if (match := rx.search(text)) else ""
+        for name, rx in _XML.items()
     }
     message = found["Message"] or ("" if text.lstrip().startswith("<") else text.strip())
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
