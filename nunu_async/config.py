@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -20,6 +21,8 @@ PROJECT_VARIABLES = ("NUNU_PROJECT_ID",)
 BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
 
 _LONGEST_KEY = 512
+# A slug or a UUID; the vendor's command line takes just these characters.
+_PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
 def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -97,8 +100,8 @@ class Config:
             raise ConfigError(f"no API key: neither {looked} is set, nor was api_key passed")
         _check_key(key)
         project = project_id or _first(environ, PROJECT_VARIABLES)
-        if project is not None and not (project.isprintable() and len(project) <= 255):  # noqa: PLR2004
-            raise ConfigError("project_id has control characters or is over 255 characters long")
+        if project is not None and not _PROJECT.fullmatch(project):
+            raise ConfigError("project_id must be 1 to 255 letters, digits, hyphens or underscores")
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
         return cls(
             api_key=Secret(key),
@@ -149,9 +152,11 @@ def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
         raise ConfigError("base_url cannot be read as a URL") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigError(f"base_url must be an http or https URL with a host, not {_shown(url)}")
+    if port == 0 or not url.strip().isascii():
+        raise ConfigError("base_url must be ASCII, with a port that is not 0 if it has one")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigError("base_url must not hold user info, a query or a fragment")
-    if not url.isprintable() or any(c.isspace() for c in url.strip()):
+    if any(c.isspace() or not c.isprintable() for c in url.strip()):
         raise ConfigError("base_url holds spaces or control characters")
     if parts.scheme == "http" and not (allow_http or is_loopback(host)):
         raise ConfigError(
@@ -168,5 +173,8 @@ def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
 
 
 def _shown(url: str) -> str:
-    scheme, _, _ = url.partition(":")
+    # What has no scheme may be a key that was passed in the wrong place.
+    scheme, colon, _ = url.partition("://")
+    if not colon:
+        return "one without a scheme"
     return f"one that starts with {scheme[:20]!r}"

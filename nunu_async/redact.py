@@ -44,12 +44,12 @@ def shown_url(url: str) -> str:
     """Return scheme, host and path of a URL; a query becomes ``?...``, user info goes."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
+        place = parts.netloc.rpartition("@")[2]
+        _ = parts.port  # raises for what is none
     except ValueError:
         return "<unreadable URL>"
     query = "?..." if parts.query else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}{query}"
+    return f"{parts.scheme}://{place}{parts.path}{query}"
 
 
 def clean(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
@@ -58,7 +58,7 @@ def clean(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
     Secrets become ``***``, control and direction characters are escaped, and what is over
     `limit` characters is cut.
     """
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin another
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, _HIDDEN)
     text = "".join(

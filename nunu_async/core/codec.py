@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TypeVar, cast
+from typing import TypeVar, cast, get_origin
 
 import attrs
 from cattrs import Converter, transform_error
+from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
 from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_structure_fn
 
 from nunu_async.errors import InputError
 
@@ -30,14 +32,25 @@ class Misfit(Exception):
         self.problems = problems
 
 
-def _exactly(kind: type) -> Callable[[object, object], object]:
-    # cattrs would turn None into 'None' and 1.5 into 1; here a wrong type is an error.
-    def hook(value: object, _: object) -> object:
-        if type(value) is not kind:
-            raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
-        return value
+_Hook = Callable[..., object]
 
-    return hook
+
+# cattrs' own hooks turn None into 'None', 1.5 into 1 and "rc" into ('r', 'c'); here a wrong type
+# is an error.
+def _text(value: object, _: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"expected a string, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds a lone surrogate") from None
+    return value
+
+
+def _truth(value: object, _: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"expected true or false, got {type(value).__name__}")
+    return value
 
 
 def _integer(value: object, _: object) -> int:
@@ -61,10 +74,39 @@ def _time(value: object, _: object) -> datetime:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
+def _only(kind: type, told: str, inner: _Hook) -> _Hook:
+    def hook(value: object, model: object) -> object:
+        if not isinstance(value, kind):
+            raise TypeError(f"expected {told}, got {type(value).__name__}")
+        return inner(value, model)
+
+    return hook
+
+
+def _is_row(kind: object) -> bool:
+    return get_origin(kind) is tuple
+
+
 def _build_converter() -> Converter:
     converter = Converter(omit_if_default=True, prefer_attrib_converters=False)
-    converter.register_structure_hook(str, _exactly(str))
-    converter.register_structure_hook(bool, _exactly(bool))
+
+    def model(kind: type[attrs.AttrsInstance]) -> _Hook:
+        return _only(Mapping, "an object", make_dict_structure_fn(kind, converter))
+
+    def mapping(kind: type[Mapping[object, object]]) -> _Hook:
+        return _only(Mapping, "an object", mapping_structure_factory(kind, converter))
+
+    def row(kind: type[tuple[object, ...]]) -> _Hook:
+        structured = list_structure_factory(kind, converter)
+        return _only(list, "a list", lambda value, kind: tuple(structured(value, kind)))
+
+    # By predicate: registered for `object` itself it would serve every class there is.
+    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+    converter.register_structure_hook_factory(attrs.has, model)
+    converter.register_structure_hook_factory(is_mapping, mapping)
+    converter.register_structure_hook_factory(_is_row, row)
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _time)

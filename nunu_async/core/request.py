@@ -42,7 +42,7 @@ class Request(Generic[T]):
     method: str
     path: str
     answer: Callable[[object], T]
-    query: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     body: Mapping[str, object] | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.UNLESS_ACTED
     needs_key: bool = True

@@ -10,7 +10,7 @@ from nunu_async.core import codec
 from nunu_async.core.request import Request
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.errors import ApiError, DecodeError, error_for_status
-from nunu_async.redact import clean, clean_details
+from nunu_async.redact import clean, clean_details, shown_url
 
 __all__ = ["read", "request_id"]
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amz-request-id", "cf-ray")
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
+def request_id(headers: Mapping[str, str], secrets: tuple[str, ...] = ()) -> str | None:
     """Return what the server called the request; `headers` has lower-case names."""
     for name in _REQUEST_ID_HEADERS:
         if headers.get(name):
-            return clean(headers[name], limit=128)
+            return clean(headers[name], secrets, limit=128)
     return None
 
 
@@ -50,7 +50,7 @@ def read(
                 request.operation,
                 tuple(clean(problem, secrets) for problem in misfit.problems),
                 status=status,
-                request_id=request_id(headers),
+                request_id=request_id(headers, secrets),
                 garbled=garbled,
             ) from None
     raise _error(request, status, headers, body, secrets)
@@ -72,11 +72,11 @@ def _error(
         message=clean(message, secrets),
         code=clean(code, secrets, limit=100) if code else None,
         details=_safe_details(details, secrets),
-        request_id=request_id(headers),
+        request_id=request_id(headers, secrets),
         method=request.method,
         path=clean(request.path, secrets),
         retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
-        headers={name: clean(value, secrets) for name, value in headers.items()},
+        headers=_safe_headers(headers, secrets),
     )
 
 
@@ -89,7 +89,7 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object]]:
     try:
         data = codec.parse(body)
     except codec.Misfit:
-        return body[:500].decode("utf-8", "replace").strip(), None, {}
+        return body.decode("utf-8", "replace").strip(), None, {}  # cut once it is clean
     if not isinstance(data, Mapping):
         return "", None, {}
     message = next((data[k] for k in ("error", "message") if isinstance(data.get(k), str)), "")
@@ -107,6 +107,14 @@ def _safe_details(details: Mapping[str, object], secrets: tuple[str, ...]) -> Ma
         return cast("Mapping[str, object]", clean_details(details, secrets))
     except RecursionError:
         return {}
+
+
+def _safe_headers(headers: Mapping[str, str], secrets: tuple[str, ...]) -> Mapping[str, str]:
+    return {
+        name: clean(shown_url(value) if name == "location" else value, secrets)
+        for name, value in headers.items()
+        if name != "set-cookie"
+    }
 
 
 def _host(location: str) -> str:

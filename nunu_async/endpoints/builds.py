@@ -188,7 +188,11 @@ def _ticket(data: object) -> Ticket:
 def _completed(data: object) -> None:
     # A 200 that carries an error, or nothing that was promised, is no success.
     answer = codec.structure(data, _CompleteAnswer)
-    if answer.build_id is None and (answer.status or "").lower() != "success":
+    if isinstance(data, Mapping) and data.get("error"):
+        raise codec.Misfit("the answer carries an error @ $.error")
+    if answer.status is not None and answer.status.lower() != "success":
+        raise codec.Misfit(f"not success: {answer.status!r} @ $.status")
+    if answer.build_id is None and answer.status is None:
         raise codec.Misfit("neither a build_id nor status success @ $")
 
 

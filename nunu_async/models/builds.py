@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, TypeAlias, get_args
+from unicodedata import bidirectional, category
 
 import attrs
 
@@ -42,6 +43,10 @@ DeletionPolicy: TypeAlias = Literal["least_recent", "oldest"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 _POLICIES: tuple[str, ...] = get_args(DeletionPolicy)
 
+# `str.isprintable` would also refuse the spaces that file names of macOS and joined emoji hold.
+_CONTROLS = frozenset({"Cc", "Zl", "Zp"})
+_DIRECTIONS = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
+
 _LONGEST_NAME = 255
 _LONGEST_DESCRIPTION = 1000
 _LONGEST_TAG = 50
@@ -65,8 +70,8 @@ def _check_text(field: str, value: object, least: int, most: int) -> None:
 
 def _name(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     _check_text(attribute.name, value, 1, _LONGEST_NAME)
-    if not value.isprintable():
-        raise InputError(attribute.name, f"holds control characters: {value!r}")
+    if any(category(c) in _CONTROLS or bidirectional(c) in _DIRECTIONS for c in value):
+        raise InputError(attribute.name, f"holds control characters: {value!a}")
 
 
 def _description(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
@@ -110,8 +115,13 @@ def _minutes(_: object, attribute: attrs.Attribute[int | None], value: object) -
 
 
 def _flag(_: object, attribute: attrs.Attribute[bool], value: object) -> None:
-    if not isinstance(value, bool | None):
+    if not isinstance(value, bool):
         raise InputError(attribute.name, f"must be True or False, not {value!r}")
+
+
+def _choice(_: object, attribute: attrs.Attribute[bool | None], value: object) -> None:
+    if not isinstance(value, bool | None):
+        raise InputError(attribute.name, f"must be True, False or None, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -229,7 +239,7 @@ class InitiateUpload:
     """The client fills it in when it knows the project."""
     description: str | None = attrs.field(default=None, validator=_description)
     """At most 1000 characters."""
-    multipart: bool | None = attrs.field(default=None, validator=_flag)
+    multipart: bool | None = attrs.field(default=None, validator=_choice)
     """None leaves the choice to the server, which then goes multipart from 3 GB."""
     auto_delete: bool = attrs.field(default=False, validator=_flag)
     """Let the server delete old builds when storage is full."""

@@ -65,8 +65,10 @@ class Plan:
         Raises: PlanMismatch if one is missing; completing without it would lose its bytes.
         """
         missing = [n for n in range(1, self.total_parts + 1) if n not in etags]
-        if missing or len(etags) != self.total_parts:
+        if missing:
             raise PlanMismatch(f"parts without an ETag: {missing[:10]}")
+        if len(etags) != self.total_parts:
+            raise PlanMismatch(f"{len(etags)} ETags for {self.total_parts} parts")
         return tuple(
             CompletedPart(part_number=n, etag=etags[n]) for n in range(1, self.total_parts + 1)
         )

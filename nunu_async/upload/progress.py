@@ -154,10 +154,12 @@ class Reporter:
 
     async def pump(self) -> None:
         """Deliver events as they are told, until `end`."""
-        while not self._ended:
+        while True:
             await self._wake.wait()
             self._wake.clear()
             await self.drain()
+            if self._ended:
+                return
 
     def end(self) -> None:
         """Let `pump` return once everything told so far is delivered."""

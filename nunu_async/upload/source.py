@@ -109,6 +109,8 @@ class Source:
             )
 
     def _cached(self, block: bytearray, offset: int) -> int:
+        if self._closed:  # the number may be somebody else's file by now
+            raise SourceError(str(self.path), "is closed already")
         assert _NOWAIT is not None  # noqa: S101 - for the type checker; see __init__
         try:
             return os.preadv(self._descriptor, [block], offset, _NOWAIT)
@@ -150,6 +152,8 @@ class Source:
         self._enter()
         try:
             return _identify(os.fstat(self._descriptor))
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
         finally:
             self._leave()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sandbox_client import Client, Clock, Lab
+from sandbox_client import Client, Clock, Lab, once
 
 from nunu_async.sandbox import Sandbox
 
@@ -23,7 +23,7 @@ async def lab() -> AsyncIterator[Lab]:
     async def start(**settings: Any) -> Client:
         box = Sandbox(**settings)
         await box.start()
-        client = Client(box, aiohttp.ClientSession())
+        client = Client(box, aiohttp.ClientSession(middlewares=(once,)))
         opened.append(client)
         return client
 

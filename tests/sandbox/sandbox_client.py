@@ -43,6 +43,16 @@ class Answer:
         return self.raw.decode().partition("<Code>")[2].partition("</Code>")[0]
 
 
+async def once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending twice: 3.14.3 then waits for an iterator that is spent."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientPayloadError("the connection was lost") from error
+
+
 class Client:
     """A client as plain as can be: one method for each request, no checks, no retries."""
 
