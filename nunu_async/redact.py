@@ -52,22 +52,23 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{place}{parts.path}{query}"
 
 
-def clean(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
+def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = 500) -> str:
     """Return server text fit for a log or a terminal.
 
     Secrets become ``***``, control and direction characters are escaped, and what is over
     `limit` characters is cut.
     """
-    for secret in sorted(secrets, key=len, reverse=True):  # one may begin another
-        if len(secret) >= _SHORTEST:
-            text = text.replace(secret, _HIDDEN)
+    hidden = (secret.reveal() for secret in secrets)
+    for value in sorted(hidden, key=len, reverse=True):  # one may begin another
+        if len(value) >= _SHORTEST:
+            text = text.replace(value, _HIDDEN)
     text = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def clean_details(value: object, secrets: tuple[str, ...]) -> object:
+def clean_details(value: object, secrets: tuple[Secret, ...]) -> object:
     """Return JSON data with every secret in its strings hidden, keys included."""
     if isinstance(value, str):
         return clean(value, secrets, limit=10_000)

@@ -27,10 +27,11 @@ from nunu_async.errors import (
     ServerError,
 )
 from nunu_async.models.builds import Build, MultipartTicket, PartUrl, SinglePartTicket
+from nunu_async.redact import Secret
 
 KEY = "nk_live_0123456789abcdef"
 UPLOAD_ID = "mpu-7Qd2LxA-9f8e7d6c"
-SECRETS = (KEY, UPLOAD_ID)
+SECRETS = (Secret(KEY), Secret(UPLOAD_ID))
 NOTHING: Mapping[str, str] = {}
 
 SINGLE = {
@@ -59,7 +60,10 @@ def answer_of(
     body: object, answer: Callable[[object], Any], status: int = 200, headers: Any = NOTHING
 ) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read(ask(answer), status, headers, raw, SECRETS)
+    outcome = read(ask(answer), status, headers, raw, SECRETS)
+    if isinstance(outcome, ApiError | DecodeError):
+        raise outcome
+    return outcome
 
 
 def failure_of(
@@ -500,7 +504,7 @@ def test_an_error_keeps_the_headers() -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"secrets": (UPLOAD_ID,)},
+        {"secrets": (Secret(UPLOAD_ID),)},
         {"body": {"upload_id": UPLOAD_ID}},
         {"query": (("upload_id", UPLOAD_ID),)},
     ],

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from doubles import Exchange, ManualClock, answer, body_length, raw_server, until
 
-from nunu_async import StallError, StorageError, Timeouts, TransportError
+from nunu_async import PartUrl, StallError, StorageError, Timeouts, TransportError
 from nunu_async.core.clock import Clock
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.storage import Storage, check_url
+from nunu_async.upload.storage import Storage, refusal_of
 
 MIB = 1024 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
@@ -46,6 +46,10 @@ async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
             yield opened
 
 
+def at(url: str) -> PartUrl:
+    return PartUrl(part_number=1, url=url)
+
+
 def ignore(_: int) -> None:
     pass
 
@@ -62,7 +66,7 @@ async def test_a_part_arrives_whole_with_its_exact_length(
     part = Part(3, 2 * MIB - 5, 3 * MIB + 11)
     counts: list[int] = []
     async with raw_server(take) as server, storage_for(clock) as storage:
-        etag = await storage.put(server.url + "/k", part, source, counts.append)
+        etag = await storage.put(at(server.url + "/k"), part, source, counts.append)
     assert etag == "0f343b0931126a20f133d67c2b018a3b"
     assert got == [source.path.read_bytes()[part.offset : part.offset + part.length]]
     assert counts == sorted(counts)
@@ -73,7 +77,7 @@ async def test_the_presigned_url_reaches_the_wire_as_it_was_written(
     clock: ManualClock, source: Source
 ) -> None:
     async with raw_server(take_all) as server, storage_for(clock) as storage:
-        await storage.put(server.url + AWKWARD, Part(1, 0, 10), source, ignore)
+        await storage.put(at(server.url + AWKWARD), Part(1, 0, 10), source, ignore)
     assert server.heads[0].startswith(f"PUT {AWKWARD} HTTP/1.1\r\n".encode())
 
 
@@ -81,7 +85,7 @@ async def test_a_put_carries_only_headers_that_signers_expect(
     clock: ManualClock, source: Source
 ) -> None:
     async with raw_server(take_all) as server, storage_for(clock) as storage:
-        await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+        await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
     names = {line.partition(b":")[0].lower() for line in server.heads[0].split(b"\r\n")[1:-2]}
     assert names == {
         b"host",
@@ -103,7 +107,7 @@ async def test_a_cookie_of_the_storage_does_not_come_back(
 
     async with raw_server(take) as server, storage_for(clock) as storage:
         for _ in range(2):
-            await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
     assert server.connections == 1
     assert b"cookie" not in server.heads[1].lower()
 
@@ -115,7 +119,7 @@ async def test_a_netrc_entry_for_the_storage_is_ignored(
     netrc.write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(netrc))
     async with raw_server(take_all) as server, storage_for(clock) as storage:
-        await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+        await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
     assert b"authorization" not in server.heads[0].lower()
 
 
@@ -128,7 +132,7 @@ async def test_a_dropped_put_is_one_request(clock: ManualClock, source: Source) 
 
     async with raw_server(drop) as server, storage_for(clock) as storage:
         with pytest.raises(TransportError):
-            await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
     assert len(server.heads) == 1
 
 
@@ -142,7 +146,7 @@ async def test_an_early_success_is_not_believed(clock: ManualClock, source: Sour
 
     async with raw_server(early) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError, match="before all of it was sent"):
-            await storage.put(server.url + "/k", Part(1, 0, 8 * MIB), source, ignore)
+            await storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, ignore)
 
 
 async def test_an_early_refusal_is_read_and_ends_the_sending(
@@ -159,7 +163,7 @@ async def test_an_early_refusal_is_read_and_ends_the_sending(
 
     async with raw_server(refuse) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError) as caught:
-            await storage.put(server.url + "/k", Part(1, 0, 8 * MIB), source, counts.append)
+            await storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, counts.append)
     assert (caught.value.status, caught.value.code) == (413, "EntityTooLarge")
     assert counts[-1] < 8 * MIB
 
@@ -178,7 +182,7 @@ async def test_every_form_of_an_etag_is_read(
     clock: ManualClock, source: Source, headers: dict[str, str], etag: str
 ) -> None:
     async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
-        assert await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore) == etag
+        assert await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore) == etag
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": ""}, {"ETag": '""'}, {"ETag": "a", "etag": "b"}])
@@ -187,7 +191,7 @@ async def test_without_one_etag_a_part_is_not_accepted(
 ) -> None:
     async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError, match="ETag"):
-            await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ async def test_what_the_storage_says_is_told(
 ) -> None:
     async with raw_server(taking(answer(503, body))) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError) as caught:
-            await storage.put(server.url + "/k?sig=secret", Part(2, 0, 10), source, ignore)
+            await storage.put(at(server.url + "/k?sig=secret"), Part(2, 0, 10), source, ignore)
     error = caught.value
     assert (error.part_number, error.status, error.code) == (2, 503, code)
     assert message is None or error.message == message
@@ -226,7 +230,7 @@ async def test_an_endless_error_body_is_cut(clock: ManualClock, source: Source) 
 
     async with raw_server(endless) as server, storage_for(clock) as storage:
         with pytest.raises(TransportError, match="longer than"):
-            await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -237,7 +241,7 @@ async def test_a_redirected_put_is_not_followed(
         reply = answer(status, headers={"Location": foreign.url + "/x"})
         async with raw_server(taking(reply)) as server, storage_for(clock) as storage:
             with pytest.raises(StorageError, match="redirect"):
-                await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+                await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
     assert foreign.heads == []
 
 
@@ -256,7 +260,7 @@ async def test_a_peer_that_stops_reading_is_given_up(clock: ManualClock, source:
     async with raw_server(stop_reading) as server, storage_for(clock, stall=60) as storage:
         counts: list[int] = []
         put = asyncio.ensure_future(
-            storage.put(server.url + "/k", Part(1, 0, 8 * MIB), source, counts.append)
+            storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, counts.append)
         )
         await until(lambda: steady(counts))
         for _ in range(4):
@@ -283,7 +287,7 @@ async def test_a_slow_peer_that_keeps_reading_is_left_alone(
         writer.write(answer(headers=ETAG))
 
     async with raw_server(slow) as server, storage_for(clock, stall=60) as storage:
-        await storage.put(server.url + "/k", Part(1, 0, total), source, ignore)
+        await storage.put(at(server.url + "/k"), Part(1, 0, total), source, ignore)
     assert clock.now - 1000 > 100
     assert len(server.heads) == 1
 
@@ -301,7 +305,7 @@ async def test_a_part_that_takes_long_to_be_acknowledged_is_waited_for(
         writer.write(answer(headers=ETAG))
 
     async with raw_server(thoughtful) as server, storage_for(clock) as storage:
-        await storage.put(server.url + "/k", Part(1, 0, 10), source, ignore)
+        await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
 
 async def test_an_answer_that_never_comes_is_given_up(clock: ManualClock, source: Source) -> None:
@@ -313,7 +317,9 @@ async def test_an_answer_that_never_comes_is_given_up(clock: ManualClock, source
         await reader.read()
 
     async with raw_server(mute) as server, storage_for(clock, answer=120) as storage:
-        put = asyncio.ensure_future(storage.put(server.url + "/k", Part(1, 0, 10), source, ignore))
+        put = asyncio.ensure_future(
+            storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+        )
         await taken.wait()
         for _ in range(9):
             clock.advance(15)
@@ -340,7 +346,7 @@ async def test_a_cancelled_put_stops_sending_at_once(clock: ManualClock, source:
     async with raw_server(late) as server, storage_for(clock) as storage:
         counts: list[int] = []
         put = asyncio.ensure_future(
-            storage.put(server.url + "/k", Part(1, 0, 8 * MIB), source, counts.append)
+            storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, counts.append)
         )
         await until(lambda: steady(counts))
         put.cancel()
@@ -371,9 +377,13 @@ async def test_a_cancelled_put_stops_sending_at_once(clock: ManualClock, source:
         "http://localhost:80/x",
     ],
 )
-def test_an_address_no_server_should_give_is_refused_and_not_shown(url: str) -> None:
-    with pytest.raises(StorageError, match="nothing was sent") as caught:
-        check_url(url, 1, allow_http=False, allow_loopback=False)
+async def test_an_address_no_server_should_give_is_refused_and_not_shown(
+    clock: ManualClock, source: Source, url: str
+) -> None:
+    async with storage_for(clock) as storage:
+        storage._allow_loopback = False
+        with pytest.raises(StorageError, match="nothing was sent") as caught:
+            await storage.put(at(url), Part(1, 0, 10), source, ignore)
     assert caught.value.status == 0
     assert "passwd" not in str(caught.value)
     assert "pw" not in str(caught.value)
@@ -392,7 +402,7 @@ def test_an_address_no_server_should_give_is_refused_and_not_shown(url: str) -> 
 def test_an_address_that_is_meant_is_accepted(
     url: str, allow_http: bool, allow_loopback: bool
 ) -> None:
-    check_url(url, 1, allow_http=allow_http, allow_loopback=allow_loopback)
+    assert refusal_of(url, allow_http=allow_http, allow_loopback=allow_loopback) == ""
 
 
 async def take_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from nunu_async.redact import Secret
+
 __all__ = ["Replay", "Request"]
 
 T = TypeVar("T")
@@ -46,5 +48,5 @@ class Request(Generic[T]):
     body: Mapping[str, object] | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.UNLESS_ACTED
     needs_key: bool = True
-    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    secrets: tuple[Secret, ...] = ()
     patience: float | None = None

@@ -10,7 +10,7 @@ from nunu_async.core import codec
 from nunu_async.core.request import Request
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.errors import ApiError, DecodeError, error_for_status
-from nunu_async.redact import clean, clean_details, shown_url
+from nunu_async.redact import Secret, clean, clean_details, shown_url
 
 __all__ = ["read", "request_id"]
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amz-request-id", "cf-ray")
 
 
-def request_id(headers: Mapping[str, str], secrets: tuple[str, ...] = ()) -> str | None:
+def request_id(headers: Mapping[str, str], secrets: tuple[Secret, ...] = ()) -> str | None:
     """Return what the server called the request; `headers` has lower-case names."""
     for name in _REQUEST_ID_HEADERS:
         if headers.get(name):
@@ -33,11 +33,11 @@ def read(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
-    secrets: tuple[str, ...],
-) -> T:
-    """Return the typed answer of a 2xx; `headers` has lower-case names.
+    secrets: tuple[Secret, ...],
+) -> T | ApiError | DecodeError:
+    """Return the typed answer of a 2xx, or the error to be raised; `headers` are in lower case.
 
-    Raises: ApiError, by status, for anything else; DecodeError for a 2xx of another shape.
+    The error is an ApiError, by status, or a DecodeError for a 2xx of another shape.
     """
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
         garbled = True
@@ -46,14 +46,14 @@ def read(
             garbled = False
             return request.answer(data)
         except codec.Misfit as misfit:
-            raise DecodeError(
+            return DecodeError(
                 request.operation,
                 tuple(clean(problem, secrets) for problem in misfit.problems),
                 status=status,
                 request_id=request_id(headers, secrets),
                 garbled=garbled,
-            ) from None
-    raise _error(request, status, headers, body, secrets)
+            )
+    return _error(request, status, headers, body, secrets)
 
 
 def _error(
@@ -61,7 +61,7 @@ def _error(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
-    secrets: tuple[str, ...],
+    secrets: tuple[Secret, ...],
 ) -> ApiError:
     message, code, details = _explanation(body)
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
@@ -102,14 +102,16 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object]]:
     )
 
 
-def _safe_details(details: Mapping[str, object], secrets: tuple[str, ...]) -> Mapping[str, object]:
+def _safe_details(
+    details: Mapping[str, object], secrets: tuple[Secret, ...]
+) -> Mapping[str, object]:
     try:
         return cast("Mapping[str, object]", clean_details(details, secrets))
     except RecursionError:
         return {}
 
 
-def _safe_headers(headers: Mapping[str, str], secrets: tuple[str, ...]) -> Mapping[str, str]:
+def _safe_headers(headers: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
     return {
         name: clean(shown_url(value) if name == "location" else value, secrets)
         for name, value in headers.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from contextlib import suppress
 from typing import TypeVar
 
 import aiohttp
@@ -16,7 +17,7 @@ from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy
-from nunu_async.core.wire import read_capped, send_once, translated
+from nunu_async.core.wire import read_capped, send_once, translate
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
@@ -73,7 +74,6 @@ class Session:
         Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
         is spent; ClientClosed; ConfigError from another event loop than the first.
         """
-        body = None if request.body is None else encode(request.body)
         attempts = Attempts(self._policy, self._policy.attempts)
         deadline: Deadline | None = None
         while True:
@@ -85,7 +85,7 @@ class Session:
                         self._clock, max(self._timeouts.call, request.patience or 0.0)
                     )
                 try:
-                    return await self._attempt(http, request, body, deadline)
+                    return await self._attempt(http, request, deadline)
                 except (ApiError, DecodeError, TransportError) as error:
                     failure = error
             delay = attempts.pause_after(
@@ -106,56 +106,40 @@ class Session:
             await self._clock.sleep(delay)
 
     async def _attempt(
-        self,
-        http: aiohttp.ClientSession,
-        request: Request[T],
-        body: bytes | None,
-        deadline: Deadline,
+        self, http: aiohttp.ClientSession, request: Request[T], deadline: Deadline
     ) -> T:
         patience = request.patience or self._timeouts.attempt
         remaining = deadline.remaining()
-        began = self._clock.monotonic()
-        key = self._config.api_key.reveal()
-        try:
+        failure: ApiError | DecodeError | None = None
+        with suppress(TimeoutError):
             async with time_limit(self._clock, min(patience, remaining)):
-                status, headers, answer = await self._exchange(http, request, body, key)
-        except TimeoutError:
-            spent = DeadlineExceeded if remaining <= patience else StallError
-            raise spent(
-                f"{request.method} {request.path}: no answer within "
-                f"{min(patience, remaining):g} seconds",
-                method=request.method,
-                path=request.path,
-            ) from None
-        _LOG.debug(
-            "%s %s answered %d in %.0f ms",
-            request.method,
-            request.path,
-            status,
-            1000 * (self._clock.monotonic() - began),
+                outcome = await self._exchange(http, request)
+                if not isinstance(outcome, ApiError | DecodeError):
+                    return outcome
+                failure = outcome
+        # Errors are raised here and not where they were found: those frames hold the key, or an
+        # answer that echoes it, and error trackers record the locals of frames.
+        if failure is not None:
+            raise failure
+        spent = DeadlineExceeded if remaining <= patience else StallError
+        raise spent(
+            f"{request.method} {request.path}: no answer within "
+            f"{min(patience, remaining):g} seconds",
+            method=request.method,
+            path=request.path,
         )
-        return responses.read(request, status, headers, answer, (key, *request.secrets))
 
     async def _exchange(
-        self, http: aiohttp.ClientSession, request: Request[T], body: bytes | None, key: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        url = URL(self._config.base_url + request.path, encoded=True).with_query(request.query)
-        # Fixed, because aiohttp's own value grows with whatever decoders happen to be installed.
-        headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-            "User-Agent": self._user_agent,
-        }
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        if request.needs_key:
-            headers["X-Api-Key"] = key
-        with translated(request.method, request.path):
+        self, http: aiohttp.ClientSession, request: Request[T]
+    ) -> T | ApiError | DecodeError:
+        began = self._clock.monotonic()
+        try:
             async with http.request(
                 request.method,
-                url,
-                data=body,
-                headers=headers,
+                # This, the body and the headers are made in the call, to be in no local.
+                URL(self._config.base_url + request.path, encoded=True).with_query(request.query),
+                data=None if request.body is None else encode(request.body),
+                headers=self._headers(request),
                 # A custom header such as ours follows a redirect to any host.
                 allow_redirects=False,
                 raise_for_status=False,
@@ -163,8 +147,32 @@ class Session:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             ) as response:
                 answer = await read_capped(response, _LARGEST_ANSWER)
-                told = {name.lower(): value for name, value in response.headers.items()}
-                return response.status, told, answer
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                _LOG.debug(
+                    "%s %s answered %d in %.0f ms",
+                    request.method,
+                    request.path,
+                    response.status,
+                    1000 * (self._clock.monotonic() - began),
+                )
+                hidden = (self._config.api_key, *request.secrets)
+                return responses.read(request, response.status, headers, answer, hidden)
+        except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
+            failure = translate(error, request.method, request.path)
+        raise failure
+
+    def _headers(self, request: Request[T]) -> dict[str, str]:
+        headers = {
+            "Accept": "application/json",
+            # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.
+            "Accept-Encoding": "gzip",
+            "User-Agent": self._user_agent,
+        }
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        if request.needs_key:
+            headers["X-Api-Key"] = self._config.api_key.reveal()
+        return headers
 
     def _opened(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()

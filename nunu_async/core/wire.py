@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
@@ -18,7 +16,7 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = ["lapse", "read_capped", "send_once", "translated"]
+__all__ = ["lapse", "read_capped", "send_once", "translate"]
 
 
 class _Dropped(Exception):
@@ -41,49 +39,36 @@ async def send_once(request: ClientRequest, handler: ClientHandlerType) -> Clien
         raise _Dropped(_cause(error)) from None
 
 
-@contextmanager
-def translated(method: str, path: str) -> Iterator[None]:
-    """Turn every foreign exception of a request into ours.
+def translate(error: Exception, method: str, path: str) -> NunuError:
+    """Make ours of any exception of a request; ours stay as they are.
 
-    Chains are cut: `str` and `repr` of aiohttp's errors hold full URLs and request headers,
-    signatures and keys included. Only a class name and the system's own words are carried over.
+    To be raised after the `except` block and not in it: `str` and `repr` of aiohttp's errors, and
+    the frames in their tracebacks, hold full URLs and headers, signatures and keys included, and
+    must not hang on as `__context__`. Only a class name and the system's own words carry over.
     """
     where = f"{method} {path}"
-    try:
-        yield
-    except NunuError:
-        raise
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch):
-        raise CertificateError(
-            f"{where}: the server's certificate is not to be trusted",
-            method=method,
-            path=path,
-            sent=False,
-        ) from None
-    except aiohttp.ClientConnectorError as error:
-        raise ConnectError(
-            f"{where}: cannot connect to {error.host}:{error.port} ({_cause(error.os_error)})",
-            method=method,
-            path=path,
-            sent=False,
-        ) from None
-    except aiohttp.ConnectionTimeoutError:
-        raise ConnectError(
-            f"{where}: no connection within the connect timeout",
-            method=method,
-            path=path,
-            sent=False,
-        ) from None
-    except _Dropped as error:
-        raise TransportError(
-            f"{where}: the connection was lost ({error})", method=method, path=path
-        ) from None
-    except TimeoutError:
-        raise StallError(f"{where}: no answer in time", method=method, path=path) from None
-    except Exception as error:  # noqa: BLE001 - a bare AttributeError was seen to escape a read
-        raise TransportError(
-            f"{where}: the exchange failed ({_cause(error)})", method=method, path=path
-        ) from None
+    kind: type[TransportError] = TransportError
+    sent = True
+    match error:
+        case NunuError():
+            return error
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
+            kind, sent = CertificateError, False
+            told = "the server's certificate is not to be trusted"
+        case aiohttp.ClientConnectorError():
+            kind, sent = ConnectError, False
+            told = f"cannot connect to {error.host}:{error.port} ({_cause(error.os_error)})"
+        case aiohttp.ConnectionTimeoutError():
+            kind, sent = ConnectError, False
+            told = "no connection within the connect timeout"
+        case _Dropped():
+            told = f"the connection was lost ({error})"
+        case TimeoutError():
+            kind = StallError
+            told = "no answer in time"
+        case _:  # anything at all: a bare AttributeError was seen to escape from a read
+            told = f"the exchange failed ({_cause(error)})"
+    return kind(f"{where}: {told}", method=method, path=path, sent=sent)
 
 
 def _cause(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from nunu_async.models.builds import (
     SinglePartTicket,
     Ticket,
 )
+from nunu_async.redact import Secret
 
 __all__ = ["Builds"]
 
@@ -84,7 +85,7 @@ class Builds:
                 answer=lambda data: codec.structure(data, _PartUrls).upload_urls,
                 replay=Replay.ALWAYS,
                 needs_key=False,
-                secrets=(ticket.upload_id,),
+                secrets=_secrets(ticket),
             )
         )
 
@@ -96,23 +97,14 @@ class Builds:
         Raises: BadRequest for missing, unordered or wrong parts; NotFound when the server does
         not know the upload, which a second complete also gets.
         """
-        body: dict[str, object] = {"build_id": ticket.build_id}
-        secrets: tuple[str, ...] = ()
-        if isinstance(ticket, MultipartTicket):
-            secrets = (ticket.upload_id,)
-            body |= {
-                "upload_id": ticket.upload_id,
-                "object_key": ticket.object_key,
-                "parts": [codec.dump(part) for part in parts],
-            }
         return await self._session.send(
             Request(
                 operation="complete_upload",
                 method="POST",
                 path="/builds/upload/complete",
-                body=body,
+                body=_completion(ticket, parts),
                 answer=_completed,
-                secrets=secrets,
+                secrets=_secrets(ticket),
                 patience=self._patience,
             )
         )
@@ -122,20 +114,15 @@ class Builds:
 
         Raises: NotFound when there is nothing to cancel: already cancelled, completed or expired.
         """
-        query = [("build_id", ticket.build_id), ("object_key", ticket.object_key)]
-        secrets: tuple[str, ...] = ()
-        if isinstance(ticket, MultipartTicket):
-            query.append(("upload_id", ticket.upload_id))
-            secrets = (ticket.upload_id,)
         return await self._session.send(
             Request(
                 operation="cancel_upload",
                 method="DELETE",
                 path="/builds/upload",
-                query=tuple(query),
+                query=_place(ticket),
                 answer=_cancelled,
                 replay=Replay.ALWAYS,
-                secrets=secrets,
+                secrets=_secrets(ticket),
             )
         )
 
@@ -171,6 +158,28 @@ class _CompleteAnswer:
 @attrs.frozen
 class _CancelAnswer:
     success: bool
+
+
+def _secrets(ticket: Ticket) -> tuple[Secret, ...]:
+    return (Secret(ticket.upload_id),) if isinstance(ticket, MultipartTicket) else ()
+
+
+def _completion(ticket: Ticket, parts: Sequence[CompletedPart]) -> dict[str, object]:
+    if isinstance(ticket, SinglePartTicket):
+        return {"build_id": ticket.build_id}
+    return {
+        "build_id": ticket.build_id,
+        "upload_id": ticket.upload_id,
+        "object_key": ticket.object_key,
+        "parts": [codec.dump(part) for part in parts],
+    }
+
+
+def _place(ticket: Ticket) -> tuple[tuple[str, str], ...]:
+    place = (("build_id", ticket.build_id), ("object_key", ticket.object_key))
+    if isinstance(ticket, SinglePartTicket):
+        return place
+    return (*place, ("upload_id", ticket.upload_id))
 
 
 def _ticket(data: object) -> Ticket:

@@ -164,7 +164,7 @@ class Uploader:
 @attrs.frozen
 class _Signed:
     part: Part
-    url: str = attrs.field(repr=False)
+    address: PartUrl
     received: float
     """Monotonic seconds."""
 
@@ -288,7 +288,8 @@ class _Upload:
     async def _sign(self, ticket: Ticket, plan: Plan, numbers: Sequence[int]) -> list[_Signed]:
         """Return a URL for each of `numbers`, in that order."""
         if not isinstance(ticket, MultipartTicket):
-            return [_Signed(plan.part(1), ticket.upload_url, self._clock.monotonic())]
+            address = PartUrl(part_number=1, url=ticket.upload_url)
+            return [_Signed(plan.part(1), address, self._clock.monotonic())]
         urls: dict[int, PartUrl] = {}
         for _ in range(_SIGN_ROUNDS):
             missing = [n for n in numbers if n not in urls]
@@ -298,7 +299,7 @@ class _Upload:
             urls |= {url.part_number: url for url in answer if url.part_number in missing}
         now = self._clock.monotonic()
         try:
-            return [_Signed(plan.part(n), urls[n].url, now) for n in numbers]
+            return [_Signed(plan.part(n), urls[n], now) for n in numbers]
         except KeyError as error:
             raise DecodeError(
                 "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
@@ -318,7 +319,7 @@ class _Upload:
                     (signed,) = await self._sign(ticket, plan, [part.number])
                 try:
                     etag = await self._storage.put(
-                        signed.url, part, self._source, lambda sent: self._sent(part, sent)
+                        signed.address, part, self._source, lambda sent: self._sent(part, sent)
                     )
                     break
                 except (StorageError, TransportError) as error:

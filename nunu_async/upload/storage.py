@@ -21,8 +21,9 @@ from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
-from nunu_async.core.wire import lapse, read_capped, send_once, translated
+from nunu_async.core.wire import lapse, read_capped, send_once, translate
 from nunu_async.errors import NunuError, StallError, StorageError
+from nunu_async.models.builds import PartUrl
 from nunu_async.redact import clean
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
@@ -36,7 +37,7 @@ try:
 except (ImportError, AttributeError):  # Windows
     _OUTQ = None
 
-__all__ = ["Storage", "check_url"]
+__all__ = ["Storage", "refusal_of"]
 
 # 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
 # loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
@@ -194,42 +195,47 @@ class Storage:
         self._tls = tls
         self._http: aiohttp.ClientSession | None = None
 
-    async def put(self, url: str, part: Part, source: Source, on_sent: OnSent) -> str:
+    async def put(self, address: PartUrl, part: Part, source: Source, on_sent: OnSent) -> str:
         """Send one part once; return its ETag without quotes.
 
         `on_sent` is told the part's bytes handed over so far. When this raises, cancellation
         included, the connection is already cut off.
 
-        Raises: StorageError when storage refuses, or accepts what it cannot have read; StallError;
-        TransportError; SourceError.
+        Raises: StorageError when storage refuses, or accepts what it cannot have read, or the
+        address is none to send to; StallError; TransportError; SourceError.
         """
-        check_url(
-            url,
-            part.number,
-            allow_http=self._allow_http,
-            allow_loopback=self._allow_loopback,
+        problem = refusal_of(
+            address.url, allow_http=self._allow_http, allow_loopback=self._allow_loopback
         )
+        if problem:
+            told = f"nothing was sent: the presigned address {problem}"
+            raise StorageError(part_number=part.number, status=0, message=told)
         body = _PartBody(source, part, on_sent)
         try:
             async with self._stall_watch(body, part):
-                return await self._exchange(url, part, body)
+                outcome = await self._exchange(address, part, body)
+            if isinstance(outcome, str):
+                return outcome
+            raise outcome  # here, and not in the frames that hold the address and the answer
         except BaseException as error:
             await finish(body.cut_off())
-            if body.error is not None and isinstance(error, NunuError):
-                raise body.error from None
-            raise
+            if body.error is None or not isinstance(error, NunuError):
+                if isinstance(error, NunuError):
+                    error.__context__ = None  # what a stall interrupted: aiohttp's own frames
+                raise
+        raise body.error  # and not aiohttp's wrapping of it
 
-    async def _exchange(self, url: str, part: Part, body: _PartBody) -> str:
-        # The query is a credential and aiohttp would re-quote it; a signature covers every byte.
-        target = URL(url, encoded=True)
+    async def _exchange(self, address: PartUrl, part: Part, body: _PartBody) -> str | StorageError:
         headers = {
             "Content-Length": str(part.length),
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
-        with translated("PUT", f"{target.host} (part {part.number})"):
+        try:
             async with self._opened().put(
-                target,
+                # The query is a credential: never in a local, and never re-quoted, as aiohttp
+                # would with a plain string; the signature covers every byte.
+                URL(address.url, encoded=True),
                 data=body,
                 headers=headers,
                 allow_redirects=False,
@@ -243,17 +249,10 @@ class Storage:
                 answer = await read_capped(response, _LARGEST_ERROR)
                 told = {name.lower(): value for name, value in response.headers.items()}
                 etags = response.headers.getall("ETag", [])
-                status = response.status
-        if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
-            raise _refusal(part.number, status, told, answer)
-        if not whole:
-            raise StorageError(
-                part_number=part.number,
-                status=status,
-                message="accepted the part before all of it was sent",
-                request_id=request_id(told),
-            )
-        return _etag(etags, part.number, status)
+                return _verdict(part.number, response.status, told, answer, etags, whole=whole)
+        except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
+            failure = translate(error, "PUT", f"to storage (part {part.number})")
+        raise failure
 
     @asynccontextmanager
     async def _stall_watch(self, body: _PartBody, part: Part) -> AsyncIterator[None]:
@@ -309,36 +308,52 @@ class Storage:
             await self._http.close()
 
 
-def check_url(url: str, part_number: int, *, allow_http: bool, allow_loopback: bool) -> None:
-    """Refuse an address that a server should never hand out.
+def refusal_of(  # noqa: PLR0911 - a list of refusals
+    url: str, *, allow_http: bool, allow_loopback: bool
+) -> str:
+    """Say what is wrong with an address that no server should hand out; "" if nothing is.
 
     Plain http is for where the caller allowed it. This machine is only for an API that runs on
     it: nobody else's answer may make us talk to local services.
-
-    Raises: StorageError with status 0; the address is not shown.
     """
-    problem = ""
     try:
         target = URL(url, encoded=True)
         host = target.host or ""
-        if len(url) > _LONGEST_URL or not url.isprintable() or " " in url or not url.isascii():
-            problem = "is over 8 KiB long or holds characters that no URL has"
-        elif target.user is not None or target.password is not None:
-            problem = "holds user info"
-        elif target.scheme not in {"http", "https"} or not host:
-            problem = "is not an http or https URL"
-        elif is_loopback(host):
-            problem = "" if allow_loopback else "leads to this machine"
-        elif target.scheme == "http" and not allow_http:
-            problem = f"is plain http to {clean(host)}"
     except ValueError:
-        problem = "cannot be read as a URL"
-    if problem:
-        raise StorageError(
+        return "cannot be read as a URL"
+    if len(url) > _LONGEST_URL or not url.isprintable() or " " in url or not url.isascii():
+        return "is over 8 KiB long or holds characters that no URL has"
+    if target.user is not None or target.password is not None:
+        return "holds user info"
+    if target.scheme not in {"http", "https"} or not host:
+        return "is not an http or https URL"
+    if is_loopback(host):
+        return "" if allow_loopback else "leads to this machine"
+    if target.scheme == "http" and not allow_http:
+        return f"is plain http to {clean(host)}"
+    return ""
+
+
+def _verdict(
+    part_number: int,
+    status: int,
+    headers: dict[str, str],
+    answer: bytes,
+    etags: list[str],
+    *,
+    whole: bool,
+) -> str | StorageError:
+    """Return the ETag of a part that was taken whole; the error to raise for anything else."""
+    if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
+        return _refusal(part_number, status, headers, answer)
+    if not whole:
+        return StorageError(
             part_number=part_number,
-            status=0,
-            message=f"nothing was sent: the presigned address {problem}",
+            status=status,
+            message="accepted the part before all of it was sent",
+            request_id=request_id(headers),
         )
+    return _etag(etags, part_number, status)
 
 
 def _refusal(part_number: int, status: int, headers: dict[str, str], answer: bytes) -> StorageError:
@@ -361,10 +376,10 @@ def _refusal(part_number: int, status: int, headers: dict[str, str], answer: byt
     )
 
 
-def _etag(found: list[str], part_number: int, status: int) -> str:
+def _etag(found: list[str], part_number: int, status: int) -> str | StorageError:
     """Return the one ETag without quotes; the rest of it is the storage's business."""
     etags = {value.strip().removeprefix("W/").strip('"') for value in found} - {""}
     if len(etags) != 1:
         told = "accepted the part without an ETag" if not etags else "gave several ETags"
-        raise StorageError(part_number=part_number, status=status, message=told)
+        return StorageError(part_number=part_number, status=status, message=told)
     return etags.pop()

@@ -1,0 +1,45 @@
+"""Memory does not grow with the build: measured from outside, as a whole process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from nunu_async.sandbox import Sandbox
+
+MIB = 1024 * 1024
+
+UPLOAD = """
+import resource, sys
+from nunu_async.cli import main
+code = main(sys.argv[1:])
+# KiB on Linux, bytes on macOS.
+unit = 1 if sys.platform == "darwin" else 1024
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no getrusage")
+@pytest.mark.parametrize("concurrency", [4, 16])
+async def test_an_upload_of_half_a_gib_stays_under_96_mib(tmp_path: Path, concurrency: int) -> None:
+    """Half a GiB in parts of 32 MiB: held in memory, 16 of them would be the whole file."""
+    path = tmp_path / "build.bin"
+    with path.open("wb") as file:
+        file.truncate(512 * MIB)
+    async with Sandbox(part_size=32 * MIB, directory=tmp_path / "storage") as box:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", UPLOAD, "upload", str(path), "--name", "n"),
+            *("--platform", "linux", "--concurrency", str(concurrency)),
+            env=os.environ | box.environment,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await child.communicate()
+        assert child.returncode == 0
+        assert box.journal.peak("storage") == concurrency
+    peak = int(out.split()[-1])
+    assert peak < 96 * MIB

@@ -1,0 +1,193 @@
+"""Neither key, signature nor upload id is ever shown, whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import logging
+import os
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from doubles import ManualClock, answer, raw_server, until
+
+from nunu_async import NunuClient, NunuError, RetryPolicy, Timeouts, UploadEvent
+from nunu_async.sandbox import Fault, Sandbox
+
+KEY = "nunu_MARKED_KEY_0123456789"
+PART = 64 * 1024
+# Not this test's own frames, which hold the key on purpose.
+OURS = ("nunu_async", "aiohttp")
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[io.StringIO]:
+    """Every logger's records at DEBUG, as text."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(name)s %(message)s %(args)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield stream
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def shown(error: BaseException) -> str:
+    """All that an error tracker could record: the chain, notes, the library's frames' locals."""
+    told = traceback.TracebackException.from_exception(error)
+    text = ["".join(told.format()), repr(error), str(error), repr(vars(error))]
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        text.append(f"{link!r} {link} {link.args!r}")
+        # Links that Python would not print are still there for whoever walks them.
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if any(f"{os.sep}{name}{os.sep}" in frame.f_code.co_filename for name in OURS):
+                text.append(f"{frame.f_code.co_name} {frame.f_locals!r}")
+        waiting += [link.__cause__, link.__context__]
+    with suppress(Exception):
+        text.append(repr(pickle.loads(pickle.dumps(error)).__dict__))  # noqa: S301 - our own
+    return "\n".join(text)
+
+
+FAULTS = [
+    [],
+    [Fault(on="initiate_upload", status=500, body={"error": f"key {KEY}"}, times=None)],
+    [Fault(on="initiate_upload", do="cut", times=None)],
+    [Fault(on="initiate_upload", status=302, headers={"Location": f"https://x/?k={KEY}"})],
+    [Fault(on="initiate_upload", status=200, body={"upload_type": KEY})],
+    [Fault(on="get_upload_parts", status=400, body={"error": "x"}, times=None)],
+    [Fault(on="get_upload_parts", do="cut", times=None)],
+    [Fault(on="get_upload_parts", status=200, body={"upload_urls": [7]}, times=None)],
+    [Fault(on="put_part", status=403, times=None)],
+    [Fault(on="put_part", status=500, times=None)],
+    [Fault(on="put_part", do="cut", times=None)],
+    [Fault(on="put_part", status=307, headers={"Location": "https://x/y"}, times=None)],
+    [Fault(on="complete_upload", status=400, times=None)],
+    [Fault(on="complete_upload", do="cut", times=None), Fault(on="get_build", status=500)],
+    [Fault(on="put_part", status=403, times=None), Fault(on="cancel_upload", status=400)],
+]
+
+
+@pytest.mark.parametrize("faults", FAULTS, ids=range(len(FAULTS)))
+@pytest.mark.parametrize("multipart", [True, False])
+async def test_nothing_secret_is_shown_whatever_fails(
+    clock: ManualClock,
+    make_file: Callable[..., Path],
+    everything_logged: io.StringIO,
+    capfd: pytest.CaptureFixture[str],
+    faults: list[Fault],
+    multipart: bool,
+) -> None:
+    """The whole way of an upload, with every logger at DEBUG and asyncio's own debug mode on."""
+    asyncio.get_running_loop().set_debug(True)
+    events: list[UploadEvent] = []
+    text: list[str] = []
+    async with Sandbox(api_key=KEY, part_size=PART, faults=faults) as box:
+        async with NunuClient(
+            KEY, base_url=box.base_url, clock=clock, retry=RetryPolicy(attempts=2, part_attempts=2)
+        ) as nunu:
+            try:
+                await nunu.upload_build(
+                    make_file(3 * PART),
+                    name="n",
+                    platform="linux",
+                    multipart=multipart,
+                    on_progress=events.append,
+                )
+            except NunuError as error:
+                text.append(shown(error))
+            text += [repr(nunu), repr(vars(nunu)), repr(events)]
+        secrets = [KEY, "X-Amz-Signature=", *(u.upload_id for u in box.uploads.values())]
+        for seen in box.journal:
+            if seen.origin == "storage":
+                assert "x-api-key" not in seen.headers
+                assert KEY not in f"{seen.target} {dict(seen.headers)}"
+    gc.collect()
+    out, err = capfd.readouterr()
+    text += [everything_logged.getvalue(), out, err]
+    for secret in filter(None, secrets):
+        for piece in text:
+            at = piece.find(secret)
+            assert at < 0, f"shown: ...{piece[max(0, at - 200) : at + 60]}..."
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(attempt=1), Timeouts(call=1)])
+async def test_a_call_that_runs_out_of_time_shows_nothing(
+    clock: ManualClock, timeouts: Timeouts
+) -> None:
+    async def silent(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.read()
+
+    async with (
+        raw_server(silent) as server,
+        NunuClient(
+            KEY,
+            base_url=server.url,
+            clock=clock,
+            timeout=timeouts,
+            retry=RetryPolicy(attempts=1),
+        ) as nunu,
+    ):
+        call = asyncio.ensure_future(nunu.builds.get("b"))
+        await until(lambda: server.heads)
+        clock.advance(1)
+        with pytest.raises(NunuError) as caught:
+            await call
+    assert KEY not in shown(caught.value)
+
+
+async def test_a_stalled_part_shows_nothing(
+    clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    fault = Fault(on="put_part", do="stall", times=None)
+    async with (
+        Sandbox(api_key=KEY, part_size=64 * 1024 * 1024, faults=[fault]) as box,
+        NunuClient(
+            KEY, base_url=box.base_url, clock=clock, retry=RetryPolicy(part_attempts=1)
+        ) as nunu,
+    ):
+        path = make_file(1)
+        with path.open("r+b") as file:
+            file.truncate(40 * 1024 * 1024)
+        put = asyncio.ensure_future(
+            nunu.upload_build(path, name="n", platform="linux", multipart=True)
+        )
+        await until(lambda: any(seen.outcome == "stalled" for seen in box.journal))
+        while not put.done():
+            clock.advance(20)
+            await asyncio.sleep(0.001)
+        with pytest.raises(NunuError) as caught:
+            await put
+        text = shown(caught.value)
+        for secret in (KEY, "X-Amz-Signature=", *(u.upload_id for u in box.uploads.values())):
+            assert secret is None or secret not in text
+
+
+async def test_an_answer_that_cannot_be_read_shows_nothing(clock: ManualClock) -> None:
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(answer(body=f'{{"build_id": 7, "{KEY}": 1}}'.encode(), headers={"X": KEY}))
+
+    async with (
+        raw_server(odd) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock) as nunu,
+    ):
+        with pytest.raises(NunuError) as caught:
+            await nunu.builds.get("b")
+    assert KEY not in shown(caught.value)
