@@ -1,0 +1,1 @@
+"""What the library costs, measured as whole processes on one machine."""
