@@ -251,3 +251,23 @@ async def test_a_late_part_never_arrives_after_the_delete(
     assert upload.state == "cancelled"
     assert all(seen.outcome != "open" for seen in box.journal if seen.operation == "cancel_upload")
     check_ledger(box)
+
+
+async def test_cancelling_between_two_completes_begins_no_third(
+    box: Sandbox, make_file: MakeFile
+) -> None:
+    """The server answered 500 and has no build: the upload is let go at once."""
+    pausing = asyncio.Event()
+
+    class Patient(ManualClock):
+        async def sleep(self, delay: float) -> None:
+            pausing.set()
+            await asyncio.Event().wait()
+
+    box.add_fault(Fault(on="complete_upload", status=500))
+    async with NunuClient(box.api_key, base_url=box.base_url, clock=Patient()) as nunu:
+        task = start(nunu, make_file(PART))
+        await pausing.wait()
+        await cancelled(task)
+    assert len(box.journal.of("complete_upload")) == 1
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]

@@ -481,6 +481,18 @@ async def test_a_complete_that_worked_unheard_is_found_by_asking_for_the_build(
     assert box.read_object(build_id) == path.read_bytes()
 
 
+@pytest.mark.parametrize(("status", "requests"), [(503, 5), (429, 5), (500, 5), (400, 1)])
+async def test_a_complete_that_fails_for_good_is_tried_as_often_as_the_policy_says(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, status: int, requests: int
+) -> None:
+    """One count, and not one for each layer; then the upload is cancelled: nothing was built."""
+    box.add_fault(Fault(on="complete_upload", status=status, times=None))
+    with pytest.raises(ApiError):
+        await send(nunu, make_file(PART))
+    assert len(box.journal.of("complete_upload")) == requests
+    assert states(box) == ["cancelled"]
+
+
 async def test_a_second_complete_that_is_unknown_deletes_nothing(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:

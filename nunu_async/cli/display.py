@@ -90,16 +90,19 @@ class Board:
 
 
 def show(
-    board: Board, stream: TextIO | None = None
+    board: Board, stream: TextIO | None = None, *, interval: float = _HEARTBEAT
 ) -> AbstractAsyncContextManager[None, bool | None]:
-    """Show a board for as long as the context lasts, in the way that fits `stream`."""
+    """Show a board for as long as the context lasts, in the way that fits `stream`.
+
+    On a terminal that is bars, elsewhere a line each `interval` seconds.
+    """
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
         return nullcontext()
     console = Console(file=stream)
     if stream.isatty() and not console.is_dumb_terminal:
         return _bars(board, console)
-    return _lines(board, stream, SystemClock(), _HEARTBEAT)
+    return _lines(board, stream, SystemClock(), interval)
 
 
 @asynccontextmanager

@@ -18,7 +18,6 @@ from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
-    ApiError,
     DecodeError,
     InputError,
     NotFound,
@@ -26,11 +25,9 @@ from nunu_async.errors import (
     StorageError,
     TransportError,
     UploadError,
-    UploadOutcomeUnknown,
 )
 from nunu_async.models.builds import (
     BuildDetails,
-    CompletedPart,
     DeletionPolicy,
     InitiateUpload,
     MultipartTicket,
@@ -38,6 +35,7 @@ from nunu_async.models.builds import (
     Platform,
     Ticket,
 )
+from nunu_async.upload.completion import Completion
 from nunu_async.upload.plan import MULTIPART_ABOVE, Part, Plan, batch_size
 from nunu_async.upload.platforms import infer_platform
 from nunu_async.upload.progress import (
@@ -65,13 +63,6 @@ _URL_LIFE: Final = 0.8 * 3600
 _SINGLE_PART_PAUSE: Final = 1.0
 # A server that answers a request for URLs without some of them is asked again so often.
 _SIGN_ROUNDS: Final = 3
-# 4xx that do not settle whether the request was acted on.
-_UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
-# 5xx that the server gives itself; 502, 504 and 52x come from an edge that lost sight of it.
-_ENDED_STATUS: Final = frozenset({500, 501, 503})
-# The words of all published pages; any other word settles nothing.
-_BUILT: Final = frozenset({"ok", "ready", "unhealthy"})
-_NOT_BUILT: Final = frozenset({"uploading", "failed"})
 
 
 @attrs.frozen(kw_only=True)
@@ -191,9 +182,13 @@ class _Upload:
         self._concurrency = concurrency
         self._reporter = reporter
         self._ledger = Ledger()
-        # False from the moment a complete is on its way until a definite "no" to it: deleting
-        # then could delete a build that exists.
-        self._may_cancel = True
+        self._completion = Completion(
+            uploader.builds,
+            clock=uploader.clock,
+            policy=uploader.policy,
+            patience=uploader.timeouts.settle,
+            on_retry=lambda attempt, delay, why: self._retrying(None, attempt, delay, why),
+        )
 
     async def run(self, began: float) -> UploadedBuild:
         ticket = await self._initiate()
@@ -213,7 +208,8 @@ class _Upload:
             await self._source.check()
             self._reporter.tell(Completing())
             await self._reporter.drain()
-            await self._complete(ticket, plan)
+            parts = plan.completion(self._ledger.etags)
+            await self._completion.run(ticket, parts if kind == "multipart" else ())
         except BaseException as error:
             await finish(self._clean_up(ticket, error))
             raise
@@ -386,76 +382,8 @@ class _Upload:
             attempts=attempts,
         )
 
-    async def _complete(self, ticket: Ticket, plan: Plan) -> None:
-        parts = plan.completion(self._ledger.etags)
-        task = asyncio.ensure_future(
-            self._complete_surely(ticket, parts if isinstance(ticket, MultipartTicket) else ())
-        )
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # Deleting now could delete a finished build: hear the answer first.
-            await finish(self._hear(task))
-            raise
-
-    async def _hear(self, task: asyncio.Task[None]) -> None:
-        try:
-            async with time_limit(self._clock, self._timeouts.settle):
-                await task
-        except (NunuError, TimeoutError):
-            return
-        _LOG.warning("the upload was cancelled too late: the build is complete")
-
-    async def _complete_surely(self, ticket: Ticket, parts: Sequence[CompletedPart]) -> None:
-        """Complete once; a lost answer is settled by asking for the build, never by guessing."""
-        attempts = Attempts(self._policy, self._policy.attempts)
-        in_doubt = False  # whether a request of ours may have been acted on unheard
-        while True:
-            self._may_cancel = False
-            try:
-                await self._builds.complete_upload(ticket, parts)
-                return
-            except (ApiError, DecodeError, TransportError) as error:
-                failure = error
-            refused = _did_nothing(failure)
-            if refused and not in_doubt:
-                self._may_cancel = True
-                raise failure
-            built = await self._is_built(ticket)
-            if built:
-                return
-            in_doubt = in_doubt or built is None or not _was_answered(failure)
-            delay = None
-            if not refused:
-                chance = self._clock.random()
-                delay = attempts.pause_after(failure, replay=Replay.ALWAYS, chance=chance)
-            if delay is None:
-                if not in_doubt:
-                    self._may_cancel = True
-                    raise failure
-                raise UploadOutcomeUnknown(
-                    f"build {ticket.build_id}: the server did not say whether it completed the "
-                    f"upload ({failure}); nothing was deleted, look for the build before "
-                    "uploading again",
-                    build_id=ticket.build_id,
-                    stage="complete",
-                ) from failure
-            self._retrying(None, attempts.made, delay, failure)
-            await self._clock.sleep(delay)
-
-    async def _is_built(self, ticket: Ticket) -> bool | None:
-        """Ask the server whether the build exists; None where it would not say."""
-        try:
-            build = await self._builds.get(ticket.build_id)
-        except NotFound:
-            return False
-        except NunuError:
-            return None
-        status = (build.status or "").lower()
-        return True if status in _BUILT else False if status in _NOT_BUILT else None
-
     async def _clean_up(self, ticket: Ticket, error: BaseException) -> None:
-        if not self._may_cancel:
+        if not self._completion.may_cancel:
             error.add_note(
                 f"build {ticket.build_id} was not cancelled on the server: it may be complete"
             )
@@ -482,22 +410,6 @@ class _Upload:
             _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
             return False
         return True
-
-
-def _did_nothing(failure: NunuError) -> bool:
-    """Tell whether it is certain that this very request was not acted on."""
-    if isinstance(failure, TransportError):
-        return not failure.sent
-    return (
-        isinstance(failure, ApiError)
-        and 300 <= failure.status < 500  # noqa: PLR2004 - HTTP's redirects and client errors
-        and failure.status not in _UNSETTLED_STATUS
-    )
-
-
-def _was_answered(failure: NunuError) -> bool:
-    """Tell whether the server itself has ended the request, and not an edge in front of it."""
-    return isinstance(failure, ApiError) and failure.status in _ENDED_STATUS
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
