@@ -163,7 +163,7 @@ def test_details_are_cleaned_at_every_depth() -> None:
         "nested": {"list": [KEY, {"deep": f"<{KEY}>"}, "\x1b[2J"]},
         "kept": [1, 1.5, True, None],
     }
-    assert clean_details(details, (KEY,)) == {
+    assert clean_details(details, (Secret(KEY),)) == {
         "text": "bad key ***",
         "***": 1,
         "nested": {"list": ["***", {"deep": "<***>"}, "\\x1b[2J"]},
@@ -182,4 +182,4 @@ def test_details_are_cleaned_at_every_depth() -> None:
     )
 )
 def test_no_secret_survives_in_details(details: object) -> None:
-    assert KEY not in repr(clean_details(details, (KEY,)))
+    assert KEY not in repr(clean_details(details, (Secret(KEY),)))
