@@ -2,7 +2,10 @@
 
 import sys
 
-from nunu_async.cli import main
+try:
+    from nunu_async.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+    if __name__ == "__main__":
+        sys.exit(main())
+except KeyboardInterrupt:  # before anything was begun
+    sys.exit(130)

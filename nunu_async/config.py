@@ -41,8 +41,9 @@ class Timeouts:
         attempt: one API request, its answer read whole.
         call: one API call over all its attempts and pauses, not counting the queue before it.
         complete: one request to complete an upload; the server assembles the build meanwhile.
-        stall: a part's PUT in which no byte leaves.
-        answer: from a part's last byte having left to the storage's answer.
+        stall: a part's PUT in which no byte leaves for the peer, while some still have to.
+        answer: from a part's last byte having left to the storage's answer. A part that fits the
+            socket buffers, some MB, has left at once: then this limit is the one that counts.
         cleanup: cancelling an upload on the server, over all attempts; starts anew even when
             every other limit is spent.
         settle: when the caller cancels, how long a request whose effect would otherwise stay

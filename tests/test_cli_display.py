@@ -295,7 +295,7 @@ async def test_the_terminal_is_left_in_order_after_a_signal(tmp_path: Path) -> N
         assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
         # The cursor that was hidden for drawing is back.
         assert screen.raw.rindex(b"\x1b[?25h") > screen.raw.rindex(b"\x1b[?25l")
-        for words in ("stopping", "game.apk: cancelled"):
+        for words in ("stopping", "game.apk: stopped"):
             assert sum(words in line for line in screen.lines) == 1
 
 

@@ -162,9 +162,10 @@ async def test_a_file_that_cannot_go_up_is_found_before_anything_is_sent(tmp_pat
         )
         assert as_json.code == as_text.code == 2
         assert as_json.report["builds"] == []
-        # Every bad one is named at once, and the good one is not blamed.
+        # Every bad one is named at once; the good one is listed, and not blamed.
         told = {failure["file"]: failure for failure in as_json.report["failed"]}
-        assert list(told) == bad
+        assert list(told) == ["good.apk", *bad]
+        assert told["good.apk"]["message"] == "not sent, because others cannot be"
         assert [told[file]["error"] for file in bad] == ["SourceError"] * 4 + ["InputError"] * 2
         assert as_text.out == ""
         assert len(as_text.err.splitlines()) == len(bad)
@@ -190,9 +191,11 @@ async def test_a_pattern_without_a_file_stops_everything(tmp_path: Path) -> None
         )
         assert as_json.code == as_text.code == 2
         assert as_json.report["builds"] == []
-        # As with a missing file: the good one is not blamed.
-        assert [failure["file"] for failure in as_json.report["failed"]] == ["out/*.ipa"]
-        assert "no file matches" in as_json.report["failed"][0]["message"]
+        # As with a missing file: the good one is listed, and not blamed.
+        told = {failure["file"]: failure["message"] for failure in as_json.report["failed"]}
+        assert list(told) == ["good.apk", "out/*.ipa"]
+        assert "others" in told["good.apk"]
+        assert "no file matches" in told["out/*.ipa"]
         assert as_text.out == ""
         as_text.tells("out/*.ipa", "no file matches")
         assert len(box.journal) == 0

@@ -50,12 +50,6 @@ def test_only_the_last_extension_counts(name: str, platform: str) -> None:
     assert infer_platform(name) == platform
 
 
-@pytest.mark.parametrize("name", [f"game{suffix}" for suffix in ARCHIVES])
-def test_an_archive_is_said_to_be_one(name: str) -> None:
-    with pytest.raises(InputError, match="is an archive"):
-        infer_platform(name)
-
-
 @pytest.mark.parametrize(
     "name",
     [

@@ -66,7 +66,10 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="the build's name; several files: NAME - FILENAME",
     )
     upload.add_argument(
-        "--platform", choices=PLATFORMS, help="default: by the file's extension", metavar="PLATFORM"
+        "--platform",
+        choices=PLATFORMS,
+        metavar="PLATFORM",
+        help=f"one of {', '.join(PLATFORMS)}; default: by the file's extension",
     )
     upload.add_argument("-d", "--description", help="at most 1000 characters")
     upload.add_argument(
@@ -137,7 +140,10 @@ def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--storage-port", type=_whole(0, 65535), default=0, help="of the storage; 0 picks one"
     )
     sandbox.add_argument(
-        "--directory", "--storage", metavar="DIR", help="keep builds here; default: in memory"
+        "--directory",
+        "--storage",
+        metavar="DIR",
+        help="keep builds here; default: in memory, which grows with every build",
     )
     sandbox.add_argument(
         "--part-size",

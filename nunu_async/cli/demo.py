@@ -49,7 +49,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                 async with NunuClient(
                     box.api_key, project_id=box.project_id, base_url=box.base_url
                 ) as nunu:
-                    async with show(board, interval=_LOOK):
+                    async with show(board, first=_LOOK):
                         build = await nunu.upload_build(
                             path,
                             name="demo",

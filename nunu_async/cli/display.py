@@ -18,12 +18,14 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from nunu_async.cli.output import tell
 from nunu_async.core.clock import Clock, SystemClock
@@ -31,6 +33,7 @@ from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
     Completed,
+    Completing,
     Listener,
     Retrying,
     UploadEvent,
@@ -48,13 +51,15 @@ class Board:
     Attributes:
         sizes: bytes of each file.
         sent: bytes of each file on their way.
-        finished: how many files are up or given up.
+        finished: the files that are up or given up.
+        completing: the files of which every byte is sent, and that the server assembles.
     """
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes
         self.sent = dict.fromkeys(sizes, 0)
         self.finished: set[str] = set()
+        self.completing: set[str] = set()
         self.watchers: list[Callable[[str, UploadEvent], None]] = []
         self._given_up: set[str] = set()
 
@@ -79,7 +84,10 @@ class Board:
         def note(event: UploadEvent) -> None:
             if isinstance(event, BytesSent):
                 self.sent[file] = event.sent
+            elif isinstance(event, Completing):
+                self.completing.add(file)
             elif isinstance(event, Completed):
+                self.completing.discard(file)
                 self.finished.add(file)
             elif isinstance(event, Cancelled):
                 self.give_up(file)
@@ -90,11 +98,12 @@ class Board:
 
 
 def show(
-    board: Board, stream: TextIO | None = None, *, interval: float = _HEARTBEAT
+    board: Board, stream: TextIO | None = None, *, first: float = _HEARTBEAT
 ) -> AbstractAsyncContextManager[None, bool | None]:
     """Show a board for as long as the context lasts, in the way that fits `stream`.
 
-    On a terminal that is bars, elsewhere a line each `interval` seconds.
+    On a terminal that is bars; elsewhere a line after `first` seconds, and more of them after
+    pauses that double until they are 10 s.
     """
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
@@ -102,7 +111,14 @@ def show(
     console = Console(file=stream)
     if stream.isatty() and not console.is_dumb_terminal:
         return _bars(board, console)
-    return _lines(board, stream, SystemClock(), interval)
+    return _lines(board, stream, SystemClock(), first)
+
+
+class _SpeedColumn(TransferSpeedColumn):
+    """The rate, and what goes on once there is none: the server may take a while to assemble."""
+
+    def render(self, task: Task) -> Text:
+        return Text("completing") if task.fields.get("completing") else super().render(task)
 
 
 @asynccontextmanager
@@ -113,7 +129,7 @@ async def _bars(board: Board, console: Console) -> AsyncIterator[None]:
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(bar_width=8 if narrow else 16),
         DownloadColumn(table_column=Column(no_wrap=True)),
-        TransferSpeedColumn(table_column=Column(no_wrap=True)),
+        _SpeedColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True),
         console=console,
         # Standard output may be a pipe that somebody parses: it is never drawn to.
@@ -131,6 +147,8 @@ async def _bars(board: Board, console: Console) -> AsyncIterator[None]:
         if isinstance(event, BytesSent):
             progress.update(task, completed=event.sent)
             progress.update(total, completed=board.sent_now, total=board.size_now)
+        elif isinstance(event, Completing):
+            progress.update(task, completing=True)
         elif isinstance(event, Retrying):
             progress.console.print(_retry_line(file, event), markup=False, highlight=False)
         elif isinstance(event, Completed | Cancelled) and several:
@@ -145,15 +163,13 @@ async def _bars(board: Board, console: Console) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _lines(
-    board: Board, stream: TextIO, clock: Clock, interval: float
-) -> AsyncIterator[None]:
+async def _lines(board: Board, stream: TextIO, clock: Clock, first: float) -> AsyncIterator[None]:
     def watch(file: str, event: UploadEvent) -> None:
         if isinstance(event, Retrying):
             tell(_retry_line(file, event), stream)
 
     board.watchers.append(watch)
-    beating = asyncio.ensure_future(heartbeat(board, stream, clock, interval))
+    beating = asyncio.ensure_future(heartbeat(board, stream, clock, first))
     try:
         yield
     finally:
@@ -162,11 +178,13 @@ async def _lines(
         await asyncio.wait({beating})
 
 
-async def heartbeat(board: Board, stream: TextIO, clock: Clock, interval: float) -> None:
-    """Write a line each `interval` seconds, until cancelled: CI kills jobs that look dead."""
+async def heartbeat(board: Board, stream: TextIO, clock: Clock, first: float) -> None:
+    """Write a line every 10 seconds at the latest, until cancelled: CI kills what looks dead."""
     began = clock.monotonic()
+    pause = first
     while True:
-        await clock.sleep(interval)
+        await clock.sleep(pause)
+        pause = min(2 * pause, _HEARTBEAT)
         tell(_status_line(board, clock.monotonic() - began), stream)
 
 
@@ -174,6 +192,8 @@ def _status_line(board: Board, seconds: float) -> str:
     sent, size = board.sent_now, board.size_now
     rate = sent / seconds if seconds > 0 else 0.0
     left = f", about {_span((size - sent) / rate)} left" if rate > 0 else ""
+    if sent == size and board.completing:
+        left = ", completing"
     files = f"{len(board.finished)} of {len(board.sizes)} files, " if len(board.sizes) > 1 else ""
     return f"nunu-async: {files}{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s{left}"
 
@@ -199,4 +219,5 @@ def _label(file: str, width: int) -> str:
 def _retry_line(file: str, event: Retrying) -> str:
     what = "completing" if event.part_number is None else f"part {event.part_number}"
     reason = event.reason.removeprefix(f"{what}: ")
-    return f"{file}: {what}: attempt {event.attempt} failed, next in {event.delay:.1f} s: {reason}"
+    told = f"attempt {event.attempt} failed, next in {event.delay:.1f} s: {reason}"
+    return f"nunu-async: {file}: {what}: {told}"

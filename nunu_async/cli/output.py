@@ -34,8 +34,12 @@ def tell(line: str, stream: TextIO | None = None) -> None:
 
 def result(line: str) -> None:
     """Write a line to standard output."""
-    with suppress(BrokenPipeError, AttributeError):
+    try:
         print(line, flush=True)
+    except BrokenPipeError:
+        pass  # nobody wants it
+    except OSError as error:
+        tell(f"nunu-async: cannot write the result ({error.strerror}): {line}")
 
 
 def close() -> None:
@@ -44,7 +48,7 @@ def close() -> None:
         return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

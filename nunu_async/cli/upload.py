@@ -54,7 +54,9 @@ class _Results:
         order = list(files)
         return {
             "builds": [
-                {"file": file} | attrs.asdict(self.built[file])
+                {"file": file}
+                | attrs.asdict(self.built[file])
+                | {"seconds": round(self.built[file].seconds, 3)}
                 for file in order
                 if file in self.built
             ],
@@ -74,7 +76,7 @@ def _words(error: BaseException) -> str:
     if not isinstance(error, asyncio.CancelledError):
         return str(error)
     # What became of it on the server is in the notes: a build may be complete all the same.
-    return "; ".join(["cancelled", *getattr(error, "__notes__", ())])
+    return "; ".join(["stopped", *getattr(error, "__notes__", ())])
 
 
 async def upload(arguments: argparse.Namespace) -> int:
@@ -96,6 +98,9 @@ async def upload(arguments: argparse.Namespace) -> int:
         except NunuError as error:
             results.failed[file] = error
     if results.failed:
+        if arguments.json:  # a script misses no file; a person is told only what to mend
+            for file in files:
+                results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
         results.tell([*files, *unmatched])
         return _USAGE
     try:

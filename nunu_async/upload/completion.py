@@ -42,6 +42,7 @@ class Completion:
     Attributes:
         may_cancel: False from the moment a complete is on its way until a definite "no" to it:
             deleting then could delete a build that exists.
+        done: whether the server has said that the build is complete.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Completion:
         self._patience = patience
         self._on_retry = on_retry
         self.may_cancel = True
+        self.done = False
         self._pausing = False
 
     async def run(self, ticket: Ticket, parts: Sequence[CompletedPart]) -> None:
@@ -73,11 +75,12 @@ class Completion:
         task = asyncio.ensure_future(self._surely(ticket, parts))
         try:
             await asyncio.shield(task)
+            self.done = True
         except asyncio.CancelledError:
-            await finish(self._hear(task))
+            await finish(self._hear(ticket, task))
             raise
 
-    async def _hear(self, task: asyncio.Task[None]) -> None:
+    async def _hear(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
         if self._pausing:
             task.cancel()
             await asyncio.wait({task})
@@ -87,7 +90,8 @@ class Completion:
                 await task
         except (NunuError, TimeoutError):
             return
-        _LOG.warning("the upload was cancelled too late: the build is complete")
+        self.done = True
+        _LOG.warning("build %s was cancelled too late: it is complete", ticket.build_id)
 
     async def _surely(self, ticket: Ticket, parts: Sequence[CompletedPart]) -> None:
         """Complete once; a lost answer is settled by asking for the build, never by guessing."""

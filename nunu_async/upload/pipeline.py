@@ -384,9 +384,8 @@ class _Upload:
 
     async def _clean_up(self, ticket: Ticket, error: BaseException) -> None:
         if not self._completion.may_cancel:
-            error.add_note(
-                f"build {ticket.build_id} was not cancelled on the server: it may be complete"
-            )
+            told = "is complete" if self._completion.done else "may be complete, and was let be"
+            error.add_note(f"build {ticket.build_id} {told}")
             return
         done = await self._cancel_on_server(ticket)
         if isinstance(error, UploadError):

@@ -29,7 +29,6 @@ _BY_SUFFIX: Final[dict[str, Platform]] = {
     ".rpm": "linux",
     ".appimage": "linux",
 }
-_ARCHIVES: Final = frozenset({".zip", ".tar", ".gz", ".7z", ".tgz", ".bz2"})
 
 
 def infer_platform(file_name: str) -> Platform:
@@ -43,9 +42,9 @@ def infer_platform(file_name: str) -> Platform:
         return platform
     if suffix == ".app":
         raise InputError(
-            "platform", f"{file_name} may be macos or ios-simulator; say which platform it is"
+            "platform", f"{file_name!a} may be for macos or ios-simulator; say for which"
         )
-    why = "is an archive" if suffix in _ARCHIVES else "has an extension that decides nothing"
     raise InputError(
-        "platform", f"{file_name} {why}; say which platform it is: {', '.join(PLATFORMS)}"
+        "platform",
+        f"cannot be told from the name {file_name!a}; say which it is: {', '.join(PLATFORMS)}",
     )
