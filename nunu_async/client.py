@@ -6,7 +6,7 @@ import asyncio
 import os
 import platform as host
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -14,11 +14,14 @@ from typing import Self
 
 import aiohttp
 
-from nunu_async.config import Config, Timeouts
+from nunu_async.config import Config, PathStyle, Timeouts
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.session import Session
+from nunu_async.endpoints.anything import anything
 from nunu_async.endpoints.builds import Builds
+from nunu_async.endpoints.runs import Runs
+from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
 from nunu_async.errors import ConfigError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, Platform
 from nunu_async.upload.pipeline import UploadedBuild, Uploader, UploadJob
@@ -51,6 +54,8 @@ class NunuClient:
         api_concurrency: API requests under way at once.
         storage_concurrency: parts under way at once, over all uploads of this client.
         allow_http: permit plain http to hosts other than this machine.
+        path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None takes them
+            for organization keys (``nunu_org_...``), and the shorter ones for project keys.
         clock: where time, pauses and chance come from; tests pass their own.
 
     Raises: ConfigError for settings that cannot work; nothing is sent.
@@ -69,6 +74,7 @@ class NunuClient:
         api_concurrency: int = 32,
         storage_concurrency: int = 16,
         allow_http: bool = False,
+        path_style: PathStyle | None = None,
         clock: Clock | None = None,
     ) -> None:
         for name, limit in (
@@ -83,6 +89,7 @@ class NunuClient:
             project_id=project_id,
             base_url=base_url,
             allow_http=allow_http,
+            path_style=path_style,
         )
         timeouts = _timeouts(timeout)
         clock = clock or SystemClock()
@@ -112,6 +119,8 @@ class NunuClient:
         self.builds = Builds(
             self._session, project_id=config.project_id, patience=timeouts.complete
         )
+        self.runs = Runs(self._session)
+        self.test_plan_executions = TestPlanExecutions(self._session)
         self._uploader = Uploader(
             self.builds,
             self._storage,
@@ -178,6 +187,29 @@ class NunuClient:
             concurrency=concurrency,
         )
         return await self._uploader.upload(job, on_progress)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int | bool | Sequence[str]] | None = None,
+        json: Mapping[str, object] | None = None,
+    ) -> object:
+        """Ask for any path of the API; return the decoded JSON, or None where there is no body.
+
+        Same key, limits, retries, errors and redaction as everywhere: GET and DELETE may be
+        repeated, any other method only where the server cannot have acted.
+
+        Args:
+            method: an HTTP method.
+            path: below ``/api/v1``, with a leading slash and its ids quoted.
+            params: the query; a list is joined with commas, as the API wants it.
+            json: the body.
+
+        Raises: InputError; ApiError; DecodeError; TransportError.
+        """
+        return await self._session.send(anything(method, path, params, json))
 
     async def close(self) -> None:
         """Close every connection; may be called twice. An injected session stays open."""

@@ -6,6 +6,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -13,14 +14,18 @@ import attrs
 from nunu_async.errors import ConfigError
 from nunu_async.redact import Secret
 
-__all__ = ["Config", "Timeouts", "is_loopback", "normalize_base_url"]
+__all__ = ["Config", "PathStyle", "Timeouts", "is_loopback", "normalize_base_url"]
 
 DEFAULT_BASE_URL = "https://nunu.ai/api/v1"
+PathStyle: TypeAlias = Literal["key", "project"]
+
 KEY_VARIABLES = ("NUNU_API_KEY", "NUNU_API_TOKEN")
 PROJECT_VARIABLES = ("NUNU_PROJECT_ID",)
 BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
 
 _LONGEST_KEY = 512
+# Keys of an organization name no project; on other paths the service answers them with 401.
+_ORGANIZATION_KEY = "nunu_org_"
 # A slug or a UUID; the vendor's command line takes just these characters.
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
@@ -67,12 +72,24 @@ class Config:
     Attributes:
         base_url: with ``/api/v1``, without a trailing slash.
         allow_http: plain http to hosts other than this machine was asked for.
+        path_style: ``key`` for paths in which the key implies the project, ``project`` for
+            ``/project/{projectId}/...``.
     """
 
     api_key: Secret
     base_url: str
     project_id: str | None = None
     allow_http: bool = False
+    path_style: PathStyle = "key"
+
+    def url(self, path: str) -> str:
+        """Return the address of a path of the API; the one place that knows both families.
+
+        A path that names a project by itself is left as it is.
+        """
+        if self.path_style == "project" and not path.startswith("/project/"):
+            return f"{self.base_url}/project/{self.project_id}{path}"
+        return self.base_url + path
 
     @property
     def is_local(self) -> bool:
@@ -88,6 +105,7 @@ class Config:
         project_id: str | None = None,
         base_url: str | None = None,
         allow_http: bool = False,
+        path_style: PathStyle | None = None,
     ) -> Config:
         """Take each setting from its argument, else from `environ`; empty counts as not set.
 
@@ -103,12 +121,22 @@ class Config:
         project = project_id or _first(environ, PROJECT_VARIABLES)
         if project is not None and not _PROJECT.fullmatch(project):
             raise ConfigError("project_id must be 1 to 255 letters, digits, hyphens or underscores")
+        if path_style not in (None, "key", "project"):
+            raise ConfigError(f"path_style must be key or project, not {path_style!r}")
+        of_organization = key.startswith(_ORGANIZATION_KEY)
+        style: PathStyle = path_style or ("project" if of_organization else "key")
+        if of_organization and style == "key":
+            raise ConfigError("an organization key works on project paths only")
+        if style == "project" and project is None:
+            why = "an organization key" if of_organization else 'path_style="project"'
+            raise ConfigError(f"{why} needs a project_id, or NUNU_PROJECT_ID")
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
         return cls(
             api_key=Secret(key),
             base_url=normalize_base_url(url, allow_http=allow_http),
             project_id=project,
             allow_http=allow_http,
+            path_style=style,
         )
 
 

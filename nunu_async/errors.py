@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from nunu_async.response import ResponseInfo
+
 __all__ = [
     "ApiError",
     "AuthenticationError",
@@ -135,6 +137,7 @@ class DecodeError(NunuError):
         problems: one line for each place that is wrong, with its JSON path.
         status: HTTP status of the answer.
         request_id: what the server called the request, if a header said so.
+        headers: the answer's headers, names in lower case.
         garbled: True if the body was not JSON at all, as after a cut connection.
     """
 
@@ -145,6 +148,7 @@ class DecodeError(NunuError):
         *,
         status: int = 0,
         request_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         garbled: bool = False,
     ) -> None:
         super().__init__(f"{operation}: cannot read the answer ({status}): " + "; ".join(problems))
@@ -152,7 +156,13 @@ class DecodeError(NunuError):
         self.problems = problems
         self.status = status
         self.request_id = request_id
+        self.headers: Mapping[str, str] = dict(headers or {})
         self.garbled = garbled
+
+    @property
+    def response(self) -> ResponseInfo:
+        """The answer, in the form that models have it too."""
+        return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
 
 
 class ApiError(NunuError):
@@ -196,6 +206,11 @@ class ApiError(NunuError):
         self.headers: Mapping[str, str] = dict(headers or {})
         super().__init__(self._sentence())
 
+    @property
+    def response(self) -> ResponseInfo:
+        """The answer, in the form that models have it too."""
+        return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
+
     def _sentence(self) -> str:
         code = f" {self.code}" if self.code else ""
         asked = f" (request {self.request_id})" if self.request_id else ""
@@ -233,6 +248,12 @@ class QuotaExceeded(ApiError):
     def needed(self) -> int | None:
         """Bytes this upload needs."""
         return self._bytes("needed")
+
+    def _sentence(self) -> str:
+        told = super()._sentence()
+        if None in (self.used, self.capacity, self.needed):
+            return told
+        return f"{told}; {self.used} of {self.capacity} bytes are used, {self.needed} are needed"
 
     def _bytes(self, name: str) -> int | None:
         value = self.details.get(name)

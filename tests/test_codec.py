@@ -73,7 +73,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_path(name: str, value: An
         ("whole", -0.0, 0),
         ("whole", 2**63, 2**63),
         ("flag", True, True),
-        ("share", 1, 1.0),
+        ("share", 1, 1),
         ("share", 1.5, 1.5),
         ("maybe", None, None),
         ("maybe", "x", "x"),

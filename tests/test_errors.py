@@ -212,6 +212,7 @@ def test_a_status_has_its_class(status: int, kind: type[ApiError]) -> None:
 def test_an_api_error_says_what_was_asked_and_what_came() -> None:
     assert str(SAMPLES[QuotaExceeded]) == (
         "POST /builds/upload answered 402 QUOTA_EXCEEDED: Storage capacity exceeded (request req-1)"
+        "; 3 of 4 bytes are used, 5 are needed"
     )
 
 

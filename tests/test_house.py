@@ -14,10 +14,11 @@ import nunu_async
 ROOT = Path(nunu_async.__file__).parent
 
 # From the ground up; a room may import from the rooms it names and from itself.
-GROUND = {"errors", "redact"}
+GROUND = {"errors", "redact", "response"}
 CORE = {"core", "config", "models", *GROUND}
 MAY_IMPORT = {
-    "errors": set(),
+    "response": set(),
+    "errors": {"response"},
     "redact": set(),
     "config": GROUND,
     "models": GROUND,

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 import pytest
 from doubles import ManualClock, until
 
@@ -137,7 +136,7 @@ async def test_whatever_the_server_answers_is_obeyed(
             multipart=not wanted,
         )
     )
-    box.add_fault(Fault(on="initiate_upload", status=200, body=attrs.asdict(ticket)))
+    box.add_fault(Fault(on="initiate_upload", status=200, body=ticket.to_dict()))
     build = await nunu.upload_build(path, name="n", platform="linux", multipart=wanted)
     assert build.upload_type == ("single-part" if wanted else "multipart")
     assert box.read_object(build.build_id) == path.read_bytes()

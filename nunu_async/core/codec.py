@@ -11,13 +11,29 @@ import attrs
 from cattrs import Converter, transform_error
 from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
 from cattrs.errors import BaseValidationError
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, override
 
+from nunu_async.core.reader import OWN, Unexpected, reader
 from nunu_async.errors import InputError
+from nunu_async.models.base import Model
+from nunu_async.models.page import Page, Pagination
+from nunu_async.models.vocab import Word
 
-__all__ = ["Misfit", "dump", "encode", "parse", "structure"]
+__all__ = [
+    "Misfit",
+    "dump",
+    "encode",
+    "parse",
+    "structure",
+    "structure_page",
+    "structure_rows",
+]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+
+# A page of rows that are all wrong in the same way is told once, not a hundred times.
+_MOST_PROBLEMS = 20
 
 
 class Misfit(Exception):
@@ -63,7 +79,8 @@ def _integer(value: object, _: object) -> int:
 
 def _number(value: object, _: object) -> float:
     if type(value) in (int, float):
-        return float(cast("float", value))
+        float(cast("float", value))  # refuses an integer beyond every float
+        return cast("float", value)  # 3 stays 3, so that what came can be given back
     raise TypeError(f"expected a number, got {type(value).__name__}")
 
 
@@ -83,6 +100,22 @@ def _only(kind: type, told: str, inner: _Hook) -> _Hook:
     return hook
 
 
+def _is_word(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Word)
+
+
+def _word(value: object, kind: type[Word]) -> Word:
+    return kind(_text(value, str))
+
+
+def _sent(model: Model) -> dict[str, object]:
+    return {
+        name: _sent(value) if isinstance(value, Model) else value
+        for name in attrs.fields_dict(type(model)).keys() - OWN
+        if (value := getattr(model, name)) is not None
+    } | dict(model.extra)
+
+
 def _is_row(kind: object) -> bool:
     return get_origin(kind) is tuple
 
@@ -91,7 +124,22 @@ def _build_converter() -> Converter:
     converter = Converter(omit_if_default=True, prefer_attrib_converters=False)
 
     def model(kind: type[attrs.AttrsInstance]) -> _Hook:
-        return _only(Mapping, "an object", make_dict_structure_fn(kind, converter))
+        if not issubclass(kind, Model):
+            return _only(Mapping, "an object", make_dict_structure_fn(kind, converter))
+        leave_out = override(omit=True)
+        inner = make_dict_structure_fn(
+            kind, converter, extra=leave_out, response=leave_out, absent=leave_out
+        )
+        known = attrs.fields_dict(kind).keys() - OWN
+
+        def hook(value: Mapping[str, object], model: object) -> object:
+            return attrs.evolve(
+                inner(value, model),
+                extra={name: value[name] for name in value if name not in known},
+                absent=tuple(known - value.keys()),
+            )
+
+        return _only(Mapping, "an object", hook)
 
     def mapping(kind: type[Mapping[object, object]]) -> _Hook:
         return _only(Mapping, "an object", mapping_structure_factory(kind, converter))
@@ -105,12 +153,16 @@ def _build_converter() -> Converter:
     converter.register_structure_hook_factory(attrs.has, model)
     converter.register_structure_hook_factory(is_mapping, mapping)
     converter.register_structure_hook_factory(_is_row, row)
+    converter.register_structure_hook_func(_is_word, _word)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _time)
     converter.register_unstructure_hook(datetime, lambda value: value.isoformat())
+    converter.register_unstructure_hook_func(
+        lambda kind: isinstance(kind, type) and issubclass(kind, Model), _sent
+    )
     return converter
 
 
@@ -130,12 +182,60 @@ def structure(data: object, model: type[T]) -> T:
     """
     if attrs.has(model) and not isinstance(data, Mapping):
         raise Misfit(f"expected an object, got {type(data).__name__} @ $")
+    if issubclass(model, Model):
+        try:
+            return cast("T", reader(model)(data))
+        except (Unexpected, KeyError, TypeError, ValueError, AttributeError):
+            pass  # something is not exactly right: let the converter take it, or say what it is
     try:
         return _CONVERTER.structure(data, model)
     except BaseValidationError as error:
         raise Misfit(*transform_error(error, path="$", format_exception=_explain)) from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise Misfit(f"{_explain(error, None)} @ $") from None
+
+
+def structure_rows(data: object, key: str, model: type[M]) -> tuple[M, ...]:
+    """Make models of the rows that stand in an object under `key`.
+
+    Raises: Misfit, with every wrong place and its JSON path.
+    """
+    if not isinstance(data, Mapping):
+        raise Misfit(f"expected an object, got {type(data).__name__} @ $")
+    if key not in data:
+        raise Misfit(f"is missing @ $.{key}")
+    rows = data[key]
+    if not isinstance(rows, list):
+        raise Misfit(f"expected a list, got {type(rows).__name__} @ $.{key}")
+    found: list[M] = []
+    problems: list[str] = []
+    for number, row in enumerate(rows):
+        try:
+            found.append(structure(row, model))
+        except Misfit as misfit:
+            problems += (
+                problem.replace("@ $", f"@ $.{key}[{number}]") for problem in misfit.problems
+            )
+    if problems:
+        raise Misfit(*problems[:_MOST_PROBLEMS])
+    return tuple(found)
+
+
+def structure_page(data: object, model: type[M]) -> Page[M]:
+    """Make a page of `{data, pagination}`.
+
+    Raises: Misfit.
+    """
+    rows = structure_rows(data, "data", model)
+    members = cast("Mapping[str, object]", data)
+    if "pagination" not in members:
+        raise Misfit("is missing @ $.pagination")
+    try:
+        pagination = structure(members["pagination"], Pagination)
+    except Misfit as misfit:
+        raise Misfit(*(p.replace("@ $", "@ $.pagination") for p in misfit.problems)) from None
+    extra = {name: members[name] for name in members if name not in ("data", "pagination")}
+    return Page(data=rows, pagination=pagination, extra=extra)
 
 
 def dump(model: object) -> dict[str, object]:

@@ -35,6 +35,7 @@ class Request(Generic[T]):
         query: sent in this order, percent-encoded by the session.
         body: JSON data, or None for no body.
         answer: makes the typed answer of decoded JSON; raises what the codec raises.
+        may_be_empty: a 2xx without a body is read as None, and not as a broken answer.
         needs_key: False keeps the API key off this request.
         secrets: values of this request that no message may repeat.
         patience: seconds for one attempt; None is the client's own limit.
@@ -47,6 +48,7 @@ class Request(Generic[T]):
     query: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     body: Mapping[str, object] | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.UNLESS_ACTED
+    may_be_empty: bool = False
     needs_key: bool = True
     secrets: tuple[Secret, ...] = ()
     patience: float | None = None

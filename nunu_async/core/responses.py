@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
+import attrs
+
 from nunu_async.core import codec
 from nunu_async.core.request import Request
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.errors import ApiError, DecodeError, error_for_status
+from nunu_async.models.base import Model
 from nunu_async.redact import Secret, clean, clean_details, shown_url
+from nunu_async.response import ResponseInfo
 
 __all__ = ["read", "request_id"]
 
@@ -42,18 +46,35 @@ def read(
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
         garbled = True
         try:
-            data = codec.parse(body)
+            data = None if request.may_be_empty and not body else codec.parse(body)
             garbled = False
-            return request.answer(data)
+            return _with_response(request.answer(data), status, headers, secrets)
         except codec.Misfit as misfit:
             return DecodeError(
                 request.operation,
                 tuple(clean(problem, secrets) for problem in misfit.problems),
                 status=status,
                 request_id=request_id(headers, secrets),
+                headers=_safe_headers(headers, secrets),
                 garbled=garbled,
             )
     return _error(request, status, headers, body, secrets)
+
+
+def _with_response(
+    answer: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
+) -> T:
+    """Return the answer with its `response`, or each of the rows with it where it is rows."""
+    rows = answer if isinstance(answer, tuple) else (answer,)
+    if not rows or not isinstance(rows[0], Model):
+        return answer
+    info = ResponseInfo(
+        status=status,
+        request_id=request_id(headers, secrets),
+        headers=_safe_headers(headers, secrets),
+    )
+    told = tuple(attrs.evolve(row, response=info) for row in cast("tuple[Model, ...]", rows))
+    return cast("T", told if isinstance(answer, tuple) else told[0])
 
 
 def _error(

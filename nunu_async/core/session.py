@@ -137,7 +137,7 @@ class Session:
             async with http.request(
                 request.method,
                 # This, the body and the headers are made in the call, to be in no local.
-                URL(self._config.base_url + request.path, encoded=True).with_query(request.query),
+                URL(self._config.url(request.path), encoded=True).with_query(request.query),
                 data=None if request.body is None else encode(request.body),
                 headers=self._headers(request),
                 # A custom header such as ours follows a redirect to any host.

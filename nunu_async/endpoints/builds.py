@@ -6,7 +6,6 @@ Source: API reference, "Initiate Upload", "Get Upload Parts", "Complete Upload",
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -14,7 +13,9 @@ import attrs
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
+from nunu_async.endpoints.ids import in_path
 from nunu_async.errors import InputError
+from nunu_async.models.base import Model
 from nunu_async.models.builds import (
     Build,
     CompletedPart,
@@ -28,8 +29,6 @@ from nunu_async.redact import Secret
 
 __all__ = ["Builds"]
 
-# What may stand in a path without quoting; the documented ids are UUIDs.
-_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OLD_NAMES = {"id": "build_id", "file_name": "filename", "file_size": "size"}
 
 
@@ -131,32 +130,30 @@ class Builds:
 
         Raises: InputError for an id that cannot stand in a path; NotFound.
         """
-        if not _ID.fullmatch(build_id):
-            raise InputError("build_id", f"cannot stand in a path: {build_id!r}")
         return await self._session.send(
             Request(
                 operation="get_build",
                 method="GET",
-                path=f"/builds/{build_id}",
+                path=f"/builds/{in_path('build_id', build_id)}",
                 answer=_build,
                 replay=Replay.ALWAYS,
             )
         )
 
 
-@attrs.frozen
-class _PartUrls:
+@attrs.frozen(kw_only=True)
+class _PartUrls(Model):
     upload_urls: tuple[PartUrl, ...]
 
 
-@attrs.frozen
-class _CompleteAnswer:
+@attrs.frozen(kw_only=True)
+class _CompleteAnswer(Model):
     status: str | None = None
     build_id: str | None = None
 
 
-@attrs.frozen
-class _CancelAnswer:
+@attrs.frozen(kw_only=True)
+class _CancelAnswer(Model):
     success: bool
 
 

@@ -5,7 +5,7 @@ Source: API reference, "Initiate Upload", "Get Upload Parts", "Complete Upload",
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, TypeAlias, get_args
 from unicodedata import bidirectional, category
@@ -13,6 +13,7 @@ from unicodedata import bidirectional, category
 import attrs
 
 from nunu_async.errors import InputError
+from nunu_async.models.base import Model
 
 __all__ = [
     "PLATFORMS",
@@ -125,7 +126,7 @@ def _choice(_: object, attribute: attrs.Attribute[bool | None], value: object) -
 
 
 @attrs.frozen(kw_only=True)
-class CommitDetails:
+class CommitDetails(Model):
     """The commit a build was made from."""
 
     hash: str | None = None
@@ -137,7 +138,7 @@ class CommitDetails:
 
 
 @attrs.frozen(kw_only=True)
-class PullRequestDetails:
+class PullRequestDetails(Model):
     """The pull request a build was made for."""
 
     number: int | None = None
@@ -148,7 +149,7 @@ class PullRequestDetails:
 
 
 @attrs.frozen(kw_only=True)
-class VcsDetails:
+class VcsDetails(Model):
     """Where the source of a build is kept."""
 
     type: str | None = None
@@ -163,7 +164,7 @@ class VcsDetails:
 
 
 @attrs.frozen(kw_only=True)
-class CiDetails:
+class CiDetails(Model):
     """The CI job that made a build."""
 
     system: str | None = None
@@ -178,7 +179,7 @@ class CiDetails:
 
 
 @attrs.frozen(kw_only=True)
-class AppDetails:
+class AppDetails(Model):
     """What the build calls itself."""
 
     version: str | None = None
@@ -188,7 +189,7 @@ class AppDetails:
 
 
 @attrs.frozen(kw_only=True)
-class CompilationDetails:
+class CompilationDetails(Model):
     """How a build was compiled."""
 
     configuration: str | None = None
@@ -197,11 +198,11 @@ class CompilationDetails:
     duration: int | None = None
     """The API does not document the unit."""
     compiler: str | None = None
-    dependencies: dict[str, object] | None = None
+    dependencies: Mapping[str, object] | None = None
 
 
 @attrs.frozen(kw_only=True)
-class UploadDetails:
+class UploadDetails(Model):
     """How a build came to storage."""
 
     method: str | None = None
@@ -211,7 +212,7 @@ class UploadDetails:
 
 
 @attrs.frozen(kw_only=True)
-class BuildDetails:
+class BuildDetails(Model):
     """Facts about a build for people to find it by; every member may be left out."""
 
     vcs: VcsDetails | None = None
@@ -254,7 +255,7 @@ class InitiateUpload:
 
 
 @attrs.frozen(kw_only=True)
-class SinglePartTicket:
+class SinglePartTicket(Model):
     """A reserved build that is sent as one body."""
 
     build_id: str
@@ -265,7 +266,7 @@ class SinglePartTicket:
 
 
 @attrs.frozen(kw_only=True)
-class MultipartTicket:
+class MultipartTicket(Model):
     """A reserved build that is sent in parts."""
 
     build_id: str
@@ -282,7 +283,7 @@ Ticket: TypeAlias = SinglePartTicket | MultipartTicket
 
 
 @attrs.frozen(kw_only=True)
-class PartUrl:
+class PartUrl(Model):
     """Where one part goes."""
 
     part_number: int
@@ -302,7 +303,7 @@ class CompletedPart:
 
 
 @attrs.frozen(kw_only=True)
-class Build:
+class Build(Model):
     """A build in storage.
 
     The service has renamed members over time (``id``, ``file_name``, ``file_size`` before

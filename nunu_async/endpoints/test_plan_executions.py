@@ -1,0 +1,105 @@
+"""Test-plan executions.
+
+Source: API reference, "List Test Plan Executions".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nunu_async.core import codec
+from nunu_async.core.request import Replay, Request
+from nunu_async.core.session import Session
+from nunu_async.endpoints.paging import Listing, check_page
+from nunu_async.errors import InputError
+from nunu_async.models.page import Page
+from nunu_async.models.test_plan_executions import TestPlanExecution
+
+__all__ = ["TestPlanExecutions"]
+
+_CHOICES = {
+    "status": ("completed", "in_progress", "queued"),
+    "sort_by": ("start_time", "test_plan_name", "build_name"),
+    "sort_order": ("asc", "desc"),
+}
+
+
+class TestPlanExecutions:
+    """Executions of test plans; reading them needs ``project:read-runs``."""
+
+    __test__ = False
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(
+        self,
+        *,
+        test_plan_id: str | None = None,
+        build_id: str | None = None,
+        status: Literal["completed", "in_progress", "queued"] | None = None,
+        sort_by: Literal["start_time", "test_plan_name", "build_name"] | None = None,
+        sort_order: Literal["asc", "desc"] | None = None,
+        page_size: int = 100,
+    ) -> Listing[TestPlanExecution]:
+        """Walk through all executions that match; nothing is sent before the first step.
+
+        Raises: InputError.
+        """
+        check_page(0, page_size)
+        filters = _filters(
+            test_plan_id=test_plan_id,
+            build_id=build_id,
+            status=status,
+            sort_by=sort_by,
+            sort_order=sort_order,
+        )
+        return Listing(lambda page: self._page(page, page_size, filters), lambda row: row.id)
+
+    async def list_page(
+        self,
+        *,
+        test_plan_id: str | None = None,
+        build_id: str | None = None,
+        status: Literal["completed", "in_progress", "queued"] | None = None,
+        sort_by: Literal["start_time", "test_plan_name", "build_name"] | None = None,
+        sort_order: Literal["asc", "desc"] | None = None,
+        page: int = 0,
+        page_size: int = 20,
+    ) -> Page[TestPlanExecution]:
+        """Ask for one page, counted from 0, of 1 to 100 executions.
+
+        The server sorts by start time, newest first, unless told otherwise.
+
+        Raises: InputError; ApiError.
+        """
+        check_page(page, page_size)
+        filters = _filters(
+            test_plan_id=test_plan_id,
+            build_id=build_id,
+            status=status,
+            sort_by=sort_by,
+            sort_order=sort_order,
+        )
+        return await self._page(page, page_size, filters)
+
+    async def _page(
+        self, page: int, page_size: int, filters: tuple[tuple[str, str], ...]
+    ) -> Page[TestPlanExecution]:
+        return await self._session.send(
+            Request(
+                operation="list_test_plan_executions",
+                method="GET",
+                path="/test-plan-executions",
+                query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
+                answer=lambda data: codec.structure_page(data, TestPlanExecution),
+                replay=Replay.ALWAYS,
+            )
+        )
+
+
+def _filters(**given: str | None) -> tuple[tuple[str, str], ...]:
+    for name, choices in _CHOICES.items():
+        if given[name] is not None and given[name] not in choices:
+            raise InputError(name, f"must be one of {', '.join(choices)}, not {given[name]!r}")
+    return tuple((name, value) for name, value in given.items() if value is not None)

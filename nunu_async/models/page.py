@@ -1,0 +1,33 @@
+"""One page of a list."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import attrs
+
+from nunu_async.models.base import Model
+
+__all__ = ["Page", "Pagination"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Pagination(Model):
+    """Where a page stands in its list."""
+
+    page: int
+    """Counted from 0."""
+    page_size: int
+    total_count: int
+    """Rows of the whole list at that moment."""
+    total_pages: int
+
+
+@attrs.frozen(kw_only=True)
+class Page(Model, Generic[T]):
+    """Rows of a list, in the server's order."""
+
+    data: tuple[T, ...]
+    pagination: Pagination

@@ -1,0 +1,328 @@
+"""Runs, as all published stages of the API show them.
+
+Source: API reference, "List Runs", "Get Run", "List Run Bugs", "Start Run", "Stop Runs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import attrs
+
+from nunu_async.models.base import Model
+from nunu_async.models.vocab import (
+    BugCategory,
+    BugConfidence,
+    BugSeverity,
+    RunResult,
+    RunState,
+    TestType,
+)
+
+__all__ = [
+    "BaseAgent",
+    "BugInfo",
+    "BugOccurrence",
+    "BuildRef",
+    "Initiator",
+    "Player",
+    "PlayerDetails",
+    "PlayerPlatform",
+    "Run",
+    "RunApp",
+    "RunArtifact",
+    "RunDetails",
+    "RunStep",
+    "StartedRun",
+    "StepItem",
+    "StepTest",
+    "StopOutcome",
+    "StopResult",
+    "TestRef",
+]
+
+
+@attrs.frozen(kw_only=True)
+class BugInfo(Model):
+    """How many bugs a verification run found."""
+
+    bug_label: str | None = None
+    """Seen: ``NO_BUG``, ``BUG``; ``no_bugs`` in January 2026."""
+    bug_count: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TestRef(Model):
+    """The test of a run."""
+
+    __test__ = False
+
+    id: str
+    name: str
+    type: TestType
+
+
+@attrs.frozen(kw_only=True)
+class BuildRef(Model):
+    """The build of a run."""
+
+    id: str | None = None
+    name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Initiator(Model):
+    """Who started a run."""
+
+    type: str
+    """``api`` for API keys; open."""
+    value: Mapping[str, object] | None = None
+    """For ``api``: ``key_id``."""
+
+
+@attrs.frozen(kw_only=True)
+class PlayerPlatform(Model):
+    """What a player played on; two shapes are published, and members of both are kept."""
+
+    kind: str | None = None
+    """Since March 2026, e.g. ``android-native``."""
+    config: Mapping[str, object] | None = None
+    """Since March 2026; ``{"device": {"name", "os_version"}}``."""
+    type: str | None = None
+    """January 2026, e.g. ``android``."""
+    device: str | None = None
+    """January 2026: the device's name."""
+
+    @property
+    def device_name(self) -> str | None:
+        """The device's name, from whichever shape came."""
+        device = self.config.get("device") if self.config is not None else None
+        name = device.get("name") if isinstance(device, Mapping) else self.device
+        return name if isinstance(name, str) else None
+
+
+@attrs.frozen(kw_only=True)
+class BaseAgent(Model):
+    """The agent that played."""
+
+    id: str | None = None
+    name: str | None = None
+    version_id: str | None = None
+    version: int | None = None
+    version_key: str | None = None
+    display_name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Player(Model):
+    """One of the players of a run."""
+
+    id: str
+    """The run's id, a hyphen, the player's number."""
+    state: RunState
+    player_number: int
+    """1-based in answers since March 2026, 0-based before."""
+    result: RunResult | None = None
+    """Null until completed."""
+    test_name: str | None = None
+    composite_test_id: str | None = None
+    step_count: int | None = None
+    completed_step_count: int | None = None
+    """Steps that ended with success."""
+    platform: PlayerPlatform | None = None
+    base_agent: BaseAgent | None = None
+    """Newest answers only."""
+    step_result_summary: Mapping[str, object] | None = None
+    """Newest answers only: how many steps ended with which result."""
+
+
+@attrs.frozen(kw_only=True)
+class RunArtifact(Model):
+    """A file that a run left."""
+
+    filename: str
+    """Chosen by the server; may hold folders. Never use it as a path unchecked."""
+    size: int
+    """Bytes."""
+    uploaded_at: datetime
+    url: str = attrs.field(repr=False)
+    """Time-limited; as good as a password while it lasts."""
+
+
+@attrs.frozen(kw_only=True)
+class StepTest(Model):
+    """What a step asked for."""
+
+    test_step_id: str
+    goal: str
+    finish_condition: str
+    """May be empty."""
+    test_type: TestType
+
+
+@attrs.frozen(kw_only=True)
+class StepItem(Model):
+    """One expectation of a step; newest answers only."""
+
+    id: str | None = None
+    expected: str | None = None
+    status: str | None = None
+    comment: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RunStep(Model):
+    """One step of a player."""
+
+    step_number: int
+    run_state: RunState
+    test: StepTest
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    duration_ms: float | None = None
+    """Milliseconds."""
+    run_result: RunResult | None = None
+    report: str | None = None
+    """The agent's own words."""
+    items: tuple[StepItem, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PlayerDetails(Player):
+    """A player with what it left behind."""
+
+    artifacts: tuple[RunArtifact, ...] = ()
+    steps: tuple[RunStep, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Run(Model):
+    """A row of the list of runs."""
+
+    multiplayer_run_id: str
+    project_id: str
+    state: RunState
+    test: TestRef
+    created_at: datetime
+    initiator: Initiator
+    players: tuple[Player, ...]
+    job_id: str | None = None
+    """Since March 2026."""
+    result: RunResult | None = None
+    """Null until completed."""
+    bug_info: BugInfo | None = None
+    """Verification tests only."""
+    build: BuildRef | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    duration_ms: float | None = None
+    """Milliseconds, often with a fraction."""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing about it will change any more."""
+        return self.state == RunState.COMPLETED
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it is over and ended with success."""
+        return self.is_terminal and self.result == RunResult.SUCCESS
+
+
+@attrs.frozen(kw_only=True)
+class RunApp(Model):
+    """An app that a run had installed; newest answers only."""
+
+    role: str | None = None
+    """``main`` or ``extra``."""
+    extra_app_number: int | None = None
+    player_number: int | None = None
+    provider_kind: str | None = None
+    build_id: str | None = None
+    build_name: str | None = None
+    build_url: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class RunDetails(Run):
+    """A run with its steps and artifacts."""
+
+    players: tuple[PlayerDetails, ...]
+    templating_enabled: bool | None = None
+    template_data: Mapping[str, object] | None = None
+    """Null where templating is off."""
+    apps: tuple[RunApp, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BugOccurrence(Model):
+    """A bug as it showed in one run."""
+
+    id: str
+    bug_id: str
+    """The same over all runs that show this bug."""
+    title: str
+    description: str
+    category: BugCategory
+    severity: BugSeverity
+    confidence: BugConfidence
+    reproduction_steps: str
+    """One text with line breaks."""
+    player_number: int
+    """0-based by the documentation."""
+    test_step: int
+    turn: int
+    detected_at: datetime
+    details: Mapping[str, object] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StartedRun(Model):
+    """What a start began; every published shape is read into this one."""
+
+    job_ids: tuple[str, ...]
+    """One for a test, one for each test of a plan."""
+    multiplayer_run_id: str | None = None
+    """January 2026 only; since then ask for the runs of a job."""
+    build_id: str | None = None
+    test_id: str | None = None
+    """Only where instructions were given."""
+    test_plan_execution_id: str | None = None
+    """Only where a plan was started."""
+    message: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StopOutcome(Model):
+    """What became of one job that was to be stopped."""
+
+    job_id: str
+    ok: bool
+    status: int
+    """Like an HTTP status, for this job alone."""
+    message: str | None = None
+    error: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StopResult(Model):
+    """What became of the jobs that were to be stopped."""
+
+    ok: bool
+    """Whether all were stopped."""
+    message: str
+    received_count: int
+    stopped_count: int
+    results: tuple[StopOutcome, ...]
+
+    @property
+    def stopped(self) -> tuple[StopOutcome, ...]:
+        """The jobs that were stopped."""
+        return tuple(outcome for outcome in self.results if outcome.ok)
+
+    @property
+    def failed(self) -> tuple[StopOutcome, ...]:
+        """The jobs that were not."""
+        return tuple(outcome for outcome in self.results if not outcome.ok)

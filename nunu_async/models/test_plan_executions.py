@@ -1,0 +1,61 @@
+"""Test-plan executions.
+
+Source: API reference, "List Test Plan Executions".
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import attrs
+
+from nunu_async.models.base import Model
+from nunu_async.models.vocab import ExecutionStatus
+
+__all__ = ["ExecutionTestStatus", "TestPlanExecution"]
+
+
+@attrs.frozen(kw_only=True)
+class ExecutionTestStatus(Model):
+    """How many tests of an execution are where."""
+
+    passed: int
+    failed: int
+    stopped: int
+    queued: int
+    running: int
+    skipped: int | None = None
+    """Newest answers only."""
+
+
+@attrs.frozen(kw_only=True)
+class TestPlanExecution(Model):
+    """One execution of a test plan."""
+
+    __test__ = False
+
+    id: str
+    status: ExecutionStatus
+    total_tests: int
+    test_status: ExecutionTestStatus
+    test_plan_id: str | None = None
+    test_plan_name: str | None = None
+    build_id: str | None = None
+    build_name: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    """Null until completed."""
+    started_by: object = None
+    """A string by the published page; an object in answers of some stages."""
+    duration_ms: float | None = None
+    """Milliseconds."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing about it will change any more."""
+        return self.status == ExecutionStatus.COMPLETED
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it is over and every test of it passed."""
+        return self.is_terminal and self.test_status.passed == self.total_tests

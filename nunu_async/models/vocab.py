@@ -1,0 +1,177 @@
+"""The API's string sets. Open: a word that is not known is kept as it came and never raises.
+
+The service has changed the case of its words over time and adds new ones without notice, so words
+are compared without case, and none of these types is closed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+__all__ = [
+    "BugCategory",
+    "BugConfidence",
+    "BugSeverity",
+    "ExecutionStatus",
+    "JobStatus",
+    "RunResult",
+    "RunState",
+    "TestType",
+    "Word",
+]
+
+
+class Word(str):
+    """A string that equals another when only the case differs.
+
+    It hashes as its lower-case form: look it up among words, or among lower-case strings.
+    `str(word)` is the word as it came.
+    """
+
+    __slots__ = ()
+    known: ClassVar[frozenset[str]] = frozenset()
+    """The documented words, in lower case."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and str.lower(self) == str.lower(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(str.lower(self))
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str.__repr__(self)})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of the documented words."""
+        return str.lower(self) in self.known
+
+
+class RunState(Word):
+    """Where a run, a player or a step is."""
+
+    __slots__ = ()
+    known = frozenset({"pending", "initializing", "running", "completed"})
+    PENDING: ClassVar[RunState]
+    INITIALIZING: ClassVar[RunState]
+    RUNNING: ClassVar[RunState]
+    COMPLETED: ClassVar[RunState]
+
+
+class RunResult(Word):
+    """How a run, a player or a step ended.
+
+    `FAILURE` is the January 2026 word for `FAILED`; they are different words and do not compare
+    equal.
+    """
+
+    __slots__ = ()
+    known = frozenset(
+        {
+            "success",
+            "failed",
+            "failure",
+            "error",
+            "stopped",
+            "max_steps",
+            "skipped",
+            "blocked",
+            "timeout",
+        }
+    )
+    SUCCESS: ClassVar[RunResult]
+    FAILED: ClassVar[RunResult]
+    FAILURE: ClassVar[RunResult]
+    ERROR: ClassVar[RunResult]
+    STOPPED: ClassVar[RunResult]
+    MAX_STEPS: ClassVar[RunResult]
+    SKIPPED: ClassVar[RunResult]
+    BLOCKED: ClassVar[RunResult]
+    TIMEOUT: ClassVar[RunResult]
+
+
+class TestType(Word):
+    """What a test is for."""
+
+    __test__ = False  # pytest would take it for a test
+    __slots__ = ()
+    known = frozenset({"verification", "task", "discovery", "exploration"})
+    VERIFICATION: ClassVar[TestType]
+    TASK: ClassVar[TestType]
+    DISCOVERY: ClassVar[TestType]
+    EXPLORATION: ClassVar[TestType]
+
+
+class ExecutionStatus(Word):
+    """Where a test-plan execution is."""
+
+    __slots__ = ()
+    known = frozenset({"queued", "in_progress", "completed"})
+    QUEUED: ClassVar[ExecutionStatus]
+    IN_PROGRESS: ClassVar[ExecutionStatus]
+    COMPLETED: ClassVar[ExecutionStatus]
+
+
+class JobStatus(Word):
+    """Where a job is."""
+
+    __slots__ = ()
+    known = frozenset({"queued", "starting", "running", "stopping", "cleaning_up", "completed"})
+    QUEUED: ClassVar[JobStatus]
+    STARTING: ClassVar[JobStatus]
+    RUNNING: ClassVar[JobStatus]
+    STOPPING: ClassVar[JobStatus]
+    CLEANING_UP: ClassVar[JobStatus]
+    COMPLETED: ClassVar[JobStatus]
+
+
+class BugCategory(Word):
+    """What kind of bug."""
+
+    __slots__ = ()
+    known = frozenset({"ui", "gameplay", "performance", "crash", "audio", "visual"})
+    UI: ClassVar[BugCategory]
+    GAMEPLAY: ClassVar[BugCategory]
+    PERFORMANCE: ClassVar[BugCategory]
+    CRASH: ClassVar[BugCategory]
+    AUDIO: ClassVar[BugCategory]
+    VISUAL: ClassVar[BugCategory]
+
+
+class BugSeverity(Word):
+    """How bad a bug is."""
+
+    __slots__ = ()
+    known = frozenset({"low", "medium", "high", "critical"})
+    LOW: ClassVar[BugSeverity]
+    MEDIUM: ClassVar[BugSeverity]
+    HIGH: ClassVar[BugSeverity]
+    CRITICAL: ClassVar[BugSeverity]
+
+
+class BugConfidence(Word):
+    """How sure the agent is of a bug."""
+
+    __slots__ = ()
+    known = frozenset({"low", "medium", "high"})
+    LOW: ClassVar[BugConfidence]
+    MEDIUM: ClassVar[BugConfidence]
+    HIGH: ClassVar[BugConfidence]
+
+
+def _name_members() -> None:
+    for kind in Word.__subclasses__():
+        for word in kind.known:
+            setattr(kind, word.upper(), kind(word))
+
+
+_name_members()
