@@ -468,3 +468,19 @@ def test_a_nonsense_limit_is_refused(name: str, value: object) -> None:
 def test_repr_shows_no_key() -> None:
     nunu = NunuClient(KEY, project_id="p", timeout=Timeouts(call=3))
     assert KEY not in f"{nunu!r} {vars(nunu)!r} {nunu._config!r}"
+
+
+async def test_every_attempt_is_one_debug_line_without_ids(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script([answer(503), None, answer(body=BUILD)])
+    with caplog.at_level(logging.DEBUG, "nunu_async"):
+        async with raw_server(script) as server, client(server, clock) as nunu:
+            await nunu.builds.get("an-id-of-a-build")
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    assert lines == [
+        "GET /builds/{buildId} attempt 1: 503 in 0 ms",
+        "GET /builds/{buildId} attempt 2: no answer in 0 ms",
+        "GET /builds/{buildId} attempt 3: 200 in 0 ms",
+    ]
+    assert all(r.name.startswith("nunu_async") for r in caplog.records if "build" in r.getMessage())

@@ -32,6 +32,7 @@ class Request(Generic[T]):
     Attributes:
         operation: the API's own name for it, for messages and logs.
         path: below the base URL, with a leading slash and its ids already in place.
+        template: the path with names in place of ids, for logs; "" where it has none.
         query: sent in this order, percent-encoded by the session.
         body: JSON data, or None for no body.
         answer: makes the typed answer of decoded JSON; raises what the codec raises.
@@ -45,6 +46,7 @@ class Request(Generic[T]):
     method: str
     path: str
     answer: Callable[[object], T]
+    template: str = ""
     query: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     body: Mapping[str, object] | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.UNLESS_ACTED

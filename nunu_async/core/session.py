@@ -85,7 +85,7 @@ class Session:
                         self._clock, max(self._timeouts.call, request.patience or 0.0)
                     )
                 try:
-                    return await self._attempt(http, request, deadline)
+                    return await self._attempt(http, request, deadline, attempts.made + 1)
                 except (ApiError, DecodeError, TransportError) as error:
                     failure = error
             delay = attempts.pause_after(
@@ -106,14 +106,18 @@ class Session:
             await self._clock.sleep(delay)
 
     async def _attempt(
-        self, http: aiohttp.ClientSession, request: Request[T], deadline: Deadline
+        self,
+        http: aiohttp.ClientSession,
+        request: Request[T],
+        deadline: Deadline,
+        number: int,
     ) -> T:
         patience = request.patience or self._timeouts.attempt
         remaining = deadline.remaining()
         failure: ApiError | DecodeError | None = None
         with suppress(TimeoutError):
             async with time_limit(self._clock, min(patience, remaining)):
-                outcome = await self._exchange(http, request)
+                outcome = await self._exchange(http, request, number)
                 if not isinstance(outcome, ApiError | DecodeError):
                     return outcome
                 failure = outcome
@@ -130,9 +134,10 @@ class Session:
         )
 
     async def _exchange(
-        self, http: aiohttp.ClientSession, request: Request[T]
+        self, http: aiohttp.ClientSession, request: Request[T], number: int
     ) -> T | ApiError | DecodeError:
         began = self._clock.monotonic()
+        status: int | None = None
         try:
             async with http.request(
                 request.method,
@@ -148,17 +153,20 @@ class Session:
             ) as response:
                 answer = await read_capped(response, _LARGEST_ANSWER)
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                _LOG.debug(
-                    "%s %s answered %d in %.0f ms",
-                    request.method,
-                    request.path,
-                    response.status,
-                    1000 * (self._clock.monotonic() - began),
-                )
+                status = response.status
                 hidden = (self._config.api_key, *request.secrets)
-                return responses.read(request, response.status, headers, answer, hidden)
+                return responses.read(request, status, headers, answer, hidden)
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
             failure = translate(error, request.method, request.path)
+        finally:
+            _LOG.debug(
+                "%s %s attempt %d: %s in %.0f ms",
+                request.method,
+                request.template or request.path,
+                number,
+                status or "no answer",
+                1000 * (self._clock.monotonic() - began),
+            )
         raise failure
 
     def _headers(self, request: Request[T]) -> dict[str, str]:

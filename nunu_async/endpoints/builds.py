@@ -135,6 +135,7 @@ class Builds:
                 operation="get_build",
                 method="GET",
                 path=f"/builds/{in_path('build_id', build_id)}",
+                template="/builds/{buildId}",
                 answer=_build,
                 replay=Replay.ALWAYS,
             )

@@ -110,6 +110,7 @@ class Runs:
                 operation="get_run",
                 method="GET",
                 path=f"/runs/{in_path('run_id', run_id)}",
+                template="/runs/{runId}",
                 answer=lambda data: codec.structure(data, RunDetails),
                 replay=Replay.ALWAYS,
             )
@@ -125,6 +126,7 @@ class Runs:
                 operation="list_run_bugs",
                 method="GET",
                 path=f"/runs/{in_path('run_id', run_id)}/bugs",
+                template="/runs/{runId}/bugs",
                 answer=_bugs,
                 replay=Replay.ALWAYS,
             )
