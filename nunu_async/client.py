@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform as host
 import ssl
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
@@ -26,6 +24,7 @@ from nunu_async.errors import ConfigError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, Platform
 from nunu_async.upload.pipeline import UploadedBuild, Uploader, UploadJob
 from nunu_async.upload.progress import Listener
+from nunu_async.upload.readers import Readers
 from nunu_async.upload.storage import Storage
 
 __all__ = ["NunuClient"]
@@ -46,7 +45,7 @@ class NunuClient:
         project_id: named in requests that can carry it.
         base_url: ``https://nunu.ai``, with or without ``/api`` or ``/api/v1``.
         timeout: seconds for one API call over all its attempts, or a `Timeouts` that sets every
-            limit, stall limits included.
+            limit, stall limits included. Completing an upload has a limit of its own there.
         retry: how often and how patiently to try again.
         session: an aiohttp session to send API requests with, used and not closed; its own
             middlewares are not run. Storage never uses it.
@@ -115,7 +114,7 @@ class NunuClient:
             allow_loopback=config.is_local,
             tls=ssl_context,
         )
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="nunu-read")
+        self._readers = Readers(_READERS)
         self.builds = Builds(
             self._session, project_id=config.project_id, patience=timeouts.complete
         )
@@ -127,7 +126,7 @@ class NunuClient:
             clock=clock,
             policy=policy,
             timeouts=timeouts,
-            slots=asyncio.Semaphore(storage_concurrency),
+            concurrency=storage_concurrency,
             executor=self._readers,
         )
 
@@ -212,11 +211,14 @@ class NunuClient:
         return await self._session.send(anything(method, path, params, json))
 
     async def close(self) -> None:
-        """Close every connection; may be called twice. An injected session stays open."""
+        """End uploads that are under way, then every connection; may be called twice.
+
+        Uploads end as if cancelled, with a `ClientClosed` error. An injected session stays open.
+        """
+        await self._uploader.close()
         await self._session.close()
         await self._storage.close()
-        # Not waited for: a read on a hung disk must not keep the program.
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self

@@ -45,7 +45,7 @@ class Timeouts:
         connect: one TCP and TLS handshake, name look-up included.
         attempt: one API request, its answer read whole.
         call: one API call over all its attempts and pauses, not counting the queue before it.
-        complete: one request to complete an upload; the server assembles the build meanwhile.
+        complete: completing an upload, over all attempts; the server assembles the build meanwhile.
         stall: a part's PUT in which no byte leaves for the peer, while some still have to.
         answer: from a part's last byte having left to the storage's answer. A part that fits the
             socket buffers, some MB, has left at once: then this limit is the one that counts.

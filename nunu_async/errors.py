@@ -139,6 +139,8 @@ class DecodeError(NunuError):
         request_id: what the server called the request, if a header said so.
         headers: the answer's headers, names in lower case.
         garbled: True if the body was not JSON at all, as after a cut connection.
+        leftover: what the answer shows to have begun on the server all the same: a ticket good
+            enough to cancel, or None.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class DecodeError(NunuError):
         request_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         garbled: bool = False,
+        leftover: object = None,
     ) -> None:
         super().__init__(f"{operation}: cannot read the answer ({status}): " + "; ".join(problems))
         self.operation = operation
@@ -158,6 +161,7 @@ class DecodeError(NunuError):
         self.request_id = request_id
         self.headers: Mapping[str, str] = dict(headers or {})
         self.garbled = garbled
+        self.leftover = leftover
 
     @property
     def response(self) -> ResponseInfo:
@@ -178,6 +182,7 @@ class ApiError(NunuError):
         path: path below the base URL, without its query.
         retry_after: seconds the server asked to wait, if it did.
         headers: the answer's headers, names in lower case.
+        explained: the body was the API's own JSON error, and not the page of some edge.
     """
 
     default_message: ClassVar[str] = "no explanation in the answer"
@@ -194,8 +199,10 @@ class ApiError(NunuError):
         path: str = "",
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        explained: bool = False,
     ) -> None:
         self.status = status
+        self.explained = explained
         self.code = code
         self.details: Mapping[str, object] = dict(details or {})
         self.message = message or self.default_message

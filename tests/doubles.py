@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -88,7 +89,9 @@ class RawServer:
 
 
 @asynccontextmanager
-async def raw_server(exchange: Exchange) -> AsyncIterator[RawServer]:
+async def raw_server(
+    exchange: Exchange, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """Serve every request with `exchange(reader, writer, head)`, on bare sockets.
 
     aiohttp's own test server hides what its client does to a socket; this one does not.
@@ -113,7 +116,7 @@ async def raw_server(exchange: Exchange) -> AsyncIterator[RawServer]:
             tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     seen.port = server.sockets[0].getsockname()[1]
     try:
         yield seen

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TypeAlias
 
+from nunu_async.cli import output
 from nunu_async.cli.arguments import parse
 
 __all__ = ["main"]
+
+_Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, int]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,18 +23,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = parse(argv)
-    # Imported here: help and usage errors need no terminal drawing and no server.
-    if arguments.command == "upload":
-        from nunu_async.cli.upload import upload as command  # noqa: PLC0415
-    elif arguments.command == "demo":
-        from nunu_async.cli.demo import demo as command  # noqa: PLC0415
-    else:
-        from nunu_async.cli.serve import serve as command  # noqa: PLC0415
-    from nunu_async.cli import output  # noqa: PLC0415
+    command = _command(arguments)
     from nunu_async.cli.run import run  # noqa: PLC0415
 
     output.prepare()
+    _listen(os.environ.get("NUNU_LOG", ""))
     try:
         return run(command(arguments))
     finally:
         output.close()
+
+
+def _command(arguments: argparse.Namespace) -> _Command:
+    # Imported here: help and usage errors need no terminal drawing and no server.
+    match arguments.command:
+        case "upload":
+            from nunu_async.cli.upload import upload  # noqa: PLC0415
+
+            return upload
+        case "runs":
+            from nunu_async.cli import runs  # noqa: PLC0415
+
+            actions: dict[str, _Command] = {
+                "list": runs.list_runs,
+                "get": runs.get,
+                "bugs": runs.bugs,
+                "start": runs.start,
+                "stop": runs.stop,
+            }
+            return actions[arguments.action]
+        case "executions":
+            from nunu_async.cli.executions import list_executions  # noqa: PLC0415
+
+            return list_executions
+        case "demo":
+            from nunu_async.cli.demo import demo  # noqa: PLC0415
+
+            return demo
+        case _:
+            from nunu_async.cli.serve import serve  # noqa: PLC0415
+
+            return serve
+
+
+def _listen(level: str) -> None:
+    """Write what the library logs to standard error, from the level that NUNU_LOG names."""
+    number = logging.getLevelNamesMapping().get(level.strip().upper())
+    if number is None:
+        if level.strip():
+            output.tell(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
+        return
+    log = logging.getLogger("nunu_async")
+    log.setLevel(number)
+    log.addHandler(_Log())
+
+
+class _Log(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(
+            logging.Formatter("nunu-async: %(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S")
+        )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # Retried API calls are told of at any level.
+        told = record.name.startswith("nunu_async.core") and record.levelno >= logging.WARNING
+        return not told and bool(super().filter(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        output.tell(self.format(record))

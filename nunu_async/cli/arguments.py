@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,6 +17,7 @@ environment:
                     where other users of the machine could read it
   NUNU_PROJECT_ID   the project
   NUNU_BASE_URL     the API's address (then NUNU_API_URL); default https://nunu.ai
+  NUNU_LOG          debug tells of every request on standard error
 
 exit codes:
   0 all done, 1 some failed, 2 usage or configuration, 130 Ctrl-C, 143 SIGTERM
@@ -28,6 +30,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.command == "upload" and arguments.deletion_policy and not arguments.auto_delete:
         parser.error("--deletion-policy has nothing to act on without --auto-delete")
+    if arguments.command == "runs" and arguments.action == "start":
+        for option, partner in (
+            ("name", "instructions"),
+            ("retries", "test"),
+            ("instances", "test"),
+        ):
+            if getattr(arguments, option) is not None and getattr(arguments, partner) is None:
+                parser.error(f"--{option} goes with --{partner} only")
     return arguments
 
 
@@ -35,13 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
     parser = argparse.ArgumentParser(
         prog="nunu-async",
-        description="Upload game builds to nunu.ai.",
+        description="Upload game builds to nunu.ai; start, read and stop test runs there.",
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nunu-async {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_upload(commands)
+    _add_runs(commands)
+    _add_executions(commands)
     _add_demo(commands)
     _add_sandbox(commands)
     return parser
@@ -72,20 +84,13 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help=f"one of {', '.join(PLATFORMS)}; default: by the file's extension",
     )
     upload.add_argument("-d", "--description", help="at most 1000 characters")
-    upload.add_argument(
-        "--tags",
-        type=_tags,
-        action="extend",
-        default=[],
-        metavar="A,B",
-        help="separated by commas; may be repeated",
-    )
+    _add_tags(upload, "separated by commas; may be repeated")
     upload.add_argument(
         "--auto-delete", action="store_true", help="let old builds go when storage is full"
     )
     upload.add_argument(
         "--deletion-policy",
-        type=lambda text: text.replace("-", "_"),
+        type=_underscored,
         choices=("least_recent", "oldest"),
         help="which builds go first: least_recent or oldest",
         metavar="POLICY",
@@ -115,6 +120,138 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     upload.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
+    )
+
+
+def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    runs = commands.add_parser(
+        "runs", help="list, read, start and stop test runs", description="Test runs."
+    )
+    actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_runs_list(actions)
+    get = _add_action(actions, "get", "show one run: its players, their steps and artifacts")
+    get.add_argument("run_id", metavar="RUN_ID", type=_name)
+    get.add_argument("--json", action="store_true", help="print one JSON object instead")
+    bugs = _add_action(actions, "bugs", "list the bugs that one run showed")
+    bugs.add_argument("run_id", metavar="RUN_ID", type=_name)
+    _add_rows_options(bugs)
+    _add_runs_start(actions)
+    stop = _add_action(actions, "stop", "stop jobs at once, and print the ids of those stopped")
+    stop.add_argument(
+        "job_ids", nargs="+", metavar="JOB_ID", type=_name, help="of a job, not of a run"
+    )
+    stop.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_runs_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = _add_action(actions, "list", "list runs, newest first")
+    listing.add_argument(
+        "--state",
+        choices=("running", "completed", "all"),
+        metavar="STATE",
+        help="running, completed or all",
+    )
+    listing.add_argument("--test", metavar="ID", help="runs of this multiplayer test only")
+    listing.add_argument("--job", metavar="ID", help="runs of this job only")
+    listing.add_argument("--execution", metavar="ID", help="runs of this test-plan execution only")
+    listing.add_argument(
+        "--type", help="of the test: verification, task, discovery or exploration", metavar="TYPE"
+    )
+    _add_tags(listing, "runs with all of these only; may be repeated")
+    listing.add_argument(
+        "--bugs",
+        action=argparse.BooleanOptionalAction,
+        help="runs that showed bugs only, or those that did not",
+    )
+    _add_rows_options(listing)
+
+
+def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    start = _add_action(
+        actions, "start", "start a test, a test plan or instructions, and print the ids of the jobs"
+    )
+    start.add_argument("--deployment-config", required=True, metavar="ID", type=_name)
+    target = start.add_mutually_exclusive_group(required=True)
+    target.add_argument("--test", metavar="ID", type=_name, help="a multiplayer test")
+    target.add_argument("--test-plan", metavar="ID", type=_name)
+    target.add_argument("--instructions", metavar="TEXT", type=_name, help="what to do, in words")
+    start.add_argument("--build", metavar="ID", type=_name)
+    start.add_argument("--name", type=_name, help="of the run; with --instructions only")
+    start.add_argument("--agent-config", metavar="ID", type=_name)
+    _add_tags(start, "added to the run; may be repeated")
+    start.add_argument(
+        "--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only"
+    )
+    start.add_argument(
+        "--instances", type=_whole(1, 10), metavar="N", help="1 to 10; with --test only"
+    )
+    start.add_argument(
+        "--template-data",
+        type=_object,
+        metavar="JSON",
+        help="an object for the templates of the test, or @FILE that holds one",
+    )
+    start.add_argument("--render-templates", action="store_true")
+    start.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_executions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    executions = commands.add_parser(
+        "executions", help="list test-plan executions", description="Executions of test plans."
+    )
+    actions = executions.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = _add_action(actions, "list", "list test-plan executions, newest first")
+    listing.add_argument("--test-plan", metavar="ID", help="executions of this plan only")
+    listing.add_argument("--build", metavar="ID", help="executions on this build only")
+    listing.add_argument(
+        "--status",
+        type=_underscored,
+        choices=("completed", "in_progress", "queued"),
+        metavar="STATUS",
+        help="completed, in_progress or queued",
+    )
+    listing.add_argument(
+        "--sort-by",
+        type=_underscored,
+        choices=("start_time", "test_plan_name", "build_name"),
+        metavar="FIELD",
+        help="start_time, test_plan_name or build_name",
+    )
+    listing.add_argument("--sort-order", choices=("asc", "desc"), help="default desc")
+    _add_rows_options(listing)
+
+
+def _add_action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, sentence: str
+) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name,
+        help=sentence,
+        description=f"{sentence[0].upper()}{sentence[1:]}.",
+        epilog=_ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_rows_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit",
+        type=_whole(1, 10**9),
+        metavar="N",
+        help="so many at most (default 50 in a table, else all)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON array instead")
+    form.add_argument(
+        "--jsonl",
+        action="store_true",
+        help="print JSON lines as they come: memory does not grow with their number",
+    )
+
+
+def _add_tags(parser: argparse.ArgumentParser, sentence: str) -> None:
+    parser.add_argument(
+        "--tags", type=_tags, action="extend", default=[], metavar="A,B", help=sentence
     )
 
 
@@ -174,6 +311,30 @@ def _name(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _underscored(text: str) -> str:
+    return text.replace("-", "_")
+
+
+def _object(text: str) -> dict[str, object]:
+    if text.startswith("@"):
+        try:
+            with open(text[1:], encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeError) as error:
+            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
+    try:
+        value = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")
+    return value
+
+
+def _no_number(text: str) -> object:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _tags(text: str) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
             tell("nunu-async: stopping ...")
             task.cancel()
         else:
-            tell("nunu-async: still stopping; the server has 40 seconds to answer, at most")
+            tell("nunu-async: still stopping; the server has ten seconds to answer, at most")
 
     handled = []
     for number in _ENDING:

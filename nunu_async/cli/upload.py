@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from nunu_async.cli.display import Board, show
 from nunu_async.cli.output import count, result, tell
 from nunu_async.client import NunuClient
+from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.pipeline import UploadedBuild, UploadJob
 from nunu_async.upload.progress import Listener
@@ -23,6 +24,8 @@ from nunu_async.upload.source import measure
 __all__ = ["expand", "upload"]
 
 _USAGE = 2
+# Who presses Ctrl-C waits ten seconds at most: for an answer still out, then for cancelling.
+_TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
 
 @attrs.define
@@ -105,7 +108,9 @@ async def upload(arguments: argparse.Namespace) -> int:
         return _USAGE
     try:
         client = NunuClient(
-            storage_concurrency=arguments.concurrency, api_concurrency=arguments.concurrency
+            storage_concurrency=arguments.concurrency,
+            api_concurrency=arguments.concurrency,
+            timeout=_TIMEOUTS,
         )
     except ConfigError as error:
         if arguments.json:

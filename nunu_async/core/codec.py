@@ -41,11 +41,13 @@ class Misfit(Exception):
 
     Attributes:
         problems: one line for each wrong place, with its JSON path.
+        leftover: what could be read of it all the same, where that matters.
     """
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: str, leftover: object = None) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.leftover = leftover
 
 
 _Hook = Callable[..., object]

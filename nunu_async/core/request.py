@@ -10,7 +10,7 @@ import attrs
 
 from nunu_async.redact import Secret
 
-__all__ = ["Replay", "Request"]
+__all__ = ["Flight", "Replay", "Request"]
 
 T = TypeVar("T")
 
@@ -21,8 +21,24 @@ class Replay(enum.Enum):
     ALWAYS = "always"
     """Twice does what once does: GET, part PUT, cancel."""
 
+    NEVER = "never"
+    """For a caller that settles by itself what became of it."""
+
     UNLESS_ACTED = "unless acted"
     """Only when the server cannot have acted: never connected, or it answered 429 or 503."""
+
+
+@attrs.define
+class Flight:
+    """How a request that must not be left unheard stands, for a caller that is cancelled.
+
+    Attributes:
+        on_wire: the server may be acting on it right now.
+        last: set by the caller: no further attempt is to begin.
+    """
+
+    on_wire: bool = False
+    last: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +56,9 @@ class Request(Generic[T]):
         needs_key: False keeps the API key off this request.
         secrets: values of this request that no message may repeat.
         patience: seconds for one attempt; None is the client's own limit.
+        within: seconds for all attempts; None is the client's own limit.
+        urgent: does not queue behind other requests; for cleaning up.
+        flight: where the session notes whether the request is on the wire.
     """
 
     operation: str
@@ -54,3 +73,6 @@ class Request(Generic[T]):
     needs_key: bool = True
     secrets: tuple[Secret, ...] = ()
     patience: float | None = None
+    within: float | None = None
+    urgent: bool = False
+    flight: Flight | None = None

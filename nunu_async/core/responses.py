@@ -57,6 +57,7 @@ def read(
                 request_id=request_id(headers, secrets),
                 headers=_safe_headers(headers, secrets),
                 garbled=garbled,
+                leftover=misfit.leftover,
             )
     return _error(request, status, headers, body, secrets)
 
@@ -84,7 +85,7 @@ def _error(
     body: bytes,
     secrets: tuple[Secret, ...],
 ) -> ApiError:
-    message, code, details = _explanation(body)
+    message, code, details, told = _explanation(body)
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
         host = _host(headers.get("location", ""))
         message = f"redirected to {host}; redirects are never followed"
@@ -98,11 +99,12 @@ def _error(
         path=clean(request.path, secrets),
         retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
         headers=_safe_headers(headers, secrets),
+        explained=bool(message) and told,
     )
 
 
-def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object]]:
-    """Return message, code and details, from whichever of the published shapes came.
+def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bool]:
+    """Return message, code, details, and whether the API itself wrote them.
 
     Known: {error, code?, details?}, {ok: false, status, message, error}, and pages of HTML from
     an edge that never asked the API.
@@ -110,9 +112,9 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object]]:
     try:
         data = codec.parse(body)
     except codec.Misfit:
-        return body.decode("utf-8", "replace").strip(), None, {}  # cut once it is clean
+        return body.decode("utf-8", "replace").strip(), None, {}, False  # cut once it is clean
     if not isinstance(data, Mapping):
-        return "", None, {}
+        return "", None, {}, False
     message = next((data[k] for k in ("error", "message") if isinstance(data.get(k), str)), "")
     code = data.get("code")
     details = data.get("details")
@@ -120,6 +122,7 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object]]:
         message,
         code if isinstance(code, str) else None,
         details if isinstance(details, Mapping) else {},
+        True,
     )
 
 

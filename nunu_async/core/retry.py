@@ -129,6 +129,8 @@ def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - 
     match failure:
         case CertificateError() | DeadlineExceeded():
             return False
+        case _ if replay is Replay.NEVER:
+            return False
         case TransportError():
             return replay is Replay.ALWAYS or not failure.sent
         case ApiError():

@@ -17,7 +17,7 @@ from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy
-from nunu_async.core.wire import read_capped, send_once, translate
+from nunu_async.core.wire import connect_timeout, read_capped, send_once, translate
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
@@ -33,6 +33,8 @@ __all__ = ["Session"]
 T = TypeVar("T")
 
 _LOG = logging.getLogger("nunu_async.core")
+# Requests that clean up are few, and must not wait for the slow ones that made them needed.
+_URGENT = 4
 _LARGEST_ANSWER = 32 * 1024 * 1024
 
 
@@ -65,6 +67,7 @@ class Session:
         self._owns_http = http is None
         self._tls = tls
         self._gate = asyncio.Semaphore(concurrency)
+        self._urgent = asyncio.Semaphore(_URGENT)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -78,16 +81,21 @@ class Session:
         deadline: Deadline | None = None
         while True:
             http = self._opened()
-            async with self._gate:
+            async with self._urgent if request.urgent else self._gate:
                 # Only now: waiting at our own gate is nobody's timeout.
                 if deadline is None:
-                    deadline = Deadline(
-                        self._clock, max(self._timeouts.call, request.patience or 0.0)
-                    )
+                    deadline = Deadline(self._clock, self._within(request))
+                if request.flight is not None:
+                    request.flight.on_wire = True
                 try:
                     return await self._attempt(http, request, deadline, attempts.made + 1)
                 except (ApiError, DecodeError, TransportError) as error:
                     failure = error
+                finally:
+                    if request.flight is not None:
+                        request.flight.on_wire = False
+            if request.flight is not None and request.flight.last:
+                raise failure
             delay = attempts.pause_after(
                 failure,
                 replay=request.replay,
@@ -104,6 +112,9 @@ class Session:
                 failure,
             )
             await self._clock.sleep(delay)
+
+    def _within(self, request: Request[T]) -> float:
+        return request.within or max(self._timeouts.call, request.patience or 0.0)
 
     async def _attempt(
         self,
@@ -149,7 +160,7 @@ class Session:
                 allow_redirects=False,
                 raise_for_status=False,
                 middlewares=(send_once,),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+                timeout=connect_timeout(self._timeouts.connect),
             ) as response:
                 answer = await read_capped(response, _LARGEST_ANSWER)
                 headers = {name.lower(): value for name, value in response.headers.items()}
@@ -195,7 +206,7 @@ class Session:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._concurrency, ttl_dns_cache=60, ssl=self._tls or True
+                    limit=self._concurrency + _URGENT, ttl_dns_cache=60, ssl=self._tls or True
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

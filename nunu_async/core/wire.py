@@ -16,7 +16,7 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = ["lapse", "read_capped", "send_once", "translate"]
+__all__ = ["connect_timeout", "lapse", "read_capped", "send_once", "translate"]
 
 
 class _Dropped(Exception):
@@ -97,6 +97,15 @@ async def read_capped(response: ClientResponse, limit: int) -> bytes:
             )
         blocks.append(block)
     return b"".join(blocks)
+
+
+def connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    """Return aiohttp's limits: on connecting alone, name look-up included.
+
+    `connect` would count the queue for a pooled connection too; there is none, because both gates
+    are as wide as their pools.
+    """
+    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
 
 
 async def lapse() -> None:

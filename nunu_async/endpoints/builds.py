@@ -7,11 +7,12 @@ Source: API reference, "Initiate Upload", "Get Upload Parts", "Complete Upload",
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import attrs
 
 from nunu_async.core import codec
-from nunu_async.core.request import Replay, Request
+from nunu_async.core.request import Flight, Replay, Request
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import in_path
 from nunu_async.errors import InputError
@@ -40,7 +41,9 @@ class Builds:
         self._project_id = project_id
         self._patience = patience
 
-    async def initiate_upload(self, upload: InitiateUpload) -> Ticket:
+    async def initiate_upload(
+        self, upload: InitiateUpload, *, flight: Flight | None = None
+    ) -> Ticket:
         """Reserve a build and learn how to send it.
 
         Sent again only when the server cannot have acted: a second reservation is a second build.
@@ -56,6 +59,7 @@ class Builds:
                 path="/builds/upload",
                 body=codec.dump(upload),
                 answer=_ticket,
+                flight=flight,
             )
         )
 
@@ -88,7 +92,15 @@ class Builds:
             )
         )
 
-    async def complete_upload(self, ticket: Ticket, parts: Sequence[CompletedPart] = ()) -> None:
+    async def complete_upload(
+        self,
+        ticket: Ticket,
+        parts: Sequence[CompletedPart] = (),
+        *,
+        replay: Replay = Replay.UNLESS_ACTED,
+        flight: Flight | None = None,
+        within: float | None = None,
+    ) -> None:
         """Turn what was sent into a build.
 
         `parts` is for multipart only: all of them, ascending.
@@ -102,14 +114,19 @@ class Builds:
                 method="POST",
                 path="/builds/upload/complete",
                 body=_completion(ticket, parts),
-                answer=_completed,
+                answer=lambda data: _completed(data, ticket.build_id),
+                replay=replay,
                 secrets=_secrets(ticket),
                 patience=self._patience,
+                within=within,
+                flight=flight,
             )
         )
 
-    async def cancel_upload(self, ticket: Ticket) -> None:
+    async def cancel_upload(self, ticket: Ticket, *, within: float | None = None) -> None:
         """Abandon an upload; the server frees what it had reserved.
+
+        `within` seconds over all attempts; None is the client's limit for a call.
 
         Raises: NotFound when there is nothing to cancel: already cancelled, completed or expired.
         """
@@ -122,10 +139,12 @@ class Builds:
                 answer=_cancelled,
                 replay=Replay.ALWAYS,
                 secrets=_secrets(ticket),
+                within=within,
+                urgent=True,
             )
         )
 
-    async def get(self, build_id: str) -> Build:
+    async def get(self, build_id: str, *, replay: Replay = Replay.ALWAYS) -> Build:
         """Read one build.
 
         Raises: InputError for an id that cannot stand in a path; NotFound.
@@ -137,7 +156,7 @@ class Builds:
                 path=f"/builds/{in_path('build_id', build_id)}",
                 template="/builds/{buildId}",
                 answer=_build,
-                replay=Replay.ALWAYS,
+                replay=replay,
             )
         )
 
@@ -181,24 +200,45 @@ def _place(ticket: Ticket) -> tuple[tuple[str, str], ...]:
 
 
 def _ticket(data: object) -> Ticket:
-    kind = data.get("upload_type") if isinstance(data, Mapping) else None
-    if kind == "single-part":
-        return codec.structure(data, SinglePartTicket)
-    if kind == "multipart":
-        ticket = codec.structure(data, MultipartTicket)
-        if ticket.part_size < 1 or ticket.total_parts < 1:
-            raise codec.Misfit("part_size and total_parts must be positive @ $")
-        return ticket
-    raise codec.Misfit(f"neither single-part nor multipart: {kind!r} @ $.upload_type")
+    if not isinstance(data, Mapping):
+        raise codec.Misfit(f"expected an object, got {type(data).__name__} @ $")
+    kind = data.get("upload_type")
+    try:
+        if kind == "single-part":
+            return codec.structure(data, SinglePartTicket)
+        if kind == "multipart":
+            return codec.structure(data, MultipartTicket)
+        raise codec.Misfit(f"neither single-part nor multipart: {kind!r} @ $.upload_type")
+    except codec.Misfit as misfit:
+        # The server has reserved something all the same, and only these ids can free it.
+        raise codec.Misfit(*misfit.problems, leftover=_leftover(data)) from None
 
 
-def _completed(data: object) -> None:
+def _leftover(data: Mapping[str, object]) -> Ticket | None:
+    ids = {name: data.get(name) for name in ("build_id", "object_key", "upload_id")}
+    if not all(isinstance(ids[name], str) for name in ("build_id", "object_key")):
+        return None
+    place = (cast("str", ids["build_id"]), cast("str", ids["object_key"]))
+    if isinstance(ids["upload_id"], str):
+        return MultipartTicket(
+            build_id=place[0],
+            object_key=place[1],
+            upload_id=ids["upload_id"],
+            total_parts=0,
+            part_size=0,
+        )
+    return SinglePartTicket(build_id=place[0], object_key=place[1], upload_url="")
+
+
+def _completed(data: object, build_id: str) -> None:
     # A 200 that carries an error, or nothing that was promised, is no success.
     answer = codec.structure(data, _CompleteAnswer)
     if isinstance(data, Mapping) and data.get("error"):
         raise codec.Misfit("the answer carries an error @ $.error")
     if answer.status is not None and answer.status.lower() != "success":
         raise codec.Misfit(f"not success: {answer.status!r} @ $.status")
+    if answer.build_id not in (None, build_id):
+        raise codec.Misfit(f"another build: {answer.build_id!a} @ $.build_id")
     if answer.build_id is None and answer.status is None:
         raise codec.Misfit("neither a build_id nor status success @ $")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
+from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import finish
-from nunu_async.core.clock import Clock, time_limit
-from nunu_async.core.request import Replay
+from nunu_async.core.clock import Clock, Deadline, time_limit
+from nunu_async.core.request import Flight, Replay
 from nunu_async.core.retry import Attempts, RetryPolicy
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
@@ -26,13 +28,16 @@ __all__ = ["Completion"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
+# Seconds that a last request gets when the time for all of them is nearly spent.
+_LEAST: Final = 1.0
+
 # 4xx that do not settle whether the request was acted on.
 _UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
-# 5xx that the server gives itself; 502, 504 and 52x come from an edge that lost sight of it.
-_ENDED_STATUS: Final = frozenset({500, 501})
-_UNAVAILABLE: Final = 503
-# The words of all published pages; any other word settles nothing.
-_BUILT: Final = frozenset({"ok", "ready", "unhealthy"})
+# 5xx that come from an edge which lost sight of the server, whatever their body says.
+_EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
+# The words of all published pages; any other word settles nothing. `UNHEALTHY` is one of those: no
+# page says whether a build that is still being sent can have it.
+_BUILT: Final = frozenset({"ok", "ready"})
 _NOT_BUILT: Final = frozenset({"uploading", "failed"})
 
 
@@ -51,28 +56,29 @@ class Completion:
         *,
         clock: Clock,
         policy: RetryPolicy,
-        patience: float,
+        timeouts: Timeouts,
         on_retry: Callable[[int, float, NunuError], None],
     ) -> None:
         self._builds = builds
         self._clock = clock
         self._policy = policy
-        self._patience = patience
+        self._timeouts = timeouts
         self._on_retry = on_retry
+        self._flight = Flight()
         self.may_cancel = True
         self.done = False
-        self._pausing = False
 
-    async def run(self, ticket: Ticket, parts: Sequence[CompletedPart]) -> None:
-        """Complete an upload.
+    async def run(self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]) -> None:
+        """Complete an upload of `size` bytes.
 
-        When the caller is cancelled meanwhile, a request under way is heard out first, for at most
-        `patience` seconds: deleting unheard could delete a finished build. None is begun any more.
+        When the caller is cancelled meanwhile, a request on the wire is heard out first, for at
+        most the `settle` limit: deleting unheard could delete a finished build. None is begun any
+        more.
 
         Raises: ApiError, TransportError or DecodeError when the server did not complete it;
         UploadOutcomeUnknown when it would not say.
         """
-        task = asyncio.ensure_future(self._surely(ticket, parts))
+        task = asyncio.ensure_future(self._surely(ticket, size, parts))
         try:
             await asyncio.shield(task)
             self.done = True
@@ -81,44 +87,54 @@ class Completion:
             raise
 
     async def _hear(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
-        if self._pausing:
+        self._flight.last = True
+        if not self._flight.on_wire:
             task.cancel()
             await asyncio.wait({task})
-            return
-        try:
-            async with time_limit(self._clock, self._patience):
-                await task
-        except (NunuError, TimeoutError):
-            return
-        self.done = True
-        _LOG.warning("build %s was cancelled too late: it is complete", ticket.build_id)
+        else:
+            with suppress(NunuError, TimeoutError):
+                async with time_limit(self._clock, self._timeouts.settle):
+                    await task
+        if task.done() and not task.cancelled() and task.exception() is None:
+            self.done = True
+            _LOG.warning("build %s was cancelled too late: it is complete", ticket.build_id)
 
-    async def _surely(self, ticket: Ticket, parts: Sequence[CompletedPart]) -> None:
+    async def _surely(self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]) -> None:
         """Complete once; a lost answer is settled by asking for the build, never by guessing."""
         attempts = Attempts(self._policy, self._policy.attempts)
-        in_doubt = False  # whether a request of ours may have been acted on unheard
+        deadline = Deadline(self._clock, self._timeouts.complete)
+        tried = False  # whether a request may have reached the part of the server that acts
+        in_doubt = False  # whether one may have been acted on unheard
         while True:
             self.may_cancel = False
             try:
-                await self._builds.complete_upload(ticket, parts)
+                await self._builds.complete_upload(
+                    ticket,
+                    parts,
+                    replay=Replay.NEVER,
+                    flight=self._flight,
+                    within=max(deadline.remaining(), _LEAST),
+                )
                 return
             except (ApiError, DecodeError, TransportError) as error:
                 failure = error
             refused = _did_nothing(failure)
-            if refused and not in_doubt:
-                self.may_cancel = True
-                raise failure
-            built = await self._is_built(ticket)
-            if built:
-                return
-            in_doubt = in_doubt or built is None or not _was_answered(failure)
-            delay = None
-            if not refused:
-                chance = self._clock.random()
-                delay = attempts.pause_after(failure, replay=Replay.ALWAYS, chance=chance)
-            if delay is None:
+            if not refused or (tried and isinstance(failure, NotFound)):
+                # A 404 after a try that went wrong may be the answer to one that went well.
+                built = await self._is_built(ticket, size)
+                if built:
+                    return
+                in_doubt = in_doubt or refused or built is None or not _was_explained(failure)
+            tried = tried or not refused
+            self.may_cancel = not in_doubt
+            delay = attempts.pause_after(
+                failure,
+                replay=Replay.ALWAYS,
+                chance=self._clock.random(),
+                remaining=deadline.remaining(),
+            )
+            if delay is None or self._flight.last:
                 if not in_doubt:
-                    self.may_cancel = True
                     raise failure
                 raise UploadOutcomeUnknown(
                     f"build {ticket.build_id}: the server did not say whether it completed the "
@@ -128,18 +144,17 @@ class Completion:
                     stage="complete",
                 ) from failure
             self._on_retry(attempts.made, delay, failure)
-            self.may_cancel = not in_doubt
-            self._pausing = True
             await self._clock.sleep(delay)
-            self._pausing = False
 
-    async def _is_built(self, ticket: Ticket) -> bool | None:
+    async def _is_built(self, ticket: Ticket, size: int) -> bool | None:
         """Ask the server whether the build exists; None where it would not say."""
         try:
-            build = await self._builds.get(ticket.build_id)
+            build = await self._builds.get(ticket.build_id, replay=Replay.NEVER)
         except NotFound:
             return False
         except NunuError:
+            return None
+        if build.build_id != ticket.build_id or build.size not in (None, size):
             return None
         status = (build.status or "").lower()
         return True if status in _BUILT else False if status in _NOT_BUILT else None
@@ -149,16 +164,17 @@ def _did_nothing(failure: NunuError) -> bool:
     """Tell whether it is certain that this very request was not acted on."""
     if isinstance(failure, TransportError):
         return not failure.sent
-    if not isinstance(failure, ApiError):
-        return False
-    if failure.status == _UNAVAILABLE:
-        return True  # and the session has tried it as often as the policy allows
     return (
-        300 <= failure.status < 500  # noqa: PLR2004 - HTTP's redirects and client errors
+        isinstance(failure, ApiError)
+        and 300 <= failure.status < 500  # noqa: PLR2004 - HTTP's redirects and client errors
         and failure.status not in _UNSETTLED_STATUS
+        # "no such page" of some edge is not "no such upload"
+        and (failure.explained or not isinstance(failure, NotFound))
     )
 
 
-def _was_answered(failure: NunuError) -> bool:
-    """Tell whether the server itself has ended the request, and not an edge in front of it."""
-    return isinstance(failure, ApiError) and failure.status in _ENDED_STATUS
+def _was_explained(failure: NunuError) -> bool:
+    """Tell whether the API itself has ended the request, in its own words."""
+    return (
+        isinstance(failure, ApiError) and failure.explained and failure.status not in _EDGE_STATUS
+    )

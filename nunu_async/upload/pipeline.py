@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -14,10 +15,11 @@ import attrs
 from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, time_limit
-from nunu_async.core.request import Replay
+from nunu_async.core.request import Flight, Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
+    ClientClosed,
     DecodeError,
     InputError,
     NotFound,
@@ -33,6 +35,7 @@ from nunu_async.models.builds import (
     MultipartTicket,
     PartUrl,
     Platform,
+    SinglePartTicket,
     Ticket,
 )
 from nunu_async.upload.completion import Completion
@@ -128,7 +131,7 @@ class Uploader:
         clock: Clock,
         policy: RetryPolicy,
         timeouts: Timeouts,
-        slots: asyncio.Semaphore,
+        concurrency: int,
         executor: Executor,
     ) -> None:
         self.builds = builds
@@ -136,8 +139,13 @@ class Uploader:
         self.clock = clock
         self.policy = policy
         self.timeouts = timeouts
-        self.slots = slots
+        self.slots = asyncio.Semaphore(concurrency)
         self.executor = executor
+        # An upload that could send nothing yet must not reserve a build either: its URLs would
+        # age, and a single-part URL cannot be signed anew. Nor hold its file open.
+        self._admission = asyncio.Semaphore(concurrency)
+        self._running: dict[asyncio.Task[object], asyncio.Event] = {}
+        self._closed = False
 
     async def upload(self, job: UploadJob, listener: Listener | None = None) -> UploadedBuild:
         """Put one file into build storage.
@@ -145,11 +153,49 @@ class Uploader:
         When this raises, cancellation included, nothing of the upload is still running, and the
         server was told to forget it unless it may have completed.
         """
+        if self._is_closed():
+            raise ClientClosed("this client is closed; make a new one")
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
+        over = asyncio.Event()
+        self._running[task] = over
+        try:
+            async with self._admission:
+                return await self._upload(job, listener)
+        except asyncio.CancelledError as error:
+            if (
+                self._is_closed() and task.uncancel() == 0
+            ):  # cancelled by `close`, and by nobody else
+                told = "; ".join(getattr(error, "__notes__", ["nothing was begun"]))
+                raise ClientClosed(f"the client was closed while uploading: {told}") from None
+            raise
+        finally:
+            del self._running[task]
+            over.set()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def _upload(self, job: UploadJob, listener: Listener | None) -> UploadedBuild:
         began = self.clock.monotonic()
         async with await Source.open(job.path, self.executor) as source:
             request = job.request(source.path.name, source.size)
             upload = _Upload(self, source, request, job.concurrency, Reporter(listener))
             return await upload.run(began)
+
+    async def close(self) -> None:
+        """End the uploads that are under way, as a cancellation would, and wait for their ends."""
+        if self._closed:  # also a listener of an upload that is being ended
+            return
+        self._closed = True
+        ends = list(self._running.values())
+        for task in list(self._running):
+            task.cancel()
+        limit = self.timeouts.settle + self.timeouts.cleanup
+        with suppress(TimeoutError):  # a listener that closes the client waits for itself
+            async with time_limit(self.clock, limit):
+                for end in ends:
+                    await end.wait()
 
 
 @attrs.frozen
@@ -186,7 +232,7 @@ class _Upload:
             uploader.builds,
             clock=uploader.clock,
             policy=uploader.policy,
-            patience=uploader.timeouts.settle,
+            timeouts=uploader.timeouts,
             on_retry=lambda attempt, delay, why: self._retrying(None, attempt, delay, why),
         )
 
@@ -209,7 +255,7 @@ class _Upload:
             self._reporter.tell(Completing())
             await self._reporter.drain()
             parts = plan.completion(self._ledger.etags)
-            await self._completion.run(ticket, parts if kind == "multipart" else ())
+            await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
         except BaseException as error:
             await finish(self._clean_up(ticket, error))
             raise
@@ -226,19 +272,27 @@ class _Upload:
         )
 
     async def _initiate(self) -> Ticket:
-        task = asyncio.ensure_future(self._builds.initiate_upload(self._request))
+        flight = Flight()
+        task = asyncio.ensure_future(self._builds.initiate_upload(self._request, flight=flight))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # An answer under way may be a reservation that nobody else could ever free.
-            await finish(self._forget(task))
+            await finish(self._forget(task, flight))
+            raise
+        except DecodeError as error:
+            if isinstance(error.leftover, SinglePartTicket | MultipartTicket):
+                await finish(self._clean_up(error.leftover, error))
             raise
 
-    async def _forget(self, task: asyncio.Task[Ticket]) -> None:
+    async def _forget(self, task: asyncio.Task[Ticket], flight: Flight) -> None:
+        """Free what an initiate under way may still reserve; nobody else ever could."""
+        flight.last = True
+        if not flight.on_wire:  # queued, or pausing; or just answered, and this does nothing
+            task.cancel()
         try:
             async with time_limit(self._clock, self._timeouts.settle):
                 ticket = await task
-        except (NunuError, TimeoutError):
+        except (NunuError, TimeoutError, asyncio.CancelledError):
             return  # nothing was reserved, or nobody can know it
         await self._cancel_on_server(ticket)
 
@@ -402,7 +456,7 @@ class _Upload:
     async def _cancel_on_server(self, ticket: Ticket) -> bool:
         try:
             async with time_limit(self._clock, self._timeouts.cleanup):
-                await self._builds.cancel_upload(ticket)
+                await self._builds.cancel_upload(ticket, within=self._timeouts.cleanup)
         except NotFound:
             return True  # gone already
         except (NunuError, TimeoutError) as error:

@@ -71,12 +71,11 @@ class Source:
 
         Raises: SourceError for what is missing, unreadable, empty or not a regular file.
         """
-        opening = asyncio.ensure_future(wrap(_open)(Path(path), executor=executor))
+        opening = _Opening(Path(path))
         try:
-            descriptor, identity = await asyncio.shield(opening)
+            descriptor, identity = await wrap(opening.open)(executor=executor)
         except asyncio.CancelledError:
-            # The thread cannot be stopped; what it opens must still be closed.
-            opening.add_done_callback(_close_unclaimed)
+            opening.abandon()
             raise
         return cls(Path(path), descriptor, identity, executor)
 
@@ -228,9 +227,30 @@ def _open(path: Path) -> tuple[int, _Identity]:
     return descriptor, _identify(found)
 
 
-def _close_unclaimed(opening: asyncio.Future[tuple[int, _Identity]]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result()[0])
+class _Opening:
+    """Opens a file on a thread that cannot be stopped; closes it there if nobody waits any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._abandoned = False
+
+    def open(self) -> tuple[int, _Identity]:
+        """Open and measure, on the thread."""
+        descriptor, identity = _open(self._path)
+        with self._lock:
+            self._descriptor = descriptor
+            if self._abandoned:
+                os.close(descriptor)
+        return descriptor, identity
+
+    def abandon(self) -> None:
+        """Close what was opened, now or when it is."""
+        with self._lock:
+            self._abandoned = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> SourceError:

@@ -21,8 +21,8 @@ from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
-from nunu_async.core.wire import lapse, read_capped, send_once, translate
-from nunu_async.errors import NunuError, StallError, StorageError
+from nunu_async.core.wire import connect_timeout, lapse, read_capped, send_once, translate
+from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import clean
 from nunu_async.upload.plan import Part
@@ -140,14 +140,21 @@ class _PartBody(aiohttp.Payload):
     async def _flush(self, writer: AbstractStreamWriter) -> None:
         """Wait until the transport's own buffer is empty.
 
-        An answer that comes before that is not one to the whole part, however well it reads.
+        An answer that comes before that is not one to the whole part, however well it reads. What
+        the kernel holds cannot be seen: an early answer to its last bytes is believed.
         """
         transport = self._transport
-        if transport is not None:
+        if transport is None:
+            return
+        # Only with bytes in it: TLS transports pause at `size >= high`, so that an empty buffer
+        # with the limit at 0 pauses, and nothing that we do would ever resume it.
+        if transport.get_write_buffer_size():
             transport.set_write_buffer_limits(high=0)
-            await writer.drain()  # raises if the connection is lost with bytes still in it
-            transport.set_write_buffer_limits()
-            self.handed_over = True
+            try:
+                await writer.drain()  # raises if the connection is lost with bytes still in it
+            finally:
+                transport.set_write_buffer_limits()
+        self.handed_over = True
 
     async def cut_off(self) -> None:
         """Make sure that no further byte of this attempt reaches the peer; wait until it is so.
@@ -194,6 +201,7 @@ class Storage:
         self._allow_loopback = allow_loopback
         self._tls = tls
         self._http: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def put(self, address: PartUrl, part: Part, source: Source, on_sent: OnSent) -> str:
         """Send one part once; return its ETag without quotes.
@@ -214,16 +222,16 @@ class Storage:
         try:
             async with self._stall_watch(body, part):
                 outcome = await self._exchange(address, part, body)
-            if isinstance(outcome, str):
-                return outcome
-            raise outcome  # here, and not in the frames that hold the address and the answer
         except BaseException as error:
             await finish(body.cut_off())
             if body.error is None or not isinstance(error, NunuError):
                 if isinstance(error, NunuError):
                     error.__context__ = None  # what a stall interrupted: aiohttp's own frames
                 raise
-        raise body.error  # and not aiohttp's wrapping of it
+            raise body.error from None  # and not aiohttp's wrapping of it
+        if isinstance(outcome, str):
+            return outcome
+        raise outcome  # here, and not in the frames that hold the address and the answer
 
     async def _exchange(self, address: PartUrl, part: Part, body: _PartBody) -> str | StorageError:
         headers = {
@@ -241,12 +249,16 @@ class Storage:
                 allow_redirects=False,
                 raise_for_status=False,
                 middlewares=(send_once,),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+                timeout=connect_timeout(self._timeouts.connect),
             ) as response:
                 if not body.handed_over:
                     await lapse()  # the body's own task may be one turn behind the answer
                 whole = body.handed_over
                 answer = await read_capped(response, _LARGEST_ERROR)
+                if not whole:
+                    # Before the connection could go back to the pool; a refused part that was
+                    # sent whole leaves a good one, which other parts may use at once.
+                    await body.cut_off()
                 told = {name.lower(): value for name, value in response.headers.items()}
                 etags = response.headers.getall("ETag", [])
                 return _verdict(part.number, response.status, told, answer, etags, whole=whole)
@@ -262,6 +274,7 @@ class Storage:
         and not when it has left; so what moves is looked at from outside.
         """
         limits = self._timeouts
+        every = min(limits.stall, limits.answer) / _LOOKS
         seen = body.progress()
         moved = self._clock.monotonic()
         stalled = ""
@@ -277,13 +290,13 @@ class Storage:
                     waiting = body.handed_over
                     limit = limits.answer if waiting else limits.stall
                     if now - moved < limit:
-                        timer = self._clock.call_later(limits.stall / _LOOKS, look)
+                        timer = self._clock.call_later(every, look)
                         return
                     stalled = "no answer" if waiting else "no byte left"
                     stalled += f" for {limit:g} seconds"
                     scope.reschedule(0.0)
 
-                timer = self._clock.call_later(limits.stall / _LOOKS, look)
+                timer = self._clock.call_later(every, look)
                 try:
                     yield
                 finally:
@@ -292,6 +305,8 @@ class Storage:
             raise StallError(f"part {part.number}: {stalled}", method="PUT") from None
 
     def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ClientClosed("this client is closed; make a new one")
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -304,6 +319,7 @@ class Storage:
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""
+        self._closed = True
         if self._http is not None:
             await self._http.close()
 

@@ -1,0 +1,280 @@
+"""Rows of the API on standard output: a table for people, JSON for machines."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import select
+import shutil
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Generic, Literal, TextIO, TypeVar
+
+import attrs
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nunu_async.cli.output import count, tell
+from nunu_async.client import NunuClient
+from nunu_async.errors import ConfigError, InputError, NunuError
+from nunu_async.models.base import Model
+from nunu_async.redact import clean
+
+__all__ = [
+    "NOTHING",
+    "Column",
+    "as_json",
+    "ask",
+    "at_a_time",
+    "cell",
+    "colour",
+    "drawn",
+    "span",
+    "tell_rows",
+    "when",
+    "write",
+]
+
+M = TypeVar("M", bound=Model)
+
+NOTHING = "-"
+_USAGE = 2
+_TABLE_ROWS = 50
+_LARGEST_PAGE = 100
+_GAP = 2
+_ENDLESS = 1_000_000
+# A pipe that has room takes a page of 4096 bytes at once (Linux, pipe(7)), whatever they encode.
+_BLOCK = 1024
+_COLOURS = {
+    "success": "green",
+    "passed": "green",
+    "running": "cyan",
+    "in_progress": "cyan",
+    "failed": "red",
+    "failure": "red",
+    "error": "red",
+    "timeout": "red",
+    "blocked": "red",
+    "critical": "red",
+    "high": "red",
+    "stopped": "yellow",
+    "max_steps": "yellow",
+    "skipped": "yellow",
+    "medium": "yellow",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Column(Generic[M]):
+    """One column of a table; those further left come before those further right."""
+
+    title: str
+    text: Callable[[M], str]
+    least: int | None = None
+    """Characters it may be cut down to; None is never cut."""
+    fair: int | None = None
+    """Characters it is granted before another column is shown at all; None is all it needs."""
+
+
+async def ask(command: Callable[[NunuClient], Awaitable[int]]) -> int:
+    """Run a command with a client of the environment's; tell what goes wrong, in a line.
+
+    Returns the exit code. A reader that has had enough ends the command, and is no failure.
+    """
+    try:
+        async with NunuClient() as nunu:
+            return await command(nunu)
+    except (ConfigError, InputError) as error:
+        tell(f"nunu-async: {error}")
+        return _USAGE
+    except NunuError as error:
+        tell("; ".join([f"nunu-async: {error}", *getattr(error, "__notes__", ())]))
+        return 1
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        tell(f"nunu-async: cannot write the result: {error.strerror}")
+        return 1
+
+
+def at_a_time(limit: int | None) -> int:
+    """Return the size of the pages to ask for, where so many rows are wanted."""
+    return min(limit or _LARGEST_PAGE, _LARGEST_PAGE)
+
+
+async def tell_rows(
+    rows: AsyncIterable[M],
+    arguments: argparse.Namespace,
+    columns: Sequence[Column[M]],
+    noun: str,
+) -> int:
+    """Print rows as `--json`, `--jsonl` and `--limit` say; return the exit code.
+
+    Lines of JSON go out as they come. An array, like a table, is printed once it is whole: what
+    fails halfway has printed nothing that could be taken for all there is.
+    """
+    limit: int | None = arguments.limit
+    if arguments.jsonl:
+        async for row in _first(rows, limit):
+            await write(as_json(row) + "\n")
+        return 0
+    if arguments.json:
+        # As text, which is a third of the size of the rows.
+        found = [as_json(row) async for row in _first(rows, limit)]
+        await write("[" + ",\n ".join(found) + "]\n")
+        return 0
+    # One more than is shown tells whether there are more; it lies on the same page.
+    shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]
+    more = limit is None and len(shown) > _TABLE_ROWS
+    if not shown:
+        tell(f"nunu-async: no {noun}s")
+        return 0
+    await write(_table(columns, shown[:_TABLE_ROWS] if more else shown))
+    if more:
+        tell(f"nunu-async: the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
+    return 0
+
+
+async def _first(rows: AsyncIterable[M], limit: int | None) -> AsyncIterator[M]:
+    """Give so many rows at most; asks for nothing beyond the last of them."""
+    given = 0
+    async for row in rows:
+        yield row
+        given += 1
+        if given == limit:
+            return
+
+
+def as_json(model: Model) -> str:
+    """Return a model as one line of JSON, in ASCII."""
+    return json.dumps(model.to_dict())
+
+
+async def write(text: str) -> None:
+    """Write to standard output; while nobody reads, a signal can still end the command.
+
+    Raises: OSError; BrokenPipeError when nobody will read any more.
+    """
+    stream = sys.stdout
+    if stream is None:  # a program without a console
+        return
+    for start in range(0, len(text), _BLOCK):
+        await _room(stream)
+        stream.write(text[start : start + _BLOCK])
+        stream.flush()
+
+
+async def _room(stream: TextIO) -> None:
+    """Wait until a pipe or terminal takes more; anything else always does."""
+    try:
+        number = stream.fileno()
+        if select.select((), (number,), (), 0)[1]:
+            return
+    except (OSError, ValueError):  # nothing with a number; Windows, where only sockets have room
+        return
+    loop = asyncio.get_running_loop()
+    room = asyncio.Event()
+    loop.add_writer(number, room.set)
+    try:
+        await room.wait()
+    finally:
+        loop.remove_writer(number)
+
+
+def drawn(*parts: RenderableType) -> str:
+    """Draw for standard output: as wide as a terminal, elsewhere as wide as it gets."""
+    width = _width()
+    console = Console(file=sys.stdout, width=width, highlight=False, emoji=False, markup=False)
+    with console.capture() as captured:
+        console.print(*parts, sep="\n", soft_wrap=False)
+    return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
+
+
+def _width() -> int:
+    # Whoever reads a pipe or a file cuts for themselves.
+    if sys.stdout is not None and (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        return shutil.get_terminal_size().columns
+    return _ENDLESS
+
+
+def _table(columns: Sequence[Column[M]], rows: Sequence[M]) -> str:
+    cells = [[column.text(row) for row in rows] for column in columns]
+    needed = [
+        max(cell_len(column.title), *map(cell_len, texts))
+        for column, texts in zip(columns, cells, strict=True)
+    ]
+    widths = _fit(columns, needed, _width())
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for index, width in widths.items():
+        table.add_column(columns[index].title, width=width, no_wrap=True, overflow=_overflow())
+    for row in zip(*(cells[index] for index in widths), strict=True):
+        table.add_row(*(Text(text, style=colour(text)) for text in row))
+    return drawn(table)
+
+
+def _fit(columns: Sequence[Column[M]], needed: Sequence[int], room: int) -> dict[int, int]:
+    """Choose columns, and a width for each: the first ones fairly before the later ones at all."""
+    widths: dict[int, int] = {}
+    granted = used = 0
+    for index, (column, need) in enumerate(zip(columns, needed, strict=True)):
+        gap = _GAP if widths else 0
+        least = need if column.least is None else min(need, column.least)
+        if widths and granted + gap + least > room:
+            continue
+        widths[index] = min(least, room)
+        used += gap + widths[index]
+        granted += gap + (need if column.fair is None else min(need, column.fair))
+    for fairly in (True, False):
+        for index, width in widths.items():
+            fair = columns[index].fair if fairly else None
+            want = needed[index] if fair is None else min(needed[index], fair)
+            more = max(0, min(want - width, room - used))
+            widths[index] += more
+            used += more
+    return widths
+
+
+def _overflow() -> Literal["crop", "ellipsis"]:
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
+    return "ellipsis" if encoding.startswith("utf") else "crop"
+
+
+def colour(word: str) -> str:
+    """Return the style of a state, a result or a severity; "" for any other word."""
+    return _COLOURS.get(word, "")
+
+
+def cell(value: object) -> str:
+    """Return a value of the server's as one line that can do nothing to a terminal."""
+    return (clean(str(value)) or NOTHING) if value is not None else NOTHING
+
+
+def when(moment: datetime | None) -> str:
+    """Return a time in the local zone, as short as the day allows: `14:05`, `11-21 14:05`."""
+    if moment is None:
+        return NOTHING
+    try:
+        local, now = moment.astimezone(), datetime.now(UTC).astimezone()
+    except (OverflowError, OSError, ValueError):  # year 1 is a null to some servers
+        return f"{moment:%Y-%m-%d}"
+    if local.date() == now.date():
+        return f"{local:%H:%M}"
+    return f"{local:%m-%d %H:%M}" if local.year == now.year else f"{local:%Y-%m-%d}"
+
+
+def span(milliseconds: float | None) -> str:
+    """Return a duration with two units at most: `35s`, `12m 05s`, `2h 05m`."""
+    if milliseconds is None:
+        return NOTHING
+    if 0 <= milliseconds < 1000:  # noqa: PLR2004 - a second
+        return f"{milliseconds:.0f}ms"
+    minutes, seconds = divmod(round(milliseconds / 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"

@@ -1,0 +1,256 @@
+"""`nunu-async runs`: list, read, start and stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+from rich.console import RenderableType
+from rich.filesize import decimal
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from nunu_async.cli.output import result, tell
+from nunu_async.cli.rows import (
+    NOTHING,
+    Column,
+    as_json,
+    ask,
+    at_a_time,
+    cell,
+    colour,
+    drawn,
+    span,
+    tell_rows,
+    when,
+    write,
+)
+from nunu_async.client import NunuClient
+from nunu_async.errors import ApiError, DecodeError, NunuError, TransportError
+from nunu_async.models.runs import BugOccurrence, PlayerDetails, Run, RunDetails
+from nunu_async.models.vocab import RunResult
+from nunu_async.redact import clean
+
+__all__ = ["bugs", "get", "list_runs", "start", "stop"]
+
+_LONGEST_REPORT = 10_000
+_SERVER_FAILED = 500
+
+# Whether it was started is not known.
+_MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
+
+
+def _word(word: str | None) -> str:
+    return cell(None if word is None else word.lower())
+
+
+def _build(run: Run) -> str:
+    return cell(run.build and (run.build.name or run.build.id))
+
+
+_RUNS: tuple[Column[Run], ...] = (
+    Column(title="RUN", text=lambda run: cell(run.multiplayer_run_id)),
+    Column(title="STATE", text=lambda run: _word(run.state)),
+    Column(title="RESULT", text=lambda run: _word(run.result)),
+    Column(title="CREATED", text=lambda run: when(run.created_at)),
+    Column(title="TEST", text=lambda run: cell(run.test.name), least=8, fair=24),
+    Column(title="DURATION", text=lambda run: span(run.duration_ms)),
+    Column(title="BUGS", text=lambda run: cell(run.bug_info and run.bug_info.bug_count)),
+    Column(title="BUILD", text=_build, least=8, fair=16),
+    Column(title="TAGS", text=lambda run: cell(",".join(run.tags)), least=8, fair=16),
+    Column(title="JOB", text=lambda run: cell(run.job_id)),
+)
+
+_BUGS: tuple[Column[BugOccurrence], ...] = (
+    Column(title="SEVERITY", text=lambda bug: _word(bug.severity)),
+    Column(title="CATEGORY", text=lambda bug: _word(bug.category)),
+    Column(title="TITLE", text=lambda bug: cell(bug.title), least=12, fair=40),
+    Column(title="STEP", text=lambda bug: cell(bug.test_step)),
+    Column(title="DETECTED", text=lambda bug: when(bug.detected_at)),
+    Column(title="CONFIDENCE", text=lambda bug: _word(bug.confidence)),
+    Column(title="PLAYER", text=lambda bug: cell(bug.player_number)),
+    Column(title="BUG", text=lambda bug: cell(bug.bug_id)),
+)
+
+
+async def list_runs(arguments: argparse.Namespace) -> int:
+    """Print the runs that match; return the exit code."""
+
+    async def command(nunu: NunuClient) -> int:
+        runs = nunu.runs.list(
+            state=arguments.state,
+            multiplayer_test_id=arguments.test,
+            job_id=arguments.job,
+            test_plan_execution_id=arguments.execution,
+            test_type=arguments.type,
+            tags=arguments.tags,
+            bugs=arguments.bugs,
+            page_size=at_a_time(arguments.limit),
+        )
+        return await tell_rows(runs, arguments, _RUNS, "run")
+
+    return await ask(command)
+
+
+async def get(arguments: argparse.Namespace) -> int:
+    """Print what one run was and what became of it; return the exit code."""
+
+    async def command(nunu: NunuClient) -> int:
+        run = await nunu.runs.get(arguments.run_id)
+        await write(as_json(run) + "\n" if arguments.json else drawn(*_summary(run)))
+        return 0
+
+    return await ask(command)
+
+
+async def bugs(arguments: argparse.Namespace) -> int:
+    """Print the bugs that one run showed; return the exit code."""
+
+    async def found(nunu: NunuClient) -> AsyncIterator[BugOccurrence]:
+        for bug in await nunu.runs.bugs(arguments.run_id):
+            yield bug
+
+    return await ask(lambda nunu: tell_rows(found(nunu), arguments, _BUGS, "bug"))
+
+
+async def start(arguments: argparse.Namespace) -> int:
+    """Start what was asked for, and print the ids of its jobs; return the exit code."""
+
+    async def command(nunu: NunuClient) -> int:
+        try:
+            started = await nunu.runs.start(
+                deployment_config_id=arguments.deployment_config,
+                multiplayer_test_id=arguments.test,
+                test_plan_id=arguments.test_plan,
+                instructions=arguments.instructions,
+                build_id=arguments.build,
+                name=arguments.name,
+                agent_config_id=arguments.agent_config,
+                additional_tags=arguments.tags,
+                retries=arguments.retries,
+                instances=arguments.instances,
+                render_templates=arguments.render_templates,
+                template_data=arguments.template_data,
+            )
+        except asyncio.CancelledError:
+            tell(f"nunu-async: {_MAYBE}")
+            raise
+        except NunuError as error:
+            if _may_have_acted(error):
+                error.add_note(_MAYBE)
+            raise
+        if arguments.json:
+            result(as_json(started))
+            return 0
+        if started.test_plan_execution_id is not None:
+            tell(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
+        for job_id in started.job_ids:
+            result(cell(job_id))
+        return 0
+
+    return await ask(command)
+
+
+async def stop(arguments: argparse.Namespace) -> int:
+    """Stop jobs, and print those that were stopped; return the exit code."""
+    wanted = list(dict.fromkeys(arguments.job_ids))
+
+    async def command(nunu: NunuClient) -> int:
+        told = await nunu.runs.stop(wanted)
+        # Ids that are no job of the project are counted, and have no entry.
+        known = {outcome.job_id.lower() for outcome in told.results}
+        missing = [job_id for job_id in wanted if job_id.lower() not in known]
+        for outcome in told.failed:
+            why = cell(outcome.error or outcome.message or outcome.status)
+            tell(f"nunu-async: {cell(outcome.job_id)}: not stopped: {why}")
+        for job_id in missing:
+            tell(f"nunu-async: {cell(job_id)}: not stopped: no such job")
+        if arguments.json:
+            result(as_json(told))
+        else:
+            for outcome in told.stopped:
+                result(cell(outcome.job_id))
+        return 0 if told.ok and not told.failed and not missing else 1
+
+    return await ask(command)
+
+
+def _may_have_acted(error: NunuError) -> bool:
+    match error:
+        case TransportError():
+            return error.sent
+        case ApiError():
+            return error.status >= _SERVER_FAILED
+        case _:
+            return isinstance(error, DecodeError)
+
+
+def _summary(run: RunDetails) -> Iterator[RenderableType]:
+    facts = {
+        "test": f"{cell(run.test.name)} ({_word(run.test.type)})",
+        "created": when(run.created_at),
+        "started": when(run.started_at),
+        "completed": when(run.completed_at),
+        "duration": span(run.duration_ms),
+        "build": _build(run),
+        "tags": cell(", ".join(run.tags)),
+        "bugs": cell(run.bug_info and run.bug_info.bug_count),
+        "job": cell(run.job_id),
+    }
+    yield _heading(f"run {cell(run.multiplayer_run_id)}", run)
+    grid = _grid(1)
+    for name, fact in facts.items():
+        if fact != NOTHING:
+            grid.add_row(name, Text(fact))
+    yield Padding.indent(grid, 2)
+    for player in run.players:
+        yield Text()
+        yield from _player(player)
+
+
+def _player(player: PlayerDetails) -> Iterator[RenderableType]:
+    device = player.platform and (player.platform.device_name or player.platform.kind)
+    heading = _heading(f"player {player.player_number}", player)
+    yield heading.append(f", on {cell(device)}") if device else heading
+    steps = _grid(3)
+    for step in player.steps:
+        standing = _word(step.run_result or step.run_state)
+        goal = Text(cell(step.test.goal))
+        if step.report and step.run_result not in (None, RunResult.SUCCESS):
+            for line in step.report.splitlines():
+                goal.append("\n" + clean(line, limit=_LONGEST_REPORT), style="dim")
+        steps.add_row(
+            Text(f"{step.step_number}"),
+            Text(standing, style=colour(standing)),
+            Text(span(step.duration_ms)),
+            goal,
+        )
+    if player.steps:
+        yield Padding.indent(steps, 2)
+    artifacts = _grid(1)
+    for artifact in player.artifacts:
+        artifacts.add_row(Text(decimal(artifact.size)), Text(cell(artifact.filename)))
+    if player.artifacts:
+        yield Padding.indent(Text("artifacts"), 2)
+        yield Padding.indent(artifacts, 4)
+
+
+def _heading(name: str, what: RunDetails | PlayerDetails) -> Text:
+    heading = Text()
+    heading.append(name, style="bold")
+    for mark, word in (": ", what.state), (", ", what.result):
+        if word is not None:
+            heading.append(mark)
+            heading.append(_word(word), style=colour(word.lower()))
+    return heading
+
+
+def _grid(fixed: int) -> Table:
+    """Return a table without lines: so many columns that are not cut, and one that is folded."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(fixed):
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid

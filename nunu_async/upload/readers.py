@@ -1,0 +1,71 @@
+"""Threads that read files, and that nobody has to wait for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import ParamSpec, TypeVar
+
+__all__ = ["Readers"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Readers(Executor):
+    """At most `threads` daemon threads, started as they are needed.
+
+    The standard pool's threads are joined when the interpreter ends, whatever its `shutdown` was
+    told: a read on a hung disk would keep the whole process.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._most = threads
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = 0
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Queue a call. Raises: RuntimeError after `shutdown`."""
+        future: Future[R] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - the future carries it
+                future.set_exception(error)
+
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the readers are closed")
+            if self._idle:
+                self._idle -= 1
+            elif self._started < self._most:
+                self._started += 1
+                name = f"nunu-read-{self._started}"
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._work.put(run)
+        return future
+
+    def _serve(self) -> None:
+        while (run := self._work.get()) is not None:
+            run()
+            del run  # or its file stays referenced until the next call
+            with self._lock:
+                if self._work.empty():
+                    self._idle += 1
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the base's signature; calls under way are left alone
+        """Take no more calls; threads end after those they have. Never waits."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for _ in range(self._started):
+                self._work.put(None)

@@ -1,0 +1,181 @@
+"""Over TLS, as in production: transports that buffer and pause differently."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trustme
+from doubles import ManualClock, answer, body_length, raw_server, until
+
+from nunu_async import CertificateError, NunuClient, PartUrl, StallError, StorageError, Timeouts
+from nunu_async.upload.plan import Part
+from nunu_async.upload.source import Source
+from nunu_async.upload.storage import Storage
+
+MIB = 1024 * 1024
+ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
+    with ThreadPoolExecutor(1) as executor:
+        async with await Source.open(make_file(8 * MIB), executor) as opened:
+            yield opened
+
+
+@pytest.fixture
+async def storage(clock: ManualClock, client_tls: ssl.SSLContext) -> AsyncIterator[Storage]:
+    made = Storage(
+        clock=clock,
+        timeouts=Timeouts(),
+        concurrency=4,
+        user_agent="test",
+        allow_http=False,
+        allow_loopback=True,
+        tls=client_tls,
+    )
+    yield made
+    await made.close()
+
+
+def at(port: int) -> PartUrl:
+    return PartUrl(part_number=1, url=f"https://127.0.0.1:{port}/k?sig=1")
+
+
+async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+    await reader.readexactly(body_length(head))
+    writer.write(answer(headers=ETAG))
+
+
+@pytest.mark.parametrize("length", [1, 1000, 100_000, MIB, 8 * MIB])
+async def test_parts_go_up_one_after_another_on_one_connection(
+    server_tls: ssl.SSLContext, storage: Storage, source: Source, length: int
+) -> None:
+    """A good 200 is believed at once, whatever of the part is left in which buffer."""
+    async with raw_server(take, tls=server_tls) as server:
+        for _ in range(12):
+            await storage.put(at(server.port), Part(1, 0, length), source, lambda _: None)
+        assert server.connections == 1
+        assert len(server.heads) == 12
+        await storage.close()
+
+
+async def test_parts_go_up_at_once(
+    server_tls: ssl.SSLContext, storage: Storage, source: Source
+) -> None:
+    async with raw_server(take, tls=server_tls) as server:
+        puts = [
+            storage.put(at(server.port), Part(1, 0, MIB + n), source, lambda _: None)
+            for n in range(24)
+        ]
+        etags = await asyncio.gather(*puts)
+        assert len(etags) == len(server.heads) == 24
+        assert server.connections <= 4
+        await storage.close()
+
+
+@pytest.mark.parametrize("reused", [False, True])
+async def test_the_wait_for_an_answer_has_its_own_limit(
+    server_tls: ssl.SSLContext,
+    storage: Storage,
+    source: Source,
+    clock: ManualClock,
+    reused: bool,
+) -> None:
+    """The part has left: 60 s without a byte is no stall, 120 s without an answer is one."""
+    taken = asyncio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        if reused and not taken.is_set() and head.count(b"first"):
+            writer.write(answer(headers=ETAG))
+            return
+        taken.set()
+        await reader.read()
+
+    async with raw_server(mute, tls=server_tls) as server:
+        if reused:
+            first = PartUrl(part_number=1, url=f"https://127.0.0.1:{server.port}/first")
+            await storage.put(first, Part(1, 0, MIB), source, lambda _: None)
+        put = asyncio.ensure_future(
+            storage.put(at(server.port), Part(1, 0, MIB), source, lambda _: None)
+        )
+        await taken.wait()
+        await asyncio.sleep(0.05)  # real time for the last TLS records; nothing waits for it
+        for _ in range(6):
+            clock.advance(15)
+            await asyncio.sleep(0)
+        assert not put.done()
+        for _ in range(4):
+            clock.advance(15)
+            await asyncio.sleep(0)
+        with pytest.raises(StallError, match="no answer for 120 seconds"):
+            await put
+        await storage.close()
+
+
+async def test_an_early_success_is_not_believed(
+    server_tls: ssl.SSLContext, storage: Storage, source: Source
+) -> None:
+    async def early(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(1000)
+        writer.write(answer(headers=ETAG))
+        await reader.read()
+
+    async with raw_server(early, tls=server_tls) as server:
+        with pytest.raises(StorageError, match="before all of it was sent"):
+            await storage.put(at(server.port), Part(1, 0, 8 * MIB), source, lambda _: None)
+        await storage.close()
+
+
+async def test_an_untrusted_certificate_is_refused_at_once(
+    server_tls: ssl.SSLContext, clock: ManualClock
+) -> None:
+    async with raw_server(take, tls=server_tls) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        async with NunuClient("nunu_some_key", base_url=url, clock=clock) as nunu:
+            with pytest.raises(CertificateError):
+                await nunu.builds.get("b")
+        assert server.heads == []
+    assert clock.sleeps == []
+
+
+async def test_a_call_over_tls_works(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, clock: ManualClock
+) -> None:
+    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(answer(body=b'{"build_id": "b"}'))
+
+    async with raw_server(tell, tls=server_tls) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        async with NunuClient(
+            "nunu_some_key", base_url=url, clock=clock, ssl_context=client_tls
+        ) as nunu:
+            assert (await nunu.builds.get("b")).build_id == "b"
+        await until(lambda: server.connections == 1)
