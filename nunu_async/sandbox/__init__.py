@@ -6,6 +6,37 @@ cannot be wrong together.
 
 from nunu_async.sandbox.faults import Fault
 from nunu_async.sandbox.journal import Journal, Seen
+from nunu_async.sandbox.keys import Key
+from nunu_async.sandbox.rows import Execution, Job, Run
 from nunu_async.sandbox.server import Sandbox
+from nunu_async.sandbox.world import (
+    Artifact,
+    Bug,
+    Build,
+    DeploymentConfig,
+    MultiplayerTest,
+    Outcome,
+    Script,
+    Step,
+    TestPlan,
+)
 
-__all__ = ["Fault", "Journal", "Sandbox", "Seen"]
+__all__ = [
+    "Artifact",
+    "Bug",
+    "Build",
+    "DeploymentConfig",
+    "Execution",
+    "Fault",
+    "Job",
+    "Journal",
+    "Key",
+    "MultiplayerTest",
+    "Outcome",
+    "Run",
+    "Sandbox",
+    "Script",
+    "Seen",
+    "Step",
+    "TestPlan",
+]

@@ -1,22 +1,36 @@
 """Serve the API origin."""
 
-import hmac
-import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import attrs
 from aiohttp import web
 
 from nunu_async.sandbox import shapes, signing
+from nunu_async.sandbox.dialects import Dialect
+from nunu_async.sandbox.exchange import (
+    Asked,
+    Operation,
+    Refused,
+    Reply,
+    bad_request,
+    check,
+    error_answer,
+    parse,
+    read_query,
+)
+from nunu_async.sandbox.history import History
 from nunu_async.sandbox.journal import Origin, Seen
+from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Body, Call
 from nunu_async.sandbox.objects import ObjectStore
+from nunu_async.sandbox.runs import RunOperations
+from nunu_async.sandbox.starts import StartOperation
 from nunu_async.sandbox.state import Depot, FileTooLargeError, QuotaExceededError, Upload
+from nunu_async.sandbox.world import Build
 
 _PREFIX = "/api/v1"
 _SCOPE = re.compile(r"/project/([^/]+)(/.*)")
@@ -26,31 +40,18 @@ _ROUTES = (
     ("GET", re.compile(r"/builds/upload/parts"), "get_upload_parts"),
     ("POST", re.compile(r"/builds/upload/complete"), "complete_upload"),
     ("GET", re.compile(r"/builds/(?!upload$)(?P<build_id>[^/]+)"), "get_build"),
+    ("GET", re.compile(r"/runs"), "list_runs"),
+    ("POST", re.compile(r"/runs"), "start_run"),
+    ("POST", re.compile(r"/runs/stop"), "stop_runs"),
+    ("GET", re.compile(r"/runs/(?P<run_id>[^/]+)"), "get_run"),
+    ("GET", re.compile(r"/runs/(?P<run_id>[^/]+)/bugs"), "list_run_bugs"),
+    ("GET", re.compile(r"/test-plan-executions"), "list_test_plan_executions"),
+    ("GET", re.compile(r"/jobs/(?P<job_id>[^/]+)"), "get_job"),
 )
 _KEYLESS = "get_upload_parts"  # its upload_id is the credential
 _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 _BODY_LIMIT = 1024 * 1024
 _LONG = f"body must be at most {_BODY_LIMIT} bytes"
-
-
-@attrs.frozen
-class Refused(Exception):
-    """The request is answered with an error."""
-
-    status: int
-    error: str
-    code: str | None = None
-    details: Mapping[str, object] | None = None
-
-
-@attrs.frozen
-class Asked:
-    """A request as the operations see it."""
-
-    call: Call
-    query: Mapping[str, str]
-    body: Any
-    seen: Seen
 
 
 class Api:
@@ -63,7 +64,9 @@ class Api:
         *,
         depot: Depot,
         objects: ObjectStore,
-        api_key: str,
+        keys: Keyring,
+        history: History,
+        dialect: Dialect,
         secret: bytes,
         url_life: float,
         storage_url: Callable[[], str],
@@ -71,17 +74,23 @@ class Api:
     ) -> None:
         self._depot = depot
         self._objects = objects
-        self._api_key = api_key
+        self._keys = keys
         self._secret = secret
         self._url_life = url_life
         self._storage_url = storage_url
         self._now = now
-        self._operations: dict[str, Callable[[Asked], Awaitable[dict[str, Any]]]] = {
+        runs = RunOperations(history=history, dialect=dialect, now=now)
+        starts = StartOperation(
+            history=history, dialect=dialect, find_build=self._find_build, now=now
+        )
+        self._operations: dict[str, Operation] = {
             "initiate_upload": self._initiate_upload,
             "get_upload_parts": self._get_upload_parts,
             "complete_upload": self._complete_upload,
             "cancel_upload": self._cancel_upload,
             "get_build": self._get_build,
+            **runs.operations,
+            **starts.operations,
         }
 
     def identify(self, method: str, target: str) -> Call:
@@ -114,50 +123,57 @@ class Api:
         """Check key, project, body and lookup in this order, then do the work."""
         # The body first of all, even if the request is refused: that keeps the connection usable.
         raw = await _read(request, body)
-        seen.body, problem = _parse(raw)
+        seen.body, problem = parse(raw)
         if len(raw) > _BODY_LIMIT:
             problem = _LONG
         seen.build_id = _build_id(call, seen.body, request.raw_path)
         try:
-            answer = await self._dispatch(request, call, seen, problem)
+            reply = await self._dispatch(request, call, seen, problem)
         except Refused as exc:
-            return _error(exc)
+            return error_answer(exc)
         finally:
             released = self._depot.take_released()
             await self._objects.delete([upload.build_id for upload in released])
-        return web.json_response(answer)
+        return web.json_response(reply.body, status=reply.status)
 
     async def _dispatch(
         self, request: web.BaseRequest, call: Call, seen: Seen, problem: str | None
-    ) -> dict[str, Any]:
+    ) -> Reply:
         operation = self._operations.get(call.operation)
         if operation is None:
             raise Refused(404, "not found")
+        key = None
         if call.operation != _KEYLESS:
-            self._check_key(request.headers.getall("X-Api-Key", []))
-        if call.params.get("project_id", self._depot.project_id) != self._depot.project_id:
-            raise Refused(403, "API key does not belong to this project")
+            key = self._check_key(request.headers.getall("X-Api-Key", []), call)
+            if not self._is_ours(call):
+                raise Refused(403, "API key does not belong to this project")
+            if trouble := key.problem(call.operation, self._now()):
+                raise Refused(403, trouble)
         if request.method == "POST":
             if problem == _LONG:
                 raise Refused(413, _LONG)
             if request.content_type != "application/json":
-                _bad_request("Content-Type must be application/json")
+                bad_request("Content-Type must be application/json")
             if problem is not None:
-                _bad_request(problem)
-        return await operation(Asked(call, _query(request.raw_path), seen.body, seen))
+                bad_request(problem)
+        return await operation(Asked(call, read_query(request.raw_path), seen.body, seen, key))
 
-    def _check_key(self, keys: list[str]) -> None:
+    def _is_ours(self, call: Call) -> bool:
+        return call.params.get("project_id", self._depot.project_id) == self._depot.project_id
+
+    def _check_key(self, keys: list[str], call: Call) -> Key:
         if not keys:
             raise Refused(401, "API key required")
-        given = ",".join(keys).encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, self._api_key.encode()):
+        key = self._keys.find(",".join(keys), is_scoped="project_id" in call.params)
+        if key is None:
             raise Refused(401, "Invalid API key")
+        return key
 
-    async def _initiate_upload(self, asked: Asked) -> dict[str, Any]:
-        _check(shapes.INITIATE, asked.body)
+    async def _initiate_upload(self, asked: Asked) -> Reply:
+        check(shapes.INITIATE, asked.body)
         project_id = asked.body.get("project_id", self._depot.project_id)
         if project_id != self._depot.project_id:
-            _bad_request("project_id is not the project of this key")
+            bad_request("project_id is not the project of this key")
         try:
             upload = self._depot.initiate(asked.body, self._now())
         except FileTooLargeError:
@@ -167,13 +183,14 @@ class Api:
             raise Refused(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes) from None
         asked.seen.build_id = upload.build_id
         if upload.upload_id is None:
-            return {
+            single = {
                 "upload_type": "single-part",
                 "build_id": upload.build_id,
                 "upload_url": self._url(upload, 1),
                 "object_key": upload.object_key,
             }
-        return {
+            return Reply(single)
+        multipart = {
             "upload_type": "multipart",
             "build_id": upload.build_id,
             "upload_id": upload.upload_id,
@@ -181,40 +198,38 @@ class Api:
             "total_parts": upload.total_parts,
             "part_size": upload.part_size,
         }
+        return Reply(multipart)
 
-    async def _get_upload_parts(self, asked: Asked) -> dict[str, Any]:
+    async def _get_upload_parts(self, asked: Asked) -> Reply:
         query = asked.query
         for name in ("upload_id", "object_key", "part_numbers"):
             if not query.get(name):
-                _bad_request(f"{name} is required")
+                bad_request(f"{name} is required")
         if not _NUMBERS.fullmatch(query["part_numbers"]):
-            _bad_request("part_numbers must be a comma-separated list of positive integers")
+            bad_request("part_numbers must be a comma-separated list of positive integers")
         numbers = [int(text) for text in query["part_numbers"].split(",")]
         if len(set(numbers)) != len(numbers):
-            _bad_request("part_numbers must not repeat")
+            bad_request("part_numbers must not repeat")
         upload = self._depot.find_by_key(query["object_key"], query["upload_id"], self._now())
-        if upload is None:
-            _bad_request("no such upload")
+        if upload is None or not self._is_ours(asked.call):
+            bad_request("no such upload")
         asked.seen.build_id = upload.build_id
         if max(numbers) > upload.total_parts:
-            _bad_request(f"part_numbers must be at most {upload.total_parts}")
-        return {
-            "upload_urls": [
-                {"part_number": number, "url": self._url(upload, number)} for number in numbers
-            ]
-        }
+            bad_request(f"part_numbers must be at most {upload.total_parts}")
+        urls = [{"part_number": number, "url": self._url(upload, number)} for number in numbers]
+        return Reply({"upload_urls": urls})
 
-    async def _complete_upload(self, asked: Asked) -> dict[str, Any]:
+    async def _complete_upload(self, asked: Asked) -> Reply:
         body = asked.body
-        _check(shapes.COMPLETE, body)
+        check(shapes.COMPLETE, body)
         if ("upload_id" in body) != ("parts" in body) or ("parts" in body) > ("object_key" in body):
-            _bad_request("upload_id, object_key and parts belong together")
+            bad_request("upload_id, object_key and parts belong together")
         upload = self._find(body["build_id"], body)
         if upload.upload_id is None:
             if not upload.parts:
-                _bad_request("the file was not uploaded yet")
+                bad_request("the file was not uploaded yet")
         elif "parts" not in body:
-            _bad_request("a multipart upload needs upload_id, object_key and parts")
+            bad_request("a multipart upload needs upload_id, object_key and parts")
         else:
             _check_parts(upload, body["parts"])
         self._depot.seal(upload)
@@ -224,19 +239,21 @@ class Api:
             self._depot.unseal(upload)
             raise Refused(500, f"parts could not be put together: {exc.strerror}") from exc
         self._depot.finish(upload)
-        return {"status": "success"} if upload.upload_id is None else {"build_id": upload.build_id}
+        if upload.upload_id is None:
+            return Reply({"status": "success"})
+        return Reply({"build_id": upload.build_id})
 
-    async def _cancel_upload(self, asked: Asked) -> dict[str, Any]:
+    async def _cancel_upload(self, asked: Asked) -> Reply:
         for name in ("build_id", "object_key"):
             if not asked.query.get(name):
-                _bad_request(f"{name} is required")
+                bad_request(f"{name} is required")
         upload = self._find(asked.query["build_id"], asked.query)
         if upload.upload_id is not None and "upload_id" not in asked.query:
-            _bad_request("a multipart upload needs upload_id")
+            bad_request("a multipart upload needs upload_id")
         self._depot.cancel(upload)
-        return {"success": True}
+        return Reply({"success": True})
 
-    async def _get_build(self, asked: Asked) -> dict[str, Any]:
+    async def _get_build(self, asked: Asked) -> Reply:
         upload = self._depot.find_build(asked.call.params["build_id"], self._now())
         if upload is None:
             raise Refused(404, "build not found")
@@ -260,7 +277,7 @@ class Api:
         }
         if "details" in request:
             build["details"] = request["details"]
-        return build
+        return Reply(build)
 
     def _find(self, build_id: str, given: Mapping[str, Any]) -> Upload:
         upload = self._depot.find_open(build_id, self._now())
@@ -271,6 +288,12 @@ class Api:
         ):
             raise Refused(404, "Upload not found", "UPLOAD_NOT_FOUND")
         return upload
+
+    def _find_build(self, build_id: str) -> Build | None:
+        upload = self._depot.find_build(build_id, self._now())
+        if upload is None or upload.state != "completed":
+            return None
+        return Build(upload.build_id, upload.name)
 
     def _url(self, upload: Upload, part_number: int) -> str:
         target = signing.issue(
@@ -291,27 +314,6 @@ async def _read(request: web.BaseRequest, body: Body) -> bytes:
     return await body.block(_BODY_LIMIT + 1)
 
 
-def _parse(raw: bytes) -> tuple[Any, str | None]:
-    try:
-        parsed = json.loads(raw.decode(), parse_constant=_no_constant)
-        json.dumps(parsed, ensure_ascii=False).encode()  # a lone surrogate is no text
-    except (ValueError, RecursionError):
-        return None, "body must be JSON"
-    return parsed, None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _query(target: str) -> dict[str, str]:
-    pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True)
-    query = dict(pairs)
-    if len(query) != len(pairs):
-        _bad_request("a query parameter was given twice")
-    return query
-
-
 def _build_id(call: Call, body: object, target: str) -> str | None:
     if "build_id" in call.params:
         return call.params["build_id"]
@@ -320,32 +322,12 @@ def _build_id(call: Call, body: object, target: str) -> str | None:
     return dict(parse_qsl(target.partition("?")[2])).get("build_id")
 
 
-def _check(rule: shapes.Rule, body: object) -> None:
-    try:
-        rule(body, "")
-    except shapes.ShapeError as exc:
-        _bad_request(f"{exc}")
-
-
 def _check_parts(upload: Upload, parts: list[dict[str, Any]]) -> None:
     numbers = [part["part_number"] for part in parts]
     if numbers != list(range(1, upload.total_parts + 1)):
-        _bad_request("parts must be complete and in ascending order")
+        bad_request("parts must be complete and in ascending order")
     for part in parts:
         etag: str = part["etag"]
         bare = etag[1:-1] if etag[:1] == etag[-1:] == '"' else etag
         if upload.parts.get(part["part_number"]) != bare:
-            _bad_request(f"part {part['part_number']}: etag is not that of the stored part")
-
-
-def _bad_request(problem: str) -> NoReturn:
-    raise Refused(400, f"invalid request: {problem}")
-
-
-def _error(refused: Refused) -> web.Response:
-    body: dict[str, object] = {"error": refused.error}
-    if refused.code is not None:
-        body["code"] = refused.code
-    if refused.details is not None:
-        body["details"] = refused.details
-    return web.json_response(body, status=refused.status)
+            bad_request(f"part {part['part_number']}: etag is not that of the stored part")

@@ -12,9 +12,16 @@ OPERATIONS = frozenset(
         "cancel_upload",
         "complete_upload",
         "get_build",
+        "get_job",
+        "get_run",
         "get_upload_parts",
         "initiate_upload",
+        "list_run_bugs",
+        "list_runs",
+        "list_test_plan_executions",
         "put_part",
+        "start_run",
+        "stop_runs",
     }
 )
 
@@ -35,6 +42,19 @@ class Fault:
 
     Requests that match `on` and `part` are counted from 1, for each fault apart; the fault acts
     on numbers `first` to `first + times - 1`, or on all from `first` when `times` is None.
+
+    Args:
+        on: `*`, or an operation: initiate_upload, get_upload_parts, put_part, complete_upload,
+            cancel_upload, get_build, list_runs, start_run, get_run, list_run_bugs, stop_runs,
+            list_test_plan_executions, get_job.
+        part: only the PUT of this part.
+        first, times: which of the matching requests, see above.
+        latency: seconds to wait before anything else.
+        after: bytes of the request body to read before acting.
+        do: `answer` with `status`, `headers` and `body`; `cut` the connection; `stall`, which is to
+            stop reading and never answer; `pass`, which is to serve as usual after the latency.
+            `answer` is the default with a status, `pass` without.
+        effect: do the real work first: the answer is lost, the change is not.
 
     Raises: ValueError when the fields name no request, or contradict each other.
     """
@@ -83,6 +103,8 @@ class Fault:
             yield f"after must be 0 or more bytes, not {self.after}"
         if self.after is not None and (self.do == "pass" or self.effect):
             yield "after does not go with pass or effect, they read the whole body"
+        if self.do == "pass" and not self.latency:
+            yield "does nothing: give a status, a latency, or do cut or stall"
         if self.effect and self.do == "pass":
             yield "effect needs do answer, cut or stall"
         if self.do != "answer":

@@ -1,23 +1,40 @@
 """Wire the sandbox together and give it a lifetime."""
 
 import asyncio
+import math
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 from nunu_async.sandbox.api import Api
+from nunu_async.sandbox.dialects import LETTERS, Dialect, Letter
 from nunu_async.sandbox.faults import Fault, Faults
+from nunu_async.sandbox.history import History
 from nunu_async.sandbox.journal import Journal
+from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Listener, Sleep
 from nunu_async.sandbox.objects import DirectoryStore, MemoryStore, ObjectStore
+from nunu_async.sandbox.rows import Execution, ExecutionStatus, Run, RunState
 from nunu_async.sandbox.state import Depot, Upload
 from nunu_async.sandbox.storage import Storage
+from nunu_async.sandbox.world import (
+    Build,
+    DeploymentConfig,
+    MultiplayerTest,
+    Outcome,
+    Script,
+    TestPlan,
+)
 
+_INITIATOR = MappingProxyType(
+    {"type": "api", "value": {"key_id": "e4d3c2b1-a098-4876-8543-21f0e9d8c7b6"}}
+)
 _PROJECT = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -28,6 +45,10 @@ class Sandbox:
     multipart from `multipart_from` bytes on unless they say otherwise. `capacity` None means no
     quota, `directory` None keeps all bytes in memory. Objects in a directory outlive the sandbox.
 
+    `api_key` may do everything; `keys` names further keys and what each may do. Runs go by
+    `script` unless their test or `scripts` says otherwise. `dialect` chooses the date of the
+    bodies: `J` January 2026, `M` March, `L` the last unscoped pages, `N` the newest.
+
     Raises: ValueError for an impossible setting.
     """
 
@@ -35,6 +56,7 @@ class Sandbox:
         self,
         *,
         api_key: str = "nunu_sandbox_key_0123456789abcdef",
+        keys: Mapping[str, Key | Iterable[str]] = MappingProxyType({}),
         project_id: str = "sandbox-project",
         part_size: int = 104_857_600,
         multipart_from: int = 3_000_000_000,
@@ -43,6 +65,8 @@ class Sandbox:
         url_life: float = 3600.0,
         directory: str | os.PathLike[str] | None = None,
         faults: Iterable[Fault] = (),
+        script: Script = Script(),  # noqa: B008 - frozen
+        dialect: Letter = "L",
         host: str = "127.0.0.1",
         port: int = 0,
         storage_port: int = 0,
@@ -62,10 +86,15 @@ class Sandbox:
                 raise ValueError(f"{name} must be more than 0, not {value}")
         if capacity is not None and capacity < 0:
             raise ValueError(f"capacity must be 0 or more bytes, not {capacity}")
+        if dialect not in LETTERS:
+            raise ValueError(f"dialect must be one of {', '.join(LETTERS)}, not {dialect!r}")
         self.api_key = api_key
         self.project_id = project_id
         self.journal = Journal()
         self._faults = Faults(faults)
+        self._keys = Keyring({**keys, api_key: Key()})
+        self._history = History(script)
+        self._dialect: Letter = dialect
         self._depot = Depot(
             project_id=project_id,
             part_size=part_size,
@@ -125,6 +154,148 @@ class Sandbox:
         self._depot.sweep(self._now())
         return MappingProxyType(self._depot.uploads)
 
+    @property
+    def tests(self) -> list[MultiplayerTest]:
+        """The tests that can be started; yours to change."""
+        return self._history.tests
+
+    @tests.setter
+    def tests(self, given: Iterable[MultiplayerTest]) -> None:
+        self._history.tests = list(given)
+
+    @property
+    def test_plans(self) -> list[TestPlan]:
+        """The test plans that can be started; yours to change."""
+        return self._history.test_plans
+
+    @test_plans.setter
+    def test_plans(self, given: Iterable[TestPlan]) -> None:
+        self._history.test_plans = list(given)
+
+    @property
+    def deployment_configs(self) -> list[DeploymentConfig]:
+        """The deployment configs that runs can be started with; yours to change."""
+        return self._history.deployment_configs
+
+    @deployment_configs.setter
+    def deployment_configs(self, given: Iterable[DeploymentConfig]) -> None:
+        self._history.deployment_configs = list(given)
+
+    @property
+    def scripts(self) -> deque[Script]:
+        """Scripts for the runs started next, used up one by one; retries take theirs too."""
+        return self._history.scripts
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """All runs there are by now, oldest first."""
+        return self._history.runs(self._now())
+
+    @property
+    def executions(self) -> Sequence[Execution]:
+        """All test plan executions there are by now, oldest first."""
+        return self._history.executions(self._now())
+
+    def add_run(  # noqa: PLR0913 - keyword-only, each with a default
+        self,
+        *,
+        test: MultiplayerTest | None = None,
+        config: DeploymentConfig | None = None,
+        script: Script | None = None,
+        state: RunState = "COMPLETED",
+        created: float | None = None,
+        tags: Iterable[str] = (),
+        build: Build | None = None,
+        initiator: Mapping[str, object] = _INITIATOR,
+        execution: Execution | None = None,
+        run_id: str | None = None,
+        job_id: str | None = None,
+    ) -> Run:
+        """Put a run into the history; it goes on by its script from there.
+
+        Without `created`, in Unix seconds, it has just entered `state`. Test and config are the
+        sandbox's first ones unless given. A `job_id` that is there already gets one more run.
+
+        Raises: ValueError when an id cannot be chosen, or an endless run is to be completed.
+        """
+        now = self._now()
+        test = test or self.tests[0]
+        script = script or test.script or self._history.script
+        age = {
+            "INITIALIZING": 0.0,
+            "RUNNING": script.initialize_seconds,
+            "COMPLETED": script.seconds,
+        }[state]
+        if created is None and age == math.inf:
+            raise ValueError("a run that goes on for good is never completed")
+        run = Run(
+            number=self._history.next_run,
+            test=test,
+            config=config or self.deployment_configs[0],
+            script=script,
+            created=now - age if created is None else created,
+            tags=tuple(tags),
+            build=build,
+            initiator=initiator,
+            given_id=run_id,
+        )
+        self._history.add_run(run, now, job_id=job_id)
+        if execution is not None:
+            self._history.attach(run, execution, now)
+        return run
+
+    def add_execution(
+        self,
+        *,
+        plan: TestPlan | None = None,
+        outcome: Outcome | None = None,
+        status: ExecutionStatus = "completed",
+        created: float | None = None,
+        build: Build | None = None,
+        started_by: str | None = "qa@sandbox.example",
+        execution_id: str | None = None,
+    ) -> Execution:
+        """Put a test plan execution into the history; it goes on by its outcome from there.
+
+        Without `created`, in Unix seconds, it has just entered `status`. The plan is the sandbox's
+        first one unless given, or none at all; the outcome is that all its tests pass. Once runs
+        are added to an execution, their jobs alone decide.
+
+        Raises: ValueError when the id cannot be chosen, or an endless one is to be completed.
+        """
+        now = self._now()
+        plan = plan or next(iter(self.test_plans), None)
+        outcome = outcome or Outcome(passed=len(plan.tests) if plan is not None else 1)
+        age = {
+            "queued": 0.0,
+            "in_progress": outcome.queue_seconds,
+            "completed": outcome.queue_seconds + outcome.run_seconds,
+        }[status]
+        if created is None and age == math.inf:
+            raise ValueError("an execution that goes on for good is never completed")
+        execution = Execution(
+            number=self._history.next_execution,
+            plan=plan,
+            created=now - age if created is None else created,
+            outcome=outcome,
+            build=build,
+            started_by=started_by,
+            given_id=execution_id,
+        )
+        self._history.add_execution(execution, now)
+        return execution
+
+    def set_script(self, run_id: str, script: Script) -> None:
+        """Give a run another script, which counts from the run's creation.
+
+        The jobs of retries are not planned anew. Raises: KeyError when there is no such run.
+        """
+        now = self._now()
+        run = self._history.find_run(run_id, now)
+        if run is None:
+            raise KeyError(run_id)
+        self._history.set_script(run, script, now)
+
     def add_fault(self, fault: Fault) -> None:
         """Add a fault; it counts requests from now on."""
         self._faults.add(fault)
@@ -156,7 +327,11 @@ class Sandbox:
         api = Api(
             depot=self._depot,
             objects=self._objects,
-            api_key=self.api_key,
+            keys=self._keys,
+            history=self._history,
+            dialect=Dialect(
+                self._dialect, project_id=self.project_id, storage_url=lambda: self.storage_url
+            ),
             secret=secret,
             url_life=self._url_life,
             storage_url=lambda: self.storage_url,

@@ -81,7 +81,8 @@ def record(rules: Mapping[str, Rule], required: tuple[str, ...] = ()) -> Rule:
     return check
 
 
-def _flag(value: object, where: str) -> None:
+def flag(value: object, where: str) -> None:
+    """Demand true or false."""
     if not isinstance(value, bool):
         raise ShapeError(f"{where} must be true or false")
 
@@ -157,8 +158,8 @@ INITIATE = record(
             "playstation",
         ),
         "description": text(0, 1000),
-        "multipart": _flag,
-        "auto_delete": _flag,
+        "multipart": flag,
+        "auto_delete": flag,
         "deletion_policy": one_of("least_recent", "oldest"),
         "upload_timeout": whole(1, 1440),
         "tags": many(text(1, 50)),

@@ -1,0 +1,407 @@
+"""Write runs, jobs and executions the way the pages of one date show them.
+
+Pure. `J` is January 2026, `M` March and April, `L` the last unscoped pages, `N` the newest.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+from nunu_async.sandbox.register import Selection
+from nunu_async.sandbox.rows import Execution, Job, Run
+from nunu_async.sandbox.world import Bug, DeploymentConfig, Step
+
+Letter = Literal["J", "M", "L", "N"]
+Json = dict[str, Any]
+
+LETTERS: tuple[Letter, ...] = ("J", "M", "L", "N")
+
+_OLD_WORDS = {"TIMEOUT": "MAX_STEPS", "BLOCKED": "FAILED", "SKIPPED": "STOPPED"}
+_JANUARY_WORDS = {
+    "FAILED": "failure",
+    "MAX_STEPS": "failure",
+    "TIMEOUT": "failure",
+    "BLOCKED": "failure",
+    "STOPPED": "error",
+    "SKIPPED": "error",
+}
+_ITEM_WORDS = {
+    "SUCCESS": "passed",
+    "FAILED": "failed",
+    "SKIPPED": "skipped",
+    "BLOCKED": "blocked",
+    "STOPPED": "stopped",
+    "TIMEOUT": "timeout",
+    "MAX_STEPS": "timeout",
+    "ERROR": "error",
+}
+_BASE_AGENT = {
+    "id": "4d5e6f70-8192-43a4-b5c6-d7e8f9a0b1c2",
+    "name": "sandbox-agent",
+    "version_id": "a1b2c3d4-0000-4000-8000-000000000007",
+    "version": 7,
+    "version_key": "7",
+    "display_name": None,
+}
+
+
+class Dialect:
+    """One date's way of writing."""
+
+    def __init__(
+        self, letter: Letter, *, project_id: str, storage_url: Callable[[], str] = str
+    ) -> None:
+        self.letter = letter
+        self._project_id = project_id
+        self._storage_url = storage_url
+        self._is_january = letter == "J"
+        self._is_newest = letter == "N"
+
+    def page(self, data: list[Json], selection: Selection[Any], page: int, size: int) -> Json:
+        """Write one page of a list."""
+        return {
+            "data": data,
+            "pagination": {
+                "page": page,
+                "page_size": size,
+                "total_count": selection.total,
+                "total_pages": -(-selection.total // size),
+            },
+        }
+
+    def run(self, run: Run, now: float) -> Json:
+        """Write a run as lists show it."""
+        row = self._run(run, now)
+        row["players"] = [
+            self._player(run, number, now) for number in range(1, run.test.players + 1)
+        ]
+        return row
+
+    def details(self, run: Run, now: float) -> Json:
+        """Write a run with its steps and artifacts."""
+        row = self.run(run, now)
+        data = None if run.job is None else run.job.template_data
+        row["templating_enabled"] = data is not None
+        row["template_data"] = None if data is None else dict(data)
+        steps = self._steps(run, now)
+        for player in row["players"]:
+            player["artifacts"] = self._artifacts(run, player["id"], now)
+            player["steps"] = steps
+        if self._is_newest:
+            row["apps"] = [_app(run)]
+        return row
+
+    def bugs(self, run: Run, now: float) -> Json:
+        """Write the bugs of a run, all of them."""
+        bugs = [
+            self._bug(bug, number, run)
+            for number, bug in enumerate(run.script.bugs[: run.bug_count(now)], 1)
+        ]
+        if self.letter in ("J", "M"):
+            return {"multiplayer_run_id": run.run_id, "bug_occurrences": bugs}
+        return {
+            "data": bugs,
+            "pagination": {
+                "page": 0,
+                "page_size": len(bugs),
+                "total_count": len(bugs),
+                "total_pages": min(1, len(bugs)),
+            },
+        }
+
+    def job(self, job: Job, now: float) -> Json:
+        """Write a job."""
+        status = job.status(now)
+        is_over = status == "COMPLETED"
+        is_stopped = is_over and job.stopped is not None
+        return {
+            "job_id": job.job_id,
+            "project_id": self._project_id,
+            "status": status,
+            "created_at": self._time(job.created),
+            "completed_at": self._time(job.ended) if is_over else None,
+            "multiplayer_test_id": job.test.id,
+            "test_name": job.test.name,
+            "platform": job.config.platform,
+            "build_id": None if job.build is None else job.build.id,
+            "test_plan_execution_id": (
+                None if job.execution is None else job.execution.execution_id
+            ),
+            "queue_rejection_reason": None,
+            "templating_enabled": job.template_data is not None,
+            "template_data": None if job.template_data is None else dict(job.template_data),
+            "stopped_by": dict(job.initiator) if is_stopped else None,
+            "tags": list(job.tags),
+            "retries": {"total": job.retries, "remaining": job.retries_left(now)},
+            "runs": [
+                {
+                    "multiplayer_run_id": run.run_id,
+                    "players": run.test.players,
+                    **self._course(run, now),
+                }
+                for run in job.visible(now)
+            ],
+        }
+
+    def execution(self, execution: Execution, now: float) -> Json:
+        """Write a test plan execution as lists show it."""
+        status = execution.status(now)
+        is_over = status == "completed"
+        tally = execution.tally(now)
+        counts = {
+            "passed": tally.passed,
+            "failed": tally.failed,
+            "stopped": tally.stopped if self._is_newest else tally.stopped + tally.skipped,
+            "queued": tally.queued,
+            "running": tally.running,
+        }
+        if self._is_newest:
+            counts["skipped"] = tally.skipped
+        plan, build = execution.plan, execution.build
+        return {
+            "id": execution.execution_id,
+            "test_plan_id": None if plan is None else plan.id,
+            "test_plan_name": None if plan is None else plan.name,
+            "build_id": None if build is None else build.id,
+            "build_name": None if build is None else build.name,
+            "status": status,
+            "started_at": None if status == "queued" else self._time(execution.created),
+            "started_by": execution.started_by,
+            "completed_at": self._time(execution.ended) if is_over else None,
+            "total_tests": execution.total,
+            "test_status": counts,
+            "duration_ms": self._milliseconds(execution.created, execution.ended)
+            if is_over
+            else None,
+        }
+
+    def started(self, jobs: Sequence[Job], members: Mapping[str, object]) -> Json:
+        """Write what a start answers."""
+        if self._is_january:
+            data = {"job_id": jobs[0].job_id, "multiplayer_run_id": jobs[0].runs[0].run_id}
+            return {"ok": True, "status": 201, "message": "queued", "data": data}
+        message = "successfully queued test!"
+        flat = {"message": message, **members, "job_ids": [job.job_id for job in jobs]}
+        if self.letter == "M":
+            flat.pop("test_plan_execution_id", None)
+            return {"ok": True, "status": 200, "message": message, "data": flat}
+        return flat
+
+    def start_problem(self, status: int, problem: str) -> Json:
+        """Write what the answer of a refused start holds beside the error."""
+        if self.letter in ("J", "M"):
+            return {"ok": False, "status": status, "message": problem}
+        return {}
+
+    def stop_problem(self, received: int) -> Json:
+        """Write what the answer of a stop that met no job holds beside the error."""
+        if self.letter in ("J", "M"):
+            return {
+                "ok": False,
+                "message": "No jobs found in your project matching the provided IDs",
+                "received_count": received,
+                "stopped_count": 0,
+                "results": [],
+            }
+        return {}
+
+    def _run(self, run: Run, now: float) -> Json:
+        row: Json = {"multiplayer_run_id": run.run_id}
+        if not self._is_january:
+            row["job_id"] = run.job_id
+        row["project_id"] = self._project_id
+        course = self._course(run, now)
+        is_over = now >= run.ended
+        was_started = run.started < run.ended
+        row["state"] = course["state"]
+        row["result"] = course["result"]
+        row["bug_info"] = self._bug_info(run, now)
+        row["test"] = {"id": run.test.id, "name": run.test.name, "type": run.test.kind}
+        row["build"] = None if run.build is None else {"id": run.build.id, "name": run.build.name}
+        row["created_at"] = self._time(run.created)
+        row["started_at"] = course["started_at"]
+        row["completed_at"] = course["completed_at"]
+        row["duration_ms"] = (
+            self._milliseconds(run.started, run.ended) if is_over and was_started else None
+        )
+        row["initiator"] = dict(run.initiator)
+        row["tags"] = list(run.tags)
+        return row
+
+    def _course(self, run: Run, now: float) -> Json:
+        state, ended = run.state(now), run.ended
+        was_started = run.started <= now and run.started < ended
+        return {
+            "state": self._state(state),
+            "result": self._result(run.result(now)),
+            "started_at": self._time(run.started) if was_started else None,
+            "completed_at": self._time(ended) if state == "COMPLETED" else None,
+        }
+
+    def _player(self, run: Run, number: int, now: float) -> Json:
+        steps = list(run.test.steps(run.script))
+        done = steps[: self._done(run, len(steps), now)]
+        player: Json = {
+            "id": f"{run.run_id}-{number}",
+            "state": self._state(run.state(now)),
+            "result": self._result(run.result(now)),
+            "player_number": number,
+            "test_name": run.test.name,
+            "composite_test_id": run.test.id,
+            "step_count": len(steps),
+            "completed_step_count": sum(step.result.upper() == "SUCCESS" for step in done),
+            "platform": self._platform(run, number),
+        }
+        if self._is_january:
+            player["id"] = f"{run.run_id}p{number}"
+            player["player_number"] = number - 1
+            del player["composite_test_id"]
+        if self._is_newest:
+            player["base_agent"] = dict(_BASE_AGENT)
+            player["step_result_summary"] = dict(Counter(step.result for step in done))
+        return player
+
+    def _platform(self, run: Run, number: int) -> Json:
+        config: DeploymentConfig = run.config
+        if run.job is not None:
+            config = run.job.player_configs.get(number, config)
+        if self._is_january:
+            return {"type": config.platform.partition("-")[0], "device": config.device}
+        device = {"name": config.device, "os_version": config.os_version}
+        return {"kind": config.platform, "config": {"device": device}}
+
+    def _done(self, run: Run, count: int, now: float) -> int:
+        """Count the steps that are over; all take the same time."""
+        if run.stopped is None and now >= run.ended:
+            return count
+        passed = min(now, run.ended) - run.started
+        if passed <= 0 or run.script.run_seconds == math.inf:
+            return 0
+        return int(count * passed / run.script.run_seconds)
+
+    def _steps(self, run: Run, now: float) -> list[Json]:
+        steps = list(run.test.steps(run.script))
+        done = self._done(run, len(steps), now)
+        each = run.script.run_seconds / max(1, len(steps))
+        moment = min(now, run.ended)
+        written = []
+        for index, step in enumerate(steps):
+            start = run.started + index * each if index else run.started
+            state = "COMPLETED" if index < done else "RUNNING"
+            if index > done or moment < run.started:
+                state = "INITIALIZING"
+            written.append(self._step(run, step, index + 1, state, (start, each)))
+        return written
+
+    def _step(
+        self, run: Run, step: Step, number: int, state: str, times: tuple[float, float]
+    ) -> Json:
+        start, each = times
+        is_over = state == "COMPLETED"
+        test = run.test
+        row: Json = {
+            "step_number": number,
+            "start_time": None if state == "INITIALIZING" else self._time(start),
+            "end_time": self._time(start + each) if is_over else None,
+            "duration_ms": self._milliseconds(start, start + each) if is_over else None,
+            "run_state": self._state(state),
+            "run_result": self._result(step.result) if is_over else None,
+            "report": step.report if is_over else None,
+            "test": {
+                "test_step_id": f"{test.id}-{number}",
+                "goal": step.goal,
+                "finish_condition": step.finish_condition,
+                "test_type": test.kind,
+            },
+        }
+        if self._is_january and state == "INITIALIZING":
+            row["run_state"] = "pending"
+        if self._is_newest:
+            row["items"] = _items(step, number, is_over) if test.kind == "verification" else None
+        return row
+
+    def _artifacts(self, run: Run, player_id: str, now: float) -> list[Json]:
+        if now < run.ended:
+            return []
+        return [
+            {
+                "filename": one.filename,
+                "url": one.url
+                or f"{self._storage_url()}/artifacts/{player_id}/{quote(one.filename)}",
+                "size": one.size,
+                "uploaded_at": self._time(run.ended),
+            }
+            for one in run.script.artifacts
+        ]
+
+    def _bug_info(self, run: Run, now: float) -> Json | None:
+        if run.test.kind != "verification" or now < run.ended:
+            return None
+        count = run.bug_count(now)
+        none = "no_bugs" if self._is_january else "NO_BUG"
+        return {"bug_label": "BUG" if count else none, "bug_count": count}
+
+    def _bug(self, bug: Bug, number: int, run: Run) -> Json:
+        row: Json = {
+            "id": f"b0900000-0000-4000-8000-{run.number:08x}{number:04x}",
+            "bug_id": bug.bug_id,
+            "title": bug.title,
+            "description": bug.description,
+            "category": bug.category,
+            "severity": bug.severity,
+            "confidence": bug.confidence,
+            "reproduction_steps": bug.reproduction_steps,
+            "player_number": bug.player_number,
+            "test_step": bug.test_step,
+            "turn": bug.turn,
+            "detected_at": self._time(run.ended),
+        }
+        if bug.details is not None:
+            row["details"] = dict(bug.details)
+        return row
+
+    def _state(self, state: str) -> str:
+        return state.lower() if self._is_january else state
+
+    def _result(self, result: str | None) -> str | None:
+        if result is None or self._is_newest:
+            return result
+        if self._is_january:
+            return _JANUARY_WORDS.get(result, result.lower())
+        return _OLD_WORDS.get(result, result)
+
+    def _time(self, moment: float) -> str:
+        when = datetime.fromtimestamp(moment, UTC)
+        if self._is_january:
+            return f"{when:%Y-%m-%dT%H:%M:%SZ}"
+        return when.isoformat(timespec="microseconds")
+
+    def _milliseconds(self, start: float, stop: float) -> float:
+        duration = round((stop - start) * 1000, 3)
+        return round(duration) if self._is_january else duration
+
+
+def _app(run: Run) -> Json:
+    return {
+        "role": "main",
+        "provider_kind": run.config.source,
+        "build_id": None if run.build is None else run.build.id,
+        "build_name": None if run.build is None else run.build.name,
+        "build_url": None,
+    }
+
+
+def _items(step: Step, number: int, is_over: bool) -> list[Json]:  # noqa: FBT001 - one question
+    if not step.finish_condition:
+        return []
+    return [
+        {
+            "id": f"{number}a",
+            "expected": step.finish_condition,
+            "status": _ITEM_WORDS.get(step.result.upper(), "error") if is_over else "pending",
+            "comment": step.report if is_over else None,
+        }
+    ]

@@ -1,0 +1,279 @@
+"""Keep runs, jobs and test plan executions; each works out its state from the time.
+
+Runs and executions are kept small: what many have in common is shared, ids and times are
+worked out. A row is to be read; the sandbox's methods change it.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from nunu_async.sandbox.world import (
+    Build,
+    DeploymentConfig,
+    MultiplayerTest,
+    Outcome,
+    Script,
+    TestPlan,
+)
+
+RunState = Literal["INITIALIZING", "RUNNING", "COMPLETED"]
+JobStatus = Literal["QUEUED", "STARTING", "RUNNING", "CLEANING_UP", "COMPLETED"]
+ExecutionStatus = Literal["queued", "in_progress", "completed"]
+
+_RUN = re.compile(r"run([0-9]{9,})", re.ASCII)
+_JOB = "a0b00000-0000-4000-8000-"
+_EXECUTION = "e0ec0000-0000-4000-8000-"
+_HEX = re.compile(r"[0-9a-f]{12}", re.ASCII)
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Run:
+    """One run; times are Unix seconds."""
+
+    number: int
+    """1 for the first run that was added."""
+    test: MultiplayerTest
+    config: DeploymentConfig
+    script: Script
+    created: float
+    """The run cannot be seen before."""
+    tags: tuple[str, ...] = ()
+    build: Build | None = None
+    initiator: Mapping[str, object]
+    job: "Job | None" = None
+    """None when nothing is to be said of the job but what the run says."""
+    stopped: float | None = None
+    given_id: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id, 12 characters unless it was chosen."""
+        return self.given_id or f"run{self.number:09d}"
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job."""
+        return f"{_JOB}{self.number:012x}" if self.job is None else self.job.job_id
+
+    @property
+    def started(self) -> float:
+        """When the run starts to play, unless it is stopped before."""
+        return self.created + self.script.initialize_seconds
+
+    @property
+    def ended(self) -> float:
+        """When the run is completed or stopped; infinite when it goes on for good."""
+        if self.stopped is not None:
+            return self.stopped
+        return self.created + self.script.seconds
+
+    def state(self, now: float) -> RunState:
+        """Tell the state, in upper case."""
+        if now >= self.ended:
+            return "COMPLETED"
+        return "RUNNING" if now >= self.started else "INITIALIZING"
+
+    def result(self, now: float) -> str | None:
+        """Tell the result, in upper case; None until completed."""
+        if now < self.ended:
+            return None
+        return self.script.result if self.stopped is None else "STOPPED"
+
+    def bug_count(self, now: float) -> int:
+        """Count the bugs found so far."""
+        return len(self.script.bugs) if self.stopped is None and now >= self.ended else 0
+
+    def changes_after(self, now: float) -> float:
+        """Tell when something changes next; infinite when nothing does."""
+        for moment in (self.created, self.started, self.ended):
+            if moment > now:
+                return moment
+        return math.inf
+
+
+@attrs.define(eq=False, kw_only=True)
+class Job:
+    """What was started: one run, or several by instances and retries."""
+
+    job_id: str
+    test: MultiplayerTest
+    created: float
+    config: DeploymentConfig
+    player_configs: Mapping[int, DeploymentConfig] = attrs.field(factory=dict)
+    """By player number from 1; the config of the others is `config`."""
+    build: Build | None = None
+    tags: tuple[str, ...] = ()
+    execution: "Execution | None" = None
+    template_data: Mapping[str, object] | None = None
+    """None when templates are off."""
+    retries: int = 0
+    runs: list[Run] = attrs.field(factory=list)
+    """Oldest first, those to come included."""
+    retried: list[Run] = attrs.field(factory=list)
+    """Those of the runs that are there because another one failed."""
+    stopped: float | None = None
+    initiator: Mapping[str, object] = attrs.field(factory=dict)
+
+    @property
+    def ended(self) -> float:
+        """When the last run is over and cleaned up after."""
+        if self.stopped is not None:
+            return self.stopped
+        return max((run.ended + run.script.cleanup_seconds for run in self.runs), default=math.inf)
+
+    def visible(self, now: float) -> list[Run]:
+        """List the runs that have appeared."""
+        return [run for run in self.runs if run.created <= now]
+
+    def status(self, now: float) -> JobStatus:
+        """Tell the status."""
+        if now >= self.ended:
+            return "COMPLETED"
+        states = [run.state(now) for run in self.visible(now)]
+        if not states:
+            return "QUEUED"
+        if all(run.ended <= now for run in self.runs):
+            return "CLEANING_UP"
+        return "STARTING" if set(states) == {"INITIALIZING"} else "RUNNING"
+
+    def retries_left(self, now: float) -> int:
+        """Count the retries that no run has used up yet."""
+        return self.retries - sum(run.created <= now for run in self.retried)
+
+    def result(self, now: float) -> str | None:
+        """Tell the result of the last run; None until the job is completed."""
+        if now < self.ended:
+            return None
+        visible = self.visible(now)
+        return visible[-1].result(now) if visible else "STOPPED"
+
+    def changes_after(self, now: float) -> float:
+        """Tell when something changes next; infinite when nothing does."""
+        moments = [run.changes_after(now) for run in self.runs]
+        if self.ended > now:
+            moments.append(self.ended)
+        return min(moments, default=math.inf)
+
+
+@attrs.frozen
+class Tally:
+    """How many tests of an execution stand where."""
+
+    passed: int = 0
+    failed: int = 0
+    stopped: int = 0
+    skipped: int = 0
+    queued: int = 0
+    running: int = 0
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Execution:
+    """One test plan execution; times are Unix seconds."""
+
+    number: int
+    """1 for the first execution that was added."""
+    plan: TestPlan | None
+    created: float
+    """The execution cannot be seen before; also when it started, once it is queued no more."""
+    outcome: Outcome
+    """Decides only as long as there are no jobs."""
+    build: Build | None = None
+    started_by: str | None = None
+    jobs: list[Job] | None = None
+    given_id: str | None = None
+
+    @property
+    def execution_id(self) -> str:
+        """The id."""
+        return self.given_id or f"{_EXECUTION}{self.number:012x}"
+
+    @property
+    def dequeued(self) -> float:
+        """When the first test leaves the queue; infinite when none does."""
+        if self.jobs:
+            runs = [run for job in self.jobs for run in job.runs]
+            return min((run.created for run in runs), default=math.inf)
+        return self.created + self.outcome.queue_seconds
+
+    @property
+    def ended(self) -> float:
+        """When the last test is over."""
+        if self.jobs:
+            return max(job.ended for job in self.jobs)
+        return self.created + self.outcome.queue_seconds + self.outcome.run_seconds
+
+    @property
+    def total(self) -> int:
+        """Count the tests."""
+        return len(self.jobs) if self.jobs else self.outcome.total
+
+    def status(self, now: float) -> ExecutionStatus:
+        """Tell the status, in lower case as documented."""
+        if now >= self.ended:
+            return "completed"
+        return "in_progress" if now >= self.dequeued else "queued"
+
+    def tally(self, now: float) -> Tally:
+        """Count the tests by where they stand."""
+        if self.jobs:
+            return Tally(**Counter(_stand(job, now) for job in self.jobs))
+        left = self.outcome.total
+        if now < self.dequeued:
+            return Tally(queued=left)
+        done = left if now >= self.ended else 0
+        if 0 < self.outcome.run_seconds < math.inf and not done:
+            done = int(left * (now - self.dequeued) / self.outcome.run_seconds)
+        counts: dict[str, int] = {}
+        for name in ("passed", "failed", "stopped", "skipped"):
+            counts[name] = min(getattr(self.outcome, name), done)
+            done -= counts[name]
+            left -= counts[name]
+        running = min(left, 1)
+        return Tally(**counts, running=running, queued=left - running)
+
+    def changes_after(self, now: float) -> float:
+        """Tell when its status changes next; infinite when it does not."""
+        if self.jobs:
+            return min(job.changes_after(now) for job in self.jobs)
+        for moment in (self.created, self.dequeued, self.ended):
+            if moment > now:
+                return moment
+        return math.inf
+
+
+def run_number(run_id: str) -> int | None:
+    """Read the number out of an id that was not chosen."""
+    found = _RUN.fullmatch(run_id)
+    return None if found is None else int(found[1])
+
+
+def job_number(job_id: str) -> int | None:
+    """Read the number of the run out of the id of a job that nothing else is said of."""
+    text = job_id.removeprefix(_JOB)
+    return int(text, 16) if text != job_id and _HEX.fullmatch(text) else None
+
+
+def is_numbered_execution(execution_id: str) -> bool:
+    """Tell whether an id has the form of those that were not chosen."""
+    return execution_id.startswith(_EXECUTION)
+
+
+def job_id_of(number: int) -> str:
+    """Make the id of a job that begins with the run of this number."""
+    return f"{_JOB}{number:012x}"
+
+
+def _stand(job: Job, now: float) -> str:
+    status = job.status(now)
+    if status == "QUEUED":
+        return "queued"
+    if status != "COMPLETED":
+        return "running"
+    words = {"SUCCESS": "passed", "STOPPED": "stopped", "SKIPPED": "skipped"}
+    return words.get((job.result(now) or "").upper(), "failed")

@@ -1,0 +1,131 @@
+"""Answer for the runs, jobs and test plan executions."""
+
+from collections.abc import Callable
+
+from nunu_async.sandbox import shapes
+from nunu_async.sandbox.dialects import Dialect
+from nunu_async.sandbox.exchange import (
+    Asked,
+    Operation,
+    Refused,
+    Reply,
+    bad_request,
+    check,
+    is_uuid,
+    read_choice,
+    read_page,
+    read_query_flag,
+    read_uuid,
+)
+from nunu_async.sandbox.history import ExecutionFilter, History, RunFilter
+from nunu_async.sandbox.rows import Run
+
+_STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
+
+
+class RunOperations:
+    """The operations that read runs, and the one that stops them."""
+
+    def __init__(self, *, history: History, dialect: Dialect, now: Callable[[], float]) -> None:
+        self._history = history
+        self._dialect = dialect
+        self._now = now
+        self.operations: dict[str, Operation] = {
+            "list_runs": self._list_runs,
+            "get_run": self._get_run,
+            "list_run_bugs": self._list_run_bugs,
+            "stop_runs": self._stop_runs,
+            "list_test_plan_executions": self._list_test_plan_executions,
+            "get_job": self._get_job,
+        }
+
+    async def _list_runs(self, asked: Asked) -> Reply:
+        """List runs; `bugs=false`, which no page explains, lists those without a bug."""
+        query = asked.query
+        state = read_choice(query, "state", ("running", "completed", "all"))
+        wanted = RunFilter(
+            state=None if state == "all" else state,
+            test_id=read_uuid(query, "multiplayer_test_id"),
+            job_id=read_uuid(query, "job_id"),
+            execution_id=read_uuid(query, "test_plan_execution_id"),
+            kind=query.get("test_type"),
+            tags=frozenset(filter(None, query.get("tags", "").split(","))),
+            has_bugs=read_query_flag(query, "bugs"),
+        )
+        page, size = read_page(query)
+        now = self._now()
+        found = self._history.list_runs(wanted, now)
+        data = [self._dialect.run(run, now) for run in found.page(page, size)]
+        return Reply(self._dialect.page(data, found, page, size))
+
+    async def _get_run(self, asked: Asked) -> Reply:
+        now = self._now()
+        return Reply(self._dialect.details(self._find(asked, now), now))
+
+    async def _list_run_bugs(self, asked: Asked) -> Reply:
+        now = self._now()
+        return Reply(self._dialect.bugs(self._find(asked, now), now))
+
+    async def _stop_runs(self, asked: Asked) -> Reply:
+        """Stop jobs; ids of no job count as received and have no result."""
+        check(_STOP, asked.body)
+        now = self._now()
+        ids = list(dict.fromkeys(asked.body["job_ids"]))
+        jobs = [job for job in (self._history.find_job(one, now) for one in ids) if job]
+        if not jobs:
+            error = "no jobs found in your project matching the provided IDs"
+            raise Refused(404, error, extra=self._dialect.stop_problem(len(ids)))
+        results: list[dict[str, object]] = []
+        for job in jobs:
+            if self._history.stop(job, now):
+                told = {"ok": True, "status": 200, "message": "Job stopped"}
+            else:
+                told = {"ok": False, "status": 500, "error": "Job already completed"}
+            results.append({"job_id": job.job_id, **told})
+        stopped = sum(bool(one["ok"]) for one in results)
+        is_all = stopped == len(ids)
+        message = f"Stopped {stopped}/{len(ids)} job(s)"
+        if is_all:
+            message = f"Successfully stopped {stopped} job(s)"
+        body = {
+            "ok": is_all,
+            "message": message,
+            "received_count": len(ids),
+            "stopped_count": stopped,
+            "results": results,
+        }
+        return Reply(body, 200 if is_all else 207)
+
+    async def _list_test_plan_executions(self, asked: Asked) -> Reply:
+        query = asked.query
+        order = read_choice(query, "sort_order", ("asc", "desc"))
+        sort_by = read_choice(query, "sort_by", ("start_time", "test_plan_name", "build_name"))
+        wanted = ExecutionFilter(
+            plan_id=read_uuid(query, "test_plan_id"),
+            build_id=read_uuid(query, "build_id"),
+            status=read_choice(query, "status", ("completed", "in_progress", "queued")),
+            sort_by=sort_by or "start_time",
+            is_ascending=order == "asc",
+        )
+        page, size = read_page(query)
+        now = self._now()
+        found = self._history.list_executions(wanted, now)
+        data = [self._dialect.execution(one, now) for one in found.page(page, size)]
+        return Reply(self._dialect.page(data, found, page, size))
+
+    async def _get_job(self, asked: Asked) -> Reply:
+        """Show one job; not one of the ten core operations, but waiting needs it."""
+        job_id = asked.call.params["job_id"]
+        if not is_uuid(job_id):
+            bad_request("job id must be a UUID")
+        now = self._now()
+        job = self._history.find_job(job_id.lower(), now)
+        if job is None:
+            raise Refused(404, "job not found")
+        return Reply(self._dialect.job(job, now))
+
+    def _find(self, asked: Asked, now: float) -> Run:
+        run = self._history.find_run(asked.call.params["run_id"], now)
+        if run is None:
+            raise Refused(404, "run not found")
+        return run

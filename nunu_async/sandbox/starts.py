@@ -1,0 +1,307 @@
+"""Answer for the start of runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import attrs
+
+from nunu_async.sandbox import shapes
+from nunu_async.sandbox.dialects import Dialect
+from nunu_async.sandbox.exchange import (
+    Asked,
+    Operation,
+    Refused,
+    Reply,
+    bad_request,
+    check,
+    is_uuid,
+)
+from nunu_async.sandbox.history import History, Order
+from nunu_async.sandbox.rows import Execution, Job
+from nunu_async.sandbox.world import (
+    Build,
+    DeploymentConfig,
+    MultiplayerTest,
+    Outcome,
+    TestPlan,
+)
+
+_TARGETS = ("multiplayer_test_id", "test_plan_id", "instructions")
+_TEST_ONLY = ("retries", "instances")
+_BUILD_STORAGE = "build-storage"
+_NAME = "[api] ephemeral test"
+_EPHEMERAL = "7e570000-0000-4000-9000-"  # another variant than the tests that stay
+
+Named = TypeVar("Named", MultiplayerTest, TestPlan, DeploymentConfig)
+
+
+def _uuid(value: object, where: str) -> None:
+    if not isinstance(value, str) or not is_uuid(value):
+        raise shapes.ShapeError(f"{where} must be a UUID")
+
+
+def _place(value: object, where: str) -> None:
+    if value != "auto":
+        shapes.record({"lat": shapes.text(), "long": shapes.text()}, required=("lat", "long"))(
+            value, where
+        )
+
+
+def _builds(value: object, where: str) -> None:
+    shapes.record(dict.fromkeys("123", _uuid))(value, where)
+    if isinstance(value, dict) and set(value) - set("123"):
+        raise shapes.ShapeError(f"{where} is keyed by 1 to 3")
+
+
+def _per_player(value: object, where: str) -> None:
+    shapes.record({})(value, where)
+    if isinstance(value, dict):
+        for name, target in value.items():
+            _TARGET(target, f"{where}.{name}")
+
+
+_TARGET = shapes.record(
+    {"deployment_config_id": _uuid, "build_id": _uuid, "extra_build_ids": _builds},
+    required=("deployment_config_id",),
+)
+_BUDGET: dict[str, shapes.Rule] = {
+    "min_time_seconds": shapes.whole(0),
+    "max_time_seconds": shapes.whole(0),
+}
+_OPTIONS: dict[str, shapes.Rule] = {
+    "performance_monitoring": shapes.flag,
+    "mobile_auto_grant_permissions": shapes.flag,
+    "mobile_geolocation": shapes.text(),
+    "mobile_gpslocation": _place,
+}
+_MEMBERS: dict[str, shapes.Rule] = {
+    "multiplayer_test_id": shapes.text(1),
+    "test_plan_id": shapes.text(1),
+    "instructions": shapes.text(1),
+    "deployment_config_id": shapes.text(1),
+    "build_id": _uuid,
+    "name": shapes.text(),
+    "agent_config_id": _uuid,
+    "additional_tags": shapes.many(shapes.text()),
+    "retries": shapes.whole(0, 10),
+    "instances": shapes.whole(1, 10),
+    "render_templates": shapes.flag,
+    "template_data": shapes.record({}),
+}
+_START = shapes.record(
+    {**_MEMBERS, "options": shapes.record({**_BUDGET, **_OPTIONS})},
+    required=("deployment_config_id",),
+)
+_START_NEWEST = shapes.record(
+    {
+        **_MEMBERS,
+        "options": shapes.record(_OPTIONS),
+        "extra_build_ids": _builds,
+        "player_deployment_configs": _per_player,
+        "run_on_all_configured_devices": shapes.flag,
+    }
+)
+
+
+class StartOperation:
+    """The operation that starts tests, plans and one-off instructions."""
+
+    def __init__(
+        self,
+        *,
+        history: History,
+        dialect: Dialect,
+        find_build: Callable[[str], Build | None],
+        now: Callable[[], float],
+    ) -> None:
+        self._history = history
+        self._dialect = dialect
+        self._find_build = find_build
+        self._now = now
+        self._ephemeral = 0
+        self.operations: dict[str, Operation] = {"start_run": self._start_run}
+
+    async def _start_run(self, asked: Asked) -> Reply:
+        body = asked.body
+        self._check(body)
+        config, player_configs = self._configs(body)
+        build = self._build(body, config)
+        plan, tests = self._target(body)
+        key_id = "" if asked.key is None else asked.key.key_id
+        tags = tuple(body.get("additional_tags", ()))
+        order = Order(
+            test=tests[0],
+            config=config,
+            player_configs=player_configs,
+            build=build,
+            tags=("api", *tags) if "instructions" in body else tags,
+            template_data=body.get("template_data", {}) if body.get("render_templates") else None,
+            retries=body.get("retries", 0),
+            instances=body.get("instances", 1),
+            initiator={"type": "api", "value": {"key_id": key_id}},
+        )
+        if body.get("run_on_all_configured_devices") and self._dialect.letter == "N":
+            return self._start_everywhere(order, plan, tests)
+        jobs, execution = self._start(order, plan, tests)
+        members = self._members(order, plan, execution)
+        return Reply(self._dialect.started(jobs, members), 201)
+
+    def _check(self, body: Mapping[str, Any]) -> None:
+        is_newest = self._dialect.letter == "N"
+        check(_START_NEWEST if is_newest else _START, body)
+        given = [name for name in _TARGETS if name in body]
+        if len(given) != 1:
+            bad_request(f"provide exactly one of {', '.join(_TARGETS)}")
+        if "name" in body and given != ["instructions"]:
+            bad_request("name goes with instructions only")
+        for name in _TEST_ONLY:
+            if name in body and given != ["multiplayer_test_id"]:
+                bad_request(f"{name} goes with multiplayer_test_id only")
+        options = body.get("options", {})
+        if options.get("mobile_gpslocation") == "auto" and "mobile_geolocation" not in options:
+            bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
+        if is_newest:
+            _check_newest(body, given[0])
+
+    def _configs(
+        self, body: Mapping[str, Any]
+    ) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
+        known = self._history.deployment_configs
+        wanted: Mapping[str, Any] = {}
+        if self._dialect.letter == "N":
+            wanted = body.get("player_deployment_configs", {})
+        if wanted:
+            test = self._find(self._history.tests, body["multiplayer_test_id"], "multiplayer test")
+            players = {f"{number}" for number in range(1, test.players + 1)}
+            if set(wanted) - players:
+                bad_request(f"player_deployment_configs is keyed by 1 to {test.players}")
+            if "deployment_config_id" not in body and set(wanted) != players:
+                bad_request("deployment_config_id is required unless every player has one")
+        by_player = {
+            int(name): self._find(known, target["deployment_config_id"], "deployment config")
+            for name, target in wanted.items()
+        }
+        if "deployment_config_id" not in body:
+            return by_player[1], by_player
+        config = self._find(known, body["deployment_config_id"], "deployment config")
+        if body.get("run_on_all_configured_devices") and self._dialect.letter == "N":
+            if by_player:
+                bad_request("run_on_all_configured_devices excludes player_deployment_configs")
+            if not config.device_labels:
+                bad_request("the deployment config does not allow multi-device runs")
+        return config, by_player
+
+    def _build(self, body: Mapping[str, Any], config: DeploymentConfig) -> Build | None:
+        if "build_id" not in body:
+            return None
+        if config.source != _BUILD_STORAGE:
+            bad_request("build_id goes with a Build Storage deployment config only")
+        build = self._find_build(body["build_id"].lower())
+        if build is None:
+            self._not_found("build")
+        return build
+
+    def _target(self, body: Mapping[str, Any]) -> tuple[TestPlan | None, Sequence[MultiplayerTest]]:
+        history = self._history
+        if "multiplayer_test_id" in body:
+            test = self._find(history.tests, body["multiplayer_test_id"], "multiplayer test")
+            return None, (test,)
+        if "test_plan_id" in body:
+            plan = self._find(history.test_plans, body["test_plan_id"], "test plan")
+            if not plan.tests:
+                bad_request("the test plan has no tests")
+            return plan, plan.tests
+        self._ephemeral += 1
+        test = MultiplayerTest(
+            id=f"{_EPHEMERAL}{self._ephemeral:012x}",
+            name=body.get("name", _NAME),
+            kind="task",
+            goals=(body["instructions"],),
+        )
+        return None, (test,)
+
+    def _start(
+        self, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
+    ) -> tuple[list[Job], Execution | None]:
+        now = self._now()
+        execution = None
+        if plan is not None:
+            execution = Execution(
+                number=self._history.next_execution,
+                plan=plan,
+                created=now,
+                outcome=Outcome(),
+                build=order.build,
+                started_by="api",
+            )
+            self._history.add_execution(execution, now)
+        jobs = [
+            self._history.start(attrs.evolve(order, test=test, execution=execution), now)
+            for test in tests
+        ]
+        return jobs, execution
+
+    def _members(
+        self, order: Order, plan: TestPlan | None, execution: Execution | None
+    ) -> dict[str, object]:
+        members: dict[str, object] = {}
+        if order.build is not None:
+            members["build_id"] = order.build.id
+        if order.test.id.startswith(_EPHEMERAL) and plan is None:
+            members["test_id"] = order.test.id
+        if execution is not None:
+            members["test_plan_execution_id"] = execution.execution_id
+        return members
+
+    def _start_everywhere(
+        self, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
+    ) -> Reply:
+        config = order.config
+        told: list[dict[str, object]] = []
+        job_ids: list[str] = []
+        for label in config.device_labels:
+            if label in config.broken_devices:
+                problem = "device unavailable"
+                told.append({"device_label": label, "ok": False, "status": 500, "message": problem})
+                continue
+            device = attrs.evolve(config, device=label)
+            jobs, execution = self._start(attrs.evolve(order, config=device), plan, tests)
+            ids = [job.job_id for job in jobs]
+            job_ids += ids
+            data = {**self._members(order, plan, execution), "job_ids": ids}
+            told.append({"device_label": label, "ok": True, "status": 201, "data": data})
+        requested, started = len(told), sum(bool(one["ok"]) for one in told)
+        is_ephemeral = order.test.id.startswith(_EPHEMERAL)
+        body = {
+            **self._members(order, plan, None),
+            "ok": started > 0,
+            "job_ids": job_ids,
+            "requested_count": requested,
+            "started_count": started,
+            "successful_count": started,
+            "failed_count": requested - started,
+            "device_runs" if is_ephemeral else "results": told,
+        }
+        if started == requested:
+            return Reply(body, 201)
+        return Reply(body, 207 if started else 500)
+
+    def _find(self, known: Sequence[Named], wanted: str, what: str) -> Named:
+        found = next((one for one in known if one.id == wanted), None)
+        return self._not_found(what) if found is None else found
+
+    def _not_found(self, what: str) -> NoReturn:
+        problem = f"{what} not found"
+        raise Refused(404, problem, extra=self._dialect.start_problem(404, problem))
+
+
+def _check_newest(body: Mapping[str, Any], target: str) -> None:
+    is_per_player = bool(body.get("player_deployment_configs"))
+    if is_per_player and target != "multiplayer_test_id":
+        bad_request("player_deployment_configs goes with multiplayer_test_id only")
+    if "deployment_config_id" not in body and not is_per_player:
+        bad_request("deployment_config_id is required")
+    if "build_id" in body and "deployment_config_id" not in body:
+        bad_request("build_id goes with deployment_config_id only")
+    if target == "instructions" and "agent_config_id" not in body:
+        bad_request("agent_config_id is required with instructions")

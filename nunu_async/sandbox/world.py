@@ -1,0 +1,203 @@
+"""Say what a project holds before anything runs: tests, plans, configs, and how runs go.
+
+All of it is frozen and shared between runs, so that a run is light.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import attrs
+
+TestKind = Literal["verification", "task", "discovery"]
+
+
+def _seconds(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{attribute.name} must be 0 or more seconds, not {value}")
+
+
+def _finite(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{attribute.name} must be 0 or more seconds, not {value}")
+
+
+def _count(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if value < 0:
+        raise ValueError(f"{attribute.name} must be 0 or more, not {value}")
+
+
+@attrs.frozen
+class Build:
+    """A build as runs and executions refer to it; nothing has to be uploaded for it."""
+
+    id: str
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """One step of a run."""
+
+    goal: str
+    finish_condition: str = ""
+    result: str = "SUCCESS"
+    report: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Artifact:
+    """One file that a run leaves; every player of the run has it."""
+
+    filename: str
+    size: int = attrs.field(default=0, validator=_count)
+    url: str | None = None
+    """None makes one up, on the storage origin; nothing is served there."""
+
+
+@attrs.frozen(kw_only=True)
+class Bug:
+    """One occurrence of a bug."""
+
+    bug_id: str
+    """The same for all occurrences of the bug, over all runs."""
+    title: str = "Something is wrong"
+    description: str = "It does not look as it should."
+    category: str = "gameplay"
+    severity: Literal["low", "medium", "high", "critical"] = "medium"
+    confidence: Literal["low", "medium", "high"] = "medium"
+    reproduction_steps: str = "1. Start\n2. Look"
+    player_number: int = attrs.field(default=0, validator=_count)
+    """Counted from 0, as documented, whatever the players themselves are counted from."""
+    test_step: int = 1
+    turn: int = 1
+    details: Mapping[str, object] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Script:
+    """How a run goes, from its job's start to its end.
+
+    Results are words of the newest pages; older dialects say them in theirs. A word that is
+    not known there is sent as it is. Bugs, and the result, are there once the run is completed.
+    """
+
+    queue_seconds: float = attrs.field(default=0.0, validator=_finite)
+    """From the start of the job to the appearance of the run."""
+    initialize_seconds: float = attrs.field(default=5.0, validator=_finite)
+    run_seconds: float = attrs.field(default=30.0, validator=_seconds)
+    """Infinite for a run that goes on until it is stopped."""
+    cleanup_seconds: float = attrs.field(default=0.0, validator=_finite)
+    """From the end of the run to that of its job."""
+    result: str = "SUCCESS"
+    bugs: Sequence[Bug] = ()
+    steps: Sequence[Step] | None = None
+    """None takes the goals of the test; the last of them then ends with the run's result."""
+    artifacts: Sequence[Artifact] = ()
+
+    @property
+    def seconds(self) -> float:
+        """From the appearance of the run to its end."""
+        return self.initialize_seconds + self.run_seconds
+
+
+@attrs.frozen(kw_only=True)
+class MultiplayerTest:
+    """One test of the project; its id must be a UUID to be filtered by."""
+
+    id: str
+    name: str
+    kind: TestKind = "verification"
+    players: int = 1
+    goals: Sequence[str] = ("Start the game",)
+    script: Script | None = None
+    """How its runs go unless told otherwise; None leaves that to the sandbox."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.players < 1:
+            raise ValueError(f"players must be at least 1, not {self.players}")
+
+    def steps(self, script: Script) -> Iterator[Step]:
+        """List the steps of a run that goes by a script."""
+        if script.steps is not None:
+            yield from script.steps
+            return
+        for goal in self.goals[:-1]:
+            yield Step(goal=goal)
+        for goal in self.goals[-1:]:
+            yield Step(goal=goal, result=script.result)
+
+
+@attrs.frozen(kw_only=True)
+class TestPlan:
+    """Tests that are started together."""
+
+    __test__: ClassVar[bool] = False  # keeps pytest from taking it for a class of tests
+
+    id: str
+    name: str
+    tests: Sequence[MultiplayerTest]
+
+
+@attrs.frozen(kw_only=True)
+class DeploymentConfig:
+    """Where runs take place."""
+
+    id: str
+    name: str
+    source: str = "build-storage"
+    """Only this one goes with the build id of a request."""
+    platform: str = "android-native"
+    device: str = "Pixel 9"
+    os_version: str = "15"
+    device_labels: Sequence[str] = ()
+    """The devices for a start on all of them; none when the config does not allow that."""
+    broken_devices: Collection[str] = ()
+    """Those of them that refuse every start."""
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """How a test plan execution without runs of its own goes, and what it comes to."""
+
+    passed: int = attrs.field(default=0, validator=_count)
+    failed: int = attrs.field(default=0, validator=_count)
+    stopped: int = attrs.field(default=0, validator=_count)
+    skipped: int = attrs.field(default=0, validator=_count)
+    """Told apart from the stopped by the newest pages only."""
+    queue_seconds: float = attrs.field(default=5.0, validator=_finite)
+    run_seconds: float = attrs.field(default=60.0, validator=_seconds)
+
+    @property
+    def total(self) -> int:
+        """Count the tests."""
+        return self.passed + self.failed + self.stopped + self.skipped
+
+
+def _test(number: int, name: str, kind: TestKind, goals: tuple[str, ...]) -> MultiplayerTest:
+    return MultiplayerTest(
+        id=f"7e570000-0000-4000-8000-{number:012x}", name=name, kind=kind, goals=goals
+    )
+
+
+TESTS = (
+    _test(1, "Shop purchase", "verification", ("Open the shop", "Buy a lantern")),
+    _test(2, "First quest", "task", ("Talk to the guard", "Find the key", "Open the gate")),
+    _test(3, "Free roaming", "discovery", ("Explore the harbor",)),
+)
+
+TEST_PLANS = (
+    TestPlan(id="91a00000-0000-4000-8000-000000000001", name="Release gate", tests=TESTS[:2]),
+)
+
+DEPLOYMENT_CONFIGS = (
+    DeploymentConfig(id="de910000-0000-4000-8000-000000000001", name="Phones"),
+    DeploymentConfig(
+        id="de910000-0000-4000-8000-000000000002",
+        name="Newest build by URL",
+        source="http",
+        platform="windows",
+        device="Desktop",
+        os_version="11",
+    ),
+)
