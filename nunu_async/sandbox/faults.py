@@ -94,7 +94,7 @@ class Fault:
         if self.times is not None and self.times < 1:
             yield f"times must be at least 1 or None, not {self.times}"
 
-    def _deed_problems(self) -> Iterator[str]:
+    def _deed_problems(self) -> Iterator[str]:  # noqa: C901 - a list of contradictions
         if self.do not in _DEEDS:
             yield f"do must be one of {', '.join(_DEEDS)}, not {self.do!r}"
         if not 0 <= self.latency < math.inf:
