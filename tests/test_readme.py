@@ -50,7 +50,7 @@ async def run(box: Sandbox, room: Path, *command: str) -> str:
 
 def test_no_block_is_of_a_kind_that_nothing_runs() -> None:
     assert {kind for kind, _ in BLOCKS} == {"python", "sh", "json"}
-    assert (len(PYTHON), len(SETUP), len(COMMANDS)) == (6, 2, 3)
+    assert (len(PYTHON), len(SETUP), len(COMMANDS)) == (6, 2, 5)
 
 
 @pytest.mark.parametrize("text", PYTHON, ids=range(len(PYTHON)))

@@ -9,7 +9,7 @@ import os
 import select
 import shutil
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Generic, Literal, TextIO, TypeVar
 
@@ -47,6 +47,7 @@ _USAGE = 2
 _TABLE_ROWS = 50
 _LARGEST_PAGE = 100
 _GAP = 2
+_PIECE = 100
 _ENDLESS = 1_000_000
 # A pipe that has room takes a page of 4096 bytes at once (Linux, pipe(7)), whatever they encode.
 _BLOCK = 1024
@@ -124,7 +125,7 @@ async def tell_rows(
             await write(as_json(row) + "\n")
         return 0
     if arguments.json:
-        # As text, which is a third of the size of the rows.
+        # As text, which is smaller than the rows it came from.
         found = [as_json(row) async for row in _first(rows, limit)]
         await write("[" + ",\n ".join(found) + "]\n")
         return 0
@@ -134,7 +135,9 @@ async def tell_rows(
     if not shown:
         tell(f"nunu-async: no {noun}s")
         return 0
-    await write(_table(columns, shown[:_TABLE_ROWS] if more else shown))
+    for piece in _table(columns, shown[:_TABLE_ROWS] if more else shown):
+        await write(piece)
+        await asyncio.sleep(0)  # a long table takes a while, in which a signal may come
     if more:
         tell(f"nunu-async: the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
     return 0
@@ -202,19 +205,29 @@ def _width() -> int:
     return _ENDLESS
 
 
-def _table(columns: Sequence[Column[M]], rows: Sequence[M]) -> str:
+def _table(columns: Sequence[Column[M]], rows: Sequence[M]) -> Iterator[str]:
     cells = [[column.text(row) for row in rows] for column in columns]
     needed = [
         max(cell_len(column.title), *map(cell_len, texts))
         for column, texts in zip(columns, cells, strict=True)
     ]
     widths = _fit(columns, needed, _width())
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for index, width in widths.items():
-        table.add_column(columns[index].title, width=width, no_wrap=True, overflow=_overflow())
-    for row in zip(*(cells[index] for index in widths), strict=True):
-        table.add_row(*(Text(text, style=colour(text)) for text in row))
-    return drawn(table)
+    lines = list(zip(*(cells[index] for index in widths), strict=True))
+    for begin in range(0, len(lines), _PIECE):
+        # The gap is made here: versions of rich differ on what padding adds to the last column.
+        table = Table(box=None, padding=0, show_header=begin == 0, header_style="bold")
+        for place, (index, width) in enumerate(widths.items(), 1):
+            gap = _GAP if place < len(widths) else 0
+            table.add_column(_cut(columns[index].title, width), width=width + gap, no_wrap=True)
+        for line in lines[begin : begin + _PIECE]:
+            table.add_row(*map(_cut, line, widths.values()))
+        yield drawn(table)
+
+
+def _cut(text: str, width: int) -> Text:
+    told = Text(text, style=colour(text))
+    told.truncate(width, overflow=_overflow())
+    return told
 
 
 def _fit(columns: Sequence[Column[M]], needed: Sequence[int], room: int) -> dict[int, int]:
