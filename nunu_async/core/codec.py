@@ -15,7 +15,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from nunu_async.core.reader import OWN, Unexpected, reader
 from nunu_async.errors import InputError
-from nunu_async.models.base import Model
+from nunu_async.models.base import NOTHING, Model
 from nunu_async.models.page import Page, Pagination
 from nunu_async.models.vocab import Word
 
@@ -48,6 +48,12 @@ class Misfit(Exception):
         super().__init__("; ".join(problems))
         self.problems = problems
         self.leftover = leftover
+
+    def below(self, place: str) -> Misfit:
+        """Return the same, for data that stands at `place` in something larger."""
+        # The last "@ $" is the path; what stands before it may be the server's own words.
+        cut = (problem.rpartition("@ $") for problem in self.problems)
+        return Misfit(*(f"{told}@ ${place}{path}" for told, _, path in cut))
 
 
 _Hook = Callable[..., object]
@@ -102,10 +108,6 @@ def _only(kind: type, told: str, inner: _Hook) -> _Hook:
     return hook
 
 
-def _is_word(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Word)
-
-
 def _word(value: object, kind: type[Word]) -> Word:
     return kind(_text(value, str))
 
@@ -137,7 +139,7 @@ def _build_converter() -> Converter:
         def hook(value: Mapping[str, object], model: object) -> object:
             return attrs.evolve(
                 inner(value, model),
-                extra={name: value[name] for name in value if name not in known},
+                extra={name: value[name] for name in value if name not in known} or NOTHING,
                 absent=tuple(known - value.keys()),
             )
 
@@ -155,8 +157,9 @@ def _build_converter() -> Converter:
     converter.register_structure_hook_factory(attrs.has, model)
     converter.register_structure_hook_factory(is_mapping, mapping)
     converter.register_structure_hook_factory(_is_row, row)
-    converter.register_structure_hook_func(_is_word, _word)
     converter.register_structure_hook(str, _text)
+    for word in Word.__subclasses__():  # or the hook of `str` would serve them
+        converter.register_structure_hook(word, _word)
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
@@ -215,9 +218,7 @@ def structure_rows(data: object, key: str, model: type[M]) -> tuple[M, ...]:
         try:
             found.append(structure(row, model))
         except Misfit as misfit:
-            problems += (
-                problem.replace("@ $", f"@ $.{key}[{number}]") for problem in misfit.problems
-            )
+            problems += misfit.below(f".{key}[{number}]").problems
     if problems:
         raise Misfit(*problems[:_MOST_PROBLEMS])
     return tuple(found)
@@ -235,7 +236,7 @@ def structure_page(data: object, model: type[M]) -> Page[M]:
     try:
         pagination = structure(members["pagination"], Pagination)
     except Misfit as misfit:
-        raise Misfit(*(p.replace("@ $", "@ $.pagination") for p in misfit.problems)) from None
+        raise misfit.below(".pagination") from None
     extra = {name: members[name] for name in members if name not in ("data", "pagination")}
     return Page(data=rows, pagination=pagination, extra=extra)
 
@@ -256,12 +257,20 @@ def encode(data: Mapping[str, object]) -> bytes:
         raise InputError("body", f"cannot be written as JSON ({error})") from None
 
 
+def _no_number(text: str) -> object:
+    raise ValueError(f"{text} is no JSON")
+
+
+# Python would take NaN and Infinity for numbers.
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
 def parse(body: bytes) -> object:
     """Read a JSON body.
 
     Raises: Misfit for what is not JSON, and for depth or digits beyond Python's own limits.
     """
     try:
-        return cast("object", json.loads(body))
+        return cast("object", _DECODER.decode(body.decode()))
     except (ValueError, RecursionError) as error:
         raise Misfit(f"not JSON ({type(error).__name__}) @ $") from None

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from types import MappingProxyType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Final, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 
-from nunu_async.models.base import Model
+from nunu_async.models.base import NOTHING, Model
 from nunu_async.models.vocab import Word
 
 __all__ = ["ABSENT", "EXTRA", "OWN", "Unexpected", "reader"]
@@ -28,7 +28,8 @@ _PRIMITIVES: Final[dict[type, str]] = {
     str: "type({v}) is not str",
     int: "type({v}) is not int",
     bool: "type({v}) is not bool",
-    float: "type({v}) is not float and type({v}) is not int",
+    # An integer beyond every float is left to the converter, which refuses it.
+    float: "type({v}) is not float and (type({v}) is not int or abs({v}) > 10**300)",
 }
 
 
@@ -56,7 +57,7 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
         "make": model,
         "Unexpected": Unexpected,
         "known": frozenset(field.name for field in fields),
-        "nothing": MappingProxyType({}),
+        "nothing": NOTHING,
     }
     optional = [field.name for field in fields if field.default is not attrs.NOTHING]
     lines = ["def read(o):", "    if type(o) is not dict: raise Unexpected"]

@@ -156,6 +156,8 @@ class Session:
                 URL(self._config.url(request.path), encoded=True).with_query(request.query),
                 data=None if request.body is None else encode(request.body),
                 headers=self._headers(request),
+                # aiohttp would call the body of a POST octets even where there is none.
+                skip_auto_headers=("Content-Type",),
                 # A custom header such as ours follows a redirect to any host.
                 allow_redirects=False,
                 raise_for_status=False,

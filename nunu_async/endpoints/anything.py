@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import unquote
 
 from nunu_async.core.request import Replay, Request
 from nunu_async.errors import InputError
@@ -26,16 +27,20 @@ def anything(
     verb = method.upper()
     if verb not in _METHODS:
         raise InputError("method", f"must be one of {', '.join(sorted(_METHODS))}, not {method!a}")
-    odd = not path.isascii() or not path.isprintable() or " " in path
-    if odd or not path.startswith("/") or path.startswith("//") or "?" in path or "#" in path:
+    odd = not path.isascii() or not path.isprintable()
+    odd = odd or any(sign in path for sign in (" ", "\\", "?", "#"))
+    if odd or not path.startswith("/") or path.startswith("//"):
         raise InputError("path", f"must be a quoted path without a query, not {path!a}")
-    if any(step in {".", ".."} for step in path.lower().replace("%2e", ".").split("/")):
+    # Servers differ in when they unquote and in what they take for a slash.
+    if any(step in {".", ".."} for step in unquote(path).replace("\\", "/").split("/")):
         raise InputError("path", f"must not hold . or .. as a step: {path!a}")
     return Request(
         operation=f"{verb} {path}",
         method=verb,
         path=path,
-        query=tuple((name, _text(name, value)) for name, value in (params or {}).items()),
+        query=tuple(
+            (_text("params", name), _text(name, value)) for name, value in (params or {}).items()
+        ),
         body=body,
         answer=lambda data: data,
         may_be_empty=True,
@@ -45,6 +50,10 @@ def anything(
 
 def _text(name: str, value: object) -> str:
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(name, "holds what is no valid text") from None
         return value
     if isinstance(value, bool):
         return str(value).lower()
@@ -56,4 +65,4 @@ def _text(name: str, value: object) -> str:
         )
     if any("," in item for item in value):
         raise InputError(name, "an item with a comma cannot be sent in a list")
-    return ",".join(value)
+    return _text(name, ",".join(value))

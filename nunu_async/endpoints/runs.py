@@ -218,8 +218,10 @@ def _filters(
     if isinstance(tags, str):
         raise InputError("tags", "must be a list of strings, not one string")
     for tag in tags:
-        if "," in tag:
-            raise InputError("tags", f"a tag with a comma cannot be asked for: {tag!a}")
+        if type(tag) is not str or not tag or "," in tag:
+            raise InputError("tags", f"must be text without a comma, not {tag!a}")
+    if not isinstance(bugs, bool | None):
+        raise InputError("bugs", f"must be True, False or None, not {bugs!r}")
     if state not in (None, "running", "completed", "all"):
         raise InputError("state", f"must be running, completed or all, not {state!r}")
     pairs = (
@@ -249,5 +251,8 @@ def _started(data: object) -> StartedRun:
         inner.setdefault("message", data.get("message"))
         if "job_ids" not in inner and "job_id" in inner:
             inner["job_ids"] = [inner.pop("job_id")]
-        return codec.structure(inner, StartedRun)
+        try:
+            return codec.structure(inner, StartedRun)
+        except codec.Misfit as misfit:
+            raise misfit.below(".data") from None
     return codec.structure(data, StartedRun)

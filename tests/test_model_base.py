@@ -1,0 +1,175 @@
+"""What every model has: the way back to JSON, unknown members, no way to change it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import artifact, details, execution, page, run
+from shapes import MODELS, QUICK, valid
+
+from nunu_async import Model
+from nunu_async.core import codec
+from nunu_async.models.page import Page
+from nunu_async.models.runs import Run, RunArtifact, RunDetails, TestRef
+from nunu_async.models.test_plan_executions import TestPlanExecution
+from nunu_async.models.vocab import Word
+from nunu_async.response import ResponseInfo
+
+EACH_MODEL = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})")
+
+
+def instants(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: instants(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [instants(item) for item in value]
+    if isinstance(value, str) and MOMENT.fullmatch(value):
+        return datetime.fromisoformat(value)
+    return value
+
+
+@EACH_MODEL
+@QUICK
+@given(st.data())
+def test_what_came_goes_back(model: type[Model], data: st.DataObject) -> None:
+    body = data.draw(valid(model))
+    given_back = codec.structure(body, model).to_dict()
+    assert instants(given_back) == instants(body)
+    again = codec.structure(given_back, model)
+    assert again.to_dict() == given_back
+
+
+@EACH_MODEL
+@QUICK
+@given(st.data())
+def test_what_goes_back_is_plain_json(model: type[Model], data: st.DataObject) -> None:
+    given_back = codec.structure(data.draw(valid(model)), model).to_dict()
+    plain(given_back)
+    assert json.loads(json.dumps(given_back)) == given_back
+
+
+def plain(value: object) -> None:
+    """Assert that there is nothing of ours in it, down to the last string."""
+    assert type(value) in {dict, list, str, int, float, bool, type(None)}, type(value)
+    if isinstance(value, dict):
+        for member in value.values():
+            plain(member)
+    if isinstance(value, list):
+        for member in value:
+            plain(member)
+
+
+@EACH_MODEL
+@QUICK
+@given(st.data())
+def test_a_model_survives_copy_and_pickle(model: type[Model], data: st.DataObject) -> None:
+    made = codec.structure(data.draw(valid(model)), model)
+    made = attrs.evolve(made, response=ResponseInfo(status=200, headers={"a": "b"}))
+    for again in (copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301 - ours
+        assert type(again) is model
+        assert again == made
+        assert again.response == made.response
+        assert again.to_dict() == made.to_dict()
+
+
+@EACH_MODEL
+def test_a_model_is_frozen_and_slotted(model: type[Model]) -> None:
+    assert "__dict__" not in dir(model)
+    assert model.__setattr__ is not object.__setattr__
+    names = [field.name for field in attrs.fields(model)]
+    assert len(names) == len(set(names))
+    assert all(field.kw_only for field in attrs.fields(model))
+
+
+@EACH_MODEL
+def test_a_model_has_a_word_for_what_it_is(model: type[Model]) -> None:
+    if not model.__name__.startswith("_"):
+        assert model.__doc__
+        assert not model.__doc__.startswith("Method generated")
+
+
+def test_a_time_goes_back_with_its_zone_and_to_the_microsecond() -> None:
+    zone = timezone(timedelta(hours=2))
+    made = RunArtifact(
+        filename="a", size=1, url="u", uploaded_at=datetime(2026, 4, 11, 8, 12, 3, tzinfo=zone)
+    )
+    assert made.to_dict()["uploaded_at"] == "2026-04-11T08:12:03.000000+02:00"
+
+
+def test_a_model_that_was_made_by_hand_goes_out_whole() -> None:
+    made = TestRef(id="a", name="b", type=next(iter(Word.__subclasses__()[2].known)))  # type: ignore[arg-type]
+    assert set(made.to_dict()) == {"id", "name", "type"}
+
+
+def test_null_and_absent_are_told_apart() -> None:
+    body = execution(build_id=None)
+    del body["build_name"]
+    made = codec.structure(body, TestPlanExecution)
+    assert made.absent == ("build_name",)
+    assert made.build_name is None
+    assert instants(made.to_dict()) == instants(body)
+
+
+def test_a_member_given_by_hand_counts_although_it_was_absent() -> None:
+    body = execution()
+    del body["build_name"]
+    made = codec.structure(body, TestPlanExecution)
+    assert attrs.evolve(made, build_name="b").to_dict()["build_name"] == "b"
+
+
+def test_what_was_absent_does_not_tell_models_apart() -> None:
+    body = execution(build_name=None)
+    without = {name: value for name, value in body.items() if name != "build_name"}
+    assert codec.structure(body, TestPlanExecution) == codec.structure(without, TestPlanExecution)
+
+
+def test_unknown_members_tell_models_apart() -> None:
+    assert codec.structure(run(), Run) != codec.structure(run(a=1), Run)
+
+
+def test_two_kinds_of_models_are_never_equal() -> None:
+    body = details(players=[])
+    assert codec.structure(body, Run) != codec.structure(body, RunDetails)
+
+
+def test_what_was_given_back_can_be_changed_without_harm() -> None:
+    made = codec.structure(details(mood={"calm": 1}), RunDetails)
+    before = copy.deepcopy(made.to_dict())
+    given_back: Any = made.to_dict()
+    given_back["template_data"]["currency"] = "EUR"
+    given_back["initiator"]["value"].clear()
+    given_back["mood"]["calm"] = 2
+    given_back["tags"].append("x")
+    assert made.to_dict() == before
+
+
+def test_the_answer_does_not_follow_later_changes_of_the_data_it_was_read_from() -> None:
+    body: Any = details()
+    made = codec.structure(body, RunDetails)
+    body["template_data"]["currency"] = "EUR"
+    body["tags"].append("x")
+    assert made.tags == ("nightly",)
+
+
+def test_a_page_goes_back_with_its_rows() -> None:
+    body = page([run(), run(result=None)]) | {"took_ms": 3}
+    made = codec.structure_page(body, Run)
+    assert isinstance(made, Page)
+    assert instants(made.to_dict()) == instants(body)
+
+
+def test_a_signed_address_goes_back_but_is_not_shown() -> None:
+    made = codec.structure(artifact(), RunArtifact)
+    assert "a1b2c3d4e5f6" in str(made.to_dict()["url"])
+    assert "a1b2c3d4e5f6" not in repr(made)
+    assert made.uploaded_at == datetime(2026, 4, 11, 6, 19, 40, tzinfo=UTC)
