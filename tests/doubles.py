@@ -80,8 +80,6 @@ class RawServer:
     heads: list[bytes] = attrs.field(factory=list)
     """The request heads, in order, byte for byte."""
     connections: int = 0
-    ended: list[bool] = attrs.field(factory=list)
-    """For each connection that is over, whether the peer closed it."""
 
     @property
     def url(self) -> str:

@@ -18,11 +18,10 @@ import attrs
 from nunu_async.models.base import NOTHING, Model
 from nunu_async.models.vocab import Word
 
-__all__ = ["ABSENT", "EXTRA", "OWN", "Unexpected", "reader"]
+__all__ = ["OWN", "Unexpected", "reader"]
 
 M = TypeVar("M", bound=Model)
 
-EXTRA, ABSENT = "extra", "absent"
 OWN: Final = frozenset(attrs.fields_dict(Model))
 _PRIMITIVES: Final[dict[type, str]] = {
     str: "type({v}) is not str",
