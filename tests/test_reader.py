@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -72,6 +73,27 @@ def test_what_fits_is_read_alike_in_both_ways(model: type[Model], data: st.DataO
     assert same(fast, slow)
     assert same(codec.structure(body, model), fast)
     assert body == kept
+
+
+@EACH_MODEL
+@QUICK
+@given(st.data())
+def test_what_is_read_is_as_good_as_what_is_made_by_hand(
+    model: type[Model], data: st.DataObject
+) -> None:
+    """It is made in another way: filled in first, and frozen then."""
+    read = reader.reader(model)(data.draw(valid(model)))
+    made = model(**{field.name: getattr(read, field.name) for field in attrs.fields(model)})
+    assert type(read) is type(made) is model
+    assert repr(read) == repr(made)
+    if read == read:  # noqa: PLR0124 - not so where NaN is inside
+        assert read == made
+        assert pickle.loads(pickle.dumps(read)) == copy.deepcopy(read) == read  # noqa: S301
+    for name in (attrs.fields(model)[0].name, "another"):
+        with pytest.raises(AttributeError):
+            setattr(read, name, 1)
+        with pytest.raises(AttributeError):
+            delattr(read, name)
 
 
 @EACH_MODEL

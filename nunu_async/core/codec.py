@@ -180,6 +180,10 @@ def _explain(error: BaseException, _: type | None) -> str:
     return str(error) or type(error).__name__
 
 
+# What a fast reader raises for data that is not exactly right.
+_ODD = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
+
+
 def structure(data: object, model: type[T]) -> T:
     """Make a model of decoded JSON.
 
@@ -190,7 +194,7 @@ def structure(data: object, model: type[T]) -> T:
     if issubclass(model, Model):
         try:
             return cast("T", reader(model)(data))
-        except (Unexpected, KeyError, TypeError, ValueError, AttributeError):
+        except _ODD:
             pass  # something is not exactly right: let the converter take it, or say what it is
     try:
         return _CONVERTER.structure(data, model)
@@ -212,6 +216,11 @@ def structure_rows(data: object, key: str, model: type[M]) -> tuple[M, ...]:
     rows = data[key]
     if not isinstance(rows, list):
         raise Misfit(f"expected a list, got {type(rows).__name__} @ $.{key}")
+    read = reader(model)
+    try:
+        return tuple([read(row) for row in rows])
+    except _ODD:
+        pass  # then each alone, to take or to tell what is wrong
     found: list[M] = []
     problems: list[str] = []
     for number, row in enumerate(rows):

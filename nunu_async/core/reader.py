@@ -24,7 +24,6 @@ M = TypeVar("M", bound=Model)
 
 OWN: Final = frozenset(attrs.fields_dict(Model))
 _PRIMITIVES: Final[dict[type, str]] = {
-    str: "type({v}) is not str",
     int: "type({v}) is not int",
     bool: "type({v}) is not bool",
     # An integer beyond every float is left to the converter, which refuses it.
@@ -52,63 +51,97 @@ def reader(model: type[M]) -> Callable[[object], M]:
 def _generate(model: type[Model]) -> Callable[..., Model]:
     attrs.resolve_types(model)
     fields = [field for field in attrs.fields(model) if field.name not in OWN]
+    if any(field.validator or field.converter for field in attrs.fields(model)):
+        raise TypeError(f"no reader for {model.__name__}: its fields validate or convert")
     names: dict[str, object] = {
-        "make": model,
+        "new": object.__new__,
+        "model": model,
+        "twin": _twin(model),
         "Unexpected": Unexpected,
         "known": frozenset(field.name for field in fields),
+        "optional": frozenset(f.name for f in fields if f.default is not attrs.NOTHING),
         "nothing": NOTHING,
+        "gaps": {},
     }
-    optional = [field.name for field in fields if field.default is not attrs.NOTHING]
-    lines = ["def read(o):", "    if type(o) is not dict: raise Unexpected"]
+    make = [
+        "    made = new(twin)",
+        *(f"    made.{field.name} = v{number}" for number, field in enumerate(fields)),
+        "    made.extra = extra; made.response = None; made.absent = absent",
+        "    made.__class__ = model",
+        "    return made",
+    ]
+    # Most answers have all members and no other, or the same ones missing: no set is built for
+    # those.
+    lines = [
+        "def read(o):",
+        "    if type(o) is not dict: raise Unexpected",
+        f"    if len(o) != {len(fields)}: return part(o)",
+        "    try:",
+        *(f"        v{number} = o[{field.name!r}]" for number, field in enumerate(fields)),
+        "    except KeyError: return part(o)",
+        *(line for n, field in enumerate(fields) for line in _checked(field, f"v{n}", names)),
+        "    extra = nothing; absent = ()",
+        *make,
+        "def part(o):",
+    ]
     for number, field in enumerate(fields):
-        lines += _field(field, f"v{number}", names)
-    given = ", ".join(f"{field.name}=v{number}" for number, field in enumerate(fields))
-    # Most answers have all members or the same ones missing: no set is built for those.
-    names["optional"] = frozenset(optional)
-    names["gaps"] = {}
+        v, key = f"v{number}", repr(field.name)
+        if field.default is attrs.NOTHING:
+            lines.append(f"    {v} = o[{key}]")
+            lines += _checked(field, v, names)
+        else:
+            names[f"{v}_default"] = field.default
+            lines.append(f"    {v} = o.get({key}, {v}_default)")
+            lines += _checked(field, v, names, unless=f"{v} is not {v}_default")
     lines += [
-        "    count = len(o)",
-        f"    if count == {len(fields)} and known.issuperset(o): return make({given})",
         "    extra = nothing",
         "    if not known.issuperset(o): extra = {k: o[k] for k in o if k not in known}",
         "    absent = optional.difference(o)",
         "    absent = gaps.get(absent) or gaps.setdefault(absent, tuple(absent))",
-        f"    return make({given}, extra=extra, absent=absent)",
+        *make,
     ]
     exec("\n".join(lines), names)  # noqa: S102 - names of our own fields, as attrs itself does
     return cast("Callable[..., Model]", names["read"])
 
 
-def _field(field: attrs.Attribute[object], v: str, names: dict[str, object]) -> Iterator[str]:
+def _twin(model: type[Model]) -> type[Model]:
+    """Make a class of the same layout whose instances take plain assignment.
+
+    A frozen class is filled in through one call of `object.__setattr__` for each field, which is
+    over half of the cost of reading a row. What is made is turned into the model when it is whole.
+    """
+    members = {
+        "__slots__": model.__dict__["__slots__"],
+        "__setattr__": object.__setattr__,
+        "__delattr__": object.__delattr__,
+    }
+    return cast("type[Model]", type(model.__name__, model.__bases__, members))
+
+
+def _checked(
+    field: attrs.Attribute[object], v: str, names: dict[str, object], unless: str = ""
+) -> Iterator[str]:
     kind, nullable = _without_none(field.type)
-    key = repr(field.name)
-    if field.default is attrs.NOTHING:
-        yield f"    {v} = o[{key}]"
-    else:
-        names[f"{v}_default"] = field.default
-        yield f"    {v} = o.get({key}, {v}_default)"
     check = list(_check(kind, v, names))
-    if not check:
-        return
-    if nullable:
-        yield f"    if {v} is not None:"
-    elif field.default is not attrs.NOTHING:
-        yield f"    if {v} is not {v}_default:"
+    guard = f"{v} is not None" if nullable else unless
+    if check and guard:
+        yield f"    if {guard}:"
+        yield from (f"        {line}" for line in check)
     else:
-        yield "    if True:"
-    yield from (f"        {line}" for line in check)
+        yield from (f"    {line}" for line in check)
 
 
 def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
-    if kind in _PRIMITIVES:
-        test = _PRIMITIVES[kind].format(v=v)
-        yield f"if {test}: raise Unexpected"
-        if kind is str:
-            # Cheap for ASCII; a lone surrogate could be neither printed nor sent.
-            yield f"if not {v}.isascii(): {v}.encode()"
+    if kind is str:
+        # Nothing else in JSON has the method. Cheap for ASCII; a lone surrogate, which could be
+        # neither printed nor sent, is refused.
+        yield f"if not {v}.isascii(): {v}.encode()"
+    elif kind in _PRIMITIVES:
+        yield f"if {_PRIMITIVES[kind].format(v=v)}: raise Unexpected"
     elif kind is datetime:
-        names["at"] = _at
-        yield f"{v} = at({v})"
+        names["moment"] = datetime.fromisoformat
+        yield f"{v} = moment({v})"
+        yield f"if {v}.tzinfo is None: raise Unexpected"
     elif isinstance(kind, type) and issubclass(kind, Word):
         names[f"{v}_words"] = _Words(kind)
         yield f"{v} = {v}_words[{v}]"
@@ -134,21 +167,10 @@ def _item(kind: object) -> Callable[..., object]:
     raise TypeError(f"no reader for rows of {kind!r}")
 
 
-def _text(value: object) -> str:
-    if type(value) is not str:
-        raise Unexpected
+def _text(value: str) -> str:
     if not value.isascii():
         value.encode()
     return value
-
-
-def _at(value: object) -> datetime:
-    if type(value) is not str:
-        raise Unexpected
-    moment = datetime.fromisoformat(value)
-    if moment.tzinfo is None:
-        raise Unexpected
-    return moment
 
 
 class _Words(dict[str, Word]):
