@@ -322,6 +322,23 @@ def test_a_row_is_passed_over_only_for_one_that_went_away(
     assert len(throughout - set(seen)) <= sum(-move for move in moves if move < 0)
 
 
+@given(st.integers(0, 60), st.integers(1, 7), st.data())
+def test_every_row_that_stays_in_a_shrinking_list_is_given_exactly_once(
+    count: int, size: int, data: st.DataObject
+) -> None:
+    """Rows may go from anywhere between any two requests, as finished runs leave `running`."""
+    rows = named(count)
+
+    async def fetch(number: int) -> Page[str]:
+        gone = data.draw(st.lists(st.integers(0, 59), max_size=3))
+        rows[:] = [row for place, row in enumerate(rows) if place not in gone]
+        return made(rows[number * size : (number + 1) * size], number, size, len(rows))
+
+    seen = walked(Listing(fetch, lambda row: row))
+    assert len(seen) == len(set(seen))
+    assert set(rows) <= set(seen)
+
+
 @given(st.integers(0, 60), st.integers(1, 9))
 def test_a_list_that_stands_still_is_given_in_its_order(count: int, size: int) -> None:
     assert walked(moving(named(count), size, [])) == named(count)
@@ -355,6 +372,41 @@ async def test_a_server_that_ignores_the_page_number_is_left_in_time(echo: bool)
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == named(3)
     assert len(wire.lines) <= 5
+
+
+@pytest.mark.parametrize("turns", [2, 3, 7])
+@pytest.mark.parametrize("growth", [0, 1, 2])
+async def test_a_server_that_gives_the_same_pages_in_turns_is_left_in_time(
+    turns: int, growth: int
+) -> None:
+    asked = 0
+
+    def reply(target: str) -> Reply:
+        nonlocal asked
+        number, size = asked_for(target)
+        asked += 1
+        rows = [run(multiplayer_run_id=name) for name in named(size, size * (number % turns))]
+        count = 1000 + growth * asked
+        return told(page(rows, number=number, size=size, count=count, pages=ENDLESS))
+
+    async with answered(reply=limited(reply, 100)) as wire:
+        assert await ids(wire.nunu.runs.list(page_size=3)) == named(3 * turns)
+        before = len(wire.lines)
+        pages = [p async for p in wire.nunu.runs.list(page_size=3).pages()]
+    assert before <= turns + 30
+    assert len(pages) <= turns + 30
+
+
+async def test_a_count_that_is_of_the_page_alone_does_not_keep_a_walk_going() -> None:
+    rows = named(8)
+
+    def reply(target: str) -> Reply:
+        number, size = asked_for(target)
+        shown = [run(multiplayer_run_id=row) for row in rows[number * size : (number + 1) * size]]
+        return told(page(shown, number=number, size=size, count=len(shown), pages=3))
+
+    async with answered(reply=limited(reply, 250)) as wire:
+        assert await ids(wire.nunu.runs.list(page_size=3)) == rows
 
 
 @pytest.mark.parametrize("pages", [ENDLESS, 10**30])

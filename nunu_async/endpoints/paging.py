@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, TypeVar
 
 from nunu_async.errors import InputError
-from nunu_async.models.page import Page
+from nunu_async.models.page import Page, Pagination
 
 __all__ = ["Listing", "check_page"]
 
@@ -19,8 +19,10 @@ class Listing(Generic[T]):
     """A list of the API, read as it is walked through.
 
     An async iterator over its rows, each given once: rows that appear again because the list moved
-    between two pages are passed over. One page is held at a time. Ends at an empty page, at a short
-    one, at the last by the server's count, or when several in a row have nothing new.
+    between two pages are passed over. When the server's count says that rows went away, the pages
+    before are read again, so that rows which moved there are not missed. One page is held at a
+    time. Ends at an empty page, at a short one, at the last by the server's count, or when pages
+    have nothing new more often than the growth of the list explains.
     """
 
     def __init__(self, fetch: Callable[[int], Awaitable[Page[T]]], key: Callable[[T], str]) -> None:
@@ -29,41 +31,74 @@ class Listing(Generic[T]):
 
     async def pages(self) -> AsyncIterator[Page[T]]:
         """Give the pages as the server does, repeated rows included."""
-        before: set[str] = set()
-        number = stale = 0
-        while True:
-            page = await self._fetch(number)
-            # An empty page is the answer to an empty list, and none after any other.
-            if page.data or number == 0:
-                yield page
-            keys = {self._key(row) for row in page.data}
-            # A whole page of new rows moves the last one here; a server that ignores the page
-            # number does the same for ever.
-            stale = stale + 1 if keys <= before else 0
-            number += 1
-            told = page.pagination
-            if (
-                len(page.data) < told.page_size
-                or number >= told.total_pages
-                or stale >= _STALE_PAGES
-            ):
-                return
-            before = keys
+        async for page, _ in self._walk():
+            yield page
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """Give the rows."""
+        async for _, new in self._walk():
+            for row in new:
+                yield row
+
+    async def _walk(self) -> AsyncIterator[tuple[Page[T], list[T]]]:
+        """Give each page, and what is new on it."""
         known: dict[str, None] = {}
-        async for page in self.pages():
+        walk = _Walk()
+        while True:
+            page = await self._fetch(walk.number)
+            new: list[T] = []
             for row in page.data:
                 key = self._key(row)
                 if key not in known:
                     known[key] = None
-                    yield row
+                    new.append(row)
+            # An empty page is the answer to an empty list, and none after any other.
+            if page.data or walk.number == 0:
+                yield page, new
             while len(known) > _REMEMBERED:
                 del known[next(iter(known))]
+            if not walk.goes_on(page.pagination, len(page.data), len(new)):
+                return
+
+
+class _Walk:
+    """Which page comes next, and whether any does; the rules alone."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._count = 0  # rows of the list, as the server said last
+        self._highest = 0  # the most it ever said
+        self._stale = 0  # rows of pages in a row that had nothing new
+        self._spare = 0  # as many of them as growth and turning back explain
+        self._turns = _MOST_TURNS  # pages that may still be gone back
+
+    def goes_on(self, told: Pagination, rows: int, new: int) -> bool:
+        """Take note of a page that was read: what it told, its rows, those of them new."""
+        size = max(told.page_size, 1)
+        # New rows in front move a page here that was read already; but a server that ignores the
+        # page number, or gives the same few pages in turns, shows nothing new for ever.
+        if self._highest:
+            self._spare += max(told.total_count - self._highest, 0)
+        gone = self._count - told.total_count
+        self._count, self._highest = told.total_count, max(self._highest, told.total_count)
+        self._stale = 0 if new else self._stale + size
+        # Rows behind those that went away have moved forward, at most by as many.
+        back = min(-(-gone // size), self.number, self._turns) if gone > 0 else 0
+        if back:
+            self._turns -= back
+            self._spare += (back + 1) * size
+            self.number -= back
+        else:
+            self.number += 1
+            if rows < told.page_size or self.number >= told.total_pages:
+                return False
+        return self._stale < min(self._spare + _STALE_PAGES * size, _MOST_STALE_PAGES * size)
 
 
 _STALE_PAGES = 3
+# Bounds for a server whose count means nothing.
+_MOST_STALE_PAGES = 100
+_MOST_TURNS = 100
 # Ids of rows already given, newest first to go last: a hundred pages of shift.
 _REMEMBERED = 10_000
 
