@@ -103,11 +103,14 @@ def _error(
     )
 
 
+_EXPLAINED = frozenset({"error", "message", "code", "details", "ok", "status"})
+
+
 def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bool]:
     """Return message, code, details, and whether the API itself wrote them.
 
-    Known: {error, code?, details?}, {ok: false, status, message, error}, and pages of HTML from
-    an edge that never asked the API.
+    Known: {error, code?, details?}, {ok: false, status, message, error}, either with further
+    members, and pages of HTML from an edge that never asked the API.
     """
     try:
         data = codec.parse(body)
@@ -118,12 +121,11 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     message = next((data[k] for k in ("error", "message") if isinstance(data.get(k), str)), "")
     code = data.get("code")
     details = data.get("details")
-    return (
-        message,
-        code if isinstance(code, str) else None,
-        details if isinstance(details, Mapping) else {},
-        True,
-    )
+    if not isinstance(details, Mapping):
+        # A version conflict tells the versions beside its `error`; a start on several devices that
+        # failed on all of them tells why for each.
+        details = {name: data[name] for name in data if name not in _EXPLAINED}
+    return message, code if isinstance(code, str) else None, details, True
 
 
 def _safe_details(

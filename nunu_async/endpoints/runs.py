@@ -11,7 +11,7 @@ from typing import Literal
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import in_path
+from nunu_async.endpoints.ids import in_path, in_query, is_text
 from nunu_async.endpoints.paging import Listing, check_page
 from nunu_async.errors import InputError
 from nunu_async.models.page import Page
@@ -190,8 +190,8 @@ class Runs:
         Raises: InputError for no ids; NotFound when none of them is known.
         """
         ids = [] if isinstance(job_ids, str) else list(job_ids)
-        if not ids or "" in ids:
-            raise InputError("job_ids", "must be a list of at least one job id")
+        if not ids or not all(map(is_text, ids)):
+            raise InputError("job_ids", "must be a list of at least one job id, each a string")
         return await self._session.send(
             Request(
                 operation="stop_runs",
@@ -224,16 +224,17 @@ def _filters(
         raise InputError("bugs", f"must be True, False or None, not {bugs!r}")
     if state not in (None, "running", "completed", "all"):
         raise InputError("state", f"must be running, completed or all, not {state!r}")
-    pairs = (
-        ("state", state),
-        ("multiplayer_test_id", multiplayer_test_id),
-        ("job_id", job_id),
-        ("test_plan_execution_id", test_plan_execution_id),
-        ("test_type", test_type),
-        ("tags", ",".join(tags) or None),
-        ("bugs", None if bugs is None else str(bugs).lower()),
+    return in_query(
+        {
+            "state": state,
+            "multiplayer_test_id": multiplayer_test_id,
+            "job_id": job_id,
+            "test_plan_execution_id": test_plan_execution_id,
+            "test_type": test_type,
+            "tags": ",".join(tags) or None,
+            "bugs": None if bugs is None else str(bugs).lower(),
+        }
     )
-    return tuple((name, value) for name, value in pairs if value is not None)
 
 
 def _bugs(data: object) -> tuple[BugOccurrence, ...]:

@@ -10,6 +10,7 @@ from typing import Literal
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
+from nunu_async.endpoints.ids import in_query
 from nunu_async.endpoints.paging import Listing, check_page
 from nunu_async.errors import InputError
 from nunu_async.models.page import Page
@@ -102,4 +103,4 @@ def _filters(**given: str | None) -> tuple[tuple[str, str], ...]:
     for name, choices in _CHOICES.items():
         if given[name] is not None and given[name] not in choices:
             raise InputError(name, f"must be one of {', '.join(choices)}, not {given[name]!r}")
-    return tuple((name, value) for name, value in given.items() if value is not None)
+    return in_query(given)
