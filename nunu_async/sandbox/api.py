@@ -46,6 +46,7 @@ _ROUTES = (
     ("GET", re.compile(r"/runs/(?P<run_id>[^/]+)"), "get_run"),
     ("GET", re.compile(r"/runs/(?P<run_id>[^/]+)/bugs"), "list_run_bugs"),
     ("GET", re.compile(r"/test-plan-executions"), "list_test_plan_executions"),
+    ("GET", re.compile(r"/jobs"), "list_jobs"),
     ("GET", re.compile(r"/jobs/(?P<job_id>[^/]+)"), "get_job"),
 )
 _KEYLESS = "get_upload_parts"  # its upload_id is the credential

@@ -16,6 +16,7 @@ OPERATIONS = frozenset(
         "get_run",
         "get_upload_parts",
         "initiate_upload",
+        "list_jobs",
         "list_run_bugs",
         "list_runs",
         "list_test_plan_executions",
@@ -46,7 +47,7 @@ class Fault:
     Args:
         on: `*`, or an operation: initiate_upload, get_upload_parts, put_part, complete_upload,
             cancel_upload, get_build, list_runs, start_run, get_run, list_run_bugs, stop_runs,
-            list_test_plan_executions, get_job.
+            list_test_plan_executions, list_jobs, get_job.
         part: only the PUT of this part.
         first, times: which of the matching requests, see above.
         latency: seconds to wait before anything else.

@@ -40,6 +40,17 @@ class RunFilter:
 
 
 @attrs.frozen(kw_only=True)
+class JobFilter:
+    """Which jobs to list; None asks nothing."""
+
+    status: str | None = None
+    """`running` takes all that are neither queued nor completed."""
+    execution_id: str | None = None
+    test_id: str | None = None
+    tags: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
 class ExecutionFilter:
     """Which executions to list, and in which order; None asks nothing."""
 
@@ -82,6 +93,8 @@ class History:
         self._execution_count = 0
         self._execution_ids: set[str] = set()
         self._jobs: dict[str, Job] = {}
+        # A run that was added without a job stands for it, so that a long history stays light.
+        self._job_rows: Register[Run | Job] = Register()
 
     @property
     def next_run(self) -> int:
@@ -102,19 +115,24 @@ class History:
             if run.given_id in self._named or rows.run_number(run.given_id) is not None:
                 raise ValueError(f"run id {run.given_id} is taken")
             self._named[run.given_id] = run
-        if job_id is not None:
-            run.job = self._own_job(job_id, run)
-            run.job.runs.append(run)
+        if job_id is None:
+            self._job_rows.add(run, now)
+        else:
+            self._enter(run, job_id, now)
         self._numbered.append(run)
         self._runs.add(run, now)
 
-    def attach(self, run: Run, execution: Execution, now: float) -> None:
-        """Make a run's job a test of an execution."""
+    def attach(self, run: Run, execution: Execution) -> None:
+        """Make a run's job a test of an execution, and of no other any more."""
         job = run.job or self._promote(run)
-        job.execution = execution
-        if job not in (execution.jobs or ()):
-            execution.jobs = [*(execution.jobs or ()), job]
-        self._changed(run, now)
+        if job.execution is not execution:
+            if job.execution is not None and job.execution.jobs:
+                job.execution.jobs.remove(job)
+            self._touch_job(job)
+            job.execution = execution
+            _put(job, execution)
+        self._runs.touch(run)
+        self._touch_job(job)
 
     def add_execution(self, execution: Execution, now: float) -> None:
         """Keep an execution. Raises: ValueError when its id cannot be chosen."""
@@ -126,10 +144,14 @@ class History:
         self._execution_count += 1
         self._executions.add(execution, now)
 
-    def set_script(self, run: Run, script: Script, now: float) -> None:
+    def set_script(self, run: Run, script: Script) -> None:
         """Give a run another script; the time of its creation stays."""
         run.script = script
-        self._changed(run, now)
+        self._runs.touch(run)
+        if run.job is None:
+            self._job_rows.touch(run)
+        else:
+            self._touch_job(run.job)
 
     def start(self, order: Order, now: float) -> Job:
         """Start a job with all its runs, those included that will be retries."""
@@ -154,26 +176,28 @@ class History:
                 left -= 1
                 run = self._start_run(job, run.ended, now)
                 job.retried.append(run)
+        self._job_rows.add(job, now)
         if order.execution is not None:
-            order.execution.jobs = [*(order.execution.jobs or ()), job]
-            self._executions.touch(order.execution, now)
+            _put(job, order.execution)
+            self._executions.touch(order.execution)
         return job
 
     def stop(self, job: Job, now: float) -> bool:
         """Stop a job at once; false when it is completed already."""
         if job.status(now) == "COMPLETED":
             return False
+        self._jobs[job.job_id] = job  # one that no more was known of than its run, until now
         for run in job.runs:
+            run.job = job
             if run.created > now:
                 self._runs.drop(run)
             elif run.ended > now:
                 run.stopped = now
-                self._runs.touch(run, now)
+                self._runs.touch(run)
         job.runs[:] = [run for run in job.runs if run.created <= now]
         job.retried[:] = [run for run in job.retried if run.created <= now]
         job.stopped = now
-        if job.execution is not None:
-            self._executions.touch(job.execution, now)
+        self._touch_job(job)
         return True
 
     def runs(self, now: float) -> Sequence[Run]:
@@ -208,7 +232,7 @@ class History:
         run = self._numbered[number - 1]
         if run.job is not None or run.created > now:
             return None
-        return _job_of(run, job_id)
+        return job_of(run)
 
     def list_runs(self, wanted: RunFilter, now: float) -> Selection[Run]:
         """Select runs, newest first."""
@@ -220,6 +244,12 @@ class History:
             found = _matching(few, wanted, now)
             return Selection(found, len(found))
         return self._runs.select(wanted, now, lambda rows: _matching(rows, wanted, now))
+
+    def list_jobs(self, wanted: JobFilter, now: float) -> Selection[Run | Job]:
+        """Select jobs, newest first; `job_of` makes a job of each."""
+        if wanted == JobFilter():
+            return self._job_rows.visible(now)
+        return self._job_rows.select(wanted, now, lambda rows: _matching_jobs(rows, wanted, now))
 
     def list_executions(self, wanted: ExecutionFilter, now: float) -> Selection[Execution]:
         """Select executions in the order wanted; those without the name to sort by are greatest."""
@@ -245,28 +275,47 @@ class History:
         self._runs.add(run, now)
         return run
 
-    def _own_job(self, job_id: str, run: Run) -> Job:
+    def _enter(self, run: Run, job_id: str, now: float) -> None:
+        if job_id not in self._jobs and rows.job_number(job_id) is None:
+            run.job = self._jobs[job_id] = _new_job(run, job_id)
+            self._job_rows.add(run.job, now)
+            return
+        run.job = self._known_job(job_id)
+        run.job.runs.append(run)
+        self._touch_job(run.job)
+
+    def _known_job(self, job_id: str) -> Job:
         if job_id in self._jobs:
             return self._jobs[job_id]
-        number = rows.job_number(job_id)
-        if number is None:
-            self._jobs[job_id] = attrs.evolve(_job_of(run, job_id), runs=[])
-            return self._jobs[job_id]
+        number = rows.job_number(job_id) or 0
         if not 0 < number <= len(self._numbered) or self._numbered[number - 1].job is not None:
             raise ValueError(f"job id {job_id} is taken")
         return self._promote(self._numbered[number - 1])
 
     def _promote(self, run: Run) -> Job:
-        run.job = self._jobs[run.job_id] = _job_of(run, run.job_id)
+        run.job = self._jobs[run.job_id] = job_of(run)
         return run.job
 
-    def _changed(self, run: Run, now: float) -> None:
-        self._runs.touch(run, now)
-        if run.job is not None and run.job.execution is not None:
-            self._executions.touch(run.job.execution, now)
+    def _touch_job(self, job: Job) -> None:
+        self._job_rows.touch(job)
+        if job.execution is not None:
+            self._executions.touch(job.execution)
 
 
-def _job_of(run: Run, job_id: str) -> Job:
+def job_of(row: Run | Job) -> Job:
+    """Take the job of a row; one that is nothing but its run is made anew each time."""
+    if isinstance(row, Job):
+        return row
+    return row.job or _new_job(row, row.job_id)
+
+
+def _put(job: Job, execution: Execution) -> None:
+    if execution.jobs is None:
+        execution.jobs = []
+    execution.jobs.append(job)
+
+
+def _new_job(run: Run, job_id: str) -> Job:
     return Job(
         job_id=job_id,
         test=run.test,
@@ -303,6 +352,35 @@ def _matching(some: Iterable[Run], wanted: RunFilter, now: float) -> list[Run]:
     if wanted.has_bugs is not None:
         found = [run for run in found if (run.bug_count(now) > 0) == wanted.has_bugs]
     return found
+
+
+def _matching_jobs(some: Iterable[Run | Job], wanted: JobFilter, now: float) -> list[Run | Job]:
+    found = list(some)
+    if wanted.execution_id is not None:
+        execution_id = wanted.execution_id
+        found = [row for row in found if _execution_id(row) == execution_id]
+    if wanted.test_id is not None:
+        found = [row for row in found if row.test.id == wanted.test_id]
+    if wanted.tags:
+        found = [row for row in found if wanted.tags.issubset(row.tags)]
+    if wanted.status is not None:
+        found = [row for row in found if _phase(row, now) == wanted.status]
+    return found
+
+
+def _execution_id(row: Run | Job) -> str | None:
+    job = row if isinstance(row, Job) else row.job
+    return None if job is None or job.execution is None else job.execution.execution_id
+
+
+def _phase(row: Run | Job, now: float) -> str:
+    if isinstance(row, Run):
+        if row.job is None:  # a job that is nothing but its run was never queued
+            return "completed" if now >= row.cleaned else "running"
+        row = row.job
+    if now >= row.ended:
+        return "completed"
+    return "running" if any(run.created <= now for run in row.runs) else "queued"
 
 
 def _sorted(some: Iterable[Execution], wanted: ExecutionFilter, now: float) -> list[Execution]:

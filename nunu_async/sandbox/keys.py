@@ -23,6 +23,7 @@ _NEEDED = {
     "get_run": "project:read-runs",
     "list_run_bugs": "project:read-runs",
     "list_test_plan_executions": "project:read-runs",
+    "list_jobs": "project:read-runs",
     "get_job": "project:read-runs",
     "start_run": "project:operate-runs",
     "stop_runs": "project:operate-runs",

@@ -49,7 +49,7 @@ class Register(Generic[RowT]):
 
     def __init__(self) -> None:
         self._rows: list[RowT] = []
-        self._changing: list[RowT] = []
+        self._changing: dict[RowT, None] = {}  # in the place of a set, for its order
         self._remembered: dict[Hashable, _Remembered[RowT]] = {}
 
     def add(self, row: RowT, now: float) -> None:
@@ -58,17 +58,18 @@ class Register(Generic[RowT]):
             insort(self._rows, row, key=_created)
         else:
             self._rows.append(row)
-        self.touch(row, now)
+        if row.changes_after(now) < math.inf:
+            self._changing[row] = None
+        self._remembered.clear()
 
     def drop(self, row: RowT) -> None:
         """Forget a row. Raises: ValueError when it is not there."""
         self._rows.remove(row)
         self._remembered.clear()
 
-    def touch(self, row: RowT, now: float) -> None:
-        """Take notice that a row was changed."""
-        if row.changes_after(now) < math.inf:
-            self._changing.append(row)
+    def touch(self, row: RowT) -> None:
+        """Take notice that a row was changed; when it changes next is asked later, and once."""
+        self._changing[row] = None
         self._remembered.clear()
 
     def visible(self, now: float) -> Selection[RowT]:
@@ -101,7 +102,8 @@ class Register(Generic[RowT]):
 
     def _next_change(self, now: float) -> float:
         moments = [(row.changes_after(now), row) for row in self._changing]
-        self._changing = [row for moment, row in moments if moment < math.inf]
+        if any(moment == math.inf for moment, _ in moments):
+            self._changing = {row: None for moment, row in moments if moment < math.inf}
         return min((moment for moment, _ in moments), default=math.inf)
 
 

@@ -72,6 +72,13 @@ class Run:
             return self.stopped
         return self.created + self.script.seconds
 
+    @property
+    def cleaned(self) -> float:
+        """When nothing of the run is left to do for its job; a stop spares the cleaning up."""
+        if self.stopped is not None:
+            return self.stopped
+        return self.ended + self.script.cleanup_seconds
+
     def state(self, now: float) -> RunState:
         """Tell the state, in upper case."""
         if now >= self.ended:
@@ -90,10 +97,13 @@ class Run:
 
     def changes_after(self, now: float) -> float:
         """Tell when something changes next; infinite when nothing does."""
+        cleaned = self.cleaned
+        if now >= cleaned:  # most runs of a long history
+            return math.inf
         for moment in (self.created, self.started, self.ended):
             if moment > now:
                 return moment
-        return math.inf
+        return cleaned
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -124,7 +134,7 @@ class Job:
         """When the last run is over and cleaned up after."""
         if self.stopped is not None:
             return self.stopped
-        return max((run.ended + run.script.cleanup_seconds for run in self.runs), default=math.inf)
+        return max([run.cleaned for run in self.runs], default=math.inf)
 
     def visible(self, now: float) -> list[Run]:
         """List the runs that have appeared."""
@@ -154,10 +164,10 @@ class Job:
 
     def changes_after(self, now: float) -> float:
         """Tell when something changes next; infinite when nothing does."""
-        moments = [run.changes_after(now) for run in self.runs]
-        if self.ended > now:
-            moments.append(self.ended)
-        return min(moments, default=math.inf)
+        ended = self.ended
+        if now >= ended:
+            return math.inf
+        return min([ended, *(run.changes_after(now) for run in self.runs)])
 
 
 @attrs.frozen

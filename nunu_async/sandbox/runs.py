@@ -1,6 +1,6 @@
 """Answer for the runs, jobs and test plan executions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nunu_async.sandbox import shapes
 from nunu_async.sandbox.dialects import Dialect
@@ -17,7 +17,7 @@ from nunu_async.sandbox.exchange import (
     read_query_flag,
     read_uuid,
 )
-from nunu_async.sandbox.history import ExecutionFilter, History, RunFilter
+from nunu_async.sandbox.history import ExecutionFilter, History, JobFilter, RunFilter, job_of
 from nunu_async.sandbox.rows import Run
 
 _STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
@@ -36,6 +36,7 @@ class RunOperations:
             "list_run_bugs": self._list_run_bugs,
             "stop_runs": self._stop_runs,
             "list_test_plan_executions": self._list_test_plan_executions,
+            "list_jobs": self._list_jobs,
             "get_job": self._get_job,
         }
 
@@ -49,7 +50,7 @@ class RunOperations:
             job_id=read_uuid(query, "job_id"),
             execution_id=read_uuid(query, "test_plan_execution_id"),
             kind=query.get("test_type"),
-            tags=frozenset(filter(None, query.get("tags", "").split(","))),
+            tags=_tags(query),
             has_bugs=read_query_flag(query, "bugs"),
         )
         page, size = read_page(query)
@@ -113,6 +114,22 @@ class RunOperations:
         data = [self._dialect.execution(one, now) for one in found.page(page, size)]
         return Reply(self._dialect.page(data, found, page, size))
 
+    async def _list_jobs(self, asked: Asked) -> Reply:
+        """List jobs; not one of the ten core operations either."""
+        query = asked.query
+        status = read_choice(query, "status", ("queued", "running", "completed", "all"))
+        wanted = JobFilter(
+            status=None if status == "all" else status,
+            execution_id=read_uuid(query, "test_plan_execution_id"),
+            test_id=read_uuid(query, "multiplayer_test_id"),
+            tags=_tags(query),
+        )
+        page, size = read_page(query)
+        now = self._now()
+        found = self._history.list_jobs(wanted, now)
+        data = [self._dialect.job(job_of(row), now) for row in found.page(page, size)]
+        return Reply(self._dialect.page(data, found, page, size))
+
     async def _get_job(self, asked: Asked) -> Reply:
         """Show one job; not one of the ten core operations, but waiting needs it."""
         job_id = asked.call.params["job_id"]
@@ -129,3 +146,7 @@ class RunOperations:
         if run is None:
             raise Refused(404, "run not found")
         return run
+
+
+def _tags(query: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(filter(None, query.get("tags", "").split(",")))

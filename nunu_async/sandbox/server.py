@@ -241,7 +241,7 @@ class Sandbox:
         )
         self._history.add_run(run, now, job_id=job_id)
         if execution is not None:
-            self._history.attach(run, execution, now)
+            self._history.attach(run, execution)
         return run
 
     def add_execution(
@@ -294,7 +294,7 @@ class Sandbox:
         run = self._history.find_run(run_id, now)
         if run is None:
             raise KeyError(run_id)
-        self._history.set_script(run, script, now)
+        self._history.set_script(run, script)
 
     def add_fault(self, fault: Fault) -> None:
         """Add a fault; it counts requests from now on."""

@@ -26,6 +26,8 @@ from nunu_async.sandbox import (
 
 FILE = Path(__file__).with_name("openapi.yaml")
 CORE = ("Core operations (unscoped)", "Core operations (project-scoped)")
+JOBS = "Jobs"
+"""Not core, but the sandbox plays them: described under the project only, with a twin outside."""
 VERBS = ("get", "post", "delete")
 # The introduction lists these for every operation; the operations' own pages leave some out.
 EVERYWHERE = {
@@ -59,14 +61,19 @@ def _document() -> dict[str, Any]:
     return loaded
 
 
-def document(family: str) -> dict[str, Any]:
-    """The description of the core operations of one path family, with the introduction's words."""
+def document(family: str, *, with_jobs: bool = False) -> dict[str, Any]:
+    """The description of one path family's core operations, with the introduction's words."""
     described = copy.deepcopy(_document())
+    wanted = {family, JOBS} if with_jobs else {family}
     paths: dict[str, dict[str, Any]] = {}
     for path, item in described["paths"].items():
         for verb in VERBS:
-            if verb in item and family in item[verb]["tags"]:
-                paths.setdefault(path, dict(item))
+            if verb in item and wanted.intersection(item[verb]["tags"]):
+                where, members = path, dict(item)
+                if family == CORE[0] and JOBS in item[verb]["tags"]:
+                    where = item[verb]["x-unscoped-path"]
+                    del members["parameters"]  # the project, which this path does not name
+                paths.setdefault(where, members)
                 for status, name in EVERYWHERE.items():
                     if item[verb].get("security") == [] and status in ("401", "403"):
                         continue
@@ -77,16 +84,10 @@ def document(family: str) -> dict[str, Any]:
     return described
 
 
-def described(path: str, verb: str) -> dict[str, Any]:
-    """The description of one operation, core or not, as it is in the file."""
-    operation: dict[str, Any] = _document()["paths"][path][verb]
-    return operation
-
-
-def operations() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def operations(*, with_jobs: bool = False) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield family, verb, path and description of every core operation."""
     for family in CORE:
-        for path, item in document(family)["paths"].items():
+        for path, item in document(family, with_jobs=with_jobs)["paths"].items():
             for verb in VERBS:
                 if verb in item:
                     yield family, verb.upper(), path, item[verb]

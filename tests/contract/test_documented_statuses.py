@@ -21,7 +21,6 @@ from contract import (
     RUNNING_JOB,
     TEST,
     check_body,
-    described,
     furnish,
     operations,
 )
@@ -39,7 +38,7 @@ BROKEN = DeploymentConfig(
 UPLOAD = {"name": "a", "file_name": "a.zip", "file_size": 10, "platform": "linux"}
 START = {"multiplayer_test_id": TEST, "deployment_config_id": CONFIG}
 BY_FAULT = {429, 500}
-MADE_BY = {"runId": RUN, "projectId": PROJECT}
+MADE_BY = {"runId": RUN, "jobId": RUNNING_JOB, "projectId": PROJECT}
 
 
 @attrs.frozen
@@ -142,6 +141,11 @@ ASK: dict[tuple[str, int], Ask] = {
     ("completeUpload", 404): send(json={"build_id": UUID}),
     ("listTestPlanExecutions", 200): send(),
     ("listTestPlanExecutions", 400): BAD_PAGE,
+    ("listJobs", 200): send(),
+    ("listJobs", 400): BAD_PAGE,
+    ("getJob", 200): send(),
+    ("getJob", 400): elsewhere(RUNNING_JOB, "x"),
+    ("getJob", 404): elsewhere(RUNNING_JOB, UUID),
 }
 
 
@@ -168,7 +172,7 @@ CASES = [
         dialect,
         id=f"{described['operationId']}-{status}-{dialect}",
     )
-    for family, verb, path, described in operations()
+    for family, verb, path, described in operations(with_jobs=True)
     for status in described["responses"]
     for dialect in ("JML" if family == CORE[0] else "N")
 ]
@@ -218,14 +222,3 @@ async def test_a_start_on_no_device_is_a_500_with_the_results() -> None:
     status, answer = await _ask("POST", path, "N", send(json=body), [])
     assert (status, answer["ok"], answer["failed_count"]) == (500, False, 1)
     check_body(described["responses"], 500, answer)
-
-
-@pytest.mark.parametrize("dialect", ["J", "M", "L", "N"])
-@pytest.mark.parametrize(
-    ("job_id", "status"), [(JOB, 200), (RUNNING_JOB, 200), ("x", 400), (UUID, 404)]
-)
-async def test_a_job_has_the_documented_shape(dialect: str, job_id: str, status: int) -> None:
-    path = f"/jobs/{job_id}"
-    answered, body = await _ask("GET", path, dialect, send(), [])
-    assert answered == status
-    check_body(described("/project/{projectId}/jobs/{jobId}", "get")["responses"], status, body)

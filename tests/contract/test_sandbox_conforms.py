@@ -37,6 +37,7 @@ from nunu_async.sandbox import Sandbox
 
 KNOWN = {
     "path.runId": [RUN, RUNNING],
+    "path.jobId": [JOB, RUNNING_JOB],
     "query.job_id": [JOB, RUNNING_JOB],
     "query.multiplayer_test_id": [TEST],
     "query.test_plan_execution_id": [EXECUTION],
@@ -67,7 +68,7 @@ def _schema(family: str) -> Any:
             "parameters": {name: {"dictionary": name, "probability": 0.7} for name in KNOWN},
         }
     )
-    return schemathesis.openapi.from_dict(document(family), config=config)
+    return schemathesis.openapi.from_dict(document(family, with_jobs=True), config=config)
 
 
 UNSCOPED, SCOPED = (_schema(family) for family in CORE)

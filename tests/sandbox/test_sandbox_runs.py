@@ -192,7 +192,7 @@ async def test_a_filter_by_state_follows_the_clock(lab: Lab, clock: Clock) -> No
     assert len(await ids(client, state="completed")) == 2
 
 
-@pytest.mark.parametrize("path", ["/runs", "/test-plan-executions"])
+@pytest.mark.parametrize("path", ["/runs", "/test-plan-executions", "/jobs"])
 @pytest.mark.parametrize("prefix", ["", "/project/sandbox-project"])
 async def test_pages_hold_every_row_once(lab: Lab, path: str, prefix: str) -> None:
     client = await lab()
@@ -209,7 +209,7 @@ async def test_pages_hold_every_row_once(lab: Lab, path: str, prefix: str) -> No
             "total_count": 45,
             "total_pages": 3,
         }
-    names = [row.get("multiplayer_run_id") or row["id"] for row in rows]
+    names = [row.get("multiplayer_run_id") or row.get("job_id") or row["id"] for row in rows]
     assert len(set(names)) == 45
     beyond = await client.api("GET", prefix + path, params={"page": 3, "page_size": 15})
     assert (beyond.status, beyond.json["data"]) == (200, [])
@@ -228,7 +228,7 @@ async def test_an_empty_list_has_no_page(lab: Lab, path: str) -> None:
     ("path", "name", "value"),
     [
         (path, name, value)
-        for path in ("/runs", "/test-plan-executions")
+        for path in ("/runs", "/test-plan-executions", "/jobs")
         for name, value in (
             ("page", "-1"),
             ("page", "x"),
@@ -247,6 +247,10 @@ async def test_an_empty_list_has_no_page(lab: Lab, path: str) -> None:
         ("/runs", "job_id", "1"),
         ("/runs", "multiplayer_test_id", ""),
         ("/runs", "test_plan_execution_id", NOWHERE + "0"),
+        ("/jobs", "status", "RUNNING"),
+        ("/jobs", "status", ""),
+        ("/jobs", "test_plan_execution_id", "x"),
+        ("/jobs", "multiplayer_test_id", NOWHERE + "0"),
         ("/test-plan-executions", "status", "running"),
         ("/test-plan-executions", "sort_by", "name"),
         ("/test-plan-executions", "sort_order", "ASC"),
@@ -436,6 +440,7 @@ async def test_requests_are_journaled(lab: Lab) -> None:
         f"/runs/{run.run_id}/bugs",
         "/test-plan-executions",
         f"/jobs/{run.job_id}",
+        "/jobs",
     ):
         for prefix in ("", "/project/sandbox-project"):
             assert (await client.api("GET", prefix + path)).status == 200
@@ -444,6 +449,6 @@ async def test_requests_are_journaled(lab: Lab) -> None:
     assert client.box.journal.operations() == [
         *("list_runs", "list_runs", "get_run", "get_run", "list_run_bugs", "list_run_bugs"),
         *("list_test_plan_executions", "list_test_plan_executions", "get_job", "get_job"),
-        *("start_run", "stop_runs"),
+        *("list_jobs", "list_jobs", "start_run", "stop_runs"),
     ]
     assert client.box.journal[-1].body == {"job_ids": ["x"]}
