@@ -26,6 +26,7 @@ from nunu_async.errors import (
     PlanMismatch,
     QuotaExceeded,
     RateLimited,
+    RunFailed,
     ServerError,
     SourceChanged,
     SourceError,
@@ -34,6 +35,8 @@ from nunu_async.errors import (
     TransportError,
     UploadError,
     UploadOutcomeUnknown,
+    WaitError,
+    WaitTimeout,
 )
 from nunu_async.models.base import Model
 from nunu_async.models.builds import (
@@ -55,6 +58,7 @@ from nunu_async.models.builds import (
     UploadDetails,
     VcsDetails,
 )
+from nunu_async.models.jobs import FinishedRun, Job, JobRetries, JobRun
 from nunu_async.models.page import Page, Pagination
 from nunu_async.models.run_requests import GpsLocation, RunOptions
 from nunu_async.models.runs import (
@@ -84,11 +88,13 @@ from nunu_async.models.vocab import (
     BugConfidence,
     BugSeverity,
     ExecutionStatus,
+    JobStatus,
     RunResult,
     RunState,
     TestType,
     Word,
 )
+from nunu_async.polling.watcher import Change
 from nunu_async.response import ResponseInfo
 from nunu_async.upload.pipeline import UploadedBuild
 from nunu_async.upload.progress import (
@@ -123,6 +129,7 @@ __all__ = [
     "BytesSent",
     "Cancelled",
     "CertificateError",
+    "Change",
     "CiDetails",
     "ClientClosed",
     "Clock",
@@ -139,10 +146,15 @@ __all__ = [
     "DeletionPolicy",
     "ExecutionStatus",
     "ExecutionTestStatus",
+    "FinishedRun",
     "GpsLocation",
     "InitiateUpload",
     "Initiator",
     "InputError",
+    "Job",
+    "JobRetries",
+    "JobRun",
+    "JobStatus",
     "Listener",
     "Listing",
     "Model",
@@ -171,6 +183,7 @@ __all__ = [
     "RunApp",
     "RunArtifact",
     "RunDetails",
+    "RunFailed",
     "RunOptions",
     "RunResult",
     "RunState",
@@ -200,5 +213,7 @@ __all__ = [
     "UploadStarted",
     "UploadedBuild",
     "VcsDetails",
+    "WaitError",
+    "WaitTimeout",
     "Word",
 ]

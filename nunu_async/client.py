@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform as host
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
@@ -18,10 +18,17 @@ from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.session import Session
 from nunu_async.endpoints.anything import anything
 from nunu_async.endpoints.builds import Builds
+from nunu_async.endpoints.jobs import Jobs
 from nunu_async.endpoints.runs import Runs
 from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
 from nunu_async.errors import ConfigError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, Platform
+from nunu_async.models.jobs import FinishedRun, Job
+from nunu_async.models.run_requests import RunOptions
+from nunu_async.models.runs import Run
+from nunu_async.models.test_plan_executions import TestPlanExecution
+from nunu_async.polling.room import OnStart, Polling
+from nunu_async.polling.waiting import INTERVAL, OnChange, Terms
 from nunu_async.upload.pipeline import UploadedBuild, Uploader, UploadJob
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.readers import Readers
@@ -34,6 +41,12 @@ _READERS = 4
 
 class NunuClient:
     """Talk to the nunu.ai API.
+
+    Attributes:
+        builds: the operations of build storage, one by one.
+        runs: list, read, start and stop runs.
+        jobs: list and read what starts have queued.
+        test_plan_executions: list executions of test plans.
 
     An async context manager; one for each event loop, shared by any number of tasks in it.
 
@@ -119,7 +132,15 @@ class NunuClient:
             self._session, project_id=config.project_id, patience=timeouts.complete
         )
         self.runs = Runs(self._session)
+        self.jobs = Jobs(self._session)
         self.test_plan_executions = TestPlanExecutions(self._session)
+        self._polling = Polling(
+            runs=self.runs,
+            jobs=self.jobs,
+            executions=self.test_plan_executions,
+            clock=clock,
+            cleanup=timeouts.cleanup,
+        )
         self._uploader = Uploader(
             self.builds,
             self._storage,
@@ -187,6 +208,209 @@ class NunuClient:
         )
         return await self._uploader.upload(job, on_progress)
 
+    async def wait_for_execution(
+        self,
+        execution_id: str,
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[TestPlanExecution] | None = None,
+        raise_on_failure: bool = False,
+    ) -> TestPlanExecution:
+        """Wait until one execution is over; see `wait_for_executions`."""
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return await self._polling.executions.one(execution_id, terms)
+
+    async def wait_for_executions(
+        self,
+        execution_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[TestPlanExecution] | None = None,
+        raise_on_failure: bool = False,
+    ) -> tuple[TestPlanExecution, ...]:
+        """Wait until all of these test-plan executions are over; return them in the order asked.
+
+        All waits of a client share one loop, which reads lists: ten thousand calls cost the server
+        what one call for ten thousand ids costs, a page for each hundred that are not over. What
+        failed is a result like any other. An id that the server shows nowhere for half a minute is
+        `NotFound`, once the others are over. Failures that may pass (network, 5xx, 429) only
+        lengthen the pauses.
+
+        Args:
+            execution_ids: ids; one that stands twice is given twice.
+            timeout: seconds for all of them; None waits for ever.
+            interval: seconds from the end of one look to the start of the next, and up to a tenth
+                more; the first look is at once.
+            on_change: a function or coroutine function, told each `Change` of state that a look
+                found, the first sight included; what it raises ends the wait.
+            raise_on_failure: raise `RunFailed`, once all are over, if any did not succeed.
+
+        Raises: InputError before anything is sent; WaitTimeout, which has what finished and the
+            last state of the rest; NotFound; RunFailed; AuthenticationError and PermissionDenied,
+            which end every wait of the client; ClientClosed.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return await self._polling.executions.many(execution_ids, terms)
+
+    def executions_as_completed(
+        self,
+        execution_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[TestPlanExecution] | None = None,
+        raise_on_failure: bool = False,
+    ) -> AsyncGenerator[TestPlanExecution, None]:
+        """Give each execution as it is over, each once; see `wait_for_executions`.
+
+        Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return self._polling.executions.as_completed(execution_ids, terms)
+
+    async def wait_for_run(
+        self,
+        run_id: str,
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[Run] | None = None,
+        raise_on_failure: bool = False,
+    ) -> Run:
+        """Wait until one run is over; see `wait_for_runs`."""
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return await self._polling.runs.one(run_id, terms)
+
+    async def wait_for_runs(
+        self,
+        run_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[Run] | None = None,
+        raise_on_failure: bool = False,
+    ) -> tuple[Run, ...]:
+        """Wait until all of these runs are over; return them in the order asked.
+
+        As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` tells the steps of a run.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return await self._polling.runs.many(run_ids, terms)
+
+    def runs_as_completed(
+        self,
+        run_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[Run] | None = None,
+        raise_on_failure: bool = False,
+    ) -> AsyncGenerator[Run, None]:
+        """Give each run as it is over, each once; see `wait_for_runs`.
+
+        Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return self._polling.runs.as_completed(run_ids, terms)
+
+    async def wait_for_job(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[Job] | None = None,
+        raise_on_failure: bool = False,
+    ) -> Job:
+        """Wait until one job is over; see `wait_for_jobs`."""
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return await self._polling.jobs.one(job_id, terms)
+
+    async def wait_for_jobs(
+        self,
+        job_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[Job] | None = None,
+        raise_on_failure: bool = False,
+    ) -> tuple[Job, ...]:
+        """Wait until all of these jobs are over, retries included; return them in the order asked.
+
+        As `wait_for_executions`. Job ids are what a start gives; the runs of a job are in `.runs`.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return await self._polling.jobs.many(job_ids, terms)
+
+    def jobs_as_completed(
+        self,
+        job_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_change: OnChange[Job] | None = None,
+        raise_on_failure: bool = False,
+    ) -> AsyncGenerator[Job, None]:
+        """Give each job as it is over, each once; see `wait_for_jobs`.
+
+        Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        return self._polling.jobs.as_completed(job_ids, terms)
+
+    async def run_and_wait(  # noqa: PLR0913 - the documented members of a start, and how to wait
+        self,
+        *,
+        deployment_config_id: str,
+        multiplayer_test_id: str | None = None,
+        test_plan_id: str | None = None,
+        instructions: str | None = None,
+        build_id: str | None = None,
+        name: str | None = None,
+        agent_config_id: str | None = None,
+        additional_tags: Sequence[str] = (),
+        retries: int | None = None,
+        instances: int | None = None,
+        render_templates: bool = False,
+        template_data: Mapping[str, object] | None = None,
+        options: RunOptions | None = None,
+        timeout: float | None = None,
+        interval: float = INTERVAL,
+        on_start: OnStart | None = None,
+        on_change: OnChange[Job] | None = None,
+        raise_on_failure: bool = False,
+        stop_on_cancel: bool = True,
+    ) -> FinishedRun:
+        """Start a test, a test plan or instructions, and wait until all of its jobs are over.
+
+        Takes what `nunu.runs.start` and `wait_for_jobs` take; `timeout` is for the wait, and what
+        was started goes on after it. `on_start` is told what was started, before the wait. When
+        this call is cancelled it stops what it started first, unless `stop_on_cancel` is False.
+
+        Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
+        """
+        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        start = self.runs.start(
+            deployment_config_id=deployment_config_id,
+            multiplayer_test_id=multiplayer_test_id,
+            test_plan_id=test_plan_id,
+            instructions=instructions,
+            build_id=build_id,
+            name=name,
+            agent_config_id=agent_config_id,
+            additional_tags=additional_tags,
+            retries=retries,
+            instances=instances,
+            render_templates=render_templates,
+            template_data=template_data,
+            options=options,
+        )
+        return await self._polling.run_to_end(
+            start, terms, on_start=on_start, stop_on_cancel=stop_on_cancel
+        )
+
     async def request(
         self,
         method: str,
@@ -211,10 +435,11 @@ class NunuClient:
         return await self._session.send(anything(method, path, params, json))
 
     async def close(self) -> None:
-        """End uploads that are under way, then every connection; may be called twice.
+        """End waits and uploads that are under way, then every connection; may be called twice.
 
-        Uploads end as if cancelled, with a `ClientClosed` error. An injected session stays open.
+        They end with `ClientClosed`, uploads as if cancelled. An injected session stays open.
         """
+        await self._polling.close()
         await self._uploader.close()
         await self._session.close()
         await self._storage.close()

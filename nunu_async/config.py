@@ -26,6 +26,8 @@ BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
 _LONGEST_KEY = 512
 # Keys of an organization name no project; on other paths the service answers them with 401.
 _ORGANIZATION_KEY = "nunu_org_"
+# Documented below no project, for keys of either kind.
+_WITHOUT_PREFIX = "/minions/download"
 # A slug or a UUID; the vendor's command line takes just these characters.
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
@@ -85,9 +87,12 @@ class Config:
     def url(self, path: str) -> str:
         """Return the address of a path of the API; the one place that knows both families.
 
-        A path that names a project by itself is left as it is.
+        A path that names a project by itself is left as it is, and so is the one that is the same
+        for both kinds of keys.
         """
-        if self.path_style == "project" and not path.startswith("/project/"):
+        if self.path_style == "project" and not (
+            path.startswith("/project/") or path == _WITHOUT_PREFIX
+        ):
             return f"{self.base_url}/project/{self.project_id}{path}"
         return self.base_url + path
 

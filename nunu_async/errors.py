@@ -7,6 +7,8 @@ Sorted by what a caller can do about it, not by the layer it comes from. All of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
+from types import MappingProxyType
 from typing import ClassVar
 
 from nunu_async.response import ResponseInfo
@@ -30,6 +32,7 @@ __all__ = [
     "PlanMismatch",
     "QuotaExceeded",
     "RateLimited",
+    "RunFailed",
     "ServerError",
     "SourceChanged",
     "SourceError",
@@ -38,6 +41,8 @@ __all__ = [
     "TransportError",
     "UploadError",
     "UploadOutcomeUnknown",
+    "WaitError",
+    "WaitTimeout",
     "error_for_status",
 ]
 
@@ -272,7 +277,13 @@ class PermissionDenied(ApiError):
 
 
 class NotFound(ApiError):
-    """404: the server does not know the thing asked for."""
+    """404: the server does not know the thing asked for.
+
+    Attributes:
+        finished: after a wait for many, those of them that are over, by id; empty elsewhere.
+    """
+
+    finished: Mapping[str, object] = MappingProxyType({})
 
 
 class Conflict(ApiError):
@@ -401,3 +412,61 @@ class UploadOutcomeUnknown(UploadError):
     def __init__(self, summary: str, *, build_id: str, stage: str) -> None:
         super().__init__(summary, build_id=build_id)
         self.stage = stage
+
+
+class WaitError(NunuError):
+    """Waiting ended otherwise than with every result.
+
+    Attributes:
+        finished: what was seen to be over, by id: runs, jobs or executions.
+    """
+
+    def __init__(self, summary: str, *, finished: Mapping[str, object]) -> None:
+        super().__init__(summary)
+        self.finished: Mapping[str, object] = dict(finished)
+
+
+class WaitTimeout(WaitError):
+    """The time for waiting ran out; what was waited for goes on at the server.
+
+    Attributes:
+        finished: what was over in time, by id.
+        pending: the last state seen of each of the others, in the service's word; None for one
+            that was never seen.
+    """
+
+    def __init__(
+        self, seconds: float, *, finished: Mapping[str, object], pending: Mapping[str, str | None]
+    ) -> None:
+        total = len(finished) + len(pending)
+        first = ", ".join(f"{name} ({state or 'never seen'})" for name, state in _few(pending))
+        more = ", ..." if len(pending) > _TOLD else ""
+        super().__init__(
+            f"{len(pending)} of {total} not over after {seconds:g} seconds: {first}{more}",
+            finished=finished,
+        )
+        self.pending: Mapping[str, str | None] = dict(pending)
+
+
+class RunFailed(WaitError):
+    """What was waited for is over, and not all of it succeeded; only where that was asked for.
+
+    Attributes:
+        finished: all that is over, by id.
+        failed: ids of those that did not succeed.
+    """
+
+    def __init__(self, failed: tuple[str, ...], *, finished: Mapping[str, object]) -> None:
+        first = ", ".join(failed[:_TOLD])
+        more = ", ..." if len(failed) > _TOLD else ""
+        super().__init__(
+            f"{len(failed)} of {len(finished)} did not succeed: {first}{more}", finished=finished
+        )
+        self.failed = failed
+
+
+_TOLD = 3
+
+
+def _few(pending: Mapping[str, str | None]) -> list[tuple[str, str | None]]:
+    return list(islice(pending.items(), _TOLD))

@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from nunu_async import (
     ApiError,
+    BugOccurrence,
     Build,
     BuildDetails,
     BytesSent,
+    Change,
     CompletedPart,
     DecodeError,
+    FinishedRun,
     InitiateUpload,
+    Job,
+    JobRetries,
+    JobRun,
+    JobStatus,
     Listing,
     MultipartTicket,
     NunuClient,
@@ -26,6 +34,7 @@ from nunu_async import (
     RetryPolicy,
     Run,
     RunDetails,
+    RunFailed,
     RunOptions,
     RunResult,
     RunState,
@@ -38,6 +47,7 @@ from nunu_async import (
     UploadError,
     UploadEvent,
     VcsDetails,
+    WaitTimeout,
 )
 
 
@@ -91,6 +101,9 @@ async def runs(nunu: NunuClient) -> None:
         result: RunResult | None = run.result
         took: float | None = run.duration_ms
         print(state == RunState.COMPLETED, result, took, run.extra, run.to_dict())
+    steps: AsyncIterator[Run] = rows
+    first: Run = await anext(steps)
+    print(first)
     async for page in rows.pages():
         total: int = page.pagination.total_count
         print(total)
@@ -100,8 +113,10 @@ async def runs(nunu: NunuClient) -> None:
     done: bool = details.is_terminal and details.succeeded
     for player in details.players:
         for step in player.steps:
-            print(step.report, response, done)
-    for bug in await nunu.runs.bugs("r"):
+            goal: str | None = step.test.goal if step.test is not None else None
+            print(step.report, response, done, goal)
+    bugs: list[BugOccurrence] = await nunu.runs.bugs("r")
+    for bug in bugs:
         print(bug.severity)
     started: StartedRun = await nunu.runs.start(
         deployment_config_id="c",
@@ -122,6 +137,47 @@ async def runs(nunu: NunuClient) -> None:
     print(anything)
 
 
+def saw(change: Change[Run]) -> None:
+    before: str | None = change.before
+    print(change.id, before, change.after, change.row.result)
+
+
+async def saw_slowly(change: Change[Job]) -> None:
+    print(change.row.runs)
+
+
+def began(started: StartedRun) -> None:
+    print(started.job_ids)
+
+
+async def waiting(nunu: NunuClient) -> None:
+    run: Run = await nunu.wait_for_run("r", timeout=60, interval=5, on_change=saw)
+    many: tuple[Run, ...] = await nunu.wait_for_runs(["r"], raise_on_failure=True)
+    job: Job = await nunu.wait_for_job("j", on_change=saw_slowly)
+    jobs: tuple[Job, ...] = await nunu.wait_for_jobs(("j", "k"))
+    execution: TestPlanExecution = await nunu.wait_for_execution("e")
+    executions: tuple[TestPlanExecution, ...] = await nunu.wait_for_executions(["e"])
+    print(run, many, job.succeeded, jobs, execution, executions)
+    async for one in nunu.runs_as_completed(["r"]):
+        state: RunState = one.state
+        print(state)
+    async for other in nunu.jobs_as_completed(["j"]):
+        status: JobStatus = other.status
+        print(status)
+    async for third in nunu.executions_as_completed(["e"], timeout=1):
+        print(third.succeeded)
+    finished: FinishedRun = await nunu.run_and_wait(
+        deployment_config_id="c", test_plan_id="p", on_start=began, on_change=saw_slowly
+    )
+    print(finished.succeeded, finished.started.message)
+    async for row in nunu.jobs.list(status="queued", tags=["a"]):
+        runs: tuple[JobRun, ...] = row.runs
+        print(runs)
+    page: Page[Job] = await nunu.jobs.list_page(page=0)
+    left: JobRetries | None = page.data[0].retries
+    print(left, await nunu.jobs.get("j"))
+
+
 async def main() -> None:
     async with NunuClient(
         "key",
@@ -134,6 +190,13 @@ async def main() -> None:
         try:
             await uploads(nunu, "linux")
             await runs(nunu)
+            await waiting(nunu)
+        except WaitTimeout as error:
+            pending: Mapping[str, str | None] = error.pending
+            print(pending, error.finished)
+        except RunFailed as error:
+            failed: tuple[str, ...] = error.failed
+            print(failed)
         except QuotaExceeded as error:
             used: int | None = error.used
             print(used)

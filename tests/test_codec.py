@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nunu_async.core.codec import Misfit, dump, encode, parse, structure
 from nunu_async.errors import InputError
+from nunu_async.models.run_requests import StartRun
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +44,7 @@ def problems(data: object, model: type = _Model) -> tuple[str, ...]:
 
 WRONG: dict[str, list[Any]] = {
     "text": [None, 1, 1.5, True, [], {}],
-    "whole": [None, "7", 1.5, True, [], {}, float("nan"), float("inf")],
+    "whole": [None, "7", 1.5, True, [], {}, float("nan"), float("inf"), 2**63, -(2**63), 1e300],
     "flag": [None, 1, 0, "true", [], {}],
     "share": [None, "1.5", True, []],
     "maybe": [1, True, [], {}],
@@ -71,7 +72,8 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_path(name: str, value: An
         ("whole", 1, 1),
         ("whole", 1.0, 1),
         ("whole", -0.0, 0),
-        ("whole", 2**63, 2**63),
+        ("whole", 2**63 - 1, 2**63 - 1),
+        ("whole", 1 - 2**63, 1 - 2**63),
         ("flag", True, True),
         ("share", 1, 1),
         ("share", 1.5, 1.5),
@@ -160,6 +162,10 @@ def test_text_that_no_encoding_can_carry_is_a_misfit() -> None:
         pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, id="deep objects"),
         pytest.param(b"9" * 5000, id="5,000 digits"),
         pytest.param(b'{"file_size": ' + b"9" * 5000 + b"}", id="5,000 digits inside"),
+        pytest.param(b"1e999", id="beyond every float"),
+        pytest.param(b'{"a": [-1e999]}', id="beyond every float inside"),
+        pytest.param(b"NaN", id="NaN"),
+        pytest.param(b"[Infinity]", id="infinity"),
     ],
 )
 def test_what_is_not_usable_json_is_a_misfit(body: bytes) -> None:
@@ -171,7 +177,7 @@ def test_what_is_not_usable_json_is_a_misfit(body: bytes) -> None:
 def test_a_body_is_read_as_json_or_is_a_misfit(body: bytes) -> None:
     expected = None
     with contextlib.suppress(ValueError):
-        expected = json.dumps(json.loads(body))
+        expected = json.dumps(json.loads(body), allow_nan=False)
     found = None
     with contextlib.suppress(Misfit):
         found = json.dumps(parse(body))
@@ -205,17 +211,18 @@ def test_a_time_is_dumped_with_its_zone() -> None:
     assert dump(_Model(at=at)) == {"at": "2026-04-11T06:10:00+02:00"}
 
 
+WHOLE = st.integers(1 - 2**63, 2**63 - 1)
 models = st.builds(
     _Model,
     text=st.text(),
-    whole=st.integers(-(2**70), 2**70),
+    whole=WHOLE,
     flag=st.booleans(),
     share=st.floats(allow_nan=False, allow_infinity=False),
     maybe=st.none() | st.text(),
     at=st.none() | st.datetimes(timezones=st.just(UTC)),
     tags=st.lists(st.text()).map(tuple),
-    inner=st.none() | st.builds(_Inner, number=st.integers(), text=st.text()),
-    items=st.lists(st.builds(_Inner, number=st.integers(), text=st.text()), max_size=3).map(tuple),
+    inner=st.none() | st.builds(_Inner, number=WHOLE, text=st.text()),
+    items=st.lists(st.builds(_Inner, number=WHOLE, text=st.text()), max_size=3).map(tuple),
 )
 
 
@@ -243,6 +250,33 @@ def test_what_json_cannot_carry_is_refused(value: object) -> None:
     with pytest.raises(InputError) as refused:
         encode({"a": [{"b": value}]})
     assert refused.value.field == "body"
+
+
+def deep(levels: int) -> dict[str, object]:
+    data: dict[str, object] = {}
+    for _ in range(levels):
+        data = {"a": data}
+    return data
+
+
+def test_what_is_nested_beyond_python_s_limit_is_refused() -> None:
+    plan = StartRun(deployment_config_id="d", test_plan_id="p", template_data=deep(100_000))
+    for way in (lambda: encode(deep(100_000)), lambda: encode(dump(plan))):
+        with pytest.raises(InputError, match="nested too deep") as refused:
+            way()
+        assert refused.value.field == "body"
+    assert json.loads(encode(deep(100))) == deep(100)
+
+
+@pytest.mark.parametrize("text", ["0.1", "-0.0", "1E5", "1e308", "5e-324", "1e-999"])
+def test_a_number_that_a_float_can_hold_is_that_float(text: str) -> None:
+    found = parse(text.encode())
+    assert (type(found), repr(found)) == (float, repr(float(text)))
+
+
+def test_a_path_is_put_below_another_unless_it_is_from_elsewhere() -> None:
+    misfit = Misfit("x @ $.y @ $.a", "b @ $.b[0]", "c @ $").below(".data", {"b[0]": "data.old"})
+    assert misfit.problems == ("x @ $.y @ $.data.a", "b @ $.data.old", "c @ $.data")
 
 
 def test_text_goes_out_as_utf_8() -> None:

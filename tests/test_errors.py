@@ -28,6 +28,7 @@ from nunu_async.errors import (
     PlanMismatch,
     QuotaExceeded,
     RateLimited,
+    RunFailed,
     ServerError,
     SourceChanged,
     SourceError,
@@ -36,6 +37,8 @@ from nunu_async.errors import (
     TransportError,
     UploadError,
     UploadOutcomeUnknown,
+    WaitError,
+    WaitTimeout,
     error_for_status,
 )
 
@@ -103,6 +106,9 @@ SAMPLES: dict[type[NunuError], NunuError] = {
     PlanMismatch: PlanMismatch("2 parts of 5 bytes"),
     UploadError: _upload_failure(),
     UploadOutcomeUnknown: UploadOutcomeUnknown("who knows", build_id="b-1", stage="complete"),
+    WaitError: WaitError("broke down", finished={"a": 1}),
+    WaitTimeout: WaitTimeout(60.0, finished={"a": 1}, pending={"b": "RUNNING", "c": None}),
+    RunFailed: RunFailed(("a",), finished={"a": 1}),
 }
 
 EACH = pytest.mark.parametrize("error", SAMPLES.values(), ids=lambda error: type(error).__name__)

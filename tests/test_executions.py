@@ -33,6 +33,10 @@ async def listed(row: object) -> TestPlanExecution:
         ({"status": "completed"}, "status=completed&page=0&page_size=20"),
         ({"status": "in_progress"}, "status=in_progress&page=0&page_size=20"),
         ({"status": "queued"}, "status=queued&page=0&page_size=20"),
+        ({"status": "In_Progress"}, "status=in_progress&page=0&page_size=20"),
+        ({"status": ExecutionStatus("COMPLETED")}, "status=completed&page=0&page_size=20"),
+        ({"sort_by": "START_TIME"}, "sort_by=start_time&page=0&page_size=20"),
+        ({"sort_order": "DESC"}, "sort_order=desc&page=0&page_size=20"),
         ({"sort_by": "start_time"}, "sort_by=start_time&page=0&page_size=20"),
         ({"sort_by": "test_plan_name"}, "sort_by=test_plan_name&page=0&page_size=20"),
         ({"sort_by": "build_name"}, "sort_by=build_name&page=0&page_size=20"),
@@ -75,7 +79,7 @@ async def test_a_walk_asks_with_the_same_filters_for_every_page() -> None:
 @pytest.mark.parametrize(
     ("filters", "field"),
     [
-        ({"status": "COMPLETED"}, "status"),
+        ({"status": 5}, "status"),
         ({"status": "running"}, "status"),
         ({"status": ""}, "status"),
         ({"sort_by": "name"}, "sort_by"),

@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "core": CORE,
     "endpoints": CORE,
     "upload": {"endpoints", *CORE},
-    "client": {"upload", "endpoints", *CORE},
-    "__init__": {"client", "upload", "endpoints", *CORE},
-    "cli": {"client", "upload", "endpoints", "sandbox", *CORE},
+    "polling": {"endpoints", *CORE},
+    "client": {"upload", "polling", "endpoints", *CORE},
+    "__init__": {"client", "upload", "polling", "endpoints", *CORE},
+    "cli": {"client", "upload", "polling", "endpoints", "sandbox", *CORE},
     "__main__": {"cli"},
     "sandbox": set(),
 }

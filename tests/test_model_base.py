@@ -137,6 +137,57 @@ def test_unknown_members_tell_models_apart() -> None:
     assert codec.structure(run(), Run) != codec.structure(run(a=1), Run)
 
 
+@pytest.mark.parametrize("more", [{}, {"mood": "calm"}])
+def test_unknown_members_are_a_dictionary_that_cannot_be_written_to(more: dict[str, Any]) -> None:
+    for extra in (
+        codec.structure(run(**more), Run).extra,
+        by_converter(run(**more)).extra,
+        codec.structure_page(page([]) | more, Run).extra,
+    ):
+        assert isinstance(extra, dict)
+        assert extra == more
+        assert json.dumps(extra) == json.dumps(more)
+        assert extra | {"a": 1} == more | {"a": 1}
+        assert {**extra} == dict(extra) == more
+        for again in (copy.copy(extra), copy.deepcopy(extra), pickle.loads(pickle.dumps(extra))):  # noqa: S301 - ours
+            assert (type(again), again) == (type(extra), more)
+        for write in (
+            lambda e: e.update(a=1),
+            lambda e: e.setdefault("a"),
+            lambda e: e.__setitem__("a", 1),
+            lambda e: e.__delitem__("mood"),
+            lambda e: e.__ior__({"a": 1}),
+            lambda e: e.pop("mood"),
+            lambda e: e.popitem(),
+            lambda e: e.clear(),
+        ):
+            with pytest.raises(TypeError, match="cannot be changed"):
+                write(extra)
+        assert extra == more
+
+
+def by_converter(body: dict[str, Any]) -> Run:
+    """Read in the slow way, which a number with a point takes."""
+    body["players"][0]["player_number"] = 1.0
+    return codec.structure(body, Run)
+
+
+def test_models_without_unknown_members_share_one_object() -> None:
+    made = codec.structure(run(), Run)
+    assert made.extra is made.test.extra is by_converter(run()).extra
+
+
+@pytest.mark.parametrize("levels", [600, 100_000])
+def test_members_however_deep_go_back(levels: int) -> None:
+    nested: Any = "x"
+    for _ in range(levels):
+        nested = {"a": nested}
+    given_back: Any = codec.structure(run(deep=nested), Run).to_dict()["deep"]
+    for _ in range(levels):
+        (given_back,) = given_back.values()
+    assert given_back == "x"
+
+
 def test_two_kinds_of_models_are_never_equal() -> None:
     body = details(players=[])
     assert codec.structure(body, Run) != codec.structure(body, RunDetails)

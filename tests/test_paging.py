@@ -164,10 +164,77 @@ async def test_a_list_can_be_walked_through_twice() -> None:
     assert len(wire.lines) == 4
 
 
+async def test_a_list_gives_its_rows_one_by_one_as_well() -> None:
+    async with answered(reply=serving(named(3))) as wire:
+        listing: AsyncIterator[Any] = wire.nunu.runs.list(page_size=2)
+        assert isinstance(listing, AsyncIterator)
+        assert wire.lines == []
+        for name in named(3):
+            assert (await anext(listing)).multiplayer_run_id == name
+        for _ in range(2):
+            with pytest.raises(StopAsyncIteration):
+                await anext(listing)
+        assert len(wire.lines) == 2
+
+
+async def test_a_loop_does_not_go_on_where_a_step_was() -> None:
+    async with answered(reply=serving(named(5))) as wire:
+        listing = wire.nunu.runs.list(page_size=2)
+        assert (await anext(listing)).multiplayer_run_id == "r00000"
+        assert await ids(listing) == named(5)
+        assert (await anext(listing)).multiplayer_run_id == "r00001"
+
+
 async def test_two_walks_at_once_do_not_disturb_each_other() -> None:
     async with answered(reply=serving(named(30))) as wire:
         listing = wire.nunu.runs.list(page_size=4)
         assert await asyncio.gather(ids(listing), ids(listing)) == [named(30), named(30)]
+
+
+@pytest.mark.parametrize("filtered_count", [True, False])
+@pytest.mark.parametrize("count", [100, 99, 82])
+async def test_a_server_that_filters_after_cutting_pages_is_read_to_its_end(
+    count: int, filtered_count: bool
+) -> None:
+    """Every page is short; it has 20 rows before those that do not match are dropped."""
+    rows = [name if place % 5 else None for place, name in enumerate(named(count))]
+    kept = [row for row in rows if row is not None]
+
+    def reply(target: str) -> Reply:
+        number, size = asked_for(target)
+        cut = rows[number * size : (number + 1) * size]
+        shown = [run(multiplayer_run_id=row) for row in cut if row is not None]
+        total = len(kept) if filtered_count else count
+        return told(page(shown, number=number, size=size, count=total, pages=-(-count // size)))
+
+    async with answered(reply=limited(reply)) as wire:
+        assert await ids(wire.nunu.runs.list(page_size=20)) == kept
+    assert len(wire.lines) == 5
+
+
+async def test_a_server_that_caps_pages_without_a_word_is_read_to_its_end() -> None:
+    rows = named(180)
+
+    def reply(target: str) -> Reply:
+        number, size = asked_for(target)
+        shown = [run(multiplayer_run_id=row) for row in rows[number * 50 : (number + 1) * 50]]
+        return told(page(shown, number=number, size=size, count=len(rows), pages=4))
+
+    async with answered(reply=limited(reply)) as wire:
+        assert await ids(wire.nunu.runs.list(page_size=100)) == rows
+    assert len(wire.lines) == 4
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+async def test_short_pages_of_a_count_without_end_do_not_keep_a_walk_going(repeats: bool) -> None:
+    def reply(target: str) -> Reply:
+        number, size = asked_for(target)
+        shown = [run(multiplayer_run_id="a")] if repeats or not number else []
+        return told(page(shown, number=number, size=size, count=ENDLESS, pages=ENDLESS))
+
+    async with answered(reply=limited(reply)) as wire:
+        assert await ids(wire.nunu.runs.list(page_size=3)) == ["a"]
+    assert len(wire.lines) <= 5
 
 
 async def test_a_server_with_smaller_pages_than_asked_for_is_read_to_its_end() -> None:
@@ -409,7 +476,8 @@ async def test_a_count_that_is_of_the_page_alone_does_not_keep_a_walk_going() ->
         assert await ids(wire.nunu.runs.list(page_size=3)) == rows
 
 
-@pytest.mark.parametrize("pages", [ENDLESS, 10**30])
+# What is over 64 bits is no count at all, and a DecodeError.
+@pytest.mark.parametrize("pages", [ENDLESS, 2**63 - 1])
 @pytest.mark.parametrize("count", [0, 5, 6, 7])
 async def test_a_count_of_pages_without_end_does_not_keep_a_walk_going(
     count: int, pages: int

@@ -174,6 +174,21 @@ def test_a_whole_number_with_a_point_is_left_to_the_converter() -> None:
     assert type(number) is int
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63), 10**400])
+def test_a_whole_number_over_64_bits_is_refused_by_both(number: int) -> None:
+    body = run(players=[player(player_number=number)])
+    with pytest.raises(Unexpected):
+        reader.reader(Run)(body)
+    with pytest.raises(codec.Misfit, match=r"64 bits @ \$\.players\[0\]\.player_number"):
+        codec.structure(body, Run)
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 1 - 2**63])
+def test_a_whole_number_of_64_bits_takes_the_fast_way(number: int) -> None:
+    body = run(players=[player(player_number=number)])
+    assert reader.reader(Run)(body).players[0].player_number == number
+
+
 def test_words_are_made_once_but_not_for_ever() -> None:
     states = [run(state=f"state-{number}") for number in range(1000)]
     rows = codec.structure_page(page(states), Run).data

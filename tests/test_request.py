@@ -154,6 +154,40 @@ async def test_a_path_that_could_lead_elsewhere_is_refused(path: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("params", ["a=b", [("a", "b")], [["a", "b"]], 5, {5: "a"}, {("a",): "b"}])
+async def test_parameters_that_are_no_dictionary_of_text_are_refused(params: Any) -> None:
+    async with answered(told({})) as wire:
+        with pytest.raises(InputError) as caught:
+            await wire.nunu.request("GET", "/runs", params=params)
+    assert caught.value.field == "params"
+    assert wire.lines == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        (None, "/runs", "method: must be one of DELETE, GET, PATCH, POST, PUT, not None"),
+        (b"GET", "/runs", "method: must be one of DELETE, GET, PATCH, POST, PUT, not b'GET'"),
+        ("GET", None, "path: must be a path as text, not None"),
+        ("GET", ["/runs"], "path: must be a path as text, not list"),
+        ("GET", "runs", "path: must begin with /, and one only, not 'runs'"),
+        ("GET", "/runs?page=1", "path: give the query as params: '/runs?page=1'"),
+        ("GET", "/a b", "path: must be quoted, without a fragment: '/a b'"),
+        (
+            "GET",
+            "/api/v1/runs",
+            "path: is below /api/v1 already, so leave that out: '/api/v1/runs'",
+        ),
+    ],
+)
+async def test_a_refusal_says_what_to_write_instead(method: Any, path: Any, words: str) -> None:
+    async with answered(told({})) as wire:
+        with pytest.raises(InputError) as caught:
+            await wire.nunu.request(method, path)
+    assert str(caught.value) == words
+    assert wire.lines == []
+
+
 @pytest.mark.parametrize(
     "path", ["/runs/..%2fbuilds", "/a%2F..%2Fb", "/a/..%5cb", "/a\\..\\b", "/..\\b"]
 )
@@ -254,6 +288,44 @@ async def test_a_key_that_the_server_echoes_is_shown_nowhere(
     shown = f"{error} {error!r} {error.details} {error.headers} {error.response!r} {caplog.text}"
     assert KEY not in shown
     assert "private words" not in shown
+
+
+@pytest.mark.parametrize("given", ["params", "json"])
+async def test_an_upload_id_that_the_server_echoes_is_shown_nowhere(
+    given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "mpu-7Qd2LxA-9f8e7d6c"
+    body = {"error": f"upload {secret} is busy", "details": {secret: [secret]}}
+    caplog.set_level(logging.DEBUG)
+    members: Any = {given: {"upload_id": secret, "build_id": "the-build"}}
+    async with answered(told(body, 503, X_Echo=secret)) as wire:
+        with pytest.raises(ServerError) as caught:
+            await wire.nunu.request("DELETE", "/builds/upload", **members)
+    assert secret.encode() in wire.bodies[0] + wire.lines[0].encode()
+    error = caught.value
+    assert secret not in f"{error} {error!r} {error.details} {error.headers} {caplog.text}"
+
+
+@pytest.mark.parametrize("style", ["key", "project"])
+async def test_the_one_path_below_no_project_stays_so(style: Any) -> None:
+    async with answered(told({}), project_id=PROJECT, path_style=style) as wire:
+        await wire.nunu.request("GET", "/minions/download", params={"platform": "linux-x86_64"})
+        await wire.nunu.request("GET", "/minions/downloads")
+    base = "/api/v1" if style == "key" else f"/api/v1/project/{PROJECT}"
+    assert wire.lines == [
+        "GET /api/v1/minions/download?platform=linux-x86_64",
+        f"GET {base}/minions/downloads",
+    ]
+
+
+async def test_a_body_nested_beyond_python_s_limit_is_refused() -> None:
+    body: dict[str, object] = {}
+    for _ in range(100_000):
+        body = {"a": body}
+    async with answered(told({})) as wire:
+        with pytest.raises(InputError, match="nested too deep"):
+            await wire.nunu.request("POST", "/tests", json=body)
+    assert wire.lines == []
 
 
 async def test_a_garbled_answer_that_echoes_the_key_does_not_show_it() -> None:

@@ -287,6 +287,20 @@ def test_a_misfit_tells_the_operation_the_places_and_the_request() -> None:
     )
 
 
+def test_a_problem_of_many_words_keeps_its_path() -> None:
+    failed = failure_of(200, {"upload_type": KEY + "\n" + "y" * 600}, answer=_ticket)
+    (problem,) = failed.problems
+    assert problem.startswith("neither single-part nor multipart: '***\\")
+    assert problem.endswith("yyy... @ $.upload_type")
+    assert len(problem) < 530
+
+
+@pytest.mark.parametrize("before", range(440, 501, 3))
+def test_no_piece_of_an_echoed_key_is_left_where_a_problem_is_cut(before: int) -> None:
+    failed = failure_of(200, {"upload_type": "x" * before + KEY + "y" * 600}, answer=_ticket)
+    assert "nk_" not in str(failed)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message", "code", "details"),
     [
@@ -344,8 +358,38 @@ def test_a_misfit_tells_the_operation_the_places_and_the_request() -> None:
             BadRequest,
             "no",
             None,
-            {},
+            {"error": {"a": 1}, "details": [1]},
             id="members of other types",
+        ),
+        pytest.param(
+            400,
+            {"error": "no", "details": "name is taken", "field": "name"},
+            BadRequest,
+            "no",
+            None,
+            {"details": "name is taken", "field": "name"},
+            id="details as text",
+        ),
+        pytest.param(
+            400,
+            {"error": "no", "details": ["a", {"path": "b"}]},
+            BadRequest,
+            "no",
+            None,
+            {"details": ["a", {"path": "b"}]},
+            id="details as a list",
+        ),
+        pytest.param(
+            400,
+            {"error": {"message": "no", "code": "X"}, "details": {"b": 2}},
+            BadRequest,
+            "no explanation in the answer",
+            None,
+            {"error": {"message": "no", "code": "X"}, "b": 2},
+            id="an object as the error",
+        ),
+        pytest.param(
+            400, {"error": "no", "details": None}, BadRequest, "no", None, {}, id="null as details"
         ),
         pytest.param(
             403, {"error": "expired", "code": ""}, PermissionDenied, "expired", None, {}, id="blank"

@@ -39,6 +39,7 @@ from nunu_async import (
     Model,
     NotFound,
     NunuClient,
+    Page,
     RunDetails,
     RunOptions,
     RunResult,
@@ -71,6 +72,13 @@ async def got(**members: Any) -> RunDetails:
     return await read(details(**members), lambda nunu: nunu.runs.get(RUN))
 
 
+def deep(levels: int) -> dict[str, object]:
+    data: dict[str, object] = {}
+    for _ in range(levels):
+        data = {"a": data}
+    return data
+
+
 # --- Requests.
 
 
@@ -79,10 +87,14 @@ async def got(**members: Any) -> RunDetails:
     [
         ({}, "page=0&page_size=20"),
         ({"page": 3, "page_size": 100}, "page=3&page_size=100"),
+        ({"tags": iter(["a", "b"])}, "tags=a,b&page=0&page_size=20"),
         ({"page_size": 1}, "page=0&page_size=1"),
         ({"state": "running"}, "state=running&page=0&page_size=20"),
         ({"state": "completed"}, "state=completed&page=0&page_size=20"),
         ({"state": "all"}, "state=all&page=0&page_size=20"),
+        ({"state": "COMPLETED"}, "state=completed&page=0&page_size=20"),
+        ({"state": RunState("Completed")}, "state=completed&page=0&page_size=20"),
+        ({"state": RunState.RUNNING}, "state=running&page=0&page_size=20"),
         ({"multiplayer_test_id": TEST}, f"multiplayer_test_id={TEST}&page=0&page_size=20"),
         ({"job_id": JOB}, f"job_id={JOB}&page=0&page_size=20"),
         (
@@ -271,10 +283,33 @@ async def test_a_request_goes_out_as_documented(call: Call, line: str, body: byt
         (lambda nunu: nunu.runs.list_page(page_size=0), "page_size"),
         (lambda nunu: nunu.runs.list_page(page_size=101), "page_size"),
         (lambda nunu: nunu.runs.list_page(page_size="20"), "page_size"),
-        (lambda nunu: nunu.runs.list_page(state="COMPLETED"), "state"),
+        (start(multiplayer_test_id="t", additional_tags=None), "additional_tags"),
+        (start(multiplayer_test_id="t", additional_tags=5), "additional_tags"),
+        (start(multiplayer_test_id="t", additional_tags=["a", 5]), "additional_tags"),
+        (start(multiplayer_test_id="t", additional_tags={"a": 1}), "additional_tags"),
+        (start(multiplayer_test_id="t", render_templates="yes"), "render_templates"),
+        (start(multiplayer_test_id="t", render_templates=None), "render_templates"),
+        (start(multiplayer_test_id="t", template_data="x"), "template_data"),
+        (start(multiplayer_test_id="t", template_data=[("a", 1)]), "template_data"),
+        (start(multiplayer_test_id="t", options={"x": 1}), "options"),
+        (start(multiplayer_test_id="t", options="auto"), "options"),
+        (lambda nunu: nunu.runs.stop(None), "job_ids"),
+        (lambda nunu: nunu.runs.stop(5), "job_ids"),
+        (lambda nunu: nunu.runs.stop({"j": 1}), "job_ids"),
+        (lambda nunu: nunu.runs.list_page(tags=None), "tags"),
+        (lambda nunu: nunu.runs.list_page(tags=5), "tags"),
+        (lambda nunu: nunu.runs.list_page(tags=b"nightly"), "tags"),
+        (lambda nunu: nunu.runs.list_page(state="done"), "state"),
+        (lambda nunu: nunu.runs.list_page(state=5), "state"),
+        (lambda nunu: nunu.runs.list_page(state=["running"]), "state"),
         (lambda nunu: nunu.runs.list_page(state=""), "state"),
         (lambda nunu: nunu.runs.list_page(tags="nightly"), "tags"),
         (lambda nunu: nunu.runs.list_page(tags=["a,b"]), "tags"),
+        (lambda nunu: nunu.runs.list_page(tags=["a", "\udcff"]), "tags"),
+        (lambda nunu: nunu.runs.list_page(job_id="\udcff"), "job_id"),
+        (lambda nunu: nunu.runs.list_page(test_type="a\ud800"), "test_type"),
+        (lambda nunu: nunu.runs.list_page(state="\udcff"), "state"),
+        (start(multiplayer_test_id="t", template_data=deep(10_000)), "body"),
         (lambda nunu: nunu.runs.list_page(tags=[""]), "tags"),
         (lambda nunu: nunu.runs.list_page(tags=["a", ""]), "tags"),
         (lambda nunu: nunu.runs.list_page(tags=[7]), "tags"),
@@ -320,12 +355,43 @@ async def test_an_id_may_be_of_any_usual_length(run_id: str) -> None:
         ({"min_time_seconds": -1}, "min_time_seconds"),
         ({"max_time_seconds": 1.5}, "max_time_seconds"),
         ({"max_time_seconds": True}, "max_time_seconds"),
+        ({"performance_monitoring": "yes"}, "performance_monitoring"),
+        ({"performance_monitoring": 1}, "performance_monitoring"),
+        ({"mobile_auto_grant_permissions": 0}, "mobile_auto_grant_permissions"),
+        ({"mobile_geolocation": 47.37}, "mobile_geolocation"),
+        ({"mobile_gpslocation": "Zurich"}, "mobile_gpslocation"),
+        ({"mobile_gpslocation": {"lat": "1", "long": "2"}}, "mobile_gpslocation"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as caught:
         RunOptions(**options)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("place", [{"lat": 47.37, "long": "8.54"}, {"lat": "47.37", "long": None}])
+def test_a_place_that_is_no_text_is_refused(place: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        GpsLocation(**place)
+    assert caught.value.field == ("lat" if place["long"] else "long")
+
+
+async def test_what_is_refused_is_shown_in_short() -> None:
+    read = await got()
+    async with answered(told({})) as wire:
+        for call, words in (
+            (lambda nunu: nunu.runs.get(read), "must be a run id as text, not RunDetails"),
+            (lambda nunu: nunu.runs.stop([read]), "must be a list of strings, not of RunDetails"),
+            (lambda nunu: nunu.runs.list_page(job_id=read), "not empty, not RunDetails"),
+            (start(multiplayer_test_id=read), "not empty, not RunDetails"),
+        ):
+            with pytest.raises(InputError) as caught:
+                await call(wire.nunu)
+            assert str(caught.value).endswith(words)
+        with pytest.raises(InputError) as caught:
+            await wire.nunu.runs.get("/" * 10_000)
+        assert len(str(caught.value)) < 120
+    assert wire.lines == []
 
 
 async def test_a_walk_with_an_impossible_filter_is_refused_before_its_first_step() -> None:
@@ -414,6 +480,55 @@ async def test_an_envelope_without_jobs_is_told_where_it_stands(data: dict[str, 
     with pytest.raises(DecodeError) as caught:
         await read(envelope, start(test_plan_id=PLAN))
     assert all("$.data" in problem for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "place"),
+    [
+        ({}, {"job_id": 7}, "$.data.job_id"),
+        ({}, {"job_ids": [JOB, 7]}, "$.data.job_ids[1]"),
+        ({}, {"job_ids": [JOB], "build_id": 7}, "$.data.build_id"),
+        ({}, {"job_ids": [JOB], "message": 7}, "$.data.message"),
+        ({"message": 7}, {"job_ids": [JOB]}, "$.message"),
+        ({"test_id": 7}, {"job_id": JOB}, "$.test_id"),
+    ],
+)
+async def test_what_is_wrong_in_an_envelope_is_told_where_it_stands(
+    changes: dict[str, Any], data: dict[str, Any], place: str
+) -> None:
+    envelope = {"ok": True, "status": 201, "message": "queued", "data": data} | changes
+    with pytest.raises(DecodeError) as caught:
+        await read(envelope, start(test_plan_id=PLAN))
+    assert [p.rpartition(" @ ")[2] for p in caught.value.problems] == [place]
+
+
+async def test_unknown_members_of_an_envelope_are_at_hand() -> None:
+    data = {"job_ids": [JOB], "mood": "calm", "both": "inner"}
+    envelope = {"ok": True, "status": 201, "message": "queued", "data": data}
+    started = await read(envelope | {"warnings": ["w"], "both": "outer"}, start(test_plan_id=PLAN))
+    assert started.extra == {"mood": "calm", "both": "inner", "warnings": ["w"]}
+    assert started.message == "queued"
+    assert started.to_dict() == data | {"warnings": ["w"], "message": "queued"}
+
+
+@pytest.mark.parametrize("name", ["results", "device_runs"])
+async def test_a_start_on_several_devices_has_the_jobs_of_them_all(name: str) -> None:
+    devices = [
+        {"device_label": "a", "ok": True, "status": 201, "data": {"job_ids": ["j-1"]}},
+        {"device_label": "b", "ok": False, "status": 500, "error": "no"},
+        {"device_label": "c", "ok": True, "status": 201, "data": {"job_ids": ["j-2", "j-3"]}},
+    ]
+    body = {"ok": True, "requested_count": 3, "started_count": 2, name: devices}
+    async with answered(told(body, 207)) as wire:
+        started = await start(test_plan_id=PLAN)(wire.nunu)
+    assert started.job_ids == ("j-1", "j-2", "j-3")
+    assert started.extra[name] == devices
+
+
+@pytest.mark.parametrize("devices", [None, {}, [], [5], [{}], [{"data": []}], [{"data": {}}]])
+async def test_a_start_on_several_devices_without_jobs_is_no_start(devices: object) -> None:
+    with pytest.raises(DecodeError, match=r"is missing @ \$\.job_ids"):
+        await read({"ok": True, "results": devices}, start(test_plan_id=PLAN))
 
 
 @pytest.mark.parametrize("lost", [None, b"HTTP/1.1 201 Created\r\nContent-Length: 9\r\n\r\n{"])
@@ -531,6 +646,26 @@ async def test_every_caller_s_question_has_an_answer(
 
 def run_end(state: str, result: str | None) -> dict[str, Any]:
     return {"state": state, "result": result}
+
+
+@pytest.mark.parametrize("name", ["test_step_id", "goal", "finish_condition", "test_type"])
+async def test_a_step_needs_to_say_nothing_of_its_test(name: str) -> None:
+    """The newest answers require neither the test of a step nor any member of it."""
+    given = {member: value for member, value in step()["test"].items() if member != name}
+    bare = {member: value for member, value in step().items() if member != "test"}
+    body = [player(artifacts=[], steps=[step(test=given), step(test={}), step(test=None), bare])]
+    made = await got(players=body)
+    some, none, null, absent = made.players[0].steps
+    assert some.test is not None
+    assert getattr(some.test, name) is None
+    assert none.test is not None
+    assert (null.test, absent.test) == (None, None)
+    assert [one.get("test") for one in made.to_dict()["players"][0]["steps"]] == [  # type: ignore[index]
+        given,
+        {},
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -727,7 +862,11 @@ async def test_a_row_of_the_wrong_type_is_told_by_its_place(row: object, place: 
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        ({"players": [player(steps=[step(test=None)])]}, "$.players[0].steps[0].test"),
+        ({"players": [player(steps=[step(test=[])])]}, "$.players[0].steps[0].test"),
+        (
+            {"players": [player(steps=[step(test={"goal": 1})])]},
+            "$.players[0].steps[0].test.goal",
+        ),
         (
             {"players": [player(steps=[step(), step(run_state=None)])]},
             "$.players[0].steps[1].run_state",
@@ -822,7 +961,7 @@ async def test_bugs_of_either_shape_are_read(body: dict[str, Any]) -> None:
     [page([], size=0), {"data": []}, {"multiplayer_run_id": RUN, "bug_occurrences": []}],
 )
 async def test_a_run_without_bugs_has_none(body: object) -> None:
-    assert await read(body, lambda nunu: nunu.runs.bugs(RUN)) == ()
+    assert await read(body, lambda nunu: nunu.runs.bugs(RUN)) == []
 
 
 @pytest.mark.parametrize(
@@ -861,7 +1000,9 @@ async def every(name: str) -> list[Model]:
     body, call = EVERY[name]
     async with answered(told(body, **TELLING)) as wire:
         answer = await call(wire.nunu)
-    return list(answer) if isinstance(answer, tuple) else [answer]
+    if isinstance(answer, Page):
+        return [answer, *answer.data]
+    return answer if isinstance(answer, list) else [answer]
 
 
 @EACH
@@ -879,7 +1020,20 @@ async def test_a_page_of_a_walk_tells_of_its_own_response() -> None:
         told(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
         told(page([run(multiplayer_run_id="b")], size=1, count=2, number=1), X_Request_Id="r1"),
     ) as wire:
-        seen = [p.response async for p in wire.nunu.runs.list(page_size=1).pages()]
+        listing = wire.nunu.runs.list(page_size=1)
+        pages = [p async for p in listing.pages()]
+    for number, one in enumerate(pages):
+        assert one.response is one.data[0].response
+        assert one.response is not None
+        assert one.response.request_id == f"r{number}"
+
+
+async def test_a_row_of_a_walk_tells_of_the_response_its_page_came_in() -> None:
+    async with answered(
+        told(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
+        told(page([run(multiplayer_run_id="b")], size=1, count=2, number=1), X_Request_Id="r1"),
+    ) as wire:
+        seen = [row.response async for row in wire.nunu.runs.list(page_size=1)]
     assert [info.request_id for info in seen if info] == ["r0", "r1"]
 
 

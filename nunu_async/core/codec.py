@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TypeVar, cast, get_origin
 
 import attrs
@@ -13,9 +15,9 @@ from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_fa
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from nunu_async.core.reader import OWN, Unexpected, reader
+from nunu_async.core.reader import LARGEST, OWN, Unexpected, reader
 from nunu_async.errors import InputError
-from nunu_async.models.base import NOTHING, Model
+from nunu_async.models.base import NOTHING, Extra, Model
 from nunu_async.models.page import Page, Pagination
 from nunu_async.models.vocab import Word
 
@@ -24,6 +26,7 @@ __all__ = [
     "dump",
     "encode",
     "parse",
+    "split",
     "structure",
     "structure_page",
     "structure_rows",
@@ -49,11 +52,24 @@ class Misfit(Exception):
         self.problems = problems
         self.leftover = leftover
 
-    def below(self, place: str) -> Misfit:
-        """Return the same, for data that stands at `place` in something larger."""
-        # The last "@ $" is the path; what stands before it may be the server's own words.
-        cut = (problem.rpartition("@ $") for problem in self.problems)
-        return Misfit(*(f"{told}@ ${place}{path}" for told, _, path in cut))
+    def below(self, place: str, elsewhere: Mapping[str, str] = MappingProxyType({})) -> Misfit:
+        """Return the same, for data that stands at `place` in something larger.
+
+        `elsewhere` has the whole paths of members that were taken from outside of it.
+        """
+
+        def whole(path: str) -> str:
+            apart = elsewhere.get(path.removeprefix("."))
+            return f"{place}{path}" if apart is None else f".{apart}"
+
+        return Misfit(*(f"{told}@ ${whole(path)}" for told, path in map(split, self.problems)))
+
+
+def split(problem: str) -> tuple[str, str]:
+    """Return what a problem tells, and the path behind ``@ $``."""
+    # The last one is the path's; what stands before it may be the server's own words.
+    told, _, path = problem.rpartition("@ $")
+    return told, path
 
 
 _Hook = Callable[..., object]
@@ -78,11 +94,13 @@ def _truth(value: object, _: object) -> bool:
 
 
 def _integer(value: object, _: object) -> int:
-    if type(value) is int:
-        return value
     if type(value) is float and value.is_integer():
-        return int(value)
-    raise TypeError(f"expected an integer, got {type(value).__name__}")
+        value = int(value)
+    if type(value) is not int:
+        raise TypeError(f"expected an integer, got {type(value).__name__}")
+    if abs(value) > LARGEST:
+        raise ValueError("expected an integer of at most 64 bits")
+    return value
 
 
 def _number(value: object, _: object) -> float:
@@ -139,7 +157,7 @@ def _build_converter() -> Converter:
         def hook(value: Mapping[str, object], model: object) -> object:
             return attrs.evolve(
                 inner(value, model),
-                extra={name: value[name] for name in value if name not in known} or NOTHING,
+                extra=Extra({name: value[name] for name in value if name not in known}) or NOTHING,
                 absent=tuple(known - value.keys()),
             )
 
@@ -246,7 +264,7 @@ def structure_page(data: object, model: type[M]) -> Page[M]:
         pagination = structure(members["pagination"], Pagination)
     except Misfit as misfit:
         raise misfit.below(".pagination") from None
-    extra = {name: members[name] for name in members if name not in ("data", "pagination")}
+    extra = Extra({name: members[name] for name in members if name not in ("data", "pagination")})
     return Page(data=rows, pagination=pagination, extra=extra)
 
 
@@ -258,26 +276,36 @@ def dump(model: object) -> dict[str, object]:
 def encode(data: Mapping[str, object]) -> bytes:
     """Make the bytes of a JSON body.
 
-    Raises: InputError for what JSON cannot carry (NaN, a lone surrogate, a foreign type).
+    Raises: InputError for what JSON cannot carry (NaN, a lone surrogate, a foreign type), and for
+    what is nested beyond Python's own limit.
     """
     try:
         return json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise InputError("body", f"cannot be written as JSON ({error})") from None
+    except RecursionError:
+        raise InputError("body", "is nested too deep to be written as JSON") from None
 
 
 def _no_number(text: str) -> object:
     raise ValueError(f"{text} is no JSON")
 
 
-# Python would take NaN and Infinity for numbers.
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("beyond every float")
+    return value
+
+
+# Python would take NaN and Infinity for numbers, and 1e999 for infinity, which cannot go back.
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def parse(body: bytes) -> object:
     """Read a JSON body.
 
-    Raises: Misfit for what is not JSON, and for depth or digits beyond Python's own limits.
+    Raises: Misfit for what is not JSON, and for depth, digits or sizes beyond Python's own limits.
     """
     try:
         return cast("object", _DECODER.decode(body.decode()))

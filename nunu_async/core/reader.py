@@ -15,16 +15,18 @@ from typing import Final, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 
-from nunu_async.models.base import NOTHING, Model
+from nunu_async.models.base import NOTHING, Extra, Model
 from nunu_async.models.vocab import Word
 
-__all__ = ["OWN", "Unexpected", "reader"]
+__all__ = ["LARGEST", "OWN", "Unexpected", "reader"]
 
 M = TypeVar("M", bound=Model)
 
 OWN: Final = frozenset(attrs.fields_dict(Model))
+LARGEST: Final = 2**63 - 1
 _PRIMITIVES: Final[dict[type, str]] = {
-    int: "type({v}) is not int",
+    # Nothing that is counted needs more than 64 bits, and hundreds of digits break what divides.
+    int: f"type({{v}}) is not int or not {-LARGEST} <= {{v}} <= {LARGEST}",
     bool: "type({v}) is not bool",
     # An integer beyond every float is left to the converter, which refuses it.
     float: "type({v}) is not float and (type({v}) is not int or abs({v}) > 10**300)",
@@ -61,6 +63,7 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
         "known": frozenset(field.name for field in fields),
         "optional": frozenset(f.name for f in fields if f.default is not attrs.NOTHING),
         "nothing": NOTHING,
+        "Extra": Extra,
         "gaps": {},
     }
     make = [
@@ -95,7 +98,7 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
             lines += _checked(field, v, names, unless=f"{v} is not {v}_default")
     lines += [
         "    extra = nothing",
-        "    if not known.issuperset(o): extra = {k: o[k] for k in o if k not in known}",
+        "    if not known.issuperset(o): extra = Extra({k: o[k] for k in o if k not in known})",
         "    absent = optional.difference(o)",
         "    absent = gaps.get(absent) or gaps.setdefault(absent, tuple(absent))",
         *make,
@@ -155,6 +158,7 @@ def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
         yield f"{v} = tuple([{v}_item(i) for i in {v}])"
     elif get_origin(kind) is Mapping:
         yield f"if type({v}) is not dict: raise Unexpected"
+        yield f"if not ''.join({v}).isascii(): ''.join({v}).encode()"
     elif kind is not object:
         raise TypeError(f"no reader for {kind!r}")
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
-import attrs
-
 from nunu_async.core import codec
 from nunu_async.core.request import Request
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.errors import ApiError, DecodeError, error_for_status
 from nunu_async.models.base import Model
+from nunu_async.models.page import Page
 from nunu_async.redact import Secret, clean, clean_details, shown_url
 from nunu_async.response import ResponseInfo
 
@@ -20,6 +19,7 @@ __all__ = ["read", "request_id"]
 
 T = TypeVar("T")
 
+_LONGEST_PATH = 10_000
 # No header is documented; these are what servers and their edges commonly send.
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amz-request-id", "cf-ray")
 
@@ -52,7 +52,7 @@ def read(
         except codec.Misfit as misfit:
             return DecodeError(
                 request.operation,
-                tuple(clean(problem, secrets) for problem in misfit.problems),
+                tuple(_shown(problem, secrets) for problem in misfit.problems),
                 status=status,
                 request_id=request_id(headers, secrets),
                 headers=_safe_headers(headers, secrets),
@@ -65,17 +65,29 @@ def read(
 def _with_response(
     answer: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
 ) -> T:
-    """Return the answer with its `response`, or each of the rows with it where it is rows."""
-    rows = answer if isinstance(answer, tuple) else (answer,)
-    if not rows or not isinstance(rows[0], Model):
+    """Return the answer with its `response`; where it is rows or has rows, each row has it too."""
+    models: list[object] = list(answer) if isinstance(answer, tuple | list) else [answer]
+    if isinstance(answer, Page):
+        models += answer.data
+    models = [model for model in models if isinstance(model, Model)]
+    if not models:
         return answer
     info = ResponseInfo(
         status=status,
         request_id=request_id(headers, secrets),
         headers=_safe_headers(headers, secrets),
     )
-    told = tuple(attrs.evolve(row, response=info) for row in cast("tuple[Model, ...]", rows))
-    return cast("T", told if isinstance(answer, tuple) else told[0])
+    for model in models:
+        # They are frozen for callers; these were made a moment ago, and nobody else has them yet.
+        # A copy of each would cost as much as reading it did.
+        object.__setattr__(model, "response", info)
+    return answer
+
+
+def _shown(problem: str, secrets: tuple[Secret, ...]) -> str:
+    """Return a problem fit to be shown; what is told may be cut, its path never is."""
+    told, path = codec.split(problem)
+    return f"{clean(told.rstrip(), secrets)} @ ${clean(path, secrets, limit=_LONGEST_PATH)}"
 
 
 def _error(
@@ -124,7 +136,11 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     if not isinstance(details, Mapping):
         # A version conflict tells the versions beside its `error`; a start on several devices that
         # failed on all of them tells why for each.
-        details = {name: data[name] for name in data if name not in _EXPLAINED}
+        beside = {name: data[name] for name in data if name not in _EXPLAINED}
+        details = beside if details is None else {**beside, "details": details}
+    error = data.get("error")
+    if isinstance(error, Mapping | list):
+        details = {"error": error, **details}
     return message, code if isinstance(code, str) else None, details, True
 
 

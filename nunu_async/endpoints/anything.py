@@ -7,45 +7,78 @@ from urllib.parse import unquote
 
 from nunu_async.core.request import Replay, Request
 from nunu_async.errors import InputError
+from nunu_async.models.checks import short
+from nunu_async.redact import Secret
 
 __all__ = ["anything"]
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _REPEATABLE = frozenset({"GET", "DELETE"})
+_PREFIX = "/api/v1"
 
 
 def anything(
-    method: str,
-    path: str,
-    params: Mapping[str, str | int | bool | Sequence[str]] | None,
+    method: object,
+    path: object,
+    params: object,
     body: Mapping[str, object] | None,
 ) -> Request[object]:
     """Make the request for a path of the API.
 
     Raises: InputError for a path that leads elsewhere, an unknown method, an unusable parameter.
     """
-    verb = method.upper()
+    verb = method.upper() if isinstance(method, str) else ""
     if verb not in _METHODS:
-        raise InputError("method", f"must be one of {', '.join(sorted(_METHODS))}, not {method!a}")
-    odd = not path.isascii() or not path.isprintable()
-    odd = odd or any(sign in path for sign in (" ", "\\", "?", "#"))
-    if odd or not path.startswith("/") or path.startswith("//"):
-        raise InputError("path", f"must be a quoted path without a query, not {path!a}")
-    # Servers differ in when they unquote and in what they take for a slash.
-    if any(step in {".", ".."} for step in unquote(path).replace("\\", "/").split("/")):
-        raise InputError("path", f"must not hold . or .. as a step: {path!a}")
+        known = ", ".join(sorted(_METHODS))
+        raise InputError("method", f"must be one of {known}, not {short(method)}")
+    place = _path(path)
     return Request(
-        operation=f"{verb} {path}",
+        operation=f"{verb} {place}",
         method=verb,
-        path=path,
-        query=tuple(
-            (_text("params", name), _text(name, value)) for name, value in (params or {}).items()
-        ),
+        path=place,
+        query=_query(params),
         body=body,
         answer=lambda data: data,
         may_be_empty=True,
+        secrets=_secrets(params, body),
         replay=Replay.ALWAYS if verb in _REPEATABLE else Replay.UNLESS_ACTED,
     )
+
+
+def _secrets(*given: object) -> tuple[Secret, ...]:
+    """Return what no message may repeat: an upload id, which is as good as a password."""
+    found = (members.get("upload_id") for members in given if isinstance(members, Mapping))
+    return tuple(Secret(value) for value in found if isinstance(value, str))
+
+
+def _path(path: object) -> str:
+    if not isinstance(path, str):
+        raise InputError("path", f"must be a path as text, not {short(path)}")
+    if not path.startswith("/") or path.startswith("//"):
+        raise InputError("path", f"must begin with /, and one only, not {short(path)}")
+    if "?" in path:
+        raise InputError("path", f"give the query as params: {short(path)}")
+    if not path.isascii() or not path.isprintable() or any(sign in path for sign in " \\#"):
+        raise InputError("path", f"must be quoted, without a fragment: {short(path)}")
+    if path == _PREFIX or path.startswith(f"{_PREFIX}/"):
+        raise InputError("path", f"is below {_PREFIX} already, so leave that out: {short(path)}")
+    # Servers differ in when they unquote and in what they take for a slash.
+    if any(step in {".", ".."} for step in unquote(path).replace("\\", "/").split("/")):
+        raise InputError("path", f"must not hold . or .. as a step: {short(path)}")
+    return path
+
+
+def _query(params: object) -> tuple[tuple[str, str], ...]:
+    if params is None:
+        return ()
+    if not isinstance(params, Mapping):
+        raise InputError("params", f"must be a dictionary, not {short(params)}")
+    found = []
+    for name, value in params.items():
+        if not isinstance(name, str):
+            raise InputError("params", f"names must be text, not {short(name)}")
+        found.append((_text("params", name), _text(name, value)))
+    return tuple(found)
 
 
 def _text(name: str, value: object) -> str:
@@ -61,7 +94,8 @@ def _text(name: str, value: object) -> str:
         return str(value)
     if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise InputError(
-            name, f"must be text, a number, a truth value or a list of text: {value!a}"
+            name,
+            f"must be text, a whole number, a truth value or a list of text, not {short(value)}",
         )
     if any("," in item for item in value):
         raise InputError(name, "an item with a comma cannot be sent in a list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from nunu_async.errors import InputError
 from nunu_async.models.page import Page, Pagination
@@ -15,19 +15,23 @@ T = TypeVar("T")
 _LARGEST_PAGE = 100
 
 
-class Listing(Generic[T]):
+class Listing(AsyncIterator[T]):
     """A list of the API, read as it is walked through.
 
     An async iterator over its rows, each given once: rows that appear again because the list moved
     between two pages are passed over. When the server's count says that rows went away, the pages
     before are read again, so that rows which moved there are not missed. One page is held at a
-    time. Ends at an empty page, at a short one, at the last by the server's count, or when pages
-    have nothing new more often than the growth of the list explains.
+    time. Ends at an empty page, at the last by the server's count of pages, at a short one when
+    there are no more rows by its count, or when pages have nothing new more often than the growth
+    of the list explains.
+
+    Each `async for` walks from the first page; `anext` goes on where the last `anext` was.
     """
 
     def __init__(self, fetch: Callable[[int], Awaitable[Page[T]]], key: Callable[[T], str]) -> None:
         self._fetch = fetch
         self._key = key
+        self._steps: AsyncIterator[T] | None = None
 
     async def pages(self) -> AsyncIterator[Page[T]]:
         """Give the pages as the server does, repeated rows included."""
@@ -35,10 +39,19 @@ class Listing(Generic[T]):
             yield page
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """Give the rows."""
+        """Give the rows, from the first."""
         async for _, new in self._walk():
             for row in new:
                 yield row
+
+    async def __anext__(self) -> T:
+        """Return the next row of the one walk that all such steps share.
+
+        Raises: StopAsyncIteration after the last.
+        """
+        if self._steps is None:
+            self._steps = aiter(self)
+        return await anext(self._steps)
 
     async def _walk(self) -> AsyncIterator[tuple[Page[T], list[T]]]:
         """Give each page, and what is new on it."""
@@ -68,6 +81,7 @@ class _Walk:
         self.number = 0
         self._count = 0  # rows of the list, as the server said last
         self._highest = 0  # the most it ever said
+        self._given = 0  # rows that were new
         self._stale = 0  # rows of pages in a row that had nothing new
         self._spare = 0  # as many of them as growth and turning back explain
         self._turns = _MOST_TURNS  # pages that may still be gone back
@@ -82,6 +96,7 @@ class _Walk:
         gone = self._count - told.total_count
         self._count, self._highest = told.total_count, max(self._highest, told.total_count)
         self._stale = 0 if new else self._stale + size
+        self._given += new
         # Rows behind those that went away have moved forward, at most by as many.
         back = min(-(-gone // size), self.number, self._turns) if gone > 0 else 0
         if back:
@@ -90,7 +105,11 @@ class _Walk:
             self.number -= back
         else:
             self.number += 1
-            if rows < told.page_size or self.number >= told.total_pages:
+            if not rows or self.number >= told.total_pages:
+                return False
+            # A server that filters a page after cutting it, or gives less than it was asked for,
+            # has short pages in the middle; one that only counts too many pages, after the end.
+            if rows < told.page_size and self._given >= told.total_count:
                 return False
         return self._stale < min(self._spare + _STALE_PAGES * size, _MOST_STALE_PAGES * size)
 

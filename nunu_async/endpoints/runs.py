@@ -5,20 +5,24 @@ Source: API reference, "List Runs", "Get Run", "List Run Bugs", "Start Run", "St
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import in_path, in_query, is_text
+from nunu_async.endpoints.ids import chosen, in_path, in_query, joined
 from nunu_async.endpoints.paging import Listing, check_page
 from nunu_async.errors import InputError
+from nunu_async.models.checks import short, texts
 from nunu_async.models.page import Page
 from nunu_async.models.run_requests import RunOptions, StartRun
 from nunu_async.models.runs import BugOccurrence, Run, RunDetails, StartedRun, StopResult
 
 __all__ = ["Runs"]
+
+_STATES = ("running", "completed", "all")
 
 
 class Runs:
@@ -40,6 +44,8 @@ class Runs:
         page_size: int = 100,
     ) -> Listing[Run]:
         """Walk through all runs that match every filter; nothing is sent before the first step.
+
+        `state` may be in any case, and is sent in lower case.
 
         Raises: InputError.
         """
@@ -71,6 +77,8 @@ class Runs:
         page_size: int = 20,
     ) -> Page[Run]:
         """Ask for one page, counted from 0, of 1 to 100 runs.
+
+        `state` may be in any case, and is sent in lower case.
 
         Raises: InputError; ApiError.
         """
@@ -116,7 +124,7 @@ class Runs:
             )
         )
 
-    async def bugs(self, run_id: str) -> tuple[BugOccurrence, ...]:
+    async def bugs(self, run_id: str) -> builtins.list[BugOccurrence]:
         """Read the bugs that one run showed, all of them.
 
         Raises: InputError; NotFound.
@@ -189,9 +197,9 @@ class Runs:
 
         Raises: InputError for no ids; NotFound when none of them is known.
         """
-        ids = [] if isinstance(job_ids, str) else list(job_ids)
-        if not ids or not all(map(is_text, ids)):
-            raise InputError("job_ids", "must be a list of at least one job id, each a string")
+        ids = texts("job_ids", job_ids)
+        if not all(ids) or not ids:
+            raise InputError("job_ids", "must be a list of at least one job id, none of them empty")
         return await self._session.send(
             Request(
                 operation="stop_runs",
@@ -213,47 +221,60 @@ def _filters(
     test_plan_execution_id: str | None,
     test_type: str | None,
     tags: Sequence[str],
-    bugs: bool | None,
+    bugs: object,
 ) -> tuple[tuple[str, str], ...]:
-    if isinstance(tags, str):
-        raise InputError("tags", "must be a list of strings, not one string")
-    for tag in tags:
-        if type(tag) is not str or not tag or "," in tag:
-            raise InputError("tags", f"must be text without a comma, not {tag!a}")
     if not isinstance(bugs, bool | None):
-        raise InputError("bugs", f"must be True, False or None, not {bugs!r}")
-    if state not in (None, "running", "completed", "all"):
-        raise InputError("state", f"must be running, completed or all, not {state!r}")
+        raise InputError("bugs", f"must be True, False or None, not {short(bugs)}")
     return in_query(
         {
-            "state": state,
+            "state": chosen("state", state, _STATES),
             "multiplayer_test_id": multiplayer_test_id,
             "job_id": job_id,
             "test_plan_execution_id": test_plan_execution_id,
             "test_type": test_type,
-            "tags": ",".join(tags) or None,
+            "tags": joined("tags", tags),
             "bugs": None if bugs is None else str(bugs).lower(),
         }
     )
 
 
-def _bugs(data: object) -> tuple[BugOccurrence, ...]:
+def _bugs(data: object) -> list[BugOccurrence]:
     """Read the bugs of a run from `{data, pagination}`, or from the older `{bug_occurrences}`."""
     key = "data"
     if isinstance(data, Mapping) and "data" not in data and "bug_occurrences" in data:
         key = "bug_occurrences"
-    return codec.structure_rows(data, key, BugOccurrence)
+    return list(codec.structure_rows(data, key, BugOccurrence))
+
+
+_ENVELOPE = ("ok", "status", "data")
 
 
 def _started(data: object) -> StartedRun:
     """Read a started run from the flat body, or from either of the older envelopes."""
-    if isinstance(data, Mapping) and isinstance(data.get("data"), Mapping) and "ok" in data:
-        inner = dict(data["data"])
-        inner.setdefault("message", data.get("message"))
-        if "job_ids" not in inner and "job_id" in inner:
-            inner["job_ids"] = [inner.pop("job_id")]
-        try:
-            return codec.structure(inner, StartedRun)
-        except codec.Misfit as misfit:
-            raise misfit.below(".data") from None
-    return codec.structure(data, StartedRun)
+    if not (isinstance(data, Mapping) and isinstance(data.get("data"), Mapping) and "ok" in data):
+        return codec.structure(_with_job_ids(data), StartedRun)
+    inner = dict(data["data"])
+    places: dict[str, str] = {}  # of members that stand elsewhere than the model has them
+    if "job_ids" not in inner and "job_id" in inner:
+        inner["job_ids"] = [inner.pop("job_id")]
+        places["job_ids[0]"] = "data.job_id"
+    for name in data.keys() - inner.keys() - set(_ENVELOPE):
+        inner[name] = data[name]
+        places[name] = name
+    try:
+        return codec.structure(inner, StartedRun)
+    except codec.Misfit as misfit:
+        raise misfit.below(".data", places) from None
+
+
+def _with_job_ids(data: object) -> object:
+    """Gather the jobs of a start on several devices, which tells them for each device alone."""
+    if not isinstance(data, Mapping) or "job_ids" in data:
+        return data
+    devices = data.get("results", data.get("device_runs"))
+    found: list[object] = []
+    for device in devices if isinstance(devices, list) else ():
+        told = device.get("data") if isinstance(device, Mapping) else None
+        ids = told.get("job_ids") if isinstance(told, Mapping) else None
+        found += ids if isinstance(ids, list) else ()
+    return {**data, "job_ids": found} if found else data

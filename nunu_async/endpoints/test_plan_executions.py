@@ -10,9 +10,8 @@ from typing import Literal
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import in_query
+from nunu_async.endpoints.ids import chosen, in_query
 from nunu_async.endpoints.paging import Listing, check_page
-from nunu_async.errors import InputError
 from nunu_async.models.page import Page
 from nunu_async.models.test_plan_executions import TestPlanExecution
 
@@ -45,6 +44,8 @@ class TestPlanExecutions:
     ) -> Listing[TestPlanExecution]:
         """Walk through all executions that match; nothing is sent before the first step.
 
+        `status`, `sort_by` and `sort_order` may be in any case, and are sent in lower case.
+
         Raises: InputError.
         """
         check_page(0, page_size)
@@ -70,7 +71,8 @@ class TestPlanExecutions:
     ) -> Page[TestPlanExecution]:
         """Ask for one page, counted from 0, of 1 to 100 executions.
 
-        The server sorts by start time, newest first, unless told otherwise.
+        The server sorts by start time, newest first, unless told otherwise. `status`, `sort_by`
+        and `sort_order` may be in any case, and are sent in lower case.
 
         Raises: InputError; ApiError.
         """
@@ -100,7 +102,5 @@ class TestPlanExecutions:
 
 
 def _filters(**given: str | None) -> tuple[tuple[str, str], ...]:
-    for name, choices in _CHOICES.items():
-        if given[name] is not None and given[name] not in choices:
-            raise InputError(name, f"must be one of {', '.join(choices)}, not {given[name]!r}")
-    return in_query(given)
+    words = {name: chosen(name, given[name], choices) for name, choices in _CHOICES.items()}
+    return in_query(given | words)

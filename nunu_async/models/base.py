@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import attrs
 
 from nunu_async.response import ResponseInfo
 
-__all__ = ["NOTHING", "Model"]
+__all__ = ["NOTHING", "Extra", "Model"]
 
 
-class _Nothing(Mapping[str, object]):
-    """No members at all: one object for every model that has none to spare, and for good."""
+class Extra(dict[str, object]):
+    """Members that no field is made for: a dictionary that cannot be written to.
+
+    A real dictionary, so that `json.dumps` and ``|`` take it, and it is the same with no members,
+    where all models share one object.
+    """
 
     __slots__ = ()
 
-    def __getitem__(self, name: str) -> object:
-        raise KeyError(name)
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("what came in an answer cannot be changed; copy it with dict()")
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
-    def __len__(self) -> int:
-        return 0
-
-    def __repr__(self) -> str:
-        return "{}"
-
-    def __reduce__(self) -> str:
-        return "NOTHING"  # a name of this module: copies and pickles are the same one object
+    def __reduce__(self) -> tuple[type[Extra], tuple[dict[str, object]]]:
+        # The default makes an empty one, and writes into it.
+        return Extra, (dict(self),)
 
 
-NOTHING: Final[Mapping[str, object]] = _Nothing()
+NOTHING: Final = Extra()
 
 
 @attrs.frozen(kw_only=True)
@@ -42,36 +41,47 @@ class Model:
     """A part of an answer."""
 
     extra: Mapping[str, object] = attrs.field(default=NOTHING, repr=False)
-    """Members that this version does not know, as they came."""
+    """Members that this version does not know, as they came; read-only."""
     response: ResponseInfo | None = attrs.field(default=None, eq=False, repr=False)
-    """The answer this was read from; None on what lies deeper inside one."""
+    """The answer this was read from; rows of a page have it too, None is on what lies deeper."""
     absent: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
     """Optional members that the answer left out, to tell them from null on the way back."""
 
     def to_dict(self) -> dict[str, object]:
         """Return JSON data: what came, unknown members included; times as ISO 8601."""
-        out: dict[str, object] = {}
-        for field in attrs.fields(type(self)):
-            value: object = getattr(self, field.name)
-            left_out = field.name in self.absent and value == field.default
-            if field.name not in _OWN and not left_out:
-                out[field.name] = _plain(value)
-        return out | {name: _plain(value) for name, value in self.extra.items()}
+        return cast("dict[str, object]", _plain(self))
 
 
 _OWN: Final = frozenset(attrs.fields_dict(Model))
 
 
+def _members(model: Model) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for field in attrs.fields(type(model)):
+        value: object = getattr(model, field.name)
+        left_out = field.name in model.absent and value == field.default
+        if field.name not in _OWN and not left_out:
+            out[field.name] = value
+    out.update(model.extra)
+    return out
+
+
 def _plain(value: object) -> object:
-    if isinstance(value, Model):
-        return value.to_dict()
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="microseconds")
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, Mapping):
-        members = cast("Mapping[str, object]", value)
-        return {name: _plain(member) for name, member in members.items()}
-    return value
+    """Copy into what JSON has; step by step, as unknown members nest as deep as they like."""
+    made: list[object] = [None]
+    todo: list[tuple[Any, Any, object]] = [(made, 0, value)]
+    while todo:
+        into, place, value = todo.pop()
+        if isinstance(value, Model):
+            value = _members(value)
+        if isinstance(value, Mapping):
+            into[place] = members = dict.fromkeys(value)  # in the order they came
+            todo += [(members, name, member) for name, member in value.items()]
+        elif isinstance(value, tuple | list):
+            into[place] = items = [None] * len(value)
+            todo += [(items, number, item) for number, item in enumerate(value)]
+        elif isinstance(value, datetime):
+            into[place] = value.isoformat(timespec="microseconds")
+        else:
+            into[place] = str.__str__(value) if isinstance(value, str) else value
+    return made[0]

@@ -6,28 +6,49 @@ Source: API reference, "Start Run".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from nunu_async.errors import InputError
+from nunu_async.models.checks import short, texts
 
 __all__ = ["GpsLocation", "RunOptions", "StartRun"]
 
 _MOST = 10
 
 
+def _needed(_: object, attribute: attrs.Attribute[str], value: object) -> None:
+    if not (isinstance(value, str) and value.strip()):
+        raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
+
+
 @attrs.frozen(kw_only=True)
 class GpsLocation:
     """A place on Earth, in degrees, as the strings the API takes."""
 
-    lat: str
-    long: str
+    lat: str = attrs.field(validator=_needed)
+    long: str = attrs.field(validator=_needed)
 
 
 def _seconds(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
     if value is not None and not (type(value) is int and value >= 0):
-        raise InputError(attribute.name, f"must be whole seconds from 0 on, not {value!r}")
+        raise InputError(attribute.name, f"must be whole seconds from 0 on, not {short(value)}")
+
+
+def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool) and not (value is None and attribute.default is None):
+        raise InputError(attribute.name, f"must be True or False, not {short(value)}")
+
+
+def _string(_: object, attribute: attrs.Attribute[str | None], value: object) -> None:
+    if not isinstance(value, str | None):
+        raise InputError(attribute.name, f"must be a string, not {short(value)}")
+
+
+def _place(_: object, attribute: attrs.Attribute[GpsLocation | None], value: object) -> None:
+    if not isinstance(value, GpsLocation | None) and value != "auto":
+        raise InputError(attribute.name, f'must be "auto" or a GpsLocation, not {short(value)}')
 
 
 @attrs.frozen(kw_only=True)
@@ -38,11 +59,13 @@ class RunOptions:
     """Dropped from the documentation during 2026."""
     max_time_seconds: int | None = attrs.field(default=None, validator=_seconds)
     """Dropped from the documentation during 2026."""
-    performance_monitoring: bool | None = None
-    mobile_auto_grant_permissions: bool | None = None
-    mobile_geolocation: str | None = None
+    performance_monitoring: bool | None = attrs.field(default=None, validator=_flag)
+    mobile_auto_grant_permissions: bool | None = attrs.field(default=None, validator=_flag)
+    mobile_geolocation: str | None = attrs.field(default=None, validator=_string)
     """Name of a proxy's place."""
-    mobile_gpslocation: Literal["auto"] | GpsLocation | None = None
+    mobile_gpslocation: Literal["auto"] | GpsLocation | None = attrs.field(
+        default=None, validator=_place
+    )
     """``auto`` needs `mobile_geolocation`."""
 
     def __attrs_post_init__(self) -> None:
@@ -51,25 +74,28 @@ class RunOptions:
 
 
 def _to_row(value: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise InputError("additional_tags", "must be a list of strings, not one string")
-    return tuple(value)
+    return tuple(texts("additional_tags", value))
 
 
 def _text(_: object, attribute: attrs.Attribute[str | None], value: object) -> None:
     if value is not None and not (isinstance(value, str) and value.strip()):
-        raise InputError(attribute.name, f"must be a string that is not empty, not {value!r}")
-
-
-def _needed(_: object, attribute: attrs.Attribute[str], value: object) -> None:
-    if not (isinstance(value, str) and value.strip()):
-        raise InputError(attribute.name, f"must be a string that is not empty, not {value!r}")
+        raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
 
 
 def _few(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
     least = 0 if attribute.name == "retries" else 1
     if value is not None and not (type(value) is int and least <= value <= _MOST):
-        raise InputError(attribute.name, f"must be from {least} to {_MOST}, not {value!r}")
+        raise InputError(attribute.name, f"must be from {least} to {_MOST}, not {short(value)}")
+
+
+def _object(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Mapping | None):
+        raise InputError(attribute.name, f"must be a dictionary, not {short(value)}")
+
+
+def _options(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, RunOptions | None):
+        raise InputError(attribute.name, f"must be RunOptions, not {short(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -90,9 +116,9 @@ class StartRun:
     additional_tags: tuple[str, ...] = attrs.field(default=(), converter=_to_row)
     retries: int | None = attrs.field(default=None, validator=_few)
     instances: int | None = attrs.field(default=None, validator=_few)
-    render_templates: bool = False
-    template_data: Mapping[str, object] | None = None
-    options: RunOptions | None = None
+    render_templates: bool = attrs.field(default=False, validator=_flag)
+    template_data: Mapping[str, object] | None = attrs.field(default=None, validator=_object)
+    options: RunOptions | None = attrs.field(default=None, validator=_options)
 
     def __attrs_post_init__(self) -> None:
         targets = ("multiplayer_test_id", "test_plan_id", "instructions")

@@ -152,13 +152,13 @@ class RunArtifact(Model):
 
 @attrs.frozen(kw_only=True)
 class StepTest(Model):
-    """What a step asked for."""
+    """What a step asked for; the newest answers promise none of it."""
 
-    test_step_id: str
-    goal: str
-    finish_condition: str
+    test_step_id: str | None = None
+    goal: str | None = None
+    finish_condition: str | None = None
     """May be empty."""
-    test_type: TestType
+    test_type: TestType | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -177,7 +177,7 @@ class RunStep(Model):
 
     step_number: int
     run_state: RunState
-    test: StepTest
+    test: StepTest | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
     duration_ms: float | None = None

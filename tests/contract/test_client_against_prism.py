@@ -205,7 +205,7 @@ async def test_a_request_is_accepted_and_its_answer_read(prism: str, style: str,
     if name.startswith(("complete", "cancel")):
         assert answer is None
     else:
-        rows = answer if isinstance(answer, tuple) else (answer,)
+        rows = answer if isinstance(answer, tuple | list) else (answer,)
         assert rows
         assert all(isinstance(row, Model) for row in rows)
 
@@ -219,6 +219,21 @@ async def test_the_options_of_a_run_are_accepted(
     async with client(prism, style) as nunu:
         started = await start(multiplayer_test_id=TEST, options=options)(nunu)
     assert started.job_ids
+
+
+async def test_the_requests_for_jobs_are_accepted(prism: str) -> None:
+    """Described for the project's paths alone."""
+    async with client(prism, "project") as nunu:
+        page = await nunu.jobs.list_page(
+            status="running",
+            test_plan_execution_id=EXECUTION,
+            multiplayer_test_id=TEST,
+            tags=["a", "b"],
+            page_size=100,
+        )
+        job = await nunu.jobs.get(JOB)
+    assert page.data
+    assert job.job_id
 
 
 @FAMILIES

@@ -46,6 +46,8 @@ CALLS: dict[str, Callable[[NunuClient], Awaitable[object]]] = {
     "DELETE /builds/upload": lambda nunu: nunu.builds.cancel_upload(TICKET),
     "GET /builds/upload/parts": lambda nunu: nunu.builds.get_upload_parts(TICKET, [1, 2]),
     "POST /builds/upload/complete": lambda nunu: nunu.builds.complete_upload(TICKET, PARTS),
+    "GET /jobs": lambda nunu: nunu.jobs.list_page(),
+    "GET /jobs/{jobId}": lambda nunu: nunu.jobs.get(JOB),
     "GET /test-plan-executions": lambda nunu: nunu.test_plan_executions.list_page(),
 }
 ERRORS: dict[int, type[ApiError]] = {
@@ -68,7 +70,7 @@ MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d
 
 def examples() -> Iterator[Any]:
     """Yield every example, as (operation, path family, status, body)."""
-    for family, verb, path, described in operations():
+    for family, verb, path, described in operations(with_jobs=True):
         responses = document(family)["components"]["responses"]
         for status, response in described["responses"].items():
             name = response.get("$ref", "").rpartition("/")[2]
@@ -166,11 +168,17 @@ async def test_an_example_of_an_error_is_raised_with_all_it_says(
 @pytest.mark.parametrize("operation", CALLS)
 @pytest.mark.parametrize("family", CORE)
 async def test_the_request_goes_where_the_operation_is(operation: str, family: str) -> None:
-    described = {f"{verb} {path}" for told, verb, path, _ in operations() if told == family}
+    described = {
+        f"{verb} {path}" for told, verb, path, _ in operations(with_jobs=True) if told == family
+    }
     async with answered(told({"error": "no"}, 400), **settings(family)) as wire:
         with pytest.raises(BadRequest):
             await CALLS[operation](wire.nunu)
     verb, _, target = wire.lines[0].partition(" ")
     path = target.partition("?")[0].removeprefix("/api/v1")
-    path = path.replace(f"/project/{PROJECT}/", "/project/{projectId}/").replace(RUN, "{runId}")
+    path = (
+        path.replace(f"/project/{PROJECT}/", "/project/{projectId}/")
+        .replace(RUN, "{runId}")
+        .replace(JOB, "{jobId}")
+    )
     assert f"{verb} {path}" in described

@@ -1,0 +1,89 @@
+"""Jobs: what a start queues, and what the runs of it came to.
+
+Source: API reference, "List Jobs", "Get Job".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import attrs
+
+from nunu_async.models.base import Model
+from nunu_async.models.runs import StartedRun
+from nunu_async.models.vocab import JobStatus, RunResult, RunState
+
+__all__ = ["FinishedRun", "Job", "JobRetries", "JobRun"]
+
+
+@attrs.frozen(kw_only=True)
+class JobRetries(Model):
+    """How often a job may start a failed run again."""
+
+    total: int = 0
+    remaining: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class JobRun(Model):
+    """One run of a job, in short; `nunu.runs.get` tells the rest."""
+
+    multiplayer_run_id: str
+    state: RunState | None = None
+    result: RunResult | None = None
+    """Null until completed."""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    players: int | None = None
+    """How many."""
+
+
+@attrs.frozen(kw_only=True)
+class Job(Model):
+    """One test that was started, with a run for each instance and each retry."""
+
+    job_id: str
+    status: JobStatus
+    created_at: datetime
+    runs: tuple[JobRun, ...]
+    """Those that have appeared."""
+    project_id: str | None = None
+    multiplayer_test_id: str | None = None
+    test_name: str | None = None
+    platform: str | None = None
+    build_id: str | None = None
+    test_plan_execution_id: str | None = None
+    completed_at: datetime | None = None
+    queue_rejection_reason: str | None = None
+    templating_enabled: bool | None = None
+    template_data: Mapping[str, object] | None = None
+    stopped_by: Mapping[str, object] | None = None
+    tags: tuple[str, ...] = ()
+    retries: JobRetries | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing about it will change any more."""
+        return self.status == JobStatus.COMPLETED
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it is over, and each run that failed was made up for by a retry."""
+        retried = self.retries.total - self.retries.remaining if self.retries else 0
+        good = sum(run.result == RunResult.SUCCESS for run in self.runs)
+        return self.is_terminal and good > 0 and good >= len(self.runs) - retried
+
+
+@attrs.frozen(kw_only=True)
+class FinishedRun:
+    """What was started, and what became of it."""
+
+    started: StartedRun
+    jobs: tuple[Job, ...]
+    """One for a test, one for each test of a plan; in the order of `started.job_ids`."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every job succeeded."""
+        return bool(self.jobs) and all(job.succeeded for job in self.jobs)

@@ -1,0 +1,1 @@
+"""Waiting on many, at the cost of pages."""

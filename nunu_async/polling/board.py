@@ -1,0 +1,204 @@
+"""Who is watched, what was seen of them, who is due. Pure: time and chance are passed in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+__all__ = ["Board", "Watched", "fold"]
+
+# A row may take a moment to appear after what made it; then its absence is an answer. That of one
+# which was seen before is more likely to pass.
+_GRACE = 15.0
+_GRACE_ONCE_SEEN = 300.0
+# Two looks at lists that stood still, or twenty at lists that moved while they were read.
+_MISS = 10
+_MISS_WHILE_MOVING = 1
+_ENOUGH_MISSES = 20
+# Looks of many clients that were started together drift apart.
+_JITTER = 0.1
+_LONGEST_PAUSE = 300.0
+_UUID_LENGTH = 36
+
+
+class Waiting(Protocol):
+    """Somebody who waits."""
+
+    interval: float
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+def fold(name: str) -> str:
+    """Return an id as it is compared: UUIDs in lower case, whatever case a caller has."""
+    return name.lower() if len(name) == _UUID_LENGTH and not name.islower() else name
+
+
+@attrs.define(eq=False)
+class Watched(Generic[W]):
+    """One id that somebody waits for; times are monotonic seconds.
+
+    Attributes:
+        asked: the id as the first caller wrote it.
+        waits: who waits for it.
+        interval: seconds between two looks, the least that any of them asked for.
+        state: the last state seen, in the service's word; None before the first sight.
+        moment: when it began, by the service; what its place in a sorted list goes by.
+        looked: when the last look at it ended.
+        missed_at: when the first look ended that did not find it, since it was seen last.
+        misses: how much those looks, one after the other, tell of its absence.
+    """
+
+    asked: str
+    waits: list[W]
+    interval: float
+    state: str | None = None
+    moment: datetime | None = None
+    looked: float = -math.inf
+    missed_at: float = 0.0
+    misses: int = 0
+
+
+class Board(Generic[W]):
+    """The ids that are watched, each once, whoever waits for it."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, Watched[W]] = {}
+        self._fresh: set[str] = set()
+        self._not_before = -math.inf
+        self._open_at = -math.inf
+        self._failures = 0
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def __getitem__(self, key: str) -> Watched[W]:
+        return self._watched[key]
+
+    def get(self, key: str) -> Watched[W] | None:
+        """Return what is watched under a folded id."""
+        return self._watched.get(key)
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether a look is wanted at once."""
+        return bool(self._fresh)
+
+    def watch(self, name: str, wait: W) -> None:
+        """Watch an id for one more; it is looked at without waiting for its turn."""
+        key = fold(name)
+        watched = self._watched.get(key)
+        if watched is None:
+            self._watched[key] = Watched(name, [wait], wait.interval)
+        else:
+            watched.waits.append(wait)
+            watched.interval = min(watched.interval, wait.interval)
+        self._fresh.add(key)
+
+    def leave(self, name: str, wait: W) -> None:
+        """Forget that somebody waits for an id, and the id with the last of them."""
+        watched = self._watched.get(key := fold(name))
+        if watched is None or wait not in watched.waits:
+            return
+        watched.waits.remove(wait)
+        if watched.waits:
+            watched.interval = min(other.interval for other in watched.waits)
+        else:
+            self.take(key)
+
+    def take(self, key: str) -> list[W]:
+        """Watch an id no longer; return who waited for it."""
+        self._fresh.discard(key)
+        return self._watched.pop(key).waits
+
+    def clear(self) -> set[W]:
+        """Watch nothing any longer; return everybody who waited."""
+        everybody = {wait for watched in self._watched.values() for wait in watched.waits}
+        self._watched.clear()
+        self._fresh.clear()
+        return everybody
+
+    def next_look(self, chance: float) -> float:
+        """Return when the next look is to begin; `chance` in [0, 1) is the jitter."""
+        if self._fresh:
+            return max(self._not_before, self._open_at)
+        first = min(self._watched.values(), key=lambda watched: watched.looked + watched.interval)
+        turn = first.looked + first.interval * (1 + _JITTER * chance)
+        return max(self._not_before, turn)
+
+    def due(self, now: float) -> set[str]:
+        """Return the ids that a look which begins now is for."""
+        fresh, self._fresh = self._fresh, set()
+        return fresh.union(
+            key
+            for key, watched in self._watched.items()
+            if watched.looked + watched.interval <= now
+        )
+
+    def saw(self, key: str, state: str, moment: datetime | None, now: float) -> bool:
+        """Take note of a row of a watched id; tell whether its state is another than before."""
+        watched = self._watched[key]
+        changed = watched.state != state
+        self._fresh.discard(key)
+        watched.state, watched.moment = state, moment or watched.moment
+        watched.looked, watched.misses = now, 0
+        return changed
+
+    def looked(self, keys: Iterable[str], now: float) -> None:
+        """Take note that a look at these ended."""
+        for key in keys:
+            if key in self._watched:
+                self._watched[key].looked = now
+
+    def missed(self, keys: Iterable[str], now: float, *, moving: bool = False) -> list[str]:
+        """Take note that a look did not find these; return those that have been gone too long.
+
+        `moving` tells that rows left a list while it was read, so that others may have slipped by.
+        """
+        gone = []
+        for key in keys:
+            watched = self._watched.get(key)
+            if watched is None:
+                continue
+            if watched.misses == 0:
+                watched.missed_at = now
+            watched.misses += _MISS_WHILE_MOVING if moving else _MISS
+            grace = _GRACE if watched.state is None else _GRACE_ONCE_SEEN
+            if watched.misses >= _ENOUGH_MISSES and now - watched.missed_at >= grace:
+                gone.append(key)
+        return gone
+
+    def most_misses(self, keys: Collection[str]) -> int:
+        """Return how many looks in a row did not find the most elusive of these, about."""
+        misses = (self._watched[key].misses for key in keys if key in self._watched)
+        return -(-max(misses, default=0) // _MISS)
+
+    def span(self, keys: Collection[str]) -> tuple[datetime, datetime] | None:
+        """Return when the oldest and the newest of these began; None if not known of each."""
+        moments = [self._watched[key].moment for key in keys if key in self._watched]
+        known = [moment for moment in moments if moment is not None]
+        return (min(known), max(known)) if known and len(known) == len(moments) else None
+
+    def went_well(self, now: float, requests: int) -> None:
+        """Take note of a look without a failure, and of what it cost.
+
+        Whoever comes next is looked at at once, but all newcomers together cause no more than
+        fifty requests a second.
+        """
+        self._failures = 0
+        self._not_before = -math.inf
+        self._open_at = now + min(1.0, 0.02 * requests)
+
+    def went_wrong(self, now: float, retry_after: float | None) -> float:
+        """Take note of a look that failed in part; return the seconds until the next."""
+        self._failures += 1
+        least = min((watched.interval for watched in self._watched.values()), default=1.0)
+        pause = min(least * (1 << min(self._failures, 10)), max(least, _LONGEST_PAUSE))
+        pause = max(pause, retry_after or 0.0)
+        self._not_before = now + pause
+        return pause

@@ -1,0 +1,112 @@
+"""The polling room: what can be waited for, and running something to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+
+from nunu_async.core.cancellation import finish
+from nunu_async.core.clock import Clock, time_limit
+from nunu_async.endpoints.jobs import Jobs
+from nunu_async.endpoints.runs import Runs
+from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
+from nunu_async.errors import NunuError
+from nunu_async.models.jobs import FinishedRun, Job
+from nunu_async.models.runs import Run, StartedRun
+from nunu_async.models.test_plan_executions import TestPlanExecution
+from nunu_async.polling.kinds import execution_kind, job_kind, job_of, run_kind
+from nunu_async.polling.waiting import Terms, Waiter
+from nunu_async.polling.watcher import Watcher
+
+__all__ = ["OnStart", "Polling"]
+
+_LOG = logging.getLogger("nunu_async.polling")
+
+OnStart = Callable[[StartedRun], Awaitable[None] | None]
+
+
+class Polling:
+    """Everybody of one client who waits: one loop for each kind, while somebody waits for it."""
+
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        jobs: Jobs,
+        executions: TestPlanExecutions,
+        clock: Clock,
+        cleanup: float,
+    ) -> None:
+        self._runs_api = runs
+        self._clock = clock
+        self._cleanup = cleanup
+        watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=self._refused)
+        watch_jobs = Watcher(job_kind(jobs, runs), clock=clock, on_refused=self._refused)
+        watch_executions = Watcher(
+            execution_kind(executions), clock=clock, on_refused=self._refused
+        )
+        self._watchers = (watch_runs, watch_jobs, watch_executions)
+        self.runs: Waiter[Run] = Waiter(watch_runs, clock=clock)
+        self.jobs: Waiter[Job] = Waiter(watch_jobs, clock=clock)
+        self.executions: Waiter[TestPlanExecution] = Waiter(watch_executions, clock=clock)
+
+    def _refused(self, error: NunuError) -> None:
+        # The same key and the same permission serve all kinds.
+        for watcher in self._watchers:
+            watcher.fail(error)
+
+    async def run_to_end(
+        self,
+        start: Coroutine[object, object, StartedRun],
+        terms: Terms[Job],
+        *,
+        on_start: OnStart | None,
+        stop_on_cancel: bool,
+    ) -> FinishedRun:
+        """Start something, and wait until all of its jobs are over.
+
+        Raises: what starting and waiting raise.
+        """
+        starting = asyncio.ensure_future(start)
+        try:
+            started = await asyncio.shield(starting)
+            if on_start is not None:
+                told = on_start(started)
+                if inspect.isawaitable(told):
+                    await told
+            if started.multiplayer_run_id is not None:
+                return await self._one_run(started, started.multiplayer_run_id, terms)
+            return FinishedRun(started=started, jobs=await self.jobs.many(started.job_ids, terms))
+        except asyncio.CancelledError:
+            if stop_on_cancel:
+                await finish(self._stop(starting))
+            else:
+                starting.cancel()
+            raise
+
+    async def _one_run(self, started: StartedRun, run_id: str, terms: Terms[Job]) -> FinishedRun:
+        """Wait for the run of a start as old as January 2026, when jobs could not be read."""
+        told = Terms[Run](
+            timeout=terms.timeout, interval=terms.interval, raise_on_failure=terms.raise_on_failure
+        )
+        run = await self.runs.one(run_id, told)
+        job_id = started.job_ids[0] if started.job_ids else run_id
+        return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
+
+    async def _stop(self, starting: asyncio.Task[StartedRun]) -> None:
+        """Stop what was started, or may be about to be; what goes wrong is only logged."""
+        ids: tuple[str, ...] = ()
+        try:
+            async with time_limit(self._clock, self._cleanup):
+                ids = (await starting).job_ids
+                if ids:
+                    await self._runs_api.stop(ids)
+        except (NunuError, TimeoutError) as error:
+            _LOG.warning("could not stop %s: %s", ", ".join(ids) or "what was started", error)
+
+    async def close(self) -> None:
+        """End every wait with `ClientClosed`."""
+        for watcher in self._watchers:
+            await watcher.close()

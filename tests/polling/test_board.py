@@ -1,0 +1,229 @@
+"""The rules of who is due, who is given up, and how long to leave a server in peace."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nunu_async.polling.board import Board, fold
+
+
+@attrs.define(eq=False)
+class Someone:
+    interval: float = 10.0
+
+
+def board_of(*names: str, interval: float = 10.0) -> tuple[Board[Someone], Someone]:
+    board: Board[Someone] = Board()
+    one = Someone(interval)
+    for name in names:
+        board.watch(name, one)
+    return board, one
+
+
+def test_the_first_look_is_at_once() -> None:
+    board, _ = board_of("a", "b")
+    assert board.next_look(0.99) == -math.inf
+    assert board.due(1000.0) == {"a", "b"}
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+def test_the_next_look_is_an_interval_later_and_never_sooner(chance: float) -> None:
+    board, _ = board_of("a")
+    board.due(0.0)
+    board.looked({"a"}, 5.0)
+    assert 15.0 <= board.next_look(chance) <= 16.0
+    assert board.due(14.9) == set()
+    assert board.due(15.0) == {"a"}
+
+
+def test_whoever_comes_later_does_not_wait_for_the_turn_of_others() -> None:
+    board, _ = board_of("a")
+    board.due(0.0)
+    board.looked({"a"}, 0.0)
+    board.watch("b", Someone(10.0))
+    assert board.next_look(0.5) == -math.inf
+    assert board.due(3.0) == {"b"}
+
+
+def test_newcomers_cause_fifty_requests_a_second_at_most() -> None:
+    board, _ = board_of("a")
+    board.due(0.0)
+    board.looked({"a"}, 0.0)
+    board.went_well(0.0, 20)
+    board.watch("b", Someone(10.0))
+    assert board.next_look(0.5) == pytest.approx(0.4)
+    board.went_well(0.0, 1000)
+    assert board.next_look(0.5) == 1.0
+
+
+def test_the_shortest_interval_counts_as_long_as_its_owner_waits() -> None:
+    board, slow = board_of("a", interval=60.0)
+    quick = Someone(5.0)
+    board.watch("a", quick)
+    board.due(0.0)
+    board.looked({"a"}, 0.0)
+    assert board.next_look(0.0) == 5.0
+    board.leave("a", quick)
+    assert board.next_look(0.0) == 60.0
+    board.leave("a", slow)
+    assert len(board) == 0
+
+
+def test_leaving_twice_or_as_a_stranger_does_nothing() -> None:
+    board, one = board_of("a")
+    board.leave("a", Someone())
+    board.leave("b", one)
+    assert len(board) == 1
+    board.leave("a", one)
+    board.leave("a", one)
+    assert len(board) == 0
+
+
+def test_a_row_seen_by_the_way_has_had_its_look() -> None:
+    board, _ = board_of("a", "b")
+    board.due(0.0)
+    board.looked({"a", "b"}, 0.0)
+    assert board.saw("b", "running", None, 7.0)
+    assert not board.saw("b", "running", None, 8.0)
+    assert board.due(10.0) == {"a"}
+    assert board.due(18.0) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("looks", "gone"),
+    [
+        ([0.0], False),
+        ([0.0, 14.9], False),
+        ([0.0, 15.0], True),
+        ([0.0, 7.0, 14.0], False),
+        ([0.0, 10.0, 20.0], True),
+        ([0.0, 600.0], True),
+    ],
+)
+def test_an_id_is_given_up_after_a_quarter_of_a_minute_and_two_looks(
+    looks: list[float], gone: bool
+) -> None:
+    board, _ = board_of("a")
+    for now in looks[:-1]:
+        assert board.missed(["a"], now) == []
+    assert board.missed(["a"], looks[-1]) == (["a"] if gone else [])
+
+
+def test_a_sight_starts_the_grace_anew() -> None:
+    """And one that was seen has longer to come back."""
+    board, _ = board_of("a")
+    board.missed(["a"], 0.0)
+    board.saw("a", "running", None, 20.0)
+    assert board.missed(["a"], 40.0) == []
+    assert board.missed(["a"], 339.0) == []
+    assert board.missed(["a"], 340.0) == ["a"]
+
+
+def test_looks_at_lists_that_move_tell_little() -> None:
+    board, _ = board_of("a")
+    gone = [board.missed(["a"], float(now), moving=True) for now in range(0, 200, 10)]
+    assert gone == [[]] * 19 + [["a"]]
+
+
+def test_failures_lengthen_the_pause_and_success_ends_that() -> None:
+    board, _ = board_of("a")
+    assert [board.went_wrong(0.0, None) for _ in range(7)] == [20, 40, 80, 160, 300, 300, 300]
+    assert board.next_look(0.0) == 300.0
+    board.went_well(0.0, 1)
+    assert board.went_wrong(0.0, None) == 20
+
+
+def test_what_the_server_asks_for_counts_even_where_it_is_longer() -> None:
+    board, _ = board_of("a")
+    assert board.went_wrong(100.0, 1000.0) == 1000.0
+    assert board.next_look(0.9) == 1100.0
+
+
+def test_a_long_interval_is_not_shortened_by_failures() -> None:
+    board, _ = board_of("a", interval=3600.0)
+    assert board.went_wrong(0.0, None) == 3600.0
+
+
+def test_the_span_is_unknown_as_soon_as_one_is() -> None:
+    board, _ = board_of("a", "b", "c")
+    old, new = (datetime(2026, 4, day, tzinfo=UTC) for day in (1, 2))
+    board.saw("a", "running", new, 0.0)
+    board.saw("b", "running", old, 0.0)
+    assert board.span({"a", "b"}) == (old, new)
+    assert board.span({"a"}) == (new, new)
+    assert board.span({"a", "c"}) is None
+    assert board.span(set()) is None
+
+
+UUID = "A0B00000-0000-4000-8000-00000000000F"
+
+
+def test_uuids_are_one_in_any_case_and_other_ids_are_not() -> None:
+    assert fold(UUID) == fold(UUID.lower()) == UUID.lower()
+    assert fold("RunAbc") == "RunAbc"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["watch", "leave", "look", "saw", "missed"]),
+            st.sampled_from("abcd"),
+            st.integers(0, 2),
+            st.floats(0, 40),
+        ),
+        max_size=40,
+    )
+)
+def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
+    steps: list[tuple[str, str, int, float]],
+) -> None:
+    """Each watched id is due at its time, and never sooner but for newcomers to it."""
+    board: Board[Someone] = Board()
+    people = [Someone(5.0), Someone(10.0), Someone(60.0)]
+    waiting: dict[str, list[Someone]] = {}
+    looked: dict[str, float] = {}
+    fresh: set[str] = set()
+    now = 0.0
+    for step, name, who, later in steps:
+        now += later
+        if step == "watch":
+            board.watch(name, people[who])
+            waiting.setdefault(name, []).append(people[who])
+            fresh.add(name)
+        elif step == "leave" and people[who] in waiting.get(name, []):
+            board.leave(name, people[who])
+            waiting[name].remove(people[who])
+            if not waiting[name]:
+                del waiting[name]
+                looked.pop(name, None)
+                fresh.discard(name)
+        elif step == "saw" and name in waiting:
+            board.saw(name, "running", None, now)
+            looked[name] = now
+            fresh.discard(name)
+        elif step == "missed":
+            board.missed([name], now)
+        elif step == "look":
+            expected = {
+                key
+                for key, crowd in waiting.items()
+                if key in fresh
+                or looked.get(key, -math.inf) + min(one.interval for one in crowd) <= now
+            }
+            assert board.due(now) == expected
+            board.looked(expected, now)
+            looked.update(dict.fromkeys(expected, now))
+            fresh.clear()
+        assert len(board) == len(waiting)
+        if waiting:
+            turn = min(
+                looked.get(key, -math.inf) + min(one.interval for one in crowd)
+                for key, crowd in waiting.items()
+            )
+            assert board.next_look(0.0) == (-math.inf if fresh else turn)
