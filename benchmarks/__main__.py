@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import decode, upload
+from benchmarks import decode, upload, wait
 
 if __name__ == "__main__":
     asked = [] if "--full" in sys.argv[1:] else ["--short"]
-    sys.exit(decode.main(asked) or upload.main(asked))
+    sys.exit(decode.main(asked) or upload.main(asked) or wait.main(asked))

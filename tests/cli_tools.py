@@ -100,6 +100,10 @@ class Running:
     def out(self) -> str:
         return self._text["out"]
 
+    @property
+    def err(self) -> str:
+        return self._text["err"]
+
     async def says(self, words: str, times: int = 1) -> None:
         """Wait until standard output or error has `words` so many times."""
 

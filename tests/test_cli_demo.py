@@ -3,12 +3,16 @@
 import asyncio
 import hashlib
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from cli_tools import listing, make, run, together
 
-PROGRESS = r"nunu-async: .+ of 72\.0 MB, .+/s.*"
+from nunu_async.cli import demo
+from nunu_async.sandbox import Script
+
+PROGRESS = r"nunu-async: .+ of 72\.0 MB, .+/s.*|nunu-async: [0-9]+s: 2 jobs: .+"
 
 
 async def test_the_demo_makes_a_build_uploads_it_and_says_what_it_did(tmp_path: Path) -> None:
@@ -22,6 +26,9 @@ async def test_the_demo_makes_a_build_uploads_it_and_says_what_it_did(tmp_path: 
     assert max(map(len, lines)) <= 100
     for words in ("demo-build.zip", "72.0 MB in 9 parts", "at most 4 at once", "SHA-256", "true"):
         assert words in ran.out
+    # The changes as they were seen, and what each test came to.
+    assert "2 jobs: 2 success" in ran.err
+    assert lines[-2:] == ["Shop purchase: success after 16s.", "First quest: success after 24s."]
     assert listing(tmp_path) == []
 
 
@@ -30,6 +37,7 @@ async def test_the_demo_takes_any_file(tmp_path: Path, name: str) -> None:
     (file,) = make(tmp_path, name, size=9_000_000 if name == "game.apk" else 10)
     ran = await run("demo", name, env={}, cwd=tmp_path, python=("-W", "error"))
     assert ran.code == 0
+    assert ran.out.count(": success after ") == 2
     assert "Warning" not in ran.err
     assert max(map(len, ran.out.splitlines())) <= 100
     assert name in ran.out
@@ -62,7 +70,30 @@ async def test_settings_of_the_machine_do_not_reach_the_demo(tmp_path: Path) -> 
         "HTTP_PROXY": "http://127.0.0.1:9",
     }
     ran = await run("demo", "game.apk", env=settings, cwd=tmp_path)
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    assert all(re.fullmatch(PROGRESS, line) for line in ran.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("scripts", "words"),
+    [
+        ((Script(), Script(result="FAILED")), "First quest: failed"),
+        ((Script(result="SKIPPED"), Script()), "Shop purchase: s"),
+    ],
+)
+async def test_the_demo_fails_where_a_test_does(
+    tmp_path: Path,
+    scripts: tuple[Script, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (file,) = make(tmp_path, "game.apk")
+    monkeypatch.setattr(demo, "_SCRIPTS", scripts)
+    assert await demo.demo(Namespace(file=str(file))) == 1
+    out, err = capsys.readouterr()
+    assert words in out
+    assert "the tests did not all pass" in err
 
 
 async def test_a_sandbox_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from cli_tools import PATIENCE, environment, run, started, together, until
 from rich.cells import cell_len
+from scripted import artifact, details, player, step
 
 from nunu_async.sandbox import (
     Artifact,
@@ -217,7 +218,7 @@ async def test_a_limit_stops_the_requests() -> None:
 
 
 @needs_terminals
-@pytest.mark.parametrize("columns", [30, 60, 120])
+@pytest.mark.parametrize("columns", [30, 60, 120, 160])
 async def test_tables_fit_the_terminal(columns: int) -> None:
     async with Sandbox() as box:
         box.tests = [LONG]
@@ -225,12 +226,13 @@ async def test_tables_fit_the_terminal(columns: int) -> None:
         box.add_run(script=Script(run_seconds=math.inf), state="RUNNING")
         box.add_run(script=Script(result="MAX_STEPS"), created=1_735_675_200.0)
         box.add_execution(outcome=Outcome(passed=2, failed=1), build=BUILD)
-        told = []
+        told, left_out = [], []
         for said in ("runs list", "executions list", f"runs bugs {done.run_id}"):
             code, lines, err = await on_a_terminal(columns, *said.split(), env=box.environment)
-            assert (code, err) == (0, "")
+            assert code == 0
             assert max(map(cell_len, lines)) <= columns, lines
             told.append(lines)
+            left_out.append(err)
         code, lines, err = await on_a_terminal(
             columns, "runs", "get", done.run_id, env=box.environment
         )
@@ -245,16 +247,41 @@ async def test_tables_fit_the_terminal(columns: int) -> None:
         if columns >= 60:
             assert runs[0].split()[:5] == ["RUN", "STATE", "RESULT", "CREATED", "TEST"]
             assert "Buy a" in runs[1]
-            assert executions[0].split()[:3] == ["EXECUTION", "STATUS", "PASSED"]
-            assert executions[1].split()[2] == "2/3"
+            assert executions[0].split()[:3] == ["EXECUTION", "STATUS", "PLAN"]
             assert "The lantern" in bugs[1]
             # Names are shown as they are, and can do nothing to the terminal.
             assert r"A \x1b[2Jtitle" in bugs[2]
-        if columns == 120:
-            assert runs[0].split()[5:] == ["DURATION", "BUGS", "BUILD", "TAGS"]
+        if columns >= 120:
+            assert runs[0].split()[5:8] == ["DURATION", "BUGS", "JOB"]
+            assert done.job_id in "".join(runs)
+            assert executions[0].split()[2:5] == ["PLAN", "STARTED", "PASSED"]
+            assert "2/3" in executions[1].split()
+        # What had no room is told, and is in none of the tables.
+        for lines, err in zip(told, left_out, strict=True):
+            if err:
+                start, names, end = re.split("[:;] ", err.removeprefix("nunu-async: "))
+                assert (start, end) == ("not shown for want of room", "--json has all\n")
+                assert not set(names.split(", ")) & set(lines[0].split())
+        if columns == 160:
+            assert runs[0].split()[8:] == ["TAGS", "BUILD"]
             (built,) = [row for row in runs if "harbor-2.4.0" in row]
             assert "tag-0" in built
-            assert "PLAN" in executions[0]
+            assert left_out == ["", "", ""]
+        else:
+            assert "TAGS, BUILD" in left_out[0]
+            assert ("JOB" in left_out[0]) == ("PASSED" in left_out[1]) == (columns < 120)
+
+
+@needs_terminals
+async def test_columns_with_nothing_to_tell_are_left_out_on_a_terminal_only() -> None:
+    async with Sandbox() as box:
+        box.add_run(script=Script(run_seconds=math.inf), state="RUNNING")
+        code, lines, err = await on_a_terminal(120, "runs", "list", env=box.environment)
+        assert (code, err) == (0, "")
+        assert lines[0].split() == ["RUN", "STATE", "CREATED", "TEST", "JOB"]
+        ran = await run("runs", "list", env=box.environment)
+        assert ran.out.split("\n")[0].split()[-3:] == ["JOB", "TAGS", "BUILD"]
+        assert ran.err == ""
 
 
 async def test_a_terminal_without_umlauts_gets_the_table_all_the_same() -> None:
@@ -352,8 +379,9 @@ async def test_executions_are_listed_filtered_and_sorted() -> None:
         )
         assert [(ran.code, ran.err) for ran in (table, filtered)] == [(0, "")] * 2
         header, row = table.out.splitlines()
-        assert header.split()[:4] == ["EXECUTION", "STATUS", "PASSED", "PLAN"]
-        assert row.split()[:5] == [made.execution_id, "completed", "2/3", "Release", "gate"]
+        assert header.split()[:5] == ["EXECUTION", "STATUS", "PLAN", "STARTED", "PASSED"]
+        assert row.split()[:4] == [made.execution_id, "completed", "Release", "gate"]
+        assert "2/3" in row.split()
         (found,) = json.loads(filtered.out)
         assert found["status"] == "in_progress"
         assert {
@@ -456,7 +484,7 @@ async def test_stopping_tells_what_was_stopped_and_what_was_not() -> None:
         ]
         none = await run("runs", "stop", UNKNOWN, "--json", env=box.environment)
         assert (none.code, none.out) == (1, "")
-        none.tells("404", "no jobs found")
+        none.tells("404", "no jobs found", "; `runs stop` takes job ids; `runs list` shows them\n")
         assert box.journal[0].body == {"job_ids": going[:2]}
 
 
@@ -506,6 +534,82 @@ async def test_a_full_disk_is_a_failure() -> None:
             _, err = await process.communicate()
             assert process.returncode == 1
             assert err == b"nunu-async: cannot write the result: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+async def test_a_start_or_a_stop_that_cannot_be_told_is_a_failure(form: list[str]) -> None:
+    """What was done is told on standard error instead."""
+    async with Sandbox() as box:
+        going = box.add_run(script=Script(run_seconds=math.inf), state="RUNNING")
+        config, test = box.deployment_configs[0].id, box.tests[0].id
+        start = ["start", "--deployment-config", config, "--test", test]
+        for asked_ in (start, ["stop", going.job_id]):
+            full = os.open("/dev/full", os.O_WRONLY)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(*COMMAND, "runs", *asked_, *form),
+                    env=environment(box.environment),
+                    stdout=full,
+                    stderr=asyncio.subprocess.PIPE,
+                )
+            finally:
+                os.close(full)
+            _, err = await process.communicate()
+            assert process.returncode == 1
+            assert err.startswith(b"nunu-async: cannot write the result (No space left on device)")
+            told = err.decode().split("): ", 1)[1]
+            assert going.job_id in told if "stop" in asked_ else re.search("[0-9a-f-]{36}", told)
+
+
+async def serving(body: bytes) -> tuple[asyncio.Server, dict[str, str]]:
+    """Answer every request with a body; return the environment that leads to it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ")
+        writer.write(str(len(body)).encode() + b"\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    return server, {"NUNU_API_KEY": "nunu_a_key_for_tests_only_0001", "NUNU_BASE_URL": base}
+
+
+@pytest.mark.parametrize(
+    ("change", "form", "code", "words"),
+    [
+        ({"steps": [step(test=None), step(test={})]}, [], 0, ""),
+        (
+            {"artifacts": [artifact(size=10**400)]},
+            [],
+            1,
+            "64 bits @ $.players[0].artifacts[0].size",
+        ),
+        ({"steps": [step(duration_ms=10**300)]}, [], 0, ""),
+    ],
+)
+async def test_an_odd_run_is_shown_or_told_in_a_line(
+    change: dict[str, Any], form: list[str], code: int, words: str
+) -> None:
+    one = player(**({"artifacts": [], "steps": []} | change))
+    server, env = await serving(json.dumps(details(players=[one])).encode())
+    async with server:
+        ran = await run("runs", "get", "k3v9q0zt7mx", *form, env=env)
+    assert (ran.code, len(ran.err.splitlines())) == (code, code)
+    assert words in ran.err
+
+
+async def test_a_run_that_is_nested_too_deep_is_told_in_a_line() -> None:
+    body = json.dumps(details())[:-1] + ', "zz": ' + "[" * 880 + "]" * 880 + "}"
+    server, env = await serving(body.encode())
+    async with server:
+        shown = await run("runs", "get", "k3v9q0zt7mx", env=env)
+        told = await run("runs", "get", "k3v9q0zt7mx", "--json", env=env)
+    assert (shown.code, shown.err) == (0, "")
+    assert told.code in {0, 1}  # as deep as the interpreter can go
+    assert len(told.err.splitlines()) == told.code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
@@ -563,8 +667,9 @@ async def test_exit_codes_and_a_line_for_each_failure() -> None:
     async with Sandbox(keys={reader: Key(permissions=["project:read-runs"])}) as box:
         env = box.environment
         bare = {"NUNU_BASE_URL": box.base_url}
-        gone, bad, no_key, no_id, wrong, weak = await together(
+        gone, bugless, bad, no_key, no_id, wrong, weak = await together(
             run("runs", "get", "nope", env=env),
+            run("runs", "bugs", "nope", env=env),
             run("runs", "list", "--json", "--job", "x", env=env),
             run("runs", "list", "--json", env=bare),
             run("runs", "get", "../stop", env=env),
@@ -572,9 +677,10 @@ async def test_exit_codes_and_a_line_for_each_failure() -> None:
             run("runs", "stop", UNKNOWN, env=env | {"NUNU_API_KEY": reader}),
         )
         for ran, code, *words in (
-            (gone, 1, "404", "run not found"),
+            (gone, 1, "404", "run not found", "; a job id? `runs list --job ID` gives"),
+            (bugless, 1, "404", "run not found", "; a job id? `runs list --job ID` gives"),
             (bad, 1, "400", "job_id"),
-            (no_key, 2, "NUNU_API_KEY"),
+            (no_key, 2, "NUNU_API_KEY", "`nunu-async demo` needs none", "`nunu-async sandbox`"),
             (no_id, 2, "run_id"),
             (wrong, 1, "401", "Invalid API key"),
             (weak, 1, "403", "project:operate-runs"),
@@ -582,6 +688,21 @@ async def test_exit_codes_and_a_line_for_each_failure() -> None:
             assert (ran.code, ran.out) == (code, "")
             ran.tells(*words)
             assert len(ran.err.splitlines()) == 1
+            assert "api_key" not in ran.err
+
+
+async def test_words_of_filters_count_in_any_case() -> None:
+    async with Sandbox() as box:
+        sort = "--sort-by Start-Time --sort-order ASC"
+        runs, executions = await together(
+            run("runs", "list", "--json", "--state", "COMPLETED", env=box.environment),
+            run(*f"executions list --json --status Queued {sort}".split(), env=box.environment),
+        )
+        assert [(ran.code, ran.err) for ran in (runs, executions)] == [(0, "")] * 2
+        assert asked(box)[0]["state"] == "completed"
+        (query_,) = asked(box, "list_test_plan_executions")
+        assert (query_["status"], query_["sort_by"]) == ("queued", "start_time")
+        assert query_["sort_order"] == "asc"
 
 
 @pytest.mark.parametrize(
@@ -607,6 +728,12 @@ async def test_exit_codes_and_a_line_for_each_failure() -> None:
         ("runs start --deployment-config C --test T --template-data {", "not JSON"),
         ('runs start --deployment-config C --test T --template-data {"a":NaN}', "NaN"),
         ("runs start --deployment-config C --test T --template-data @/no/file", "cannot read"),
+        ("runs start --deployment-config C --test T --tags ''", "at least one tag"),
+        ("runs list --tags ,", "at least one tag"),
+        ("upload game.apk --name N --tags ''", "at least one tag"),
+        ("upload game.apk --name N --deletion-policy oldest", "--auto-delete"),
+        ("sandbox --dialect X", "X"),
+        ("sandbox --sample-runs -1", "whole number from 0"),
         ("executions list --status running", "running"),
         ("executions list --sort-by name", "name"),
     ],
@@ -615,18 +742,21 @@ def test_usage_errors(said: str, words: str, capsys: pytest.CaptureFixture[str])
     from nunu_async.cli import main  # noqa: PLC0415 - one process for all of these
 
     with pytest.raises(SystemExit) as ended:
-        main(said.split())
+        main([word.strip("'") for word in said.split()])
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err.splitlines()[-1]
+    # The usage of the very command that was meant.
+    meant = "runs start" if said.startswith("runs start") else said.split(maxsplit=1)[0]
+    assert err.startswith(f"usage: nunu-async {meant}")
 
 
 async def test_help_names_the_environment_and_every_option() -> None:
     helped = await together(
         *(
             run(*said.split(), "--help", env={"COLUMNS": "80"})
-            for said in ("", "runs", "runs list", "runs start", "executions list")
+            for said in ("", "runs", "runs list", "runs start", "executions list", "runs get")
         )
     )
     for ran in helped:
@@ -636,6 +766,7 @@ async def test_help_names_the_environment_and_every_option() -> None:
     assert "--no-bugs" in helped[2].out
     assert "@FILE" in helped[3].out
     assert "--sort-by" in helped[4].out
+    assert "not of a job" in helped[5].out
 
 
 async def test_debug_logs_every_attempt_and_no_key() -> None:

@@ -19,8 +19,8 @@ _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, i
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code.
 
-    0 all done, 1 some failed, 2 usage or configuration, 128 plus the number of the signal that
-    ended it: 130 after Ctrl-C, 143 after SIGTERM.
+    0 all done, 1 some failed, 2 usage or configuration, 3 not over in time, 128 plus the number of
+    the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = parse(argv)
     command = _command(arguments)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.close()
 
 
-def _command(arguments: argparse.Namespace) -> _Command:
+def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one each
     # Imported here: help and usage errors need no terminal drawing and no server.
     match arguments.command:
         case "upload":
@@ -56,6 +56,14 @@ def _command(arguments: argparse.Namespace) -> _Command:
             from nunu_async.cli.executions import list_executions  # noqa: PLC0415
 
             return list_executions
+        case "wait":
+            from nunu_async.cli.wait import wait  # noqa: PLC0415
+
+            return wait
+        case "ci":
+            from nunu_async.cli.ci import ci  # noqa: PLC0415
+
+            return ci
         case "demo":
             from nunu_async.cli.demo import demo  # noqa: PLC0415
 
@@ -87,7 +95,7 @@ class _Log(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         # Retried API calls are told of at any level.
-        told = record.name.startswith("nunu_async.core") and record.levelno >= logging.WARNING
+        told = record.name.startswith(output.TOLD) and record.levelno >= logging.WARNING
         return not told and bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:

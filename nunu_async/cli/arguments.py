@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,16 +21,21 @@ environment:
   NUNU_LOG          debug tells of every request on standard error
 
 exit codes:
-  0 all done, 1 some failed, 2 usage or configuration, 130 Ctrl-C, 143 SIGTERM
+  0 all done, 1 some failed, 2 usage or configuration, 3 not over in time,
+  130 Ctrl-C, 143 SIGTERM
 """
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; exits with 2 and a message where it cannot be meant."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    if arguments.command == "upload" and arguments.deletion_policy and not arguments.auto_delete:
-        parser.error("--deletion-policy has nothing to act on without --auto-delete")
+    arguments = build_parser().parse_args(argv)
+    is_upload = arguments.command in ("upload", "ci")
+    if is_upload and arguments.deletion_policy and not arguments.auto_delete:
+        arguments.parser.error("--deletion-policy has nothing to act on without --auto-delete")
+    if arguments.command == "ci":
+        for option in ("retries", "instances"):
+            if getattr(arguments, option) is not None and arguments.test is None:
+                arguments.parser.error(f"--{option} goes with --test only")
     if arguments.command == "runs" and arguments.action == "start":
         for option, partner in (
             ("name", "instructions"),
@@ -37,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             ("instances", "test"),
         ):
             if getattr(arguments, option) is not None and getattr(arguments, partner) is None:
-                parser.error(f"--{option} goes with --{partner} only")
+                arguments.parser.error(f"--{option} goes with --{partner} only")
     return arguments
 
 
@@ -45,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
     parser = argparse.ArgumentParser(
         prog="nunu-async",
-        description="Upload game builds to nunu.ai; start, read and stop test runs there.",
+        description="Upload game builds to nunu.ai; start, read, await and stop test runs there.",
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -54,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_upload(commands)
     _add_runs(commands)
     _add_executions(commands)
+    _add_wait(commands)
+    _add_ci(commands)
     _add_demo(commands)
     _add_sandbox(commands)
     return parser
@@ -67,15 +75,23 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    upload.set_defaults(parser=upload)
     upload.add_argument(
         "files", nargs="+", metavar="FILE", help="a build file, or a pattern such as 'out/*.apk'"
     )
+    _add_build_options(upload, "the build's name; several files: NAME - FILENAME")
+    upload.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
+
+
+def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
     upload.add_argument(
         "-n",
         "--name",
         required=True,
         type=_name,
-        help="the build's name; several files: NAME - FILENAME",
+        help=name,
     )
     upload.add_argument(
         "--platform",
@@ -118,9 +134,6 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         dest="multipart",
         help="send as one body, whatever the size",
     )
-    upload.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
 
 
 def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -130,23 +143,37 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_runs_list(actions)
     get = _add_action(actions, "get", "show one run: its players, their steps and artifacts")
-    get.add_argument("run_id", metavar="RUN_ID", type=_name)
+    _add_run_id(get)
     get.add_argument("--json", action="store_true", help="print one JSON object instead")
     bugs = _add_action(actions, "bugs", "list the bugs that one run showed")
-    bugs.add_argument("run_id", metavar="RUN_ID", type=_name)
+    _add_run_id(bugs)
     _add_rows_options(bugs)
     _add_runs_start(actions)
     stop = _add_action(actions, "stop", "stop jobs at once, and print the ids of those stopped")
     stop.add_argument(
-        "job_ids", nargs="+", metavar="JOB_ID", type=_name, help="of a job, not of a run"
+        "job_ids",
+        nargs="+",
+        metavar="JOB_ID",
+        type=_name,
+        help="of a job, which `runs start` prints, not of a run",
     )
     stop.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_run_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run_id",
+        metavar="RUN_ID",
+        type=_name,
+        help="of a run, not of a job; `runs list --job JOB_ID` gives the runs of a job",
+    )
 
 
 def _add_runs_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = _add_action(actions, "list", "list runs, newest first")
     listing.add_argument(
         "--state",
+        type=str.lower,
         choices=("running", "completed", "all"),
         metavar="STATE",
         help="running, completed or all",
@@ -170,14 +197,28 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
     start = _add_action(
         actions, "start", "start a test, a test plan or instructions, and print the ids of the jobs"
     )
-    start.add_argument("--deployment-config", required=True, metavar="ID", type=_name)
+    start.set_defaults(parser=start)
+    start.add_argument(
+        "--deployment-config",
+        required=True,
+        metavar="ID",
+        type=_name,
+        help="where to run: a deployment config of the project",
+    )
     target = start.add_mutually_exclusive_group(required=True)
     target.add_argument("--test", metavar="ID", type=_name, help="a multiplayer test")
-    target.add_argument("--test-plan", metavar="ID", type=_name)
+    target.add_argument("--test-plan", metavar="ID", type=_name, help="all tests of this plan")
     target.add_argument("--instructions", metavar="TEXT", type=_name, help="what to do, in words")
-    start.add_argument("--build", metavar="ID", type=_name)
+    start.add_argument(
+        "--build",
+        metavar="ID",
+        type=_name,
+        help="a build in build storage; with a deployment config of build storage only",
+    )
     start.add_argument("--name", type=_name, help="of the run; with --instructions only")
-    start.add_argument("--agent-config", metavar="ID", type=_name)
+    start.add_argument(
+        "--agent-config", metavar="ID", type=_name, help="an agent config of the project"
+    )
     _add_tags(start, "added to the run; may be repeated")
     start.add_argument(
         "--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only"
@@ -191,7 +232,11 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="JSON",
         help="an object for the templates of the test, or @FILE that holds one",
     )
-    start.add_argument("--render-templates", action="store_true")
+    start.add_argument(
+        "--render-templates",
+        action="store_true",
+        help="fill in the templates of the test, with --template-data",
+    )
     start.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -217,8 +262,92 @@ def _add_executions(commands: argparse._SubParsersAction[argparse.ArgumentParser
         metavar="FIELD",
         help="start_time, test_plan_name or build_name",
     )
-    listing.add_argument("--sort-order", choices=("asc", "desc"), help="default desc")
+    listing.add_argument(
+        "--sort-order", type=str.lower, choices=("asc", "desc"), help="default desc"
+    )
     _add_rows_options(listing)
+
+
+def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    wait = commands.add_parser(
+        "wait",
+        help="wait until runs, jobs or test-plan executions are over",
+        description="Wait until all of these are over, and tell what became of each.",
+        epilog=_ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    wait.add_argument(
+        "kind",
+        choices=("run", "job", "execution"),
+        metavar="KIND",
+        help="run, job or execution; starting gives ids of jobs, and of an execution for a plan",
+    )
+    wait.add_argument("ids", nargs="+", metavar="ID", type=_name)
+    _add_wait_options(wait, "seconds; what is not over then goes on, and the exit code is 3")
+    wait.add_argument(
+        "--fail-on",
+        choices=("any", "never"),
+        default="any",
+        metavar="WHEN",
+        help="any: exit code 1 if one did not succeed (default); never: 0 once all are over, "
+        "but 1 for what cannot be found or read",
+    )
+    wait.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_wait_options(parser: argparse.ArgumentParser, timeout: str) -> None:
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help=timeout)
+    parser.add_argument(
+        "--interval",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="between two looks (default 10)",
+    )
+
+
+def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    ci = commands.add_parser(
+        "ci",
+        help="upload a build, test it, and wait for the result",
+        description="Upload a build, start a test or a test plan on it, and wait for the result.\n"
+        "When interrupted, the upload is cancelled, or what was started is stopped.\n"
+        "On GitHub Actions, outputs and a step summary are written too.",
+        epilog=_ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ci.set_defaults(parser=ci)
+    ci.add_argument(
+        "file", metavar="FILE", help="the build file, or a pattern that finds one file only"
+    )
+    _add_build_options(ci, "the build's name")
+    ci.add_argument(
+        "--deployment-config",
+        required=True,
+        metavar="ID",
+        type=_name,
+        help="where to run: a deployment config of build storage",
+    )
+    target = ci.add_mutually_exclusive_group(required=True)
+    target.add_argument("--test", metavar="ID", type=_name, help="a multiplayer test")
+    target.add_argument("--test-plan", metavar="ID", type=_name, help="all tests of this plan")
+    ci.add_argument(
+        "--run-tags",
+        type=_tags,
+        action="extend",
+        default=[],
+        metavar="A,B",
+        help="added to the runs, where --tags is for the build; may be repeated",
+    )
+    ci.add_argument("--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only")
+    ci.add_argument(
+        "--instances", type=_whole(1, 10), metavar="N", help="1 to 10; with --test only"
+    )
+    _add_wait_options(
+        ci, "seconds to wait for the jobs once started; they go on, and the exit code is 3"
+    )
+    ci.add_argument("--junit", metavar="FILE", type=_name, help="write the results there as XML")
+    ci.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def _add_action(
@@ -258,8 +387,9 @@ def _add_tags(parser: argparse.ArgumentParser, sentence: str) -> None:
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = commands.add_parser(
         "demo",
-        help="upload a build to a local nunu.ai and check that it arrived; needs no key",
-        description="Start a local nunu.ai, upload a build to it, and check what arrived.",
+        help="upload a build to a local nunu.ai and test it there; needs no key",
+        description="Start a local nunu.ai, upload a build to it, check what arrived, and wait for "
+        "a test plan on it.",
     )
     demo.add_argument(
         "file", nargs="?", metavar="FILE", help="default: one made of 72 MB of random bytes"
@@ -269,8 +399,29 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sandbox = commands.add_parser(
         "sandbox",
-        help="run a local nunu.ai until Ctrl-C",
+        help="run a local nunu.ai until Ctrl-C or SIGTERM",
         description="Run a local nunu.ai and print the environment that leads to it.",
+    )
+    sandbox.add_argument(
+        "--env-file",
+        metavar="FILE",
+        help="write the environment there instead, at once and only once it can be used; "
+        "removed at the end",
+    )
+    sandbox.add_argument(
+        "--sample-runs",
+        type=_whole(0, 100_000),
+        default=0,
+        metavar="N",
+        help="begin with so many runs, and executions beside them",
+    )
+    sandbox.add_argument(
+        "--dialect",
+        type=str.upper,
+        choices=("J", "M", "L", "N"),
+        default="L",
+        help="the date of its answers: J January 2026, M March, L the last pages without projects "
+        "in their paths, N the newest (default L)",
     )
     sandbox.add_argument("--port", type=_whole(0, 65535), default=0, help="of the API; 0 picks one")
     sandbox.add_argument(
@@ -314,7 +465,7 @@ def _name(text: str) -> str:
 
 
 def _underscored(text: str) -> str:
-    return text.replace("-", "_")
+    return text.replace("-", "_").lower()
 
 
 def _object(text: str) -> dict[str, object]:
@@ -337,8 +488,21 @@ def _no_number(text: str) -> object:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
+    return value
+
+
 def _tags(text: str) -> tuple[str, ...]:
-    return tuple(tag.strip() for tag in text.split(",") if tag.strip())
+    tags = tuple(tag.strip() for tag in text.split(",") if tag.strip())
+    if not tags:
+        raise argparse.ArgumentTypeError("must name at least one tag")
+    return tags
 
 
 def _version() -> str:

@@ -7,16 +7,22 @@ import asyncio
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from rich.filesize import decimal
 
+from nunu_async.cli import standings
 from nunu_async.cli.display import Board, show
 from nunu_async.cli.output import count, result, tell
+from nunu_async.cli.rows import span
+from nunu_async.cli.standings import Standings
+from nunu_async.cli.verdict import milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
 from nunu_async.errors import InputError, NunuError
-from nunu_async.models.builds import Platform
-from nunu_async.sandbox import Sandbox
+from nunu_async.models.builds import Build, Platform
+from nunu_async.models.jobs import FinishedRun, Job
+from nunu_async.sandbox import Sandbox, Script
 from nunu_async.upload.pipeline import UploadedBuild
 from nunu_async.upload.platforms import infer_platform
 from nunu_async.upload.source import measure
@@ -29,10 +35,37 @@ _MADE = 8 * _PART + 4_891_137
 _LARGE = 1024**3
 # The whole demo may take less than a second, and should still be seen to move.
 _LOOK = 0.1
+# How the two tests of the sandbox's plan go, and how much faster: a second is enough to see it.
+_SCRIPTS = (
+    Script(queue_seconds=2.0, initialize_seconds=6.0, run_seconds=16.0),
+    Script(queue_seconds=8.0, initialize_seconds=6.0, run_seconds=24.0),
+)
+_SPEED = 60.0
+_INTERVAL = 0.05
+_PATIENCE = 30.0
+
+
+class _Clock:
+    """The sandbox's time: like ours until it is hurried."""
+
+    def __init__(self) -> None:
+        self._speed = 1.0
+        self._here = time.monotonic()
+        self._there = time.time()
+
+    def __call__(self) -> float:
+        return self._there + (time.monotonic() - self._here) * self._speed
+
+    def hurry(self) -> None:
+        self._there, self._here = self(), time.monotonic()
+        self._speed = _SPEED
 
 
 async def demo(arguments: argparse.Namespace) -> int:
-    """Upload a file to a sandbox in this process; return 0 only if it arrived byte for byte."""
+    """Upload a file to a sandbox in this process, and test it there.
+
+    Returns 0 only if it arrived byte for byte and every test of the plan passed on it.
+    """
     with tempfile.TemporaryDirectory(prefix="nunu-demo-") as room:
         given = arguments.file
         try:
@@ -42,7 +75,8 @@ async def demo(arguments: argparse.Namespace) -> int:
             tell(f"nunu-async: {error}")
             return 2
         part_size = _PART if size < _LARGE else 100 * 1024 * 1024
-        async with Sandbox(directory=Path(room) / "storage", part_size=part_size) as box:
+        clock = _Clock()
+        async with Sandbox(directory=Path(room) / "storage", part_size=part_size, now=clock) as box:
             result(f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own.")
             board = Board({str(path): size})
             try:
@@ -58,22 +92,57 @@ async def demo(arguments: argparse.Namespace) -> int:
                             on_progress=board.listener(str(path)),
                         )
                     stored = await nunu.builds.get(build.build_id)
+                    _tell(path, build, box)
+                    arrived = await _check(path, size, stored, box)
+                    clock.hurry()
+                    finished = await _test(nunu, box, build.build_id)
             except NunuError as error:
                 tell(f"nunu-async: the demo failed: {error}")
                 return 1
-            _tell(path, build, box)
-            here = await asyncio.to_thread(_sha256, path)
-            there = await asyncio.to_thread(box.object_sha256, build.build_id)
-    same = here == there and stored.size == size
+    passed = _tell_tests(finished, build.build_id)
+    return 0 if arrived and passed else 1
+
+
+async def _check(path: Path, size: int, stored: Build, box: Sandbox) -> bool:
+    """Compare what arrived with what was sent."""
+    here = await asyncio.to_thread(_sha256, path)
+    there = await asyncio.to_thread(box.object_sha256, stored.build_id)
     keyless = not any(
         "x-api-key" in seen.headers for seen in box.journal if seen.origin == "storage"
     )
     result(f"Storage never saw the API key: {'true' if keyless else 'NOT TRUE'}.")
+    same = here == there and stored.size == size
     if same:
         result(f"What arrived is what was sent: SHA-256 {here[:16]}... on both sides.")
     else:
         tell(f"nunu-async: what arrived differs: sent {here}, found {there}")
-    return 0 if same and keyless else 1
+    return same and keyless
+
+
+async def _test(nunu: NunuClient, box: Sandbox, build_id: str) -> FinishedRun:
+    plan = box.test_plans[0]
+    box.scripts.extend(_SCRIPTS)
+    result(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
+    seen = Standings[Job]("job")
+    async with standings.show(seen, batch=_LOOK):
+        return await nunu.run_and_wait(
+            deployment_config_id=box.deployment_configs[0].id,
+            test_plan_id=plan.id,
+            build_id=build_id,
+            timeout=_PATIENCE,
+            interval=_INTERVAL,
+            on_start=lambda started: seen.expect(started.job_ids),
+            on_change=seen.note,
+        )
+
+
+def _tell_tests(finished: FinishedRun, build_id: str) -> bool:
+    for job in finished.jobs:
+        result(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
+    ours = all(job.build_id == build_id for job in finished.jobs)
+    if not (finished.succeeded and ours):
+        tell("nunu-async: the tests did not all pass on that build")
+    return finished.succeeded and ours
 
 
 def _tell(path: Path, build: UploadedBuild, box: Sandbox) -> None:

@@ -9,7 +9,10 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["close", "count", "prepare", "result", "tell"]
+__all__ = ["TOLD", "close", "count", "prepare", "result", "tell"]
+
+TOLD = ("nunu_async.core", "nunu_async.polling")
+"""Loggers whose warnings are told at any level."""
 
 
 def prepare() -> None:
@@ -19,9 +22,10 @@ def prepare() -> None:
             # A build that is up must not end in a traceback because a terminal knows no umlauts.
             stream.reconfigure(errors="backslashreplace")
     # Parts that are tried again are events, which the display tells; API calls only log it.
-    heard = logging.getLogger("nunu_async.core")
-    if not heard.handlers:
-        heard.addHandler(_Teller(logging.WARNING))
+    for name in TOLD:
+        heard = logging.getLogger(name)
+        if not heard.handlers:
+            heard.addHandler(_Teller(logging.WARNING))
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
@@ -32,14 +36,16 @@ def tell(line: str, stream: TextIO | None = None) -> None:
         stream.flush()
 
 
-def result(line: str) -> None:
-    """Write a line to standard output."""
+def result(line: str) -> bool:
+    """Write a line to standard output; return False only where somebody misses it."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
         pass  # nobody wants it
     except OSError as error:
         tell(f"nunu-async: cannot write the result ({error.strerror}): {line}")
+        return False
+    return True
 
 
 def close() -> None:

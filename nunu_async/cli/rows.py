@@ -19,6 +19,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
 from nunu_async.client import NunuClient
 from nunu_async.errors import ConfigError, InputError, NunuError
@@ -36,11 +37,13 @@ __all__ = [
     "drawn",
     "span",
     "tell_rows",
+    "tell_table",
     "when",
     "write",
 ]
 
 M = TypeVar("M", bound=Model)
+T = TypeVar("T")
 
 NOTHING = "-"
 _USAGE = 2
@@ -71,11 +74,11 @@ _COLOURS = {
 
 
 @attrs.frozen(kw_only=True)
-class Column(Generic[M]):
+class Column(Generic[T]):
     """One column of a table; those further left come before those further right."""
 
     title: str
-    text: Callable[[M], str]
+    text: Callable[[T], str]
     least: int | None = None
     """Characters it may be cut down to; None is never cut."""
     fair: int | None = None
@@ -88,6 +91,7 @@ async def ask(command: Callable[[NunuClient], Awaitable[int]]) -> int:
     Returns the exit code. A reader that has had enough ends the command, and is no failure.
     """
     try:
+        check_key()
         async with NunuClient() as nunu:
             return await command(nunu)
     except (ConfigError, InputError) as error:
@@ -100,6 +104,9 @@ async def ask(command: Callable[[NunuClient], Awaitable[int]]) -> int:
         return 0
     except OSError as error:
         tell(f"nunu-async: cannot write the result: {error.strerror}")
+        return 1
+    except RecursionError:  # unknown members are given back however deep they are
+        tell("nunu-async: cannot write the result: it is nested too deep for JSON")
         return 1
 
 
@@ -135,12 +142,24 @@ async def tell_rows(
     if not shown:
         tell(f"nunu-async: no {noun}s")
         return 0
-    for piece in _table(columns, shown[:_TABLE_ROWS] if more else shown):
-        await write(piece)
-        await asyncio.sleep(0)  # a long table takes a while, in which a signal may come
+    await tell_table(shown[:_TABLE_ROWS] if more else shown, columns)
     if more:
         tell(f"nunu-async: the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
     return 0
+
+
+async def tell_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
+    """Print rows, at least one, as a table that fits the terminal.
+
+    Raises: OSError; BrokenPipeError when nobody will read any more.
+    """
+    table = _lay_out(columns, rows, _width())
+    for piece in table.pieces():
+        await write(piece)
+        await asyncio.sleep(0)  # a long table takes a while, in which a signal may come
+    if table.missing:
+        names = ", ".join(table.missing)
+        tell(f"nunu-async: not shown for want of room: {names}; --json has all")
 
 
 async def _first(rows: AsyncIterable[M], limit: int | None) -> AsyncIterator[M]:
@@ -205,23 +224,50 @@ def _width() -> int:
     return _ENDLESS
 
 
-def _table(columns: Sequence[Column[M]], rows: Sequence[M]) -> Iterator[str]:
-    cells = [[column.text(row) for row in rows] for column in columns]
+@attrs.frozen(kw_only=True)
+class _Table:
+    """A table whose columns are chosen, and cut to a width each."""
+
+    titles: Sequence[str]
+    widths: Sequence[int]
+    lines: Sequence[tuple[str, ...]]
+    missing: Sequence[str]
+    """Titles of the columns with something to tell for which there was no room."""
+
+    def pieces(self) -> Iterator[str]:
+        """Draw some lines at a time."""
+        for begin in range(0, len(self.lines), _PIECE):
+            # The gap is made here: versions of rich differ on what padding adds to the last column.
+            table = Table(box=None, padding=0, show_header=begin == 0, header_style="bold")
+            for place, (title, width) in enumerate(zip(self.titles, self.widths, strict=True), 1):
+                gap = _GAP if place < len(self.widths) else 0
+                table.add_column(_cut(title, width), width=width + gap, no_wrap=True)
+            for line in self.lines[begin : begin + _PIECE]:
+                table.add_row(*map(_cut, line, self.widths))
+            yield drawn(table)
+
+
+def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Table:
+    """Choose the columns: those that fit, without those that have nothing to tell."""
+    cells = {column.title: [column.text(row) for row in rows] for column in columns}
+    if room != _ENDLESS:
+        # In a pipe all stay, so that a script finds each where it was.
+        columns = [
+            column
+            for place, column in enumerate(columns)
+            if place == 0 or any(text != NOTHING for text in cells[column.title])
+        ]
     needed = [
-        max(cell_len(column.title), *map(cell_len, texts))
-        for column, texts in zip(columns, cells, strict=True)
+        max(cell_len(column.title), *map(cell_len, cells[column.title])) for column in columns
     ]
-    widths = _fit(columns, needed, _width())
-    lines = list(zip(*(cells[index] for index in widths), strict=True))
-    for begin in range(0, len(lines), _PIECE):
-        # The gap is made here: versions of rich differ on what padding adds to the last column.
-        table = Table(box=None, padding=0, show_header=begin == 0, header_style="bold")
-        for place, (index, width) in enumerate(widths.items(), 1):
-            gap = _GAP if place < len(widths) else 0
-            table.add_column(_cut(columns[index].title, width), width=width + gap, no_wrap=True)
-        for line in lines[begin : begin + _PIECE]:
-            table.add_row(*map(_cut, line, widths.values()))
-        yield drawn(table)
+    widths = _fit(columns, needed, room)
+    titles = [columns[index].title for index in widths]
+    return _Table(
+        titles=titles,
+        widths=list(widths.values()),
+        lines=list(zip(*(cells[title] for title in titles), strict=True)),
+        missing=[column.title for column in columns if column.title not in titles],
+    )
 
 
 def _cut(text: str, width: int) -> Text:
@@ -230,7 +276,7 @@ def _cut(text: str, width: int) -> Text:
     return told
 
 
-def _fit(columns: Sequence[Column[M]], needed: Sequence[int], room: int) -> dict[int, int]:
+def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict[int, int]:
     """Choose columns, and a width for each: the first ones fairly before the later ones at all."""
     widths: dict[int, int] = {}
     granted = used = 0

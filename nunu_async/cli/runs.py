@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from rich.console import RenderableType
 from rich.filesize import decimal
@@ -28,18 +29,21 @@ from nunu_async.cli.rows import (
     write,
 )
 from nunu_async.client import NunuClient
-from nunu_async.errors import ApiError, DecodeError, NunuError, TransportError
+from nunu_async.errors import ApiError, DecodeError, NotFound, NunuError, TransportError
 from nunu_async.models.runs import BugOccurrence, PlayerDetails, Run, RunDetails
 from nunu_async.models.vocab import RunResult
 from nunu_async.redact import clean
 
-__all__ = ["bugs", "get", "list_runs", "start", "stop"]
+__all__ = ["MAYBE", "bugs", "get", "list_runs", "may_have_acted", "start", "stop"]
 
 _LONGEST_REPORT = 10_000
 _SERVER_FAILED = 500
 
 # Whether it was started is not known.
-_MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
+MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
+
+_NO_RUN = "a job id? `runs list --job ID` gives the runs of a job"
+_NO_JOB = "`runs stop` takes job ids; `runs list` shows them"
 
 
 def _word(word: str | None) -> str:
@@ -55,12 +59,12 @@ _RUNS: tuple[Column[Run], ...] = (
     Column(title="STATE", text=lambda run: _word(run.state)),
     Column(title="RESULT", text=lambda run: _word(run.result)),
     Column(title="CREATED", text=lambda run: when(run.created_at)),
-    Column(title="TEST", text=lambda run: cell(run.test.name), least=8, fair=24),
+    Column(title="TEST", text=lambda run: cell(run.test.name), least=8, fair=18),
     Column(title="DURATION", text=lambda run: span(run.duration_ms)),
     Column(title="BUGS", text=lambda run: cell(run.bug_info and run.bug_info.bug_count)),
-    Column(title="BUILD", text=_build, least=8, fair=16),
-    Column(title="TAGS", text=lambda run: cell(",".join(run.tags)), least=8, fair=16),
     Column(title="JOB", text=lambda run: cell(run.job_id)),
+    Column(title="TAGS", text=lambda run: cell(",".join(run.tags)), least=8, fair=16),
+    Column(title="BUILD", text=_build, least=8, fair=16),
 )
 
 _BUGS: tuple[Column[BugOccurrence], ...] = (
@@ -98,7 +102,8 @@ async def get(arguments: argparse.Namespace) -> int:
     """Print what one run was and what became of it; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
-        run = await nunu.runs.get(arguments.run_id)
+        with _hint(_NO_RUN):
+            run = await nunu.runs.get(arguments.run_id)
         await write(as_json(run) + "\n" if arguments.json else drawn(*_summary(run)))
         return 0
 
@@ -109,7 +114,9 @@ async def bugs(arguments: argparse.Namespace) -> int:
     """Print the bugs that one run showed; return the exit code."""
 
     async def found(nunu: NunuClient) -> AsyncIterator[BugOccurrence]:
-        for bug in await nunu.runs.bugs(arguments.run_id):
+        with _hint(_NO_RUN):
+            shown = await nunu.runs.bugs(arguments.run_id)
+        for bug in shown:
             yield bug
 
     return await ask(lambda nunu: tell_rows(found(nunu), arguments, _BUGS, "bug"))
@@ -135,20 +142,18 @@ async def start(arguments: argparse.Namespace) -> int:
                 template_data=arguments.template_data,
             )
         except asyncio.CancelledError:
-            tell(f"nunu-async: {_MAYBE}")
+            tell(f"nunu-async: {MAYBE}")
             raise
         except NunuError as error:
-            if _may_have_acted(error):
-                error.add_note(_MAYBE)
+            if may_have_acted(error):
+                error.add_note(MAYBE)
             raise
         if arguments.json:
-            result(as_json(started))
-            return 0
+            return 0 if result(as_json(started)) else 1
         if started.test_plan_execution_id is not None:
             tell(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
-        for job_id in started.job_ids:
-            result(cell(job_id))
-        return 0
+        written = [result(cell(job_id)) for job_id in started.job_ids]
+        return 0 if all(written) else 1
 
     return await ask(command)
 
@@ -158,7 +163,8 @@ async def stop(arguments: argparse.Namespace) -> int:
     wanted = list(dict.fromkeys(arguments.job_ids))
 
     async def command(nunu: NunuClient) -> int:
-        told = await nunu.runs.stop(wanted)
+        with _hint(_NO_JOB):
+            told = await nunu.runs.stop(wanted)
         # Ids that are no job of the project are counted, and have no entry.
         known = {outcome.job_id.lower() for outcome in told.results}
         missing = [job_id for job_id in wanted if job_id.lower() not in known]
@@ -168,16 +174,26 @@ async def stop(arguments: argparse.Namespace) -> int:
         for job_id in missing:
             tell(f"nunu-async: {cell(job_id)}: not stopped: no such job")
         if arguments.json:
-            result(as_json(told))
+            written = [result(as_json(told))]
         else:
-            for outcome in told.stopped:
-                result(cell(outcome.job_id))
-        return 0 if told.ok and not told.failed and not missing else 1
+            written = [result(cell(outcome.job_id)) for outcome in told.stopped]
+        return 0 if all(written) and told.ok and not told.failed and not missing else 1
 
     return await ask(command)
 
 
-def _may_have_acted(error: NunuError) -> bool:
+@contextmanager
+def _hint(words: str) -> Iterator[None]:
+    """Add what may have been mixed up to a 404."""
+    try:
+        yield
+    except NotFound as error:
+        error.add_note(words)
+        raise
+
+
+def may_have_acted(error: NunuError) -> bool:
+    """Tell whether a start that failed so may have begun something all the same."""
     match error:
         case TransportError():
             return error.sent
@@ -217,7 +233,7 @@ def _player(player: PlayerDetails) -> Iterator[RenderableType]:
     steps = _grid(3)
     for step in player.steps:
         standing = _word(step.run_result or step.run_state)
-        goal = Text(cell(step.test.goal))
+        goal = Text(cell(step.test and step.test.goal))
         if step.report and step.run_result not in (None, RunResult.SUCCESS):
             for line in step.report.splitlines():
                 goal.append("\n" + clean(line, limit=_LONGEST_REPORT), style="dim")

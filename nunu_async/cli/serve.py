@@ -4,35 +4,114 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import secrets
 import shlex
+import stat
+from contextlib import suppress
 
 from nunu_async.cli.output import result, tell
+from nunu_async.cli.samples import add_samples
 from nunu_async.sandbox import Sandbox
 
 __all__ = ["serve"]
 
+_USAGE = 2
+_FIRST = "export NUNU_"
+
 
 async def serve(arguments: argparse.Namespace) -> int:
-    """Run the sandbox until it is interrupted; print what to export first."""
+    """Run the sandbox until it is interrupted; tell what to export first."""
     sandbox = Sandbox(
         port=arguments.port,
         storage_port=arguments.storage_port,
         directory=arguments.directory,
         part_size=arguments.part_size,
         capacity=arguments.capacity,
+        dialect=arguments.dialect,
     )
+    file: str | None = arguments.env_file
+    try:
+        if file is not None:
+            _clear(file)
+    except OSError as error:
+        tell(f"nunu-async: --env-file {file}: {error.strerror}")
+        return _USAGE
     try:
         await sandbox.start()
     except OSError as error:
         tell(f"nunu-async: cannot start the sandbox: {error}")
         return 1
+    add_samples(sandbox, arguments.sample_runs)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in sandbox.environment.items()]
+    text = "".join(f"{line}\n" for line in exports)
     try:
-        for name, value in sandbox.environment.items():
-            result(f"export {name}={shlex.quote(value)}")
-        tell("nunu-async: the sandbox is running; Ctrl-C ends it")
+        _tell_ids(sandbox)
+        if file is None:
+            for line in exports:
+                result(line)
+        else:
+            _write(file, text)
+        tell(f"nunu-async: the sandbox is running; Ctrl-C or `kill {os.getpid()}` ends it")
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         return 0  # being interrupted is how a server ends
+    except OSError as error:
+        tell(f"nunu-async: cannot write --env-file {file}: {error.strerror}")
+        return 1
     finally:
+        if file is not None:
+            _remove(file, text)
         await sandbox.close()
     return 0
+
+
+def _tell_ids(sandbox: Sandbox) -> None:
+    """Name what runs can be started with; on standard error, so that the rest can be sourced."""
+    for what, some in (
+        ("deployment config", sandbox.deployment_configs),
+        ("test", sandbox.tests),
+        ("test plan", sandbox.test_plans),
+    ):
+        for one in some:
+            tell(f"nunu-async: {what:17} {one.id}  {one.name}")
+
+
+def _clear(file: str) -> None:
+    """Take away what an earlier sandbox left: who waits for the file must not find the old one.
+
+    Raises: OSError, also where there is something else.
+    """
+    try:
+        found = os.lstat(file)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(None, "is there already, and no regular file")
+    with open(file, "rb") as old:
+        if old.read(len(_FIRST)) not in (b"", _FIRST.encode()):
+            raise OSError(None, "is there already, and no sandbox wrote it")
+    os.unlink(file)
+
+
+def _write(file: str, text: str) -> None:
+    """Write a file that is there whole or not at all, and for its owner only: it holds a key."""
+    draft = f"{file}.{secrets.token_hex(4)}"
+    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(number, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(draft, file)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _remove(file: str, text: str) -> None:
+    """Take the file away, unless another sandbox has written its own there since."""
+    with suppress(OSError, UnicodeError):
+        with open(file, encoding="utf-8") as stream:
+            ours = stream.read() == text
+        if ours:
+            os.unlink(file)

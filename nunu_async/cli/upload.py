@@ -13,6 +13,7 @@ import attrs
 from rich.filesize import decimal
 
 from nunu_async.cli.display import Board, show
+from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, result, tell
 from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
@@ -21,11 +22,20 @@ from nunu_async.upload.pipeline import UploadedBuild, UploadJob
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.source import measure
 
-__all__ = ["expand", "upload"]
+__all__ = [
+    "TIMEOUTS",
+    "as_object",
+    "expand",
+    "job_for",
+    "line_of",
+    "send",
+    "upload",
+    "words_of",
+]
 
 _USAGE = 2
 # Who presses Ctrl-C waits ten seconds at most: for an answer still out, then for cancelling.
-_TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
+TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
 
 @attrs.define
@@ -44,30 +54,20 @@ class _Results:
             return
         for file in files:
             if file in self.built:
-                build = self.built[file]
-                result(
-                    f"{file} -> build {build.build_id} ({decimal(build.size)}, "
-                    f"{count(build.parts, 'part')}, {build.seconds:.1f} s)"
-                )
+                result(line_of(file, self.built[file]))
             elif file in self.failed:
-                words = _words(self.failed[file])
+                words = words_of(self.failed[file])
                 tell(f"nunu-async: {words if words.startswith(file) else f'{file}: {words}'}")
 
     def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
         order = list(files)
         return {
-            "builds": [
-                {"file": file}
-                | attrs.asdict(self.built[file])
-                | {"seconds": round(self.built[file].seconds, 3)}
-                for file in order
-                if file in self.built
-            ],
+            "builds": [as_object(file, self.built[file]) for file in order if file in self.built],
             "failed": [
                 {
                     "file": file,
                     "error": type(self.failed[file]).__name__,
-                    "message": _words(self.failed[file]),
+                    "message": words_of(self.failed[file]),
                 }
                 for file in order
                 if file in self.failed
@@ -75,7 +75,21 @@ class _Results:
         }
 
 
-def _words(error: BaseException) -> str:
+def line_of(file: str, build: UploadedBuild) -> str:
+    """Return what a person is told of a build that is up."""
+    return (
+        f"{file} -> build {build.build_id} ({decimal(build.size)}, "
+        f"{count(build.parts, 'part')}, {build.seconds:.1f} s)"
+    )
+
+
+def as_object(file: str, build: UploadedBuild) -> dict[str, object]:
+    """Return what a script is told of a build that is up."""
+    return {"file": file} | attrs.asdict(build) | {"seconds": round(build.seconds, 3)}
+
+
+def words_of(error: BaseException) -> str:
+    """Return why a file did not go up."""
     if not isinstance(error, asyncio.CancelledError):
         return str(error)
     # What became of it on the server is in the notes: a build may be complete all the same.
@@ -96,7 +110,7 @@ async def upload(arguments: argparse.Namespace) -> int:
     for file in files:
         try:
             sizes[file] = measure(file)
-            jobs[file] = _job(arguments, file, several=len(files) > 1)
+            jobs[file] = job_for(arguments, file, several=len(files) > 1)
             jobs[file].request(os.path.basename(file), sizes[file])
         except NunuError as error:
             results.failed[file] = error
@@ -107,10 +121,11 @@ async def upload(arguments: argparse.Namespace) -> int:
         results.tell([*files, *unmatched])
         return _USAGE
     try:
+        check_key()
         client = NunuClient(
             storage_concurrency=arguments.concurrency,
             api_concurrency=arguments.concurrency,
-            timeout=_TIMEOUTS,
+            timeout=TIMEOUTS,
         )
     except ConfigError as error:
         if arguments.json:
@@ -144,7 +159,7 @@ async def _upload_all(
     async def work() -> None:
         for file, job in waiting:
             try:
-                results.built[file] = await _send(client, job, board.listener(file))
+                results.built[file] = await send(client, job, board.listener(file))
             except asyncio.CancelledError as error:
                 results.failed[file] = error
                 raise
@@ -157,7 +172,8 @@ async def _upload_all(
             group.create_task(work())
 
 
-async def _send(client: NunuClient, job: UploadJob, listener: Listener) -> UploadedBuild:
+async def send(client: NunuClient, job: UploadJob, listener: Listener) -> UploadedBuild:
+    """Upload one file. Raises: what `upload_build` raises."""
     return await client.upload_build(
         job.path,
         name=job.name,
@@ -173,7 +189,8 @@ async def _send(client: NunuClient, job: UploadJob, listener: Listener) -> Uploa
     )
 
 
-def _job(arguments: argparse.Namespace, file: str, *, several: bool) -> UploadJob:
+def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> UploadJob:
+    """Return what the command line asks for one file. Raises: InputError."""
     name = f"{arguments.name} - {os.path.basename(file)}" if several else arguments.name
     return UploadJob(
         path=file,

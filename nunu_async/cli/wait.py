@@ -1,0 +1,202 @@
+"""`nunu-async wait`: until runs, jobs or executions are over."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Awaitable, Mapping, Sequence
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+from nunu_async.cli.output import count, result, tell
+from nunu_async.cli.rows import NOTHING, Column, ask, cell, span, tell_table
+from nunu_async.cli.standings import Standings, show
+from nunu_async.cli.verdict import Row, milliseconds, name_of, result_of
+from nunu_async.client import NunuClient
+from nunu_async.endpoints.ids import in_path
+from nunu_async.errors import NotFound, NunuError, WaitTimeout
+from nunu_async.polling.board import fold
+from nunu_async.polling.waiting import OnChange
+
+__all__ = ["TIMED_OUT", "some", "tell_columns", "wait"]
+
+TIMED_OUT = 3
+_SHOWN = 5
+_HINTS = {
+    "run": "a job id? `nunu-async wait job ID` waits for a job",
+    "job": "a run id? `nunu-async wait run ID` waits for a run",
+    "execution": "`nunu-async executions list` shows them",
+}
+
+R = TypeVar("R", bound=Row)
+S = TypeVar("S", bound=Row)
+T = TypeVar("T")
+
+
+class _WaitForOne(Protocol[S]):
+    """A `wait_for_*` of the client."""
+
+    def __call__(
+        self,
+        name: str,
+        /,
+        *,
+        timeout: float | None = None,
+        interval: float = ...,
+        on_change: OnChange[S] | None = None,
+    ) -> Awaitable[S]: ...
+
+
+@attrs.define
+class _Outcome(Generic[R]):
+    """What became of everything that was waited for."""
+
+    standings: Standings[R]
+    finished: dict[str, R] = attrs.field(factory=dict)
+    errors: dict[str, NunuError] = attrs.field(factory=dict)
+    timed_out: bool = False
+
+    @property
+    def pending(self) -> dict[str, str | None]:
+        """The last state seen of what is neither over nor given up."""
+        return {
+            key: self.standings.state(key)
+            for key in self.standings.ids
+            if key not in self.finished and key not in self.errors
+        }
+
+    def exit_code(self, fail_on: str) -> int:
+        """Return the exit code; that something is not over tells more than that some failed."""
+        if self.timed_out:
+            return TIMED_OUT
+        failed = any(not row.succeeded for row in self.finished.values())
+        return 1 if self.errors or (failed and fail_on == "any") else 0
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the object of --json."""
+        ids = self.standings.ids
+        all_good = all(key in self.finished and self.finished[key].succeeded for key in ids)
+        return {
+            "succeeded": all_good,
+            "timed_out": self.timed_out,
+            "results": [self.finished[key].to_dict() for key in ids if key in self.finished],
+            "pending": self.pending,
+            "errors": {key: str(self.errors[key]) for key in ids if key in self.errors},
+        }
+
+    def columns(self) -> tuple[Column[str], ...]:
+        """Return how the result of one id is told."""
+        return (
+            Column(title=self.standings.noun.upper(), text=cell),
+            Column(title="RESULT", text=self._result),
+            Column(title="DURATION", text=self._duration),
+            Column(title="NAME", text=self._name, least=8),
+        )
+
+    def _result(self, key: str) -> str:
+        if key in self.finished:
+            return result_of(self.finished[key])
+        return "unknown" if key in self.errors else "pending"
+
+    def _duration(self, key: str) -> str:
+        return span(milliseconds(self.finished[key])) if key in self.finished else NOTHING
+
+    def _name(self, key: str) -> str:
+        row = self.standings.rows.get(key)
+        return NOTHING if row is None else name_of(row)
+
+
+async def wait(arguments: argparse.Namespace) -> int:
+    """Wait until all are over, and tell what became of each; return the exit code."""
+    kind: str = arguments.kind
+    once: dict[str, str] = {}
+    for name in arguments.ids:
+        once.setdefault(fold(name), name)
+    ids = list(once.values())
+
+    async def command(nunu: NunuClient) -> int:
+        for name in ids:  # all of them, before anything is sent
+            in_path(f"{kind}_id", name)
+        match kind:
+            case "run":
+                return await _wait(nunu.wait_for_run, kind, ids, arguments)
+            case "job":
+                return await _wait(nunu.wait_for_job, kind, ids, arguments)
+            case _:
+                return await _wait(nunu.wait_for_execution, kind, ids, arguments)
+
+    return await ask(command)
+
+
+async def _wait(
+    wait_for: _WaitForOne[R], noun: str, ids: Sequence[str], arguments: argparse.Namespace
+) -> int:
+    outcome = _Outcome(Standings[R](noun, ids))
+
+    async def one(name: str) -> None:
+        # One call for each: it costs the server nothing, and each has an end of its own.
+        try:
+            outcome.finished[name] = await wait_for(
+                name,
+                timeout=arguments.timeout,
+                interval=arguments.interval,
+                on_change=outcome.standings.note,
+            )
+        except WaitTimeout:
+            outcome.timed_out = True
+        except NunuError as error:
+            if isinstance(error, NotFound):
+                error.add_note(_HINTS[noun])
+            outcome.errors[name] = error
+
+    try:
+        async with show(outcome.standings), asyncio.TaskGroup() as group:
+            for name in ids:
+                group.create_task(one(name))
+    except asyncio.CancelledError:
+        if outcome.pending:
+            tell(f"nunu-async: still pending: {some(outcome.pending)}")
+        await _tell(outcome, as_json=arguments.json)
+        raise
+    if outcome.timed_out:
+        tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
+    await _tell(outcome, as_json=arguments.json)
+    return outcome.exit_code(arguments.fail_on)
+
+
+async def _tell(outcome: _Outcome[R], *, as_json: bool) -> None:
+    alike: dict[str, list[str]] = {}
+    for name, error in outcome.errors.items():
+        words = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        alike.setdefault(words, []).append(name)
+    for words, names in alike.items():  # a key that is refused is refused for all of them
+        whose = names[0] if len(names) == 1 else count(len(names), outcome.standings.noun)
+        tell(f"nunu-async: {whose}: {words}")
+    if as_json:
+        result(json.dumps(outcome.to_dict()))
+    else:
+        await tell_columns(outcome.standings.ids, outcome.columns())
+
+
+async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
+    """Print a table of results; that nobody reads it does not change them."""
+    try:
+        await tell_table(rows, columns)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        tell(f"nunu-async: cannot write the result: {error.strerror}")
+
+
+def some(pending: Mapping[str, str | None]) -> str:
+    """Name a few of those that are not over, and where they are."""
+    words = [
+        f"{cell(name)} ({cell(state.lower()) if state is not None else 'never seen'})"
+        for name, state in islice(pending.items(), _SHOWN)
+    ]
+    if len(pending) > _SHOWN:
+        words.append(f"{len(pending) - _SHOWN} more")
+    return ", ".join(words)

@@ -1,0 +1,151 @@
+"""`nunu-async sandbox`: a file that leads to it, the ids in it, and runs to begin with."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from cli_tools import Running, listing, run, started, together, until
+
+EXPORT = re.compile(r"export (NUNU_\w+)=(\S+)")
+
+
+def settings(text: str) -> dict[str, str]:
+    """Read what would be sourced; nothing else may be in it."""
+    lines = [EXPORT.fullmatch(line) for line in text.splitlines()]
+    assert all(lines), text
+    return dict(match.groups() for match in lines if match)
+
+
+async def ready(file: Path) -> dict[str, str]:
+    await until(file.exists)
+    return settings(file.read_text())  # noqa: ASYNC240 - three lines
+
+
+async def ended(server: Running, which: int = signal.SIGTERM) -> None:
+    server.process.send_signal(which)
+    ran = await server.end()
+    assert ran.code == 0
+
+
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
+
+
+@needs_signals
+async def test_the_file_is_there_once_the_sandbox_can_be_used_and_gone_at_the_end(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "sandbox.env"
+    for which in (signal.SIGINT, signal.SIGTERM):
+        async with started("sandbox", "--env-file", file, env={}) as server:
+            env = await ready(file)
+            assert set(env) == {"NUNU_BASE_URL", "NUNU_API_KEY", "NUNU_PROJECT_ID"}
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            assert listing(tmp_path) == ["sandbox.env"]
+            ran = await run("runs", "list", "--json", env=env)
+            assert (ran.code, ran.out) == (0, "[]\n")
+            # How to end it when it is not in the foreground.
+            await server.says(f"Ctrl-C or `kill {server.process.pid}` ends it")
+            assert server.out == ""
+            await ended(server, which)
+        assert listing(tmp_path) == []
+
+
+@needs_signals
+async def test_what_a_killed_sandbox_left_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.env"
+    file.write_text("export NUNU_BASE_URL=http://127.0.0.1:9/api/v1\n")
+    file.chmod(0o644)
+    async with started("sandbox", "--env-file", file, env={}) as server:
+        await server.says("is running")
+        assert "127.0.0.1:9/" not in file.read_text()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        # Another sandbox that takes the file over keeps it.
+        async with started("sandbox", "--env-file", file, env={}) as other:
+            await other.says("is running")
+            await ended(server)
+            assert (await ready(file))["NUNU_BASE_URL"].startswith("http://127.0.0.1:")
+            await ended(other)
+    assert listing(tmp_path) == []
+
+
+@needs_signals
+async def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    mine, room, link = tmp_path / "mine", tmp_path / "room", tmp_path / "link"
+    mine.write_text("export PATH=/bin\n")
+    room.mkdir()
+    link.symlink_to("/dev/null")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    some = await together(
+        *(run("sandbox", "--env-file", file, env={}) for file in (mine, room, link, pipe)),
+        run("sandbox", "--env-file", tmp_path / "no" / "file", env={}),
+    )
+    for ran, code, words in zip(
+        some,
+        (2, 2, 2, 2, 1),
+        ("no sandbox wrote it", *("no regular file",) * 3, "No such file or directory"),
+        strict=True,
+    ):
+        assert (ran.code, ran.out) == (code, "")
+        assert words in ran.err.splitlines()[-1]
+    assert mine.read_text() == "export PATH=/bin\n"
+    assert listing(tmp_path) == ["link", "mine", "pipe", "room"]
+
+
+@needs_signals
+async def test_a_shell_can_wait_for_the_file(tmp_path: Path) -> None:
+    """As the README does it, and from a key that must never be used."""
+    command = f'"{sys.executable}" -m nunu_async'
+    script = (
+        f"{command} sandbox --env-file here --sample-runs 3 &\n"
+        "until [ -s here ]; do sleep 0.05; done\n. ./here\n"
+        f"{command} runs list --json\nkill $!\nwait $!\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-ec", script),
+        cwd=tmp_path,
+        env=os.environ | {"NUNU_API_KEY": "nunu_real_key", "NUNU_BASE_URL": "http://127.0.0.1:9"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert len(json.loads(out)) == 3
+    assert listing(tmp_path) == []
+
+
+@needs_signals
+@pytest.mark.parametrize("dialect", ["J", "M", "L", "N", "j"])
+async def test_what_is_told_is_enough_to_start_with(dialect: str) -> None:
+    said = ["sandbox", "--sample-runs", "12", "--dialect", dialect]
+    async with started(*said, env={}) as server:
+        await server.says("is running")
+        await server.says("NUNU_PROJECT_ID")
+        env = settings(server.out)
+        ids = {
+            kind: re.findall(rf"nunu-async: {kind} +([0-9a-f-]{{36}})  \S", server.err)
+            for kind in ("deployment config", "test", "test plan")
+        }
+        assert all(ids.values())
+        config = ["--deployment-config", ids["deployment config"][0]]
+        one, plan, runs, executions = await together(
+            run("runs", "start", *config, "--test", ids["test"][0], env=env),
+            run("runs", "start", *config, "--test-plan", ids["test plan"][0], env=env),
+            run("runs", "list", "--tags", "nightly", "--json", env=env),
+            run("executions", "list", "--json", env=env),
+        )
+        assert (one.code, one.err) == (0, "")
+        assert plan.code == 0
+        found = json.loads(runs.out)
+        assert len(found) == 12
+        states = [row["state"].lower() for row in found]
+        assert (states[0], set(states[1:])) == ("running", {"completed"})
+        assert any(row["bug_info"] and row["bug_info"]["bug_count"] for row in found)
+        assert len(json.loads(executions.out)) >= 3
+        await ended(server)
