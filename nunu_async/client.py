@@ -234,9 +234,9 @@ class NunuClient:
 
         All waits of a client share one loop, which reads lists: ten thousand calls cost the server
         what one call for ten thousand ids costs, a page for each hundred that are not over. What
-        failed is a result like any other. An id that the server shows nowhere for half a minute is
-        `NotFound`, once the others are over. Failures that may pass (network, 5xx, 429) only
-        lengthen the pauses.
+        failed is a result like any other. An id that the server shows nowhere for a quarter of a
+        minute is `NotFound`, once the others are over. Failures that may pass (network, 5xx, 429)
+        only lengthen the pauses.
 
         Args:
             execution_ids: ids; one that stands twice is given twice.

@@ -151,3 +151,62 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def _nothing() -> None:
+    pass
+
+
+class _ForgettingTimer(_Timer):
+    """As those of the event loop: what was called off holds on to nothing."""
+
+    def cancel(self) -> None:
+        super().cancel()
+        self.callback = _nothing
+
+
+class HeldClock(ManualClock):
+    """A `ManualClock` whose pauses hold, too, until time moves."""
+
+    def __init__(self, chance: float = 0.5) -> None:
+        super().__init__(chance)
+        self._ends: list[float] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> _Timer:
+        timer = _ForgettingTimer(self.now + delay, next(self._numbers), callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    @property
+    def asleep(self) -> int:
+        """How many pauses are not over."""
+        return len(self._ends)
+
+    async def sleep(self, delay: float) -> None:
+        self.sleeps.append(delay)
+        over = asyncio.get_running_loop().create_future()
+        end = self.now + delay
+        self._ends.append(end)
+
+        def wake() -> None:
+            self._ends.remove(end)
+            if not over.done():
+                over.set_result(None)
+
+        timer = self.call_later(delay, wake)
+        try:
+            await over
+        except asyncio.CancelledError:
+            timer.cancel()
+            if not over.done() or over.cancelled():
+                self._ends.remove(end)
+            raise
+
+    async def tick(self, seconds: float = 20.0) -> None:
+        """Wait until something pauses, then move to the end of the pause that ends first."""
+        await until(lambda: self._ends, seconds)
+        self.advance(min(self._ends) - self.now)
+
+    async def settle(self, seconds: float = 20.0) -> None:
+        """Wait until something pauses."""
+        await until(lambda: self._ends, seconds)

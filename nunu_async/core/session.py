@@ -96,6 +96,10 @@ class Session:
                         request.flight.on_wire = False
             if request.flight is not None and request.flight.last:
                 raise failure
+            if self._closed and isinstance(failure, TransportError):
+                raise ClientClosed(
+                    f"this client was closed during {request.operation}, which may have been done"
+                ) from failure
             delay = attempts.pause_after(
                 failure,
                 replay=request.replay,

@@ -70,6 +70,7 @@ class Board(Generic[W]):
     def __init__(self) -> None:
         self._watched: dict[str, Watched[W]] = {}
         self._fresh: set[str] = set()
+        self._stale: set[str] = set()
         self._not_before = -math.inf
         self._open_at = -math.inf
         self._failures = 0
@@ -95,7 +96,7 @@ class Board(Generic[W]):
         watched = self._watched.get(key)
         if watched is None:
             self._watched[key] = Watched(name, [wait], wait.interval)
-        else:
+        elif watched.waits[-1] is not wait:  # or it was named in another case just before
             watched.waits.append(wait)
             watched.interval = min(watched.interval, wait.interval)
         self._fresh.add(key)
@@ -106,10 +107,17 @@ class Board(Generic[W]):
         if watched is None or wait not in watched.waits:
             return
         watched.waits.remove(wait)
-        if watched.waits:
-            watched.interval = min(other.interval for other in watched.waits)
-        else:
+        if not watched.waits:
             self.take(key)
+        elif wait.interval == watched.interval:
+            # Worked out when it is needed: thousands may leave at once.
+            self._stale.add(key)
+
+    def _freshen(self) -> None:
+        for key in self._stale & self._watched.keys():
+            watched = self._watched[key]
+            watched.interval = min(wait.interval for wait in watched.waits)
+        self._stale.clear()
 
     def take(self, key: str) -> list[W]:
         """Watch an id no longer; return who waited for it."""
@@ -127,12 +135,14 @@ class Board(Generic[W]):
         """Return when the next look is to begin; `chance` in [0, 1) is the jitter."""
         if self._fresh:
             return max(self._not_before, self._open_at)
+        self._freshen()
         first = min(self._watched.values(), key=lambda watched: watched.looked + watched.interval)
         turn = first.looked + first.interval * (1 + _JITTER * chance)
         return max(self._not_before, turn)
 
     def due(self, now: float) -> set[str]:
         """Return the ids that a look which begins now is for."""
+        self._freshen()
         fresh, self._fresh = self._fresh, set()
         return fresh.union(
             key
@@ -140,14 +150,12 @@ class Board(Generic[W]):
             if watched.looked + watched.interval <= now
         )
 
-    def saw(self, key: str, state: str, moment: datetime | None, now: float) -> bool:
-        """Take note of a row of a watched id; tell whether its state is another than before."""
+    def saw(self, key: str, state: str, moment: datetime | None, now: float) -> None:
+        """Take note of a row of a watched id."""
         watched = self._watched[key]
-        changed = watched.state != state
         self._fresh.discard(key)
         watched.state, watched.moment = state, moment or watched.moment
         watched.looked, watched.misses = now, 0
-        return changed
 
     def looked(self, keys: Iterable[str], now: float) -> None:
         """Take note that a look at these ended."""
@@ -173,16 +181,14 @@ class Board(Generic[W]):
                 gone.append(key)
         return gone
 
-    def most_misses(self, keys: Collection[str]) -> int:
-        """Return how many looks in a row did not find the most elusive of these, about."""
-        misses = (self._watched[key].misses for key in keys if key in self._watched)
-        return -(-max(misses, default=0) // _MISS)
-
-    def span(self, keys: Collection[str]) -> tuple[datetime, datetime] | None:
-        """Return when the oldest and the newest of these began; None if not known of each."""
-        moments = [self._watched[key].moment for key in keys if key in self._watched]
-        known = [moment for moment in moments if moment is not None]
-        return (min(known), max(known)) if known and len(known) == len(moments) else None
+    def placed(self, keys: Collection[str]) -> dict[str, datetime]:
+        """Return when each of these began that was seen and never missed since."""
+        found = {}
+        for key in keys:
+            watched = self._watched.get(key)
+            if watched is not None and watched.moment is not None and not watched.misses:
+                found[key] = watched.moment
+        return found
 
     def went_well(self, now: float, requests: int) -> None:
         """Take note of a look without a failure, and of what it cost.

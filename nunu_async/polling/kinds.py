@@ -14,6 +14,7 @@ from nunu_async.models.page import Page
 from nunu_async.models.runs import Run
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.models.vocab import JobStatus
+from nunu_async.polling.board import fold
 from nunu_async.polling.watcher import Kind
 
 __all__ = ["execution_kind", "job_kind", "job_of", "run_kind"]
@@ -75,7 +76,7 @@ def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
         except NotFound as error:
             # Servers older than the job operations have the runs of a job all the same.
             page = await runs.list_page(job_id=job_id, page_size=_PAGE)
-            rows = [run for run in page.data if run.job_id == job_id]
+            rows = [run for run in page.data if run.job_id and fold(run.job_id) == fold(job_id)]
             if not rows:
                 raise error from None
             return job_of(job_id, rows)

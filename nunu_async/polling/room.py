@@ -18,7 +18,7 @@ from nunu_async.models.runs import Run, StartedRun
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.polling.kinds import execution_kind, job_kind, job_of, run_kind
 from nunu_async.polling.waiting import Terms, Waiter
-from nunu_async.polling.watcher import Watcher
+from nunu_async.polling.watcher import Change, Watcher
 
 __all__ = ["OnStart", "Polling"]
 
@@ -88,11 +88,17 @@ class Polling:
 
     async def _one_run(self, started: StartedRun, run_id: str, terms: Terms[Job]) -> FinishedRun:
         """Wait for the run of a start as old as January 2026, when jobs could not be read."""
-        told = Terms[Run](
-            timeout=terms.timeout, interval=terms.interval, raise_on_failure=terms.raise_on_failure
-        )
-        run = await self.runs.one(run_id, told)
         job_id = started.job_ids[0] if started.job_ids else run_id
+        listener = terms.on_change
+
+        def as_job(change: Change[Run]) -> Awaitable[None] | None:
+            if listener is None:
+                return None
+            row = job_of(job_id, [change.row])
+            return listener(Change(id=job_id, before=change.before, after=change.after, row=row))
+
+        told = Terms[Run](terms.timeout, terms.interval, as_job, terms.raise_on_failure)
+        run = await self.runs.one(run_id, told)
         return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
 
     async def _stop(self, starting: asyncio.Task[StartedRun]) -> None:

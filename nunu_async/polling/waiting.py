@@ -160,7 +160,8 @@ class Waiter(Generic[R]):
             raise WaitTimeout(
                 terms.timeout,
                 finished=wait.finished,
-                pending={name: self._watcher.state_of(name) for name in wait.pending},
+                pending=dict.fromkeys(wait.given_up)
+                | {name: self._watcher.state_of(name) for name in wait.pending},
             )
 
     async def _tell(self, wait: Wait[R], terms: Terms[R]) -> None:

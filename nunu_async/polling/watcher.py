@@ -8,7 +8,7 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
@@ -40,8 +40,12 @@ _WIDTH = 8
 _FEW = 3
 # A list of the completed is read on as long as it gives something; then single rows are asked for.
 _BARREN = 3
-# Where they cannot be: doubled with each look in vain.
+# Where they cannot be: in one look, so that everybody else is looked at in time.
 _BARREN_ALONE = 50
+_BARREN_PLACED = 200
+_TOP = 2
+# Looks in a row at lists with something that cannot be read.
+_UNREADABLE = 3
 # Failures in one look after which the server is left in peace.
 _ENOUGH_FAILURES = 8
 _SLACK = timedelta(minutes=1)
@@ -61,6 +65,7 @@ class Outcome(Protocol):
 
 
 R = TypeVar("R", bound=Outcome)
+T = TypeVar("T")
 _Read = Callable[[int], Awaitable[Page[R]]]
 
 
@@ -113,7 +118,7 @@ class Wait(Generic[R]):
     """One call that waits, for one id or for many.
 
     Attributes:
-        pending: ids that are neither over nor given up.
+        pending: ids that are neither over nor given up, each with the state told last.
         news: ids that ended since the caller looked.
         changes: what was seen since the caller looked; None where nobody wants to know.
         finished: rows that are over, by id as asked for.
@@ -124,6 +129,7 @@ class Wait(Generic[R]):
     """
 
     __slots__ = (
+        "_spelt",
         "_waker",
         "changes",
         "error",
@@ -138,7 +144,12 @@ class Wait(Generic[R]):
 
     def __init__(self, ids: Iterable[str], *, interval: float, wants_changes: bool) -> None:
         self.interval = interval
-        self.pending = dict.fromkeys(ids)
+        self.pending: dict[str, str | None] = dict.fromkeys(ids)
+        # UUIDs that were written in another case than they are compared in.
+        self._spelt: dict[str, list[str]] = {}
+        for name in self.pending:
+            if (key := fold(name)) != name:
+                self._spelt.setdefault(key, []).append(name)
         self.news: list[str] = []
         self.changes: list[Change[R]] | None = [] if wants_changes else None
         self.finished: dict[str, R] = {}
@@ -170,12 +181,16 @@ class Wait(Generic[R]):
             self.news.append(name)
         self._wake()
 
-    def changed(self, key: str, before: str | None, after: str, row: R) -> None:
-        """Take note of another state of one id."""
-        if self.changes is not None:
-            for name in self._named(key):
-                self.changes.append(Change(id=name, before=before, after=after, row=row))
-            self._wake()
+    def saw(self, key: str, state: str, row: R) -> None:
+        """Take note of a sight of one id, where that is news to this wait."""
+        if self.changes is None:
+            return
+        for name in self._named(key):
+            before = self.pending[name]
+            if before is None or (before is not state and before.lower() != state.lower()):
+                self.pending[name] = state
+                self.changes.append(Change(id=name, before=before, after=state, row=row))
+                self._wake()
 
     def fail(self, error: NunuError) -> None:
         """Take note of what ends it all."""
@@ -188,10 +203,8 @@ class Wait(Generic[R]):
         self._wake()
 
     def _named(self, key: str) -> list[str]:
-        # A caller may have written a UUID in another case, and in several.
-        if key in self.pending:
-            return [key]
-        return [name for name in self.pending if fold(name) == key]
+        names = self._spelt.get(key, ())
+        return [name for name in (key, *names) if name in self.pending]
 
 
 @attrs.define
@@ -199,13 +212,19 @@ class _Look:
     """What one look is for, and how it goes."""
 
     left: set[str]
+    inconclusive: set[str] = attrs.field(factory=set)
     requests: int = 0
     failures: int = 0
     retry_after: float | None = None
     unknown: set[str] = attrs.field(factory=set)
     is_moving: bool = False
-    is_unreadable: bool = False
+    unreadable: NunuError | None = None
     fatal: NunuError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be asked now: all was found, or the server named a time."""
+        return not self.left or self.retry_after is not None
 
     def failed(self, error: NunuError) -> bool:
         """Take note of a failure; tell whether it may pass by itself."""
@@ -237,7 +256,13 @@ class Watcher(Generic[R]):
         self._board: Board[Wait[R]] = Board()
         self._task: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
-        self._began_at = 0  # page of the list of what is over where the last search began
+        self._closed = False
+        # Pages of the list of what is over: where what was looked for last began; how far down
+        # it was read for ids that were never seen, and for which.
+        self._began_at = 0
+        self._depth = 0
+        self._sought: set[str] = set()
+        self._unreadable = 0  # looks in a row
 
     @property
     def kind(self) -> Kind[R]:
@@ -250,7 +275,12 @@ class Watcher(Generic[R]):
         return watched.state if watched is not None else None
 
     def join(self, wait: Wait[R]) -> None:
-        """Begin to look at what is pending in a wait."""
+        """Begin to look at what is pending in a wait.
+
+        Raises: ClientClosed.
+        """
+        if self._closed:
+            raise ClientClosed("this client is closed: it waits for nothing more")
         for name in wait.pending:
             self._board.watch(name, wait)
         if self._task is None or self._task.done():
@@ -271,7 +301,8 @@ class Watcher(Generic[R]):
             wait.fail(copy.copy(error))
 
     async def close(self) -> None:
-        """End every wait, and the loop."""
+        """End every wait, and the loop, for good."""
+        self._closed = True
         self.fail(ClientClosed("the client was closed while waiting"))
         await self._stop()
 
@@ -326,26 +357,16 @@ class Watcher(Generic[R]):
         else:
             for read in kind.active:
                 await self._sweep(look, read)
-            await self._search(look)
-            # After a failure what is left may just not have been shown.
-            if kind.get is not None and (look.is_unreadable or not look.failures):
-                await self._ask_each(look, kind.get)
+            if kind.get is None:
+                await self._search(look)
+            else:
+                await self._skim(look)
+                # After a failure what is left may just not have been shown.
+                if look.unreadable is not None or not look.failures:
+                    await self._ask_each(look, kind.get)
         now = self._clock.monotonic()
         board.looked(targets, now)
-        if look.failures:
-            pause = board.went_wrong(now, look.retry_after)
-            _LOG.warning(
-                "%d requests about %ss failed; next look in %.0f s at the earliest",
-                look.failures,
-                kind.name,
-                pause,
-            )
-        else:
-            board.went_well(now, look.requests)
-        missed = look.unknown if kind.get is not None else look.left
-        if kind.get is not None or not look.failures:
-            for key in board.missed(missed & look.left, now, moving=look.is_moving):
-                self._give_up(key)
+        self._judge(look, now)
         _LOG.debug(
             "looked at %d of %d %ss in %d requests; %d not found, %d still watched",
             len(targets),
@@ -356,69 +377,119 @@ class Watcher(Generic[R]):
             len(board),
         )
 
+    def _judge(self, look: _Look, now: float) -> None:
+        """Draw the conclusions of a look: how long to pause, and whom to give up."""
+        kind, board = self._kind, self._board
+        self._unreadable = self._unreadable + 1 if look.unreadable and look.left else 0
+        if look.failures or (look.unreadable is not None and kind.get is None):
+            pause = board.went_wrong(now, look.retry_after)
+            _LOG.warning(
+                "%d of %d requests about %ss failed; next look in %.0f s at the earliest%s",
+                look.failures,
+                look.requests,
+                kind.name,
+                pause,
+                f": {look.unreadable}" if look.unreadable is not None else "",
+            )
+        else:
+            board.went_well(now, look.requests)
+        if kind.get is not None:
+            missed = look.unknown & look.left
+        elif look.failures or look.unreadable is not None:
+            missed = set()
+        else:
+            missed = look.left - look.inconclusive
+        for key in board.missed(missed, now, moving=look.is_moving):
+            self._give_up(key)
+        if look.unreadable is not None and kind.get is None and self._unreadable >= _UNREADABLE:
+            for key in look.left:
+                self._end(key, look.unreadable)
+
     async def _sweep(self, look: _Look, read: _Read[R]) -> None:
         """Read a list of what is not over, as long as it may hold what is looked for."""
         number, total, width = 0, 1, 1
         seen: set[str] = set()
         counts: set[int] = set()
-        while look.left and number < total and not look.is_unreadable:
+        while number < total and not look.is_over:
             stop = min(number + width, total)
             pages = await self._read(look, read, range(number, stop))
-            known = len(seen)
+            known, shown = len(seen), 0
             for page in pages:
                 seen.update(map(self._kind.key, page.data))
+                shown += len(page.data)
                 counts.add(page.pagination.total_count)
-                total = page.pagination.total_pages
+                total = _pages(page)
                 if len(page.data) < page.pagination.page_size:
                     total = min(total, stop)
-            look.is_moving = look.is_moving or len(counts) > 1
+            look.is_moving = look.is_moving or len(counts) > 1 or len(seen) < known + shown
             if pages and len(seen) == known:
                 return  # an empty page, or a server that ignores the number
             number, width = stop, min(2 * width, _WIDTH)
 
-    async def _search(self, look: _Look) -> None:
-        """Read the list of what is over for what was not among the active."""
-        kind, board = self._kind, self._board
-        alone = kind.get is None
-        misses = board.most_misses(look.left)
-        span = board.span(look.left) if kind.is_sorted and misses == 0 else None
-        patience = _BARREN_ALONE * 2**misses if alone else _BARREN
-        enough = 0 if alone else _FEW
+    async def _skim(self, look: _Look) -> None:
+        """Read the list of what is over while it gives something; the rest can be asked for."""
         number, total, barren = 0, 1, 0
-        tried: dict[int, Page[R]] = {}
-        if span is not None and look.left:
-            number = await self._place(look, span[1] + _SLACK, tried)
-            if number < 0:
-                return
-            total = number + 1
-        while len(look.left) > enough and number < total and not look.is_unreadable:
+        while len(look.left) > _FEW and number < total and barren < _BARREN and not look.is_over:
             left = len(look.left)
             # As many pages at once as what is left would fill, were it all in one place.
             stop = min(number + min(-(-left // 100), _WIDTH), total)
+            pages = await self._read(look, self._kind.done, range(number, stop))
+            if len(pages) < stop - number or not pages[-1].data:
+                return
+            barren = 0 if len(look.left) < left else barren + len(pages)
+            number, total = stop, _pages(pages[-1])
+
+    async def _search(self, look: _Look) -> None:
+        """Read the sorted list of what is over for what was not among the active."""
+        placed = self._board.placed(look.left)
+        if placed and not look.is_over:
+            await self._search_where(look, placed)
+        strangers = look.left - placed.keys()
+        look.inconclusive |= strangers
+        if not strangers or look.is_over:
+            return
+        if not strangers <= self._sought:
+            end, depth = await self._walk(look, 0, strangers)
+            self._depth = min(self._depth or depth, depth)
+        else:
+            # What ended a moment ago is on top; the rest goes on where it was left.
+            end, _ = await self._walk(look, 0, strangers, _TOP)
+            if not end:
+                end, self._depth = await self._walk(look, max(self._depth, _TOP), strangers)
+        self._sought |= strangers
+        if end:
+            look.inconclusive -= strangers
+            self._depth = 0
+            self._sought.clear()
+
+    async def _search_where(self, look: _Look, placed: dict[str, datetime]) -> None:
+        """Look for rows where they must stand, by when they began."""
+        tried: dict[int, Page[R]] = {}
+        newest, oldest = max(placed.values()) + _SLACK, min(placed.values()) - _SLACK
+        number = await self._place(look, newest, tried)
+        total, barren = number + 1, 0
+        while 0 <= number < total and not look.left.isdisjoint(placed) and not look.is_over:
+            left = len(look.left)
+            stop = min(number + min(-(-len(look.left) // 100), _WIDTH), total)
             pages = [tried[n] for n in range(number, stop) if n in tried]
             pages += await self._read(
-                look, kind.done, [n for n in range(number, stop) if n not in tried]
+                look, self._kind.done, [n for n in range(number, stop) if n not in tried]
             )
             if len(pages) < stop - number:
                 return
-            total = pages[-1].pagination.total_pages
-            if any(len(page.data) < page.pagination.page_size for page in pages):
-                return
-            barren = 0 if len(look.left) < left else barren + len(pages)
-            if span is None and barren >= patience:
-                return
             moments = [moment for page in pages for moment in self._moments(page)]
-            if span is not None and moments and min(moments) < span[0] - _SLACK:
+            barren = 0 if len(look.left) < left else barren + len(pages)
+            past = bool(moments) and min(moments) < oldest
+            if not pages[-1].data or past or barren >= _BARREN_PLACED:
                 return
-            number = stop
+            number, total = stop, _pages(pages[-1])
 
     async def _place(self, look: _Look, newest: datetime, tried: dict[int, Page[R]]) -> int:
         """Return the first page of the sorted list of what is over with a row as old as `newest`.
 
-        -1 tells that a page could not be read.
-
         Whatever began later stands before it, and may be a million rows: pages are tried at
-        growing distances from where the last search began, then in between.
+        growing distances from where the last search began, then in between. -1 tells that a page
+        could not be read.
         """
         newer, older, number, step = -1, math.inf, self._began_at, 1
         while older - newer > 1:
@@ -431,7 +502,7 @@ class Watcher(Generic[R]):
                 newer = number
             else:
                 older = number
-            last = tried[number].pagination.total_pages - 1
+            last = _pages(tried[number]) - 1
             if older < math.inf and newer < 0:
                 number = max(number - step, 0)
             elif older < math.inf:
@@ -447,64 +518,85 @@ class Watcher(Generic[R]):
     def _moments(self, page: Page[R]) -> list[datetime]:
         return [moment for moment in map(self._kind.moment, page.data) if moment is not None]
 
+    async def _walk(
+        self, look: _Look, number: int, wanted: set[str], most: int = 0
+    ) -> tuple[bool, int]:
+        """Read the list of what is over from a page on; tell whether it ended, and where to go on.
+
+        So many pages at the most, or those that give something and a few more.
+        """
+        total, barren, read = number + 1, 0, 0
+        while number < total and not look.is_over and not look.left.isdisjoint(wanted):
+            left = len(look.left)
+            pages = await self._read(look, self._kind.done, [number])
+            if not pages:
+                return False, number
+            total = _pages(pages[0])
+            number += 1
+            read += 1
+            if not pages[0].data or number >= total:
+                return True, number
+            barren = 0 if len(look.left) < left else barren + 1
+            if barren >= _BARREN_ALONE or read == most:
+                return False, number
+        return False, number
+
     async def _read(self, look: _Look, read: _Read[R], numbers: Iterable[int]) -> list[Page[R]]:
-        """Return the pages that could be read; what is on them has been taken note of."""
+        """Return the pages that could be read; what is on them has been taken note of.
+
+        Raises: what ends every wait.
+        """
 
         async def one(number: int) -> Page[R] | None:
             look.requests += 1
             try:
                 page = await read(number)
             except NunuError as error:
-                if not look.failed(error) and look.fatal is None:
-                    # The list itself cannot be used; single rows may be.
-                    look.is_unreadable = True
-                    if self._kind.get is None:
-                        look.fatal = error
+                if not look.failed(error):
+                    if look.fatal is not None:
+                        raise
+                    look.unreadable = error  # this list, or one row of it
                 return None
             for row in page.data:
                 self._saw(look, fold(self._kind.key(row)), row)
             return page
 
-        pages = await asyncio.gather(*map(one, numbers))
-        if look.fatal is not None:
-            raise look.fatal
+        pages = await _all([one(number) for number in numbers])
         return [page for page in pages if page is not None]
 
     async def _ask_each(self, look: _Look, get: Callable[[str], Awaitable[R]]) -> None:
         todo = deque(look.left)
 
         async def some() -> None:
-            while todo and look.fatal is None and look.failures < _ENOUGH_FAILURES:
+            while todo and not look.is_over and look.failures < _ENOUGH_FAILURES:
                 key = todo.popleft()
-                watched = self._board.get(key)
-                if watched is None:
+                if self._board.get(key) is None:
                     continue
                 look.requests += 1
                 try:
-                    row = await get(watched.asked)
+                    row = await get(key)
                 except NotFound:
                     look.unknown.add(key)
                 except NunuError as error:
-                    if not look.failed(error) and look.fatal is None:
+                    if not look.failed(error):
+                        if look.fatal is not None:
+                            raise
+                        look.left.discard(key)
                         self._end(key, error)
                 else:
                     self._saw(look, key, row)
 
-        await asyncio.gather(*(some() for _ in range(min(_WIDTH, len(todo)))))
-        if look.fatal is not None:
-            raise look.fatal
+        await _all([some() for _ in range(min(_WIDTH, len(todo)))])
 
     def _saw(self, look: _Look, key: str, row: R) -> None:
         watched = self._board.get(key)
         if watched is None:
             return
         look.left.discard(key)
-        # One string for all rows in the same state.
-        before, after = watched.state, sys.intern(self._kind.state(row))
-        now = self._clock.monotonic()
-        if self._board.saw(key, after, self._kind.moment(row), now):
-            for wait in watched.waits:
-                wait.changed(key, before, after, row)
+        state = sys.intern(self._kind.state(row))  # one string for all rows in the same state
+        self._board.saw(key, state, self._kind.moment(row), self._clock.monotonic())
+        for wait in watched.waits:
+            wait.saw(key, state, row)
         if row.is_terminal:
             self._end(key, row)
 
@@ -523,6 +615,24 @@ class Watcher(Generic[R]):
             return
         for wait in self._board.take(key):
             wait.ended(key, copy.copy(outcome) if isinstance(outcome, NunuError) else outcome)
+
+
+async def _all(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
+    """Do all at once; the first that fails ends the others, and none is left behind."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        if not all(task.done() for task in tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+def _pages(page: Page[R]) -> int:
+    """Return how many pages a list has, by whichever of the server's two counts says more."""
+    told = page.pagination
+    return max(told.total_pages, -(-told.total_count // max(told.page_size, 1)))
 
 
 def _is_transient(error: NunuError) -> bool:

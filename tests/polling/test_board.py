@@ -89,8 +89,7 @@ def test_a_row_seen_by_the_way_has_had_its_look() -> None:
     board, _ = board_of("a", "b")
     board.due(0.0)
     board.looked({"a", "b"}, 0.0)
-    assert board.saw("b", "running", None, 7.0)
-    assert not board.saw("b", "running", None, 8.0)
+    board.saw("b", "running", None, 8.0)
     assert board.due(10.0) == {"a"}
     assert board.due(18.0) == {"a", "b"}
 
@@ -150,15 +149,14 @@ def test_a_long_interval_is_not_shortened_by_failures() -> None:
     assert board.went_wrong(0.0, None) == 3600.0
 
 
-def test_the_span_is_unknown_as_soon_as_one_is() -> None:
+def test_a_place_is_known_of_what_was_seen_and_not_missed() -> None:
     board, _ = board_of("a", "b", "c")
     old, new = (datetime(2026, 4, day, tzinfo=UTC) for day in (1, 2))
     board.saw("a", "running", new, 0.0)
     board.saw("b", "running", old, 0.0)
-    assert board.span({"a", "b"}) == (old, new)
-    assert board.span({"a"}) == (new, new)
-    assert board.span({"a", "c"}) is None
-    assert board.span(set()) is None
+    assert board.placed({"a", "b", "c", "d"}) == {"a": new, "b": old}
+    board.missed(["a"], 1.0)
+    assert board.placed({"a", "b"}) == {"b": old}
 
 
 UUID = "A0B00000-0000-4000-8000-00000000000F"

@@ -1,0 +1,411 @@
+"""Waiting while network and server do their worst: nobody early, nobody late, nobody lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+from doubles import HeldClock, ManualClock, raw_server
+from scripted import KEY, execution, page, run, told
+from yarl import URL
+
+from nunu_async import NunuClient, RetryPolicy
+from nunu_async.sandbox import Fault, Outcome, Sandbox, Script
+
+EPOCH = 1_780_000_000.0
+INTERVAL = 10.0
+
+
+# --- Many, with faults.
+
+
+def spoil(box: Sandbox, chances: random.Random, requests: int) -> Counter[str]:
+    """Let 5% of the next requests be answered 503, 2% cut, 3% answered 429 with Retry-After."""
+    done: Counter[str] = Counter()
+    for number in range(1, requests + 1):
+        chance = chances.random()
+        if chance < 0.05:
+            box.add_fault(Fault(on="*", first=number, status=503))
+            done["503"] += 1
+        elif chance < 0.07:
+            box.add_fault(Fault(on="*", first=number, do="cut"))
+            done["cut"] += 1
+        elif chance < 0.10:
+            wait = {"Retry-After": str(chances.randint(1, 20))}
+            box.add_fault(Fault(on="*", first=number, status=429, headers=wait))
+            done["429"] += 1
+    return done
+
+
+@pytest.mark.parametrize("attempts", ["repeated", "once"])
+@pytest.mark.parametrize("how", ["apart", "together", "each"])
+@pytest.mark.parametrize("kind", ["execution", "run", "job"])
+async def test_all_finish_rightly_through_faults(kind: str, how: str, attempts: str) -> None:
+    """Rows are over after 0 to 100 seconds of the sandbox's time, which is the client's."""
+    chances = random.Random(f"{kind} {how} {attempts}")
+    clock = ManualClock()
+    count = 400
+    retry = RetryPolicy(attempts=1) if attempts == "once" else RetryPolicy()
+    async with (
+        Sandbox(now=lambda: EPOCH + clock.now) as box,
+        NunuClient(
+            box.api_key, base_url=box.base_url, clock=clock, retry=retry, api_concurrency=5
+        ) as nunu,
+    ):
+        good: dict[str, bool] = {}
+        for _ in range(count):
+            is_good, seconds = chances.random() < 0.7, chances.uniform(0, 100)
+            if kind == "execution":
+                outcome = Outcome(passed=int(is_good), failed=int(not is_good), run_seconds=seconds)
+                good[box.add_execution(outcome=outcome, status="in_progress").execution_id] = (
+                    is_good
+                )
+            else:
+                script = Script(run_seconds=seconds, result="SUCCESS" if is_good else "FAILED")
+                row = box.add_run(script=script, state="RUNNING")
+                good[row.run_id if kind == "run" else row.job_id] = is_good
+        names = list(good)
+        chances.shuffle(names)
+        done = spoil(box, chances, 150)
+        assert sum(done.values()) >= 8
+        if how == "apart":
+            one = getattr(nunu, f"wait_for_{kind}")
+            rows = list(await asyncio.gather(*map(one, names)))
+        elif how == "together":
+            rows = list(await getattr(nunu, f"wait_for_{kind}s")(names))
+        else:
+            found = {}
+            async for row in getattr(nunu, f"{kind}s_as_completed")(names):
+                assert id_of(row) not in found, "given twice"
+                found[id_of(row)] = row
+            rows = [found[name] for name in names]
+        assert [id_of(row) for row in rows] == names
+        assert all(row.is_terminal for row in rows)
+        assert {id_of(row): row.succeeded for row in rows} == good
+        assert box.journal.peak("api") <= 5
+        assert clock.waiting == 0
+
+
+async def test_five_thousand_waits_finish_rightly_through_faults() -> None:
+    chances = random.Random(4)
+    clock = ManualClock()
+    async with (
+        Sandbox(now=lambda: EPOCH + clock.now) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock, api_concurrency=6) as nunu,
+    ):
+        good = {}
+        for _ in range(5000):
+            is_good = chances.random() < 0.5
+            outcome = Outcome(
+                passed=int(is_good), failed=int(not is_good), run_seconds=chances.uniform(0, 60)
+            )
+            row = box.add_execution(outcome=outcome, status="in_progress")
+            good[row.execution_id] = is_good
+        done = spoil(box, chances, 400)
+        assert min(done.values()) >= 3
+        rows = await asyncio.gather(*map(nunu.wait_for_execution, good))
+        assert {row.id: row.succeeded for row in rows} == good
+        assert [row.id for row in rows] == list(good)
+        assert all(row.is_terminal for row in rows)
+        assert box.journal.peak("api") <= 6
+        statuses = Counter(seen.status for seen in box.journal)
+        assert statuses[503] >= 3
+        assert statuses[429] >= 3
+        assert clock.waiting == 0
+
+
+def id_of(row: Any) -> str:
+    for name in ("id", "multiplayer_run_id", "job_id"):
+        if hasattr(row, name):
+            return str(getattr(row, name))
+    raise AssertionError(row)
+
+
+# --- A server that moves its rows in unpleasant ways.
+
+
+@attrs.define
+class Row:
+    name: str
+    ends: float
+    """By the clock."""
+    hidden: int = 0
+    """Requests for which no answer shows it."""
+    stale: int = 0
+    """Requests for which lists of the active show it, after its end."""
+
+
+@attrs.define
+class Mover:
+    """Rows that move between any two requests.
+
+    Attributes:
+        told: when the first answer left that says of a row that it is completed.
+    """
+
+    kind: str
+    chances: random.Random
+    clock: HeldClock
+    ways: frozenset[str]
+    rows: list[Row] = attrs.field(factory=list)
+    told: dict[str, float] = attrs.field(factory=dict)
+    requests: int = 0
+    fresh: int = 0
+
+    def move(self) -> None:
+        """Change something, as every request may find it changed."""
+        self.requests += 1
+        chances = self.chances
+        if "new on top" in self.ways:
+            for _ in range(chances.randint(0, 3)):
+                self.fresh += 1
+                life = chances.uniform(0, 30)
+                self.rows.insert(0, Row(f"new{self.fresh}", self.clock.now + life))
+        if "hidden" in self.ways and chances.random() < 0.3:
+            for row in chances.sample(self.rows, min(5, len(self.rows))):
+                row.hidden = chances.randint(1, 4)
+        if "shuffled" in self.ways and chances.random() < 0.3:
+            chances.shuffle(self.rows)
+        if "ends in a look" in self.ways:
+            # Others than time ends them: between two pages of one look.
+            for row in chances.sample(self.rows, min(4, len(self.rows))):
+                row.ends = min(row.ends, self.clock.now)
+        for row in self.rows:
+            row.hidden = max(0, row.hidden - 1)
+
+    def listed(self, state: str, number: int, size: int) -> dict[str, Any]:
+        """Make the page of a list as it is now."""
+        now = self.clock.now
+        is_over = state == "completed"
+        shown = [
+            row
+            for row in self.rows
+            if not row.hidden and ((now >= row.ends) == is_over or self._is_stale(row, state))
+        ]
+        if state == "queued":
+            shown = []
+        part = shown[number * size : (number + 1) * size]
+        if "on two pages" in self.ways and number and shown:
+            part = [*shown[number * size - 2 : number * size], *part][:size]
+        rows = [self._row(row, is_over) for row in part]
+        pages = -(-len(shown) // size)
+        if "count lies" in self.ways:
+            pages = max(0, pages + self.chances.choice([-1, 0, 0, 0, 3]))
+        return page(rows, number=number, size=size, count=len(shown), pages=pages)
+
+    def _is_stale(self, row: Row, state: str) -> bool:
+        """Tell whether a list of the active still has what is over, in its old state."""
+        return (
+            "stale" in self.ways
+            and state != "completed"
+            and self.clock.now - row.ends < 4
+            and self.chances.random() < 0.5
+        )
+
+    def one(self, name: str) -> dict[str, Any] | None:
+        row = next((row for row in self.rows if row.name == name), None)
+        if row is None or row.hidden:
+            return None
+        return self._row(row, self.clock.now >= row.ends)
+
+    def _row(self, row: Row, is_over: bool) -> dict[str, Any]:
+        if self.kind == "execution":
+            return execution(
+                id=row.name,
+                status="completed" if is_over else "in_progress",
+                started_at=None if "undated" in self.ways else "2026-04-11T06:10:00+00:00",
+            )
+        return run(
+            multiplayer_run_id=row.name,
+            state="COMPLETED" if is_over else "RUNNING",
+            result="SUCCESS" if is_over else None,
+        )
+
+    def say(self, target: str) -> tuple[bytes, list[str]]:
+        """Make an answer; tell also of which rows it says that they are completed."""
+        self.move()
+        url = URL(target)
+        if "page" not in url.query:
+            found = self.one(url.path.rsplit("/", 1)[1])
+            if found is None:
+                return told({"error": "not found"}, 404), []
+            return told(found), over([found])
+        state = url.query.get("status") or url.query["state"]
+        size = min(int(url.query["page_size"]), 20 if "small pages" in self.ways else 100)
+        body = self.listed(state, int(url.query["page"]), size)
+        return told(body), over(body["data"])
+
+
+def over(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        row.get("id") or row["multiplayer_run_id"]
+        for row in rows
+        if str(row.get("status") or row["state"]).lower() == "completed"
+    ]
+
+
+ALL = (
+    "new on top",
+    "hidden",
+    "shuffled",
+    "ends in a look",
+    "on two pages",
+    "count lies",
+    "stale",
+    "undated",
+    "small pages",
+    "late",
+)
+WAYS: list[frozenset[str]] = [
+    frozenset(),
+    *(frozenset({way, "small pages"}) for way in ALL if way != "small pages"),
+    frozenset({"late", "ends in a look", "new on top", "small pages"}),
+    frozenset(ALL),
+    frozenset(ALL) - {"shuffled", "hidden"},
+]
+
+
+async def outcome_of(  # noqa: C901 - a server and its clients
+    kind: str, ways: frozenset[str], seed: int, count: int = 150
+) -> tuple[Mover, dict[str, float], list[asyncio.Task[Any]]]:
+    """Wait apart for each of the rows; return when each wait was over."""
+    chances = random.Random(f"{kind} {sorted(ways)} {seed}")
+    clock = HeldClock()
+    names = [f"r{number:05}" for number in range(count)]
+    rows = [Row(name, clock.now + chances.uniform(0, 60)) for name in names]
+    mover = Mover(kind, chances, clock, ways, rows)
+    finished: dict[str, float] = {}
+
+    async def exchange(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        body, completed = mover.say(head.split(b" ", 2)[1].decode())
+        if "late" in ways:
+            # What it says was so when the request came; meanwhile others are answered.
+            for _ in range(chances.randint(0, 40)):
+                await asyncio.sleep(0)
+        for name in completed:
+            mover.told.setdefault(name, clock.now)
+        writer.write(body)
+
+    async with (
+        raw_server(exchange) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock) as nunu,
+    ):
+        one: Callable[..., Any] = getattr(nunu, f"wait_for_{kind}")
+
+        async def waited(name: str) -> None:
+            row = await one(name, interval=INTERVAL)
+            assert name not in finished
+            assert name in mover.told, f"{name} was over before the server said so"
+            assert row.is_terminal
+            assert id_of(row) == name
+            finished[name] = clock.now
+
+        tasks = [asyncio.create_task(waited(name)) for name in names]
+        while not all(task.done() for task in tasks) and clock.now < 1000.0 + 2000:
+            before = len(clock.sleeps)
+            if clock.asleep:
+                await clock.tick()
+            for _ in range(2000):
+                if len(clock.sleeps) > before or all(task.done() for task in tasks):
+                    break
+                await asyncio.sleep(0.0005)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    return mover, finished, tasks
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("ways", WAYS, ids=lambda ways: ", ".join(sorted(ways))[:60] or "still")
+@pytest.mark.parametrize("kind", ["execution", "run"])
+async def test_nobody_is_early_late_or_lost(kind: str, ways: frozenset[str], seed: int) -> None:
+    mover, finished, tasks = await outcome_of(kind, ways, seed)
+    failed = [task.exception() for task in tasks if not task.cancelled() and task.exception()]
+    assert not failed, Counter(map(repr, failed)).most_common(3)
+    assert len(finished) == len(tasks), "somebody waits for ever"
+    for name, when in finished.items():
+        assert when >= mover.told[name]
+        assert when - mover.told[name] <= INTERVAL
+
+
+async def test_a_row_that_no_list_shows_for_a_round_is_waited_for() -> None:
+    """Once at first, once amid: between two lists it is in neither."""
+    looks = 0
+    name = "d1e2f3a4-b5c6-4d7e-8f90-a1b2c3d4e5f6"
+
+    async def exchange(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        nonlocal looks
+        query = URL(head.split(b" ", 2)[1].decode()).query
+        looks += query["status"] == "in_progress" and query["page"] == "0"
+        rows = []
+        if query["status"] == "in_progress" and looks not in (1, 4, 6) and looks < 8:
+            rows = [execution(id=name)]
+        if query["status"] == "completed" and looks >= 9:
+            rows = [execution(id=name, status="completed")]
+        writer.write(told(page(rows, size=100)))
+
+    clock = ManualClock()
+    async with (
+        raw_server(exchange) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock) as nunu,
+    ):
+        row = await nunu.wait_for_execution(name)
+    assert row.is_terminal
+    assert looks == 9
+
+
+async def test_an_active_row_on_the_list_of_the_completed_does_not_end_a_wait() -> None:
+    """Only what a row itself says counts, whatever list it stands in."""
+    looks = 0
+    name = "d1e2f3a4-b5c6-4d7e-8f90-a1b2c3d4e5f6"
+
+    async def exchange(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        nonlocal looks
+        looks += 1
+        status = "completed" if looks > 20 else "in_progress"
+        writer.write(told(page([execution(id=name, status=status)], size=100)))
+
+    async with (
+        raw_server(exchange) as server,
+        NunuClient(KEY, base_url=server.url, clock=ManualClock()) as nunu,
+    ):
+        assert (await nunu.wait_for_execution(name)).is_terminal
+    assert looks > 20
+
+
+@pytest.mark.parametrize("pages", [0, 1, 10**6])
+async def test_a_count_of_pages_that_is_wrong_for_good_loses_nobody(pages: int) -> None:
+    """Full pages come on being asked for, whatever the count of them says."""
+    names = [f"r{number:05}" for number in range(350)]
+    looks = 0
+
+    async def exchange(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        nonlocal looks
+        query = URL(head.split(b" ", 2)[1].decode()).query
+        looks += query["status"] == "in_progress" and query["page"] == "0"
+        state = "in_progress" if looks < 3 else "completed"
+        number = int(query["page"])
+        part = names[number * 100 : number * 100 + 100] if query["status"] == state else []
+        rows = [execution(id=name, status=state) for name in part]
+        writer.write(told(page(rows, number=number, size=100, count=350, pages=pages)))
+
+    async with (
+        raw_server(exchange) as server,
+        NunuClient(KEY, base_url=server.url, clock=ManualClock()) as nunu,
+    ):
+        rows = await asyncio.wait_for(nunu.wait_for_executions(names), 20)
+    assert [row.id for row in rows] == names
+    assert looks <= 4
