@@ -94,7 +94,7 @@ from nunu_async.models.vocab import (
     TestType,
     Word,
 )
-from nunu_async.polling.watcher import Change
+from nunu_async.polling.wait import Change
 from nunu_async.response import ResponseInfo
 from nunu_async.upload.pipeline import UploadedBuild
 from nunu_async.upload.progress import (

@@ -21,7 +21,7 @@ from nunu_async.cli.standings import Standings, heartbeat
 from nunu_async.models.runs import Initiator, Run, TestRef
 from nunu_async.models.vocab import RunState, TestType
 from nunu_async.polling import board
-from nunu_async.polling.watcher import Change
+from nunu_async.polling.wait import Change
 from nunu_async.sandbox import MultiplayerTest, Outcome, Sandbox, Script
 
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"

@@ -22,7 +22,7 @@ from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import NOTHING, cell, colour, span
 from nunu_async.cli.verdict import Row, name_of, standing_of
 from nunu_async.core.clock import Clock, SystemClock
-from nunu_async.polling.watcher import Change
+from nunu_async.polling.wait import Change
 
 __all__ = ["Standings", "heartbeat", "show"]
 

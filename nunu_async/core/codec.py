@@ -222,8 +222,12 @@ def structure(data: object, model: type[T]) -> T:
         raise Misfit(f"{_explain(error, None)} @ $") from None
 
 
-def structure_rows(data: object, key: str, model: type[M]) -> tuple[M, ...]:
+def structure_rows(
+    data: object, key: str, model: type[M], skipped: list[str] | None = None
+) -> tuple[M, ...]:
     """Make models of the rows that stand in an object under `key`.
+
+    Where `skipped` is given, rows that do not fit are left out, and told there.
 
     Raises: Misfit, with every wrong place and its JSON path.
     """
@@ -246,17 +250,20 @@ def structure_rows(data: object, key: str, model: type[M]) -> tuple[M, ...]:
             found.append(structure(row, model))
         except Misfit as misfit:
             problems += misfit.below(f".{key}[{number}]").problems
-    if problems:
+    if problems and skipped is None:
         raise Misfit(*problems[:_MOST_PROBLEMS])
+    if skipped is not None:
+        skipped += problems[:_MOST_PROBLEMS]
     return tuple(found)
 
 
-def structure_page(data: object, model: type[M]) -> Page[M]:
-    """Make a page of `{data, pagination}`.
+def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Page[M]:
+    """Make a page of `{data, pagination}`; a lenient one without the rows that do not fit.
 
     Raises: Misfit.
     """
-    rows = structure_rows(data, "data", model)
+    skipped: list[str] = []
+    rows = structure_rows(data, "data", model, skipped if lenient else None)
     members = cast("Mapping[str, object]", data)
     if "pagination" not in members:
         raise Misfit("is missing @ $.pagination")
@@ -265,7 +272,13 @@ def structure_page(data: object, model: type[M]) -> Page[M]:
     except Misfit as misfit:
         raise misfit.below(".pagination") from None
     extra = Extra({name: members[name] for name in members if name not in ("data", "pagination")})
-    return Page(data=rows, pagination=pagination, extra=extra)
+    return Page(
+        data=rows,
+        pagination=pagination,
+        skipped=tuple(skipped),
+        extra=extra,
+        absent=("skipped",),  # the server's page has no such member
+    )
 
 
 def dump(model: object) -> dict[str, object]:

@@ -53,17 +53,26 @@ class Jobs:
         tags: Sequence[str] = (),
         page: int = 0,
         page_size: int = 20,
+        lenient: bool = False,
     ) -> Page[Job]:
         """Ask for one page, counted from 0, of 1 to 100 jobs.
+
+        A row that cannot be read makes a DecodeError of it all, unless `lenient`: then it is left
+        out, and `Page.skipped` tells what was wrong with it.
 
         Raises: InputError; ApiError.
         """
         check_page(page, page_size)
         filters = _filters(status, test_plan_execution_id, multiplayer_test_id, tags)
-        return await self._page(page, page_size, filters)
+        return await self._page(page, page_size, filters, lenient=lenient)
 
     async def _page(
-        self, page: int, page_size: int, filters: tuple[tuple[str, str], ...]
+        self,
+        page: int,
+        page_size: int,
+        filters: tuple[tuple[str, str], ...],
+        *,
+        lenient: bool = False,
     ) -> Page[Job]:
         return await self._session.send(
             Request(
@@ -71,7 +80,7 @@ class Jobs:
                 method="GET",
                 path="/jobs",
                 query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
-                answer=lambda data: codec.structure_page(data, Job),
+                answer=lambda data: codec.structure_page(data, Job, lenient=lenient),
                 replay=Replay.ALWAYS,
             )
         )

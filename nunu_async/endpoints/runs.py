@@ -75,10 +75,14 @@ class Runs:
         bugs: bool | None = None,
         page: int = 0,
         page_size: int = 20,
+        lenient: bool = False,
     ) -> Page[Run]:
         """Ask for one page, counted from 0, of 1 to 100 runs.
 
         `state` may be in any case, and is sent in lower case.
+
+        A row that cannot be read makes a DecodeError of it all, unless `lenient`: then it is left
+        out, and `Page.skipped` tells what was wrong with it.
 
         Raises: InputError; ApiError.
         """
@@ -92,10 +96,15 @@ class Runs:
             tags=tags,
             bugs=bugs,
         )
-        return await self._page(page, page_size, filters)
+        return await self._page(page, page_size, filters, lenient=lenient)
 
     async def _page(
-        self, page: int, page_size: int, filters: tuple[tuple[str, str], ...]
+        self,
+        page: int,
+        page_size: int,
+        filters: tuple[tuple[str, str], ...],
+        *,
+        lenient: bool = False,
     ) -> Page[Run]:
         return await self._session.send(
             Request(
@@ -103,7 +112,7 @@ class Runs:
                 method="GET",
                 path="/runs",
                 query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
-                answer=lambda data: codec.structure_page(data, Run),
+                answer=lambda data: codec.structure_page(data, Run, lenient=lenient),
                 replay=Replay.ALWAYS,
             )
         )

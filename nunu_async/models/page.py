@@ -31,3 +31,5 @@ class Page(Model, Generic[T]):
 
     data: tuple[T, ...]
     pagination: Pagination
+    skipped: tuple[str, ...] = ()
+    """What was wrong with rows that were left out; only where `lenient` was asked for."""

@@ -22,6 +22,9 @@ _ENOUGH_MISSES = 20
 # Looks of many clients that were started together drift apart.
 _JITTER = 0.1
 _LONGEST_PAUSE = 300.0
+# A server may ask for more, and by mistake for years.
+_LONGEST_ASKED = 3600.0
+_LONGEST_WAIT = 5.0
 _UUID_LENGTH = 36
 
 
@@ -72,6 +75,7 @@ class Board(Generic[W]):
         self._fresh: set[str] = set()
         self._stale: set[str] = set()
         self._not_before = -math.inf
+        self._retry_at = -math.inf
         self._open_at = -math.inf
         self._failures = 0
 
@@ -134,7 +138,7 @@ class Board(Generic[W]):
     def next_look(self, chance: float) -> float:
         """Return when the next look is to begin; `chance` in [0, 1) is the jitter."""
         if self._fresh:
-            return max(self._not_before, self._open_at)
+            return max(self._retry_at, self._open_at)
         self._freshen()
         first = min(self._watched.values(), key=lambda watched: watched.looked + watched.interval)
         turn = first.looked + first.interval * (1 + _JITTER * chance)
@@ -197,7 +201,7 @@ class Board(Generic[W]):
         fifty requests a second.
         """
         self._failures = 0
-        self._not_before = -math.inf
+        self._not_before = self._retry_at = -math.inf
         self._open_at = now + min(1.0, 0.02 * requests)
 
     def went_wrong(self, now: float, retry_after: float | None) -> float:
@@ -205,6 +209,9 @@ class Board(Generic[W]):
         self._failures += 1
         least = min((watched.interval for watched in self._watched.values()), default=1.0)
         pause = min(least * (1 << min(self._failures, 10)), max(least, _LONGEST_PAUSE))
-        pause = max(pause, retry_after or 0.0)
-        self._not_before = now + pause
+        asked = min(retry_after or 0.0, _LONGEST_ASKED)
+        pause = max(pause, asked)
+        self._not_before, self._retry_at = now + pause, now + asked
+        # Newcomers find out by themselves, but not each for itself.
+        self._open_at = now + min(pause, _LONGEST_WAIT)
         return pause

@@ -15,7 +15,7 @@ from nunu_async.models.runs import Run
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.models.vocab import JobStatus
 from nunu_async.polling.board import fold
-from nunu_async.polling.watcher import Kind
+from nunu_async.polling.look import Kind
 
 __all__ = ["execution_kind", "job_kind", "job_of", "run_kind"]
 
@@ -29,7 +29,12 @@ def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
         status: Literal["completed", "in_progress", "queued"],
     ) -> Callable[[int], Awaitable[Page[TestPlanExecution]]]:
         return lambda page: executions.list_page(
-            status=status, sort_by="start_time", sort_order="desc", page=page, page_size=_PAGE
+            status=status,
+            sort_by="start_time",
+            sort_order="desc",
+            page=page,
+            page_size=_PAGE,
+            lenient=True,
         )
 
     return Kind(
@@ -48,7 +53,7 @@ def run_kind(runs: Runs) -> Kind[Run]:
     """Return how to look at runs."""
 
     def of(state: Literal["running", "completed"]) -> Callable[[int], Awaitable[Page[Run]]]:
-        return lambda page: runs.list_page(state=state, page=page, page_size=_PAGE)
+        return lambda page: runs.list_page(state=state, page=page, page_size=_PAGE, lenient=True)
 
     return Kind(
         name="run",
@@ -68,7 +73,7 @@ def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
     def of(
         status: Literal["queued", "running", "completed"],
     ) -> Callable[[int], Awaitable[Page[Job]]]:
-        return lambda page: jobs.list_page(status=status, page=page, page_size=_PAGE)
+        return lambda page: jobs.list_page(status=status, page=page, page_size=_PAGE, lenient=True)
 
     async def get(job_id: str) -> Job:
         try:

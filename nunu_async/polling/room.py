@@ -12,13 +12,14 @@ from nunu_async.core.clock import Clock, time_limit
 from nunu_async.endpoints.jobs import Jobs
 from nunu_async.endpoints.runs import Runs
 from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
-from nunu_async.errors import NunuError
+from nunu_async.errors import NunuError, RunFailed
 from nunu_async.models.jobs import FinishedRun, Job
 from nunu_async.models.runs import Run, StartedRun
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.polling.kinds import execution_kind, job_kind, job_of, run_kind
+from nunu_async.polling.wait import Change
 from nunu_async.polling.waiting import Terms, Waiter
-from nunu_async.polling.watcher import Change, Watcher
+from nunu_async.polling.watcher import Watcher
 
 __all__ = ["OnStart", "Polling"]
 
@@ -40,6 +41,7 @@ class Polling:
         cleanup: float,
     ) -> None:
         self._runs_api = runs
+        self._jobs_api = jobs
         self._clock = clock
         self._cleanup = cleanup
         watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=self._refused)
@@ -78,13 +80,32 @@ class Polling:
                     await told
             if started.multiplayer_run_id is not None:
                 return await self._one_run(started, started.multiplayer_run_id, terms)
+            if not started.job_ids:
+                return await self._one_execution(started, terms)
             return FinishedRun(started=started, jobs=await self.jobs.many(started.job_ids, terms))
-        except asyncio.CancelledError:
+        except NunuError:
+            raise  # what was started goes on, and its ids are in the error or known to `on_start`
+        except BaseException:  # cancelled, or what a callback raised
             if stop_on_cancel:
                 await finish(self._stop(starting))
-            else:
+            elif not starting.done():
                 starting.cancel()
+                await asyncio.wait({starting})
             raise
+
+    async def _one_execution(self, started: StartedRun, terms: Terms[Job]) -> FinishedRun:
+        """Wait for a start that names an execution and no job."""
+        execution_id = started.test_plan_execution_id
+        if execution_id is None:
+            raise NunuError("what was started has neither jobs nor an execution to wait for")
+        told = Terms[TestPlanExecution](terms.timeout, terms.interval)
+        await self.executions.one(execution_id, told)
+        found = self._jobs_api.list(test_plan_execution_id=execution_id)
+        jobs = tuple([job async for job in found])
+        failed = tuple(job.job_id for job in jobs if not job.succeeded)
+        if failed and terms.raise_on_failure:
+            raise RunFailed(failed, finished={job.job_id: job for job in jobs})
+        return FinishedRun(started=started, jobs=jobs)
 
     async def _one_run(self, started: StartedRun, run_id: str, terms: Terms[Job]) -> FinishedRun:
         """Wait for the run of a start as old as January 2026, when jobs could not be read."""
@@ -108,7 +129,10 @@ class Polling:
             async with time_limit(self._clock, self._cleanup):
                 ids = (await starting).job_ids
                 if ids:
-                    await self._runs_api.stop(ids)
+                    told = await self._runs_api.stop(ids)
+                    for outcome in told.failed:
+                        why = outcome.error or outcome.message or outcome.status
+                        _LOG.warning("job %s was not stopped: %s", outcome.job_id, why)
         except (NunuError, TimeoutError) as error:
             _LOG.warning("could not stop %s: %s", ", ".join(ids) or "what was started", error)
 

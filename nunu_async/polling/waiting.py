@@ -12,7 +12,8 @@ from nunu_async.core.clock import Clock
 from nunu_async.endpoints.ids import in_path
 from nunu_async.errors import InputError, NotFound, NunuError, RunFailed, WaitTimeout
 from nunu_async.models.checks import short
-from nunu_async.polling.watcher import Change, Outcome, Wait, Watcher
+from nunu_async.polling.wait import Change, Outcome, Wait
+from nunu_async.polling.watcher import Watcher
 
 __all__ = ["INTERVAL", "OnChange", "Terms", "Waiter"]
 
@@ -168,6 +169,8 @@ class Waiter(Generic[R]):
         while wait.changes and terms.on_change is not None:
             changes, wait.changes = wait.changes, []
             for change in changes:
+                if wait.expired or wait.error is not None:
+                    return
                 told = terms.on_change(change)
                 if inspect.isawaitable(told):
                     await told

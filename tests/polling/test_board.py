@@ -132,6 +132,8 @@ def test_looks_at_lists_that_move_tell_little() -> None:
 
 def test_failures_lengthen_the_pause_and_success_ends_that() -> None:
     board, _ = board_of("a")
+    board.due(0.0)
+    board.looked({"a"}, 0.0)
     assert [board.went_wrong(0.0, None) for _ in range(7)] == [20, 40, 80, 160, 300, 300, 300]
     assert board.next_look(0.0) == 300.0
     board.went_well(0.0, 1)
@@ -140,8 +142,10 @@ def test_failures_lengthen_the_pause_and_success_ends_that() -> None:
 
 def test_what_the_server_asks_for_counts_even_where_it_is_longer() -> None:
     board, _ = board_of("a")
+    board.due(0.0)
     assert board.went_wrong(100.0, 1000.0) == 1000.0
     assert board.next_look(0.9) == 1100.0
+    assert board.went_wrong(100.0, 1e9) == 3600.0
 
 
 def test_a_long_interval_is_not_shortened_by_failures() -> None:

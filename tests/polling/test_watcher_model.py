@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from nunu_async.errors import NotFound, NunuError, ServerError, StallError
 from nunu_async.models.page import Page, Pagination
+from nunu_async.polling.look import Kind
+from nunu_async.polling.wait import Change
 from nunu_async.polling.waiting import Terms, Waiter
-from nunu_async.polling.watcher import Change, Kind, Watcher
+from nunu_async.polling.watcher import Watcher
 
 STATES = ("queued", "running", "completed")
 BEGAN = datetime(2026, 4, 11, tzinfo=UTC)
