@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from cli_tools import PATIENCE, environment, make, until
 
 from nunu_async.cli import display
 from nunu_async.cli.display import Board, show
-from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.sandbox import Fault, Sandbox, Script
 from nunu_async.upload.progress import BytesSent, Cancelled, Completed, Retrying, UploadEvent
 
 if sys.platform != "win32":
@@ -344,3 +345,17 @@ async def test_a_terminal_that_cannot_draw_gets_no_escape_sequences(tmp_path: Pa
         await _output(process)
         assert process.returncode == 0
         assert b"\x1b" not in screen.raw
+
+
+@needs_terminals
+async def test_a_terminal_that_goes_away_takes_no_result_with_it(tmp_path: Path) -> None:
+    async with Sandbox(script=Script(initialize_seconds=0, run_seconds=1.5)) as box:
+        run_id = box.add_run(state="RUNNING").run_id
+        arguments = ("wait", "run", run_id, "--interval", "0.2", "--json")
+        async with on_a_terminal(box, 60, *arguments, cwd=tmp_path) as (process, screen):
+            await until(lambda: "running" in screen.text)
+            screen.close()
+            out, _ = await process.communicate()
+            screen.mine = screen.theirs = os.open(os.devnull, os.O_RDONLY)
+        assert process.returncode == 0
+        assert json.loads(out)["succeeded"] is True

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import Screen, tell
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.upload.progress import (
     BytesSent,
@@ -108,7 +108,7 @@ def show(
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
         return nullcontext()
-    console = Console(file=stream)
+    console = Console(file=cast("TextIO", Screen(stream)))
     if stream.isatty() and not console.is_dumb_terminal:
         return _bars(board, console)
     return _lines(board, stream, SystemClock(), first)

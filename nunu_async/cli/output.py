@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["TOLD", "close", "count", "prepare", "result", "tell"]
+__all__ = ["TOLD", "Screen", "close", "count", "prepare", "result", "tell"]
 
 TOLD = ("nunu_async.core", "nunu_async.polling")
 """Loggers whose warnings are told at any level."""
@@ -49,14 +49,47 @@ def result(line: str) -> bool:
 
 
 def close() -> None:
-    """Let go of a standard output that nobody reads, so that the interpreter ends quietly."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let go of standard streams that nobody reads, so that the interpreter ends quietly."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                stream.flush()
+
+
+class Screen(io.TextIOBase):
+    """A terminal to draw on that may go away before the command is over."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # a stream's own is a variable
+        """What characters become."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """Tell whether it is one."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return its descriptor, by which its size is asked for."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Draw; into the void where there is no terminal any more."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Let it be seen."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def count(number: int, thing: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Generic, TextIO, TypeVar
+from typing import Generic, TextIO, TypeVar, cast
 
 import attrs
 from rich.console import Console, Group, RenderableType
@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.output import Screen, count, tell
 from nunu_async.cli.rows import NOTHING, cell, colour, span
 from nunu_async.cli.verdict import Row, name_of, standing_of
 from nunu_async.core.clock import Clock, SystemClock
@@ -154,7 +154,7 @@ def show(
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
         return nullcontext()
-    console = Console(file=stream)
+    console = Console(file=cast("TextIO", Screen(stream)))
     if stream.isatty() and not console.is_dumb_terminal:
         return _table(standings, console)
     return _lines(standings, stream, SystemClock(), batch)
