@@ -20,7 +20,7 @@ from nunu_async import (
     TestPlanExecution,
     WaitTimeout,
 )
-from nunu_async.sandbox import Sandbox, Script
+from nunu_async.sandbox import Sandbox
 
 BROKEN = told({"error": "broken"}, 500)
 
@@ -101,10 +101,9 @@ async def test_a_row_that_is_waited_for_and_cannot_be_read_ends_its_wait_with_th
     async with answered(reply=lists(rows, "status", set())) as wire:
         with pytest.raises(DecodeError, match="total_tests"):
             await wire.nunu.wait_for_execution("bad", timeout=10_000)
+        rows.pop()
         with pytest.raises(NotFound):
-            async with asyncio.timeout(20):
-                rows.pop()
-                await wire.nunu.wait_for_execution("nobody", timeout=10_000)
+            await wire.nunu.wait_for_execution("nobody", timeout=10_000)
 
 
 async def test_a_page_without_the_rows_that_cannot_be_read() -> None:
@@ -147,16 +146,15 @@ async def test_a_timeout_does_not_wait_for_what_else_there_is_to_tell() -> None:
 
 
 async def test_waiting_belongs_to_one_loop() -> None:
-    async with Sandbox(script=Script(run_seconds=0, initialize_seconds=0)) as box:
-        async with NunuClient(box.api_key, base_url=box.base_url) as nunu:
-            name = box.add_run().run_id
-            await nunu.wait_for_run(name)
+    async with Sandbox() as box, NunuClient(box.api_key, base_url=box.base_url) as nunu:
+        name = box.add_run().run_id
+        await nunu.wait_for_run(name)
 
-            def elsewhere() -> None:
-                with pytest.raises(ConfigError, match="another event loop"):
-                    asyncio.run(nunu.wait_for_run(name))
+        def elsewhere() -> None:
+            with pytest.raises(ConfigError, match="another event loop"):
+                asyncio.run(nunu.wait_for_run(name))
 
-            await asyncio.to_thread(elsewhere)
+        await asyncio.to_thread(elsewhere)
 
 
 # --- Starting and waiting.
