@@ -30,6 +30,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "PlanMismatch",
+    "ProxyError",
     "QuotaExceeded",
     "RateLimited",
     "RunFailed",
@@ -124,6 +125,18 @@ class ConnectError(TransportError):
 
 class CertificateError(ConnectError):
     """The server's TLS certificate is not to be trusted; never tried again."""
+
+
+class ProxyError(ConnectError):
+    """The proxy would not lead to the server, which saw nothing.
+
+    Attributes:
+        status: the proxy's HTTP status; 407 asks for a user and a password.
+    """
+
+    def __init__(self, message: str, *, status: int, method: str = "", path: str = "") -> None:
+        super().__init__(message, method=method, path=path, sent=False)
+        self.status = status
 
 
 class DeadlineExceeded(TransportError):

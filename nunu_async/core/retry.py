@@ -24,6 +24,7 @@ from nunu_async.errors import (
     DeadlineExceeded,
     DecodeError,
     NunuError,
+    ProxyError,
     StorageError,
     TransportError,
 )
@@ -131,6 +132,8 @@ def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - 
             return False
         case _ if replay is Replay.NEVER:
             return False
+        case ProxyError():
+            return failure.status in _TRANSIENT_STATUS
         case TransportError():
             return replay is Replay.ALWAYS or not failure.sent
         case ApiError():

@@ -15,6 +15,7 @@ from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
+from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy
 from nunu_async.core.wire import connect_timeout, read_capped, send_once, translate
@@ -56,6 +57,7 @@ class Session:
         user_agent: str,
         http: aiohttp.ClientSession | None = None,
         tls: ssl.SSLContext | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -66,6 +68,8 @@ class Session:
         self._http = http
         self._owns_http = http is None
         self._tls = tls
+        # The caller's own session has its own ways, and none of ours.
+        self._way = DIRECT if http or proxies is None else proxies.way_to(config.base_url)
         self._gate = asyncio.Semaphore(concurrency)
         self._urgent = asyncio.Semaphore(_URGENT)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -167,6 +171,8 @@ class Session:
                 raise_for_status=False,
                 middlewares=(send_once,),
                 timeout=connect_timeout(self._timeouts.connect),
+                proxy=self._way.proxy,
+                proxy_headers=self._way.asking(),
             ) as response:
                 answer = await read_capped(response, _LARGEST_ANSWER)
                 headers = {name.lower(): value for name, value in response.headers.items()}
@@ -192,6 +198,7 @@ class Session:
             # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.
             "Accept-Encoding": "gzip",
             "User-Agent": self._user_agent,
+            **self._way.passing(),
         }
         if request.body is not None:
             headers["Content-Type"] = "application/json"

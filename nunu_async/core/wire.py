@@ -12,6 +12,7 @@ from nunu_async.errors import (
     CertificateError,
     ConnectError,
     NunuError,
+    ProxyError,
     StallError,
     TransportError,
 )
@@ -55,6 +56,18 @@ def translate(error: Exception, method: str, path: str) -> NunuError:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
             kind, sent = CertificateError, False
             told = "the server's certificate is not to be trusted"
+        case aiohttp.ClientHttpProxyError():
+            return ProxyError(
+                f"{where}: the proxy answered {error.status} to the request for a tunnel",
+                status=error.status,
+                method=method,
+                path=path,
+            )
+        case aiohttp.ClientProxyConnectionError():
+            kind, sent = ConnectError, False
+            told = (
+                f"cannot connect to the proxy {error.host}:{error.port} ({_cause(error.os_error)})"
+            )
         case aiohttp.ClientConnectorError():
             kind, sent = ConnectError, False
             told = f"cannot connect to {error.host}:{error.port} ({_cause(error.os_error)})"
