@@ -175,7 +175,8 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     """Return a `Retry-After` header in seconds, or None where it says nothing usable.
 
     Digits with an optional fraction, or an HTTP date, which is read against the answer's own
-    `Date` header because clocks disagree. Negative, infinite and unreadable values are None.
+    `Date` header because clocks disagree, and is None without one. Negative, infinite and
+    unreadable values are None, and so are several that differ.
     Source: RFC 9110, 10.2.3.
     """
     if value is None:

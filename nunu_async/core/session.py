@@ -18,7 +18,7 @@ from nunu_async.core.codec import encode
 from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy
-from nunu_async.core.wire import connect_timeout, read_capped, send_once, translate
+from nunu_async.core.wire import connect_timeout, headers_of, read_capped, send_once, translate
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
@@ -175,7 +175,7 @@ class Session:
                 proxy_headers=self._way.asking(),
             ) as response:
                 answer = await read_capped(response, _LARGEST_ANSWER)
-                headers = {name.lower(): value for name, value in response.headers.items()}
+                headers = headers_of(response)
                 status = response.status
                 hidden = (self._config.api_key, *request.secrets)
                 return responses.read(request, status, headers, answer, hidden)

@@ -17,7 +17,7 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = ["connect_timeout", "lapse", "read_capped", "send_once", "translate"]
+__all__ = ["connect_timeout", "headers_of", "lapse", "read_capped", "send_once", "translate"]
 
 
 class _Dropped(Exception):
@@ -91,6 +91,14 @@ def _cause(error: BaseException) -> str:
         except (ValueError, OverflowError):
             pass
     return type(error).__name__
+
+
+def headers_of(response: ClientResponse) -> dict[str, str]:
+    """Return an answer's headers, names in lower case; one that differs from itself is a list."""
+    found: dict[str, dict[str, None]] = {}
+    for name, value in response.headers.items():
+        found.setdefault(name.lower(), {})[value] = None
+    return {name: ", ".join(values) for name, values in found.items()}
 
 
 async def read_capped(response: ClientResponse, limit: int) -> bytes:

@@ -22,7 +22,14 @@ from nunu_async.core.clock import Clock, Timer
 from nunu_async.core.proxies import Proxies
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
-from nunu_async.core.wire import connect_timeout, lapse, read_capped, send_once, translate
+from nunu_async.core.wire import (
+    connect_timeout,
+    headers_of,
+    lapse,
+    read_capped,
+    send_once,
+    translate,
+)
 from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import clean
@@ -265,7 +272,7 @@ class Storage:
                     # Before the connection could go back to the pool; a refused part that was
                     # sent whole leaves a good one, which other parts may use at once.
                     await body.cut_off()
-                told = {name.lower(): value for name, value in response.headers.items()}
+                told = headers_of(response)
                 etags = response.headers.getall("ETag", [])
                 return _verdict(part.number, response.status, told, answer, etags, whole=whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
