@@ -56,7 +56,14 @@ def _restore(cls: type[NunuError], args: tuple[object, ...], state: dict[str, ob
 
 
 class NunuError(Exception):
-    """Anything that this library raises on its own account."""
+    """Anything that this library raises on its own account.
+
+    Attributes:
+        retry_budget_exhausted: it would have been tried again, but the client's budget for retries
+            was spent (`RetryPolicy.budget`).
+    """
+
+    retry_budget_exhausted: bool = False
 
     def __reduce__(
         self,
