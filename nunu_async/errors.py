@@ -423,10 +423,11 @@ class UploadError(NunuError):
 
 
 class UploadOutcomeUnknown(UploadError):
-    """The server may have finished the upload, and would not say; nothing was deleted.
+    """The server may have acted, and would not say; nothing was deleted on our account.
 
     Attributes:
-        stage: ``initiate`` or ``complete``.
+        stage: ``complete``: the build may be there. ``initiate``: one may have been reserved, with
+            others deleted for it (`auto_delete`); `build_id` is empty.
     """
 
     def __init__(self, summary: str, *, build_id: str, stage: str) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "RetryPolicy",
     "is_signature_refused",
     "is_throttled",
+    "may_have_acted",
     "parse_retry_after",
 ]
 
@@ -226,6 +227,20 @@ def is_throttled(failure: NunuError) -> bool:
         "SlowDown",
         "RequestLimitExceeded",
     }
+
+
+def may_have_acted(failure: NunuError) -> bool:
+    """Tell whether the server may have done what a failed request asked for."""
+    match failure:
+        case TransportError():
+            return failure.sent
+        case ApiError():
+            # A 408 may come from an edge that had already passed the request on.
+            return failure.status not in _NOT_ACTED_STATUS and (
+                failure.status >= 500 or failure.status == 408  # noqa: PLR2004 - HTTP's classes
+            )
+        case _:
+            return isinstance(failure, DecodeError)
 
 
 def is_signature_refused(failure: NunuError) -> bool:
