@@ -383,6 +383,7 @@ class NunuClient:
         render_templates: bool = False,
         template_data: Mapping[str, object] | None = None,
         options: RunOptions | None = None,
+        marker: bool = True,
         timeout: float | None = None,
         interval: float = INTERVAL,
         on_start: OnStart | None = None,
@@ -413,6 +414,7 @@ class NunuClient:
             render_templates=render_templates,
             template_data=template_data,
             options=options,
+            marker=marker,
         )
         return await self._polling.run_to_end(
             start, terms, on_start=on_start, stop_on_cancel=stop_on_cancel

@@ -61,9 +61,12 @@ class NunuError(Exception):
     Attributes:
         retry_budget_exhausted: it would have been tried again, but the client's budget for retries
             was spent (`RetryPolicy.budget`).
+        marker: the tag of a start of which nobody knows whether it began anything; what it began
+            has that tag. None for anything else.
     """
 
     retry_budget_exhausted: bool = False
+    marker: str | None = None
 
     def __reduce__(
         self,

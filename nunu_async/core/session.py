@@ -134,6 +134,10 @@ class Session:
             )
             await self._clock.sleep(delay)
 
+    async def pause(self, seconds: float) -> None:
+        """Pause between two looks, for about `seconds`: many at once are not to look in step."""
+        await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
+
     async def _cleared(
         self, request: Request[T], deadline: Deadline, failure: NunuError | None
     ) -> aiohttp.ClientSession:
