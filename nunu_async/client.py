@@ -14,6 +14,7 @@ import aiohttp
 
 from nunu_async.config import Config, PathStyle, Timeouts
 from nunu_async.core.clock import Clock, SystemClock
+from nunu_async.core.proxies import Proxies
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.session import Session
 from nunu_async.endpoints.anything import anything
@@ -61,11 +62,13 @@ class NunuClient:
             limit, stall limits included. Completing an upload has a limit of its own there.
         retry: how often and how patiently to try again.
         session: an aiohttp session to send API requests with, used and not closed; its own
-            middlewares are not run. Storage never uses it.
+            middlewares are not run, its own proxy is used. Storage never uses it.
         ssl_context: for both API and storage, where the system's certificates are not enough.
         api_concurrency: API requests under way at once.
         storage_concurrency: parts under way at once, over all uploads of this client.
         allow_http: permit plain http to hosts other than this machine.
+        trust_env: take proxies from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`; what runs on this
+            machine is reached straight all the same. `.netrc` is never read.
         path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None takes them
             for organization keys (``nunu_org_...``), and the shorter ones for project keys.
         clock: where time, pauses and chance come from; tests pass their own.
@@ -86,6 +89,7 @@ class NunuClient:
         api_concurrency: int = 32,
         storage_concurrency: int = 16,
         allow_http: bool = False,
+        trust_env: bool = True,
         path_style: PathStyle | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -103,6 +107,7 @@ class NunuClient:
             allow_http=allow_http,
             path_style=path_style,
         )
+        proxies = Proxies.load(os.environ) if trust_env else Proxies()
         timeouts = _timeouts(timeout)
         clock = clock or SystemClock()
         policy = retry or RetryPolicy()
@@ -117,6 +122,7 @@ class NunuClient:
             user_agent=agent,
             http=session,
             tls=ssl_context,
+            proxies=proxies,
         )
         self._storage = Storage(
             clock=clock,
@@ -126,6 +132,7 @@ class NunuClient:
             allow_http=allow_http,
             allow_loopback=config.is_local,
             tls=ssl_context,
+            proxies=proxies,
         )
         self._readers = Readers(_READERS)
         self.builds = Builds(
@@ -376,6 +383,7 @@ class NunuClient:
         render_templates: bool = False,
         template_data: Mapping[str, object] | None = None,
         options: RunOptions | None = None,
+        marker: bool = True,
         timeout: float | None = None,
         interval: float = INTERVAL,
         on_start: OnStart | None = None,
@@ -406,6 +414,7 @@ class NunuClient:
             render_templates=render_templates,
             template_data=template_data,
             options=options,
+            marker=marker,
         )
         return await self._polling.run_to_end(
             start, terms, on_start=on_start, stop_on_cancel=stop_on_cancel

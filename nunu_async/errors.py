@@ -30,6 +30,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "PlanMismatch",
+    "ProxyError",
     "QuotaExceeded",
     "RateLimited",
     "RunFailed",
@@ -55,7 +56,17 @@ def _restore(cls: type[NunuError], args: tuple[object, ...], state: dict[str, ob
 
 
 class NunuError(Exception):
-    """Anything that this library raises on its own account."""
+    """Anything that this library raises on its own account.
+
+    Attributes:
+        retry_budget_exhausted: it would have been tried again, but the client's budget for retries
+            was spent (`RetryPolicy.budget`).
+        marker: the tag of a start of which nobody knows whether it began anything; what it began
+            has that tag. None for anything else.
+    """
+
+    retry_budget_exhausted: bool = False
+    marker: str | None = None
 
     def __reduce__(
         self,
@@ -124,6 +135,18 @@ class ConnectError(TransportError):
 
 class CertificateError(ConnectError):
     """The server's TLS certificate is not to be trusted; never tried again."""
+
+
+class ProxyError(ConnectError):
+    """The proxy would not lead to the server, which saw nothing.
+
+    Attributes:
+        status: the proxy's HTTP status; 407 asks for a user and a password.
+    """
+
+    def __init__(self, message: str, *, status: int, method: str = "", path: str = "") -> None:
+        super().__init__(message, method=method, path=path, sent=False)
+        self.status = status
 
 
 class DeadlineExceeded(TransportError):
@@ -403,10 +426,11 @@ class UploadError(NunuError):
 
 
 class UploadOutcomeUnknown(UploadError):
-    """The server may have finished the upload, and would not say; nothing was deleted.
+    """The server may have acted, and would not say; nothing was deleted on our account.
 
     Attributes:
-        stage: ``initiate`` or ``complete``.
+        stage: ``complete``: the build may be there. ``initiate``: one may have been reserved, with
+            others deleted for it (`auto_delete`); `build_id` is empty.
     """
 
     def __init__(self, summary: str, *, build_id: str, stage: str) -> None:

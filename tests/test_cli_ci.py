@@ -139,7 +139,7 @@ async def test_a_plan_is_run_on_the_build_and_everybody_is_told(tmp_path: Path) 
             "deployment_config_id": box.deployment_configs[0].id,
             "test_plan_id": box.test_plans[0].id,
             "build_id": build_id,
-            "additional_tags": ["gate"],
+            "additional_tags": ["gate", start.body["additional_tags"][1]],
         }
         header, *rows = [line.split() for line in ran.out.splitlines()]
         assert header == ["TEST", "RESULT", "DURATION", "RUN", "WHY"]
@@ -305,7 +305,7 @@ async def test_a_start_that_is_refused_leaves_the_build_and_says_so(tmp_path: Pa
 async def test_a_start_without_an_answer_may_have_begun(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
     async with Sandbox(faults=[Fault(on="start_run", do="cut", effect=True)]) as box:
-        ran = await run(*said(box, "--json"), env=box.environment, cwd=tmp_path)
+        ran = await run(*said(box, "--json", "--no-marker"), env=box.environment, cwd=tmp_path)
         assert ran.code == 1
         ran.tells("the run may have been started")
         found = report(ran)

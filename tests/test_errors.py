@@ -26,6 +26,7 @@ from nunu_async.errors import (
     PayloadTooLarge,
     PermissionDenied,
     PlanMismatch,
+    ProxyError,
     QuotaExceeded,
     RateLimited,
     RunFailed,
@@ -81,6 +82,7 @@ SAMPLES: dict[type[NunuError], NunuError] = {
     TransportError: TransportError("reset", method="GET", path="/runs", sent=True),
     ConnectError: ConnectError("refused", method="PUT", path="storage.example", sent=False),
     CertificateError: CertificateError("self-signed", sent=False),
+    ProxyError: ProxyError("no", status=407, method="GET", path="/runs"),
     DeadlineExceeded: DeadlineExceeded("120 s are over", method="GET", path="/runs"),
     StallError: StallError("no byte for 60 s"),
     DecodeError: DecodeError(
@@ -174,6 +176,7 @@ def test_notes_travel_with_an_error() -> None:
         (SourceChanged, SourceError),
         (ConnectError, TransportError),
         (CertificateError, ConnectError),
+        (ProxyError, ConnectError),
         (DeadlineExceeded, TransportError),
         (StallError, TransportError),
         (QuotaExceeded, ApiError),

@@ -53,7 +53,9 @@ Call = Callable[[NunuClient], Awaitable[Any]]
 
 
 def start(**members: Any) -> Call:
-    return lambda nunu: nunu.runs.start(**({"deployment_config_id": "d"} | members))
+    return lambda nunu: nunu.runs.start(
+        **({"deployment_config_id": "d", "marker": False} | members)
+    )
 
 
 async def read(body: object, call: Call) -> Any:

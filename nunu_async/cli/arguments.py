@@ -220,6 +220,7 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
         "--agent-config", metavar="ID", type=_name, help="an agent config of the project"
     )
     _add_tags(start, "added to the run; may be repeated")
+    _add_marker(start)
     start.add_argument(
         "--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only"
     )
@@ -238,6 +239,15 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
         help="fill in the templates of the test, with --template-data",
     )
     start.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_marker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-marker",
+        action="store_false",
+        dest="marker",
+        help="add no tag of our own, by which a start with a lost answer is found",
+    )
 
 
 def _add_executions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -339,6 +349,7 @@ def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="A,B",
         help="added to the runs, where --tags is for the build; may be repeated",
     )
+    _add_marker(ci)
     ci.add_argument("--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only")
     ci.add_argument(
         "--instances", type=_whole(1, 10), metavar="N", help="1 to 10; with --test only"

@@ -197,6 +197,7 @@ async def _go(client: NunuClient, course: _Course) -> None:
                 additional_tags=arguments.run_tags,
                 retries=arguments.retries,
                 instances=arguments.instances,
+                marker=arguments.marker,
                 timeout=arguments.timeout,
                 interval=arguments.interval,
                 on_start=course.begun,

@@ -140,6 +140,7 @@ async def start(arguments: argparse.Namespace) -> int:
                 instances=arguments.instances,
                 render_templates=arguments.render_templates,
                 template_data=arguments.template_data,
+                marker=arguments.marker,
             )
         except asyncio.CancelledError:
             tell(f"nunu-async: {MAYBE}")

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import backoff
@@ -24,11 +24,20 @@ from nunu_async.errors import (
     DeadlineExceeded,
     DecodeError,
     NunuError,
+    ProxyError,
     StorageError,
     TransportError,
 )
 
-__all__ = ["Attempts", "RetryPolicy", "is_signature_refused", "is_throttled", "parse_retry_after"]
+__all__ = [
+    "Attempts",
+    "RetryBudget",
+    "RetryPolicy",
+    "is_signature_refused",
+    "is_throttled",
+    "may_have_acted",
+    "parse_retry_after",
+]
 
 # 501, 505 and the other 4xx are answers, not accidents: a repeat gets the same one.
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
@@ -39,6 +48,10 @@ _TRANSIENT_CODES: Final = frozenset(
 # Words for a URL that was refused, which some stores send with a 400.
 _REFUSED_CODES: Final = frozenset({"AccessDenied", "ExpiredRequest", "ExpiredToken"})
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
+# What retries cost, and what a success at the first try brings; AWS's own figures of 2026.
+_TRANSIENT_COST: Final = 14
+_THROTTLED_COST: Final = 5
+_INCOME: Final = 1
 _SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
@@ -51,6 +64,13 @@ def _finite(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ConfigError(
             f"RetryPolicy.{attribute.name} must be a finite number of seconds, not {value!r}"
+        )
+
+
+def _amount(_: object, attribute: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and not (type(value) is int and value >= 0):
+        raise ConfigError(
+            f"RetryPolicy.{attribute.name} must be a whole number or None, not {value!r}"
         )
 
 
@@ -69,6 +89,11 @@ class RetryPolicy:
         throttled_base: seconds, after the server said to slow down.
         cap: seconds, the longest pause of our own making.
         max_retry_after: seconds, the longest pause a server may ask for.
+        budget: what all retries of a client are paid from, for the API and for storage each: one
+            costs 14, or 5 after the server said to slow down, and has its price back if it
+            succeeds; a first attempt that succeeds adds 1, up to this. Storage has as much for
+            each part that may be under way. Where it is spent, nothing is tried again but what
+            cleans up or completes an upload. None sets no such limit.
     """
 
     attempts: int = attrs.field(default=5, validator=_at_least_one)
@@ -77,6 +102,7 @@ class RetryPolicy:
     throttled_base: float = attrs.field(default=1.0, validator=_finite)
     cap: float = attrs.field(default=20.0, validator=_finite)
     max_retry_after: float = attrs.field(default=120.0, validator=_finite)
+    budget: int | None = attrs.field(default=500, validator=_amount)
 
     def ceiling(self, retry: int, *, throttled: bool) -> float:
         """Return the longest pause before retry number `retry`, counted from 0."""
@@ -88,15 +114,50 @@ class RetryPolicy:
         return float(next(islice(waits, retry + 1, None)))
 
 
+class RetryBudget:
+    """Tokens that retries are paid with, so that an outage does not multiply every request.
+
+    Attributes:
+        left: from 0 to the capacity; infinite where there is no limit.
+    """
+
+    __slots__ = ("_capacity", "left")
+
+    def __init__(self, capacity: int | None) -> None:
+        self._capacity: float = math.inf if capacity is None else capacity
+        self.left = self._capacity
+
+    def take(self, cost: int) -> bool:
+        """Pay for a retry; False, and nothing is taken, where too little is left."""
+        if cost > self.left:
+            return False
+        self.left -= cost
+        return True
+
+    def give(self, amount: int) -> None:
+        """Put tokens in; what is above the capacity is lost."""
+        self.left = min(self._capacity, self.left + amount)
+
+
 class Attempts:
-    """The count of one job's attempts, and the verdict after each failure."""
+    """The count of one job's attempts, and the verdict after each failure.
 
-    __slots__ = ("_limit", "_policy", "made")
+    Retries are paid from `budget`; without one they are free.
+    """
 
-    def __init__(self, policy: RetryPolicy, limit: int) -> None:
+    __slots__ = ("_budget", "_limit", "_paid", "_policy", "made")
+
+    def __init__(self, policy: RetryPolicy, limit: int, budget: RetryBudget | None = None) -> None:
         self._policy = policy
         self._limit = limit
+        self._budget = budget
+        self._paid = 0
         self.made = 0
+
+    def succeeded(self) -> None:
+        """Give the budget its due for an attempt that succeeded, after `made` that did not."""
+        if self._budget is not None:
+            self._budget.give(self._paid if self.made else _INCOME)
 
     def pause_after(
         self,
@@ -110,7 +171,8 @@ class Attempts:
         """Count a failed attempt; return the seconds to wait before the next, or None to give up.
 
         `chance` in [0, 1) is the jitter; `remaining` the seconds left for the whole job. A wait
-        that would end after the job's deadline is not begun.
+        that would end after the job's deadline is not begun. A failure that is not tried again
+        for want of budget says so, in a note and in `retry_budget_exhausted`.
         """
         self.made += 1
         if self.made >= self._limit or not _may_repeat(failure, replay):
@@ -122,7 +184,15 @@ class Attempts:
             if asked > self._policy.max_retry_after:
                 return None
             delay = max(delay, asked) + chance * 0.25 * asked
-        return delay if delay < remaining else None
+        if delay >= remaining:
+            return None
+        if self._budget is not None:
+            self._paid = _THROTTLED_COST if is_throttled(failure) else _TRANSIENT_COST
+            if not self._budget.take(self._paid):
+                failure.retry_budget_exhausted = True
+                failure.add_note("not tried again: the client's retry budget is spent")
+                return None
+        return delay
 
 
 def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - a table
@@ -131,6 +201,8 @@ def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - 
             return False
         case _ if replay is Replay.NEVER:
             return False
+        case ProxyError():
+            return failure.status in _TRANSIENT_STATUS
         case TransportError():
             return replay is Replay.ALWAYS or not failure.sent
         case ApiError():
@@ -158,6 +230,20 @@ def is_throttled(failure: NunuError) -> bool:
     }
 
 
+def may_have_acted(failure: NunuError) -> bool:
+    """Tell whether the server may have done what a failed request asked for."""
+    match failure:
+        case TransportError():
+            return failure.sent
+        case ApiError():
+            # A 408 may come from an edge that had already passed the request on.
+            return failure.status not in _NOT_ACTED_STATUS and (
+                failure.status >= 500 or failure.status == 408  # noqa: PLR2004 - HTTP's classes
+            )
+        case _:
+            return isinstance(failure, DecodeError)
+
+
 def is_signature_refused(failure: NunuError) -> bool:
     """Tell whether storage refused the URL itself, so that a fresh one may help.
 
@@ -172,7 +258,8 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     """Return a `Retry-After` header in seconds, or None where it says nothing usable.
 
     Digits with an optional fraction, or an HTTP date, which is read against the answer's own
-    `Date` header because clocks disagree. Negative, infinite and unreadable values are None.
+    `Date` header because clocks disagree, and is None without one. Negative, infinite and
+    unreadable values are None, and so are several that differ.
     Source: RFC 9110, 10.2.3.
     """
     if value is None:

@@ -15,15 +15,19 @@ from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
+from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy
-from nunu_async.core.wire import connect_timeout, read_capped, send_once, translate
+from nunu_async.core.traffic import Traffic
+from nunu_async.core.wire import connect_timeout, headers_of, read_capped, send_once, translate
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
     ConfigError,
     DeadlineExceeded,
     DecodeError,
+    NunuError,
+    RateLimited,
     StallError,
     TransportError,
 )
@@ -56,16 +60,20 @@ class Session:
         user_agent: str,
         http: aiohttp.ClientSession | None = None,
         tls: ssl.SSLContext | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._policy = policy
+        self._traffic = Traffic(clock, policy)
         self._timeouts = timeouts
         self._concurrency = concurrency
         self._user_agent = user_agent
         self._http = http
         self._owns_http = http is None
         self._tls = tls
+        # The caller's own session has its own ways, and none of ours.
+        self._way = DIRECT if http or proxies is None else proxies.way_to(config.base_url)
         self._gate = asyncio.Semaphore(concurrency)
         self._urgent = asyncio.Semaphore(_URGENT)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,35 +85,44 @@ class Session:
         Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
         is spent; ClientClosed; ConfigError from another event loop than the first.
         """
-        attempts = Attempts(self._policy, self._policy.attempts)
+        # What cleans up is few, and owed: it neither waits for others nor pays as they do.
+        budget = None if request.urgent else self._traffic.budget
+        attempts = Attempts(self._policy, self._policy.attempts, budget)
         deadline: Deadline | None = None
+        failure: ApiError | DecodeError | TransportError | None = None
         while True:
-            http = self._opened()
+            self._opened()
             async with self._urgent if request.urgent else self._gate:
                 # Only now: waiting at our own gate is nobody's timeout.
                 if deadline is None:
                     deadline = Deadline(self._clock, self._within(request))
+                http = await self._cleared(request, deadline, failure)
+                began = self._clock.monotonic()
                 if request.flight is not None:
                     request.flight.on_wire = True
                 try:
-                    return await self._attempt(http, request, deadline, attempts.made + 1)
+                    answer = await self._attempt(http, request, deadline, attempts.made + 1)
+                    attempts.succeeded()
+                    self._traffic.succeeded(began)
+                    return answer
                 except (ApiError, DecodeError, TransportError) as error:
                     failure = error
                 finally:
                     if request.flight is not None:
                         request.flight.on_wire = False
-            if request.flight is not None and request.flight.last:
-                raise failure
-            if self._closed and isinstance(failure, TransportError):
-                raise ClientClosed(
-                    f"this client was closed during {request.operation}, which may have been done"
-                ) from failure
             delay = attempts.pause_after(
                 failure,
                 replay=request.replay,
                 chance=self._clock.random(),
                 remaining=deadline.remaining(),
             )
+            self._traffic.failed(failure, began, delay)
+            if request.flight is not None and request.flight.last:
+                raise failure
+            if self._closed and isinstance(failure, TransportError):
+                raise ClientClosed(
+                    f"this client was closed during {request.operation}, which may have been done"
+                ) from failure
             if delay is None:
                 raise failure
             _LOG.warning(
@@ -116,6 +133,19 @@ class Session:
                 failure,
             )
             await self._clock.sleep(delay)
+
+    async def pause(self, seconds: float) -> None:
+        """Pause between two looks, for about `seconds`: many at once are not to look in step."""
+        await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
+
+    async def _cleared(
+        self, request: Request[T], deadline: Deadline, failure: NunuError | None
+    ) -> aiohttp.ClientSession:
+        """Wait while the server wants no requests; return what to send the next one with."""
+        pause = None if request.urgent else await self._traffic.ready(deadline.at)
+        if pause is not None:
+            raise failure or _held(request, pause, deadline.remaining())
+        return self._opened()
 
     def _within(self, request: Request[T]) -> float:
         return request.within or max(self._timeouts.call, request.patience or 0.0)
@@ -167,9 +197,11 @@ class Session:
                 raise_for_status=False,
                 middlewares=(send_once,),
                 timeout=connect_timeout(self._timeouts.connect),
+                proxy=self._way.proxy,
+                proxy_headers=self._way.asking(),
             ) as response:
                 answer = await read_capped(response, _LARGEST_ANSWER)
-                headers = {name.lower(): value for name, value in response.headers.items()}
+                headers = headers_of(response)
                 status = response.status
                 hidden = (self._config.api_key, *request.secrets)
                 return responses.read(request, status, headers, answer, hidden)
@@ -192,6 +224,7 @@ class Session:
             # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.
             "Accept-Encoding": "gzip",
             "User-Agent": self._user_agent,
+            **self._way.passing(),
         }
         if request.body is not None:
             headers["Content-Type"] = "application/json"
@@ -223,3 +256,15 @@ class Session:
         self._closed = True
         if self._http is not None and self._owns_http:
             await self._http.close()
+
+
+def _held(request: Request[T], pause: float, remaining: float) -> RateLimited:
+    """Return the error of a request that did not go out, because of what another was told."""
+    return RateLimited(
+        status=429,
+        message=f"not sent: the server asked this client to wait {pause:.3g} seconds more, and "
+        f"the call has {remaining:.3g}",
+        method=request.method,
+        path=request.path,
+        retry_after=pause,
+    )

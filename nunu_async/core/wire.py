@@ -12,11 +12,12 @@ from nunu_async.errors import (
     CertificateError,
     ConnectError,
     NunuError,
+    ProxyError,
     StallError,
     TransportError,
 )
 
-__all__ = ["connect_timeout", "lapse", "read_capped", "send_once", "translate"]
+__all__ = ["connect_timeout", "headers_of", "lapse", "read_capped", "send_once", "translate"]
 
 
 class _Dropped(Exception):
@@ -55,6 +56,18 @@ def translate(error: Exception, method: str, path: str) -> NunuError:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
             kind, sent = CertificateError, False
             told = "the server's certificate is not to be trusted"
+        case aiohttp.ClientHttpProxyError():
+            return ProxyError(
+                f"{where}: the proxy answered {error.status} to the request for a tunnel",
+                status=error.status,
+                method=method,
+                path=path,
+            )
+        case aiohttp.ClientProxyConnectionError():
+            kind, sent = ConnectError, False
+            told = (
+                f"cannot connect to the proxy {error.host}:{error.port} ({_cause(error.os_error)})"
+            )
         case aiohttp.ClientConnectorError():
             kind, sent = ConnectError, False
             told = f"cannot connect to {error.host}:{error.port} ({_cause(error.os_error)})"
@@ -78,6 +91,14 @@ def _cause(error: BaseException) -> str:
         except (ValueError, OverflowError):
             pass
     return type(error).__name__
+
+
+def headers_of(response: ClientResponse) -> dict[str, str]:
+    """Return an answer's headers, names in lower case; one that differs from itself is a list."""
+    found: dict[str, dict[str, None]] = {}
+    for name, value in response.headers.items():
+        found.setdefault(name.lower(), {})[value] = None
+    return {name: ", ".join(values) for name, values in found.items()}
 
 
 async def read_capped(response: ClientResponse, limit: int) -> bytes:

@@ -13,9 +13,16 @@ import attrs
 
 from nunu_async.core import codec
 from nunu_async.core.request import Flight, Replay, Request
+from nunu_async.core.retry import may_have_acted
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import in_path
-from nunu_async.errors import InputError
+from nunu_async.errors import (
+    ApiError,
+    DecodeError,
+    InputError,
+    TransportError,
+    UploadOutcomeUnknown,
+)
 from nunu_async.models.base import Model
 from nunu_async.models.builds import (
     Build,
@@ -48,20 +55,33 @@ class Builds:
 
         Sent again only when the server cannot have acted: a second reservation is a second build.
 
-        Raises: QuotaExceeded when storage is full; PayloadTooLarge; ApiError.
+        Raises: QuotaExceeded when storage is full; PayloadTooLarge; ApiError;
+        UploadOutcomeUnknown where `auto_delete` may have deleted builds for a reservation that
+        nobody has heard of: another try could delete more.
         """
         if upload.project_id is None and self._project_id is not None:
             upload = attrs.evolve(upload, project_id=self._project_id)
-        return await self._session.send(
-            Request(
-                operation="initiate_upload",
-                method="POST",
-                path="/builds/upload",
-                body=codec.dump(upload),
-                answer=_ticket,
-                flight=flight,
-            )
+        request = Request(
+            operation="initiate_upload",
+            method="POST",
+            path="/builds/upload",
+            body=codec.dump(upload),
+            answer=_ticket,
+            flight=flight,
         )
+        try:
+            return await self._session.send(request)
+        except (ApiError, DecodeError, TransportError) as error:
+            heard_of = isinstance(error, DecodeError) and error.leftover is not None
+            if not upload.auto_delete or heard_of or not may_have_acted(error):
+                raise
+            raise UploadOutcomeUnknown(
+                f"the server did not say whether it reserved a build for {upload.name!a} "
+                f"({error}); with auto_delete it may have deleted others for it, so look at the "
+                "builds before uploading again",
+                build_id="",
+                stage="initiate",
+            ) from error
 
     async def get_upload_parts(
         self, ticket: MultipartTicket, part_numbers: Sequence[int]

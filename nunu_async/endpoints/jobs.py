@@ -66,11 +66,19 @@ class Jobs:
         filters = _filters(status, test_plan_execution_id, multiplayer_test_id, tags)
         return await self._page(page, page_size, filters, lenient=lenient)
 
+    async def tagged(self, tag: str, *, within: float) -> Page[Job]:
+        """Ask for at most 100 jobs with a tag, for `within` seconds over all attempts.
+
+        Raises: ApiError; DecodeError; TransportError.
+        """
+        return await self._page(0, 100, (("tags", tag),), within)
+
     async def _page(
         self,
         page: int,
         page_size: int,
         filters: tuple[tuple[str, str], ...],
+        within: float | None = None,
         *,
         lenient: bool = False,
     ) -> Page[Job]:
@@ -82,6 +90,7 @@ class Jobs:
                 query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
                 answer=lambda data: codec.structure_page(data, Job, lenient=lenient),
                 replay=Replay.ALWAYS,
+                within=within,
             )
         )
 

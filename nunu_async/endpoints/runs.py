@@ -6,23 +6,45 @@ Source: API reference, "List Runs", "Get Run", "List Run Bugs", "Start Run", "St
 from __future__ import annotations
 
 import builtins
+import logging
+import secrets
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Final, Literal
+
+import attrs
 
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
+from nunu_async.core.retry import may_have_acted
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import chosen, in_path, in_query, joined
+from nunu_async.endpoints.jobs import Jobs
 from nunu_async.endpoints.paging import Listing, check_page
-from nunu_async.errors import InputError
+from nunu_async.errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    DecodeError,
+    InputError,
+    NunuError,
+    PermissionDenied,
+    TransportError,
+)
 from nunu_async.models.checks import short, texts
+from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
 from nunu_async.models.run_requests import RunOptions, StartRun
 from nunu_async.models.runs import BugOccurrence, Run, RunDetails, StartedRun, StopResult
 
 __all__ = ["Runs"]
 
+_LOG = logging.getLogger("nunu_async.endpoints")
+
 _STATES = ("running", "completed", "all")
+# Seconds before each look for what a start with a lost answer began: lists lag behind starts.
+_LOOKS: Final = (1.0, 3.0, 6.0)
+# Seconds for each of the two requests of a look.
+_LOOK: Final = 5.0
 
 
 class Runs:
@@ -103,6 +125,7 @@ class Runs:
         page: int,
         page_size: int,
         filters: tuple[tuple[str, str], ...],
+        within: float | None = None,
         *,
         lenient: bool = False,
     ) -> Page[Run]:
@@ -114,6 +137,7 @@ class Runs:
                 query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
                 answer=lambda data: codec.structure_page(data, Run, lenient=lenient),
                 replay=Replay.ALWAYS,
+                within=within,
             )
         )
 
@@ -165,6 +189,7 @@ class Runs:
         render_templates: bool = False,
         template_data: Mapping[str, object] | None = None,
         options: RunOptions | None = None,
+        marker: bool = True,
     ) -> StartedRun:
         """Start a test, a test plan, or a one-off run of instructions.
 
@@ -172,8 +197,17 @@ class Runs:
         instructions only, `retries` (0 to 10) and `instances` (1 to 10) with a test only.
         Never sent twice where the server may have acted: a second start is a second run.
 
+        With `marker` a tag of its own, ``nunu-async-`` and 12 hexadecimal digits, is added to
+        `additional_tags`. Where the answer is lost, the lists of runs and jobs are looked through
+        for it, three times over some ten seconds, and what has it is what was started; a plan's
+        jobs that were not listed by then are missing. An error that remains has the tag in
+        `marker`: what it began may still appear.
+
         Raises: InputError; NotFound; ApiError; TransportError, after which it may have started.
         """
+        if not isinstance(marker, bool):
+            raise InputError("marker", f"must be True or False, not {short(marker)}")
+        tag = f"nunu-async-{secrets.token_hex(6)}"
         wanted = StartRun(
             deployment_config_id=deployment_config_id,
             multiplayer_test_id=multiplayer_test_id,
@@ -189,14 +223,71 @@ class Runs:
             template_data=template_data,
             options=options,
         )
-        return await self._session.send(
-            Request(
-                operation="start_run",
-                method="POST",
-                path="/runs",
-                body=codec.dump(wanted),
-                answer=_started,
+        if marker:
+            wanted = attrs.evolve(wanted, additional_tags=(*wanted.additional_tags, tag))
+        request = Request(
+            operation="start_run",
+            method="POST",
+            path="/runs",
+            body=codec.dump(wanted),
+            answer=_started,
+        )
+        try:
+            return await self._session.send(request)
+        except (ApiError, DecodeError, TransportError) as error:
+            if not (marker and may_have_acted(error)):
+                raise
+            lost = error
+        several = test_plan_id is not None or (instances or 1) > 1
+        found = await self._find(tag, lost, several=several)
+        if found is None:
+            raise lost
+        return found
+
+    async def _find(self, tag: str, lost: NunuError, *, several: bool) -> StartedRun | None:
+        """Return what was started under a tag, or None; `lost` is told then what was looked for.
+
+        Where there may be `several` jobs, two looks must agree, or the last one counts.
+        """
+        lost.marker = tag
+        _LOG.warning("start_run: no usable answer, looking for the tag %s: %s", tag, lost)
+        seen: StartedRun | None = None
+        try:
+            for pause in _LOOKS:
+                await self._session.pause(pause)
+                before, seen = seen, await self._look(tag) or seen
+                if seen is not None and (not several or seen == before):
+                    return seen
+        except (AuthenticationError, PermissionDenied, ClientClosed) as error:
+            lost.add_note(f"whether it was started could not be looked up: {error}")
+        if seen is None:
+            lost.add_note(
+                f"nothing with the tag {tag} was seen; it may still appear: look for the tag "
+                "before starting again"
             )
+        return seen
+
+    async def _look(self, tag: str) -> StartedRun | None:
+        filters = (("tags", tag),)
+        runs: Sequence[Run] = ()
+        jobs: Sequence[Job] = ()
+        try:
+            runs = (await self._page(0, 100, filters, within=_LOOK)).data
+        except (AuthenticationError, PermissionDenied, ClientClosed):
+            raise
+        except TransportError as error:
+            _LOG.debug("looking for the tag %s failed: %s", tag, error)
+            return None
+        except NunuError as error:
+            _LOG.debug("looking for the tag %s among runs failed: %s", tag, error)
+        try:
+            # A job that is queued may have no run yet; servers older than jobs have runs alone.
+            jobs = (await Jobs(self._session).tagged(tag, within=_LOOK)).data
+        except NunuError as error:
+            _LOG.debug("looking for the tag %s among jobs failed: %s", tag, error)
+        # A server that does not know the filter gives everything.
+        return _found(
+            tag, [run for run in runs if tag in run.tags], [job for job in jobs if tag in job.tags]
         )
 
     async def stop(self, job_ids: Sequence[str]) -> StopResult:
@@ -244,6 +335,26 @@ def _filters(
             "tags": joined("tags", tags),
             "bugs": None if bugs is None else str(bugs).lower(),
         }
+    )
+
+
+def _found(tag: str, runs: Sequence[Run], jobs: Sequence[Job]) -> StartedRun | None:
+    """Return what the rows with a start's tag tell of it, as its answer would have."""
+    if not runs and not jobs:
+        return None
+    # Lists have the newest first, and a start tells its jobs in the order it made them.
+    runs, jobs = list(reversed(runs)), list(reversed(jobs))
+    runs.sort(key=lambda run: run.created_at)
+    jobs.sort(key=lambda job: job.created_at)
+    ids = [job.job_id for job in jobs] + [run.job_id for run in runs if run.job_id is not None]
+    plans = (job.test_plan_execution_id for job in jobs)
+    builds = [*(job.build_id for job in jobs), *(run.build.id for run in runs if run.build)]
+    return StartedRun(
+        job_ids=tuple(dict.fromkeys(ids)),
+        multiplayer_run_id=None if ids else runs[0].multiplayer_run_id,
+        build_id=next((one for one in builds if one is not None), None),
+        test_plan_execution_id=next((one for one in plans if one is not None), None),
+        message=f"the answer was lost; found by the tag {tag}",
     )
 
 

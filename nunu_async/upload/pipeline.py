@@ -17,6 +17,7 @@ from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.request import Flight, Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
+from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
     ClientClosed,
@@ -141,6 +142,7 @@ class Uploader:
         self.timeouts = timeouts
         self.slots = asyncio.Semaphore(concurrency)
         self.executor = executor
+        self.traffic = Traffic(clock, policy, concurrency)
         # An upload that could send nothing yet must not reserve a build either: its URLs would
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
@@ -223,6 +225,7 @@ class _Upload:
         self._policy = uploader.policy
         self._timeouts = uploader.timeouts
         self._slots = uploader.slots
+        self._traffic = uploader.traffic
         self._source = source
         self._request = request
         self._concurrency = concurrency
@@ -361,16 +364,20 @@ class _Upload:
 
     async def _send_part(self, ticket: Ticket, plan: Plan, signed: _Signed) -> None:
         part = signed.part
-        attempts = Attempts(self._policy, self._policy.part_attempts)
+        attempts = Attempts(self._policy, self._policy.part_attempts, self._traffic.budget)
         renewed = False
         while True:
             async with self._slots:
+                await self._traffic.ready()
+                began = self._clock.monotonic()
                 if self._clock.monotonic() - signed.received > _URL_LIFE:
                     (signed,) = await self._sign(ticket, plan, [part.number])
                 try:
                     etag = await self._storage.put(
                         signed.address, part, self._source, lambda sent: self._sent(part, sent)
                     )
+                    attempts.succeeded()
+                    self._traffic.succeeded(began)
                     break
                 except (StorageError, TransportError) as error:
                     failure = error
@@ -388,6 +395,7 @@ class _Upload:
                 chance=self._clock.random(),
                 at_least=0.0 if isinstance(ticket, MultipartTicket) else _SINGLE_PART_PAUSE,
             )
+            self._traffic.failed(failure, began, delay)
             if delay is None:
                 raise self._failed(ticket, plan, part, attempts.made, failure) from failure
             self._retrying(part.number, attempts.made, delay, failure)
@@ -424,8 +432,10 @@ class _Upload:
                 if not isinstance(ticket, MultipartTicket)
                 else "; a fresh URL was refused too"
             )
+        if failure.retry_budget_exhausted:
+            hint += "; the client's retry budget is spent"
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        return UploadError(
+        error = UploadError(
             f"build {ticket.build_id}: part {part.number} of {plan.total_parts} did not go up in "
             f"{times}: {str(failure).removeprefix(f'part {part.number}: ')}{hint}",
             build_id=ticket.build_id,
@@ -435,6 +445,8 @@ class _Upload:
             message=getattr(failure, "message", str(failure)),
             attempts=attempts,
         )
+        error.retry_budget_exhausted = failure.retry_budget_exhausted
+        return error
 
     async def _clean_up(self, ticket: Ticket, error: BaseException) -> None:
         if not self._completion.may_cancel:

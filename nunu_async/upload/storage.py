@@ -19,9 +19,17 @@ from yarl import URL
 from nunu_async.config import Timeouts, is_loopback
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
+from nunu_async.core.proxies import Proxies
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
-from nunu_async.core.wire import connect_timeout, lapse, read_capped, send_once, translate
+from nunu_async.core.wire import (
+    connect_timeout,
+    headers_of,
+    lapse,
+    read_capped,
+    send_once,
+    translate,
+)
 from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import clean
@@ -192,6 +200,7 @@ class Storage:
         allow_http: bool,
         allow_loopback: bool,
         tls: ssl.SSLContext | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._clock = clock
         self._timeouts = timeouts
@@ -200,6 +209,7 @@ class Storage:
         self._allow_http = allow_http
         self._allow_loopback = allow_loopback
         self._tls = tls
+        self._proxies = proxies or Proxies()
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -234,6 +244,7 @@ class Storage:
         raise outcome  # here, and not in the frames that hold the address and the answer
 
     async def _exchange(self, address: PartUrl, part: Part, body: _PartBody) -> str | StorageError:
+        way = self._proxies.way_to(address.url)
         headers = {
             "Content-Length": str(part.length),
             "Accept-Encoding": "identity",
@@ -245,11 +256,13 @@ class Storage:
                 # would with a plain string; the signature covers every byte.
                 URL(address.url, encoded=True),
                 data=body,
-                headers=headers,
+                headers=headers | way.passing(),
                 allow_redirects=False,
                 raise_for_status=False,
                 middlewares=(send_once,),
                 timeout=connect_timeout(self._timeouts.connect),
+                proxy=way.proxy,
+                proxy_headers=way.asking(),
             ) as response:
                 if not body.handed_over:
                     await lapse()  # the body's own task may be one turn behind the answer
@@ -259,7 +272,7 @@ class Storage:
                     # Before the connection could go back to the pool; a refused part that was
                     # sent whole leaves a good one, which other parts may use at once.
                     await body.cut_off()
-                told = {name.lower(): value for name, value in response.headers.items()}
+                told = headers_of(response)
                 etags = response.headers.getall("ETag", [])
                 return _verdict(part.number, response.status, told, answer, etags, whole=whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves

@@ -1,0 +1,469 @@
+"""Proxies from the environment, for the API and for storage, and nothing else from it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import ssl
+import traceback
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+from doubles import Exchange, ManualClock, RawServer, answer, body_length, raw_server, until
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nunu_async import (
+    ConfigError,
+    ConnectError,
+    NunuClient,
+    NunuError,
+    PartUrl,
+    ProxyError,
+    StorageError,
+    Timeouts,
+)
+from nunu_async.core.proxies import DIRECT, Proxies
+from nunu_async.upload.plan import Part
+from nunu_async.upload.source import Source
+from nunu_async.upload.storage import Storage
+
+KEY = "nunu_a_key_for_tests_only_0001"
+USER, PASSWORD = "agent", "p:w@ss-MARKED-0001"
+SHOWN_NOWHERE = (PASSWORD, "MARKED", base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode())
+ASKED = f"Proxy-Authorization: Basic {SHOWN_NOWHERE[2]}".encode()
+BUILD = json.dumps({"build_id": "b", "status": "OK"}).encode()
+STORED = answer(headers={"ETag": '"0f343b0931126a20f133d67c2b018a3b"'})
+AWKWARD = "/b/a%2Fb/%7Ename%20%281%29+x?X-Amz-Credential=AK%2Feu%2Fs3&sig=a%2Bb%3D&z=%e2%82%ac"
+
+
+# --- Which proxy, by the environment alone.
+
+PROXY = "http://proxy.test:3128"
+
+
+@pytest.mark.parametrize(
+    ("environ", "http", "https"),
+    [
+        ({}, None, None),
+        ({"HTTP_PROXY": PROXY}, PROXY, None),
+        ({"HTTPS_PROXY": PROXY}, None, PROXY),
+        ({"http_proxy": PROXY}, PROXY, None),
+        ({"https_proxy": PROXY}, None, PROXY),
+        ({"https_proxy": PROXY, "HTTPS_PROXY": "http://other:1"}, None, PROXY),
+        ({"https_proxy": "", "HTTPS_PROXY": PROXY}, None, None),
+        ({"HTTPS_PROXY": "  "}, None, None),
+        ({"HTTPS_PROXY": f" {PROXY}/ "}, None, PROXY),
+        ({"HTTPS_PROXY": "proxy.test:3128"}, None, PROXY),
+        ({"HTTPS_PROXY": "https://proxy.test:3128"}, None, "https://proxy.test:3128"),
+        ({"HTTPS_PROXY": "http://proxy.test"}, None, "http://proxy.test"),
+        ({"HTTPS_PROXY": "http://[fd00::1]:3128"}, None, "http://[fd00::1]:3128"),
+        ({"HTTPS_PROXY": "http://u:p%40w@proxy.test:3128"}, None, PROXY),
+        # A web server would put a client's `Proxy:` header there.
+        ({"HTTP_PROXY": PROXY, "REQUEST_METHOD": "GET"}, None, None),
+        ({"http_proxy": PROXY, "REQUEST_METHOD": "GET"}, PROXY, None),
+        ({"HTTPS_PROXY": PROXY, "REQUEST_METHOD": "GET"}, None, PROXY),
+        ({"ALL_PROXY": PROXY, "FTP_PROXY": PROXY}, None, None),
+    ],
+)
+def test_the_environment_names_a_proxy_for_each_scheme(
+    environ: dict[str, str], http: str | None, https: str | None
+) -> None:
+    proxies = Proxies.load(environ)
+    for scheme, expected in (("http", http), ("https", https)):
+        proxy = proxies.way_to(f"{scheme}://nunu.test/x").proxy
+        assert (str(proxy).rstrip("/") if proxy else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("without", "url", "straight"),
+    [
+        ("", "https://nunu.test/", False),
+        ("*", "https://nunu.test/", True),
+        ("nunu.test", "https://nunu.test/", True),
+        ("NUNU.test", "https://nunu.test/", True),
+        ("nunu.test", "https://nunu.test./", True),
+        ("nunu.test", "https://api.nunu.test/", True),
+        (".nunu.test", "https://api.nunu.test/", True),
+        ("*.nunu.test", "https://api.nunu.test/", True),
+        ("nunu.test", "https://othernunu.test/", False),
+        ("nunu.test", "https://nunu.test.evil.example/", False),
+        ("a, b ,nunu.test", "https://nunu.test/", True),
+        (",,", "https://nunu.test/", False),
+        (".", "https://nunu.test/", False),
+        ("nunu.test:443", "https://nunu.test/", True),
+        ("nunu.test:8443", "https://nunu.test/", False),
+        ("nunu.test:8443", "https://nunu.test:8443/", True),
+        ("10.0.0.7", "https://10.0.0.7/", True),
+        ("10.0.0.0/8", "https://10.1.2.3/", True),
+        ("10.0.0.0/8", "https://11.1.2.3/", False),
+        ("10.0.0.7:443", "https://10.0.0.7/", True),
+        ("10.0.0.7:8443", "https://10.0.0.7/", False),
+        ("fd00::1", "https://[fd00::1]/", True),
+        ("[fd00::1]", "https://[fd00::1]/", True),
+        ("fd00::/16", "https://[fd00::99]/", True),
+        ("[fd00::1]:443", "https://[fd00::1]/", True),
+        ("", "https://localhost/", True),
+        ("", "https://x.localhost:9/", True),
+        ("", "https://127.0.0.1:9/", True),
+        ("", "https://[::1]/", True),
+    ],
+)
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_what_is_named_or_runs_here_is_reached_straight(
+    name: str, without: str, url: str, straight: bool
+) -> None:
+    proxies = Proxies.load({"HTTPS_PROXY": PROXY, name: without})
+    assert (proxies.way_to(url) is DIRECT) is straight
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"socks5://{USER}:MARKED@proxy.test:1080",
+        "ftp://proxy.test",
+        "http://",
+        "http://MARKED@",
+        "http://proxy.test:99999",
+        "http://proxy.test:MARKED",
+        "http://[MARKED",
+        "http://pröxy.test",
+        "http://MARKED\r\nX: y@proxy.test",
+        "http://MARK ED@proxy.test",
+    ],
+)
+def test_what_is_no_proxy_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(ConfigError, match="HTTPS_PROXY is not") as caught:
+        NunuClient(KEY)
+    assert "MARK" not in f"{caught.value!r}"
+    assert caught.value.__cause__ is None
+    NunuClient(KEY, trust_env=False)
+
+
+def test_credentials_are_not_in_any_repr() -> None:
+    ways = Proxies.load({"HTTP_PROXY": f"http://{USER}:MARKED@p.test", "NO_PROXY": "a"})
+    assert "MARKED" not in f"{ways!r} {ways} {ways.way_to('http://x.test')!r}"
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_environment_breaks_the_reader(proxy: str, without: str) -> None:
+    with contextlib.suppress(ConfigError):
+        proxies = Proxies.load({"HTTPS_PROXY": proxy, "NO_PROXY": without})
+        proxies.way_to("https://nunu.test/x")
+        proxies.way_to("https://10.0.0.1:8443/x")
+
+
+# --- Over real sockets: the names below are known to the proxy alone.
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("nunu.test").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
+    with ThreadPoolExecutor(1) as executor:
+        async with await Source.open(make_file(300_000), executor) as opened:
+            yield opened
+
+
+def tunnel_to(port: Callable[[], int]) -> Exchange:
+    async def exchange(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        assert head.startswith(b"CONNECT ")
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port())
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+        async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while block := await source.read(65536):
+                    sink.write(block)
+                    await sink.drain()
+            sink.close()
+
+        try:
+            await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+        finally:
+            far_writer.transport.abort()
+
+    return exchange
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+    await reader.readexactly(body_length(head))
+    writer.write(STORED if head.startswith(b"PUT ") else answer(body=BUILD))
+
+
+def storage_of(clock: ManualClock, tls: ssl.SSLContext | None, proxies: Proxies) -> Storage:
+    return Storage(
+        clock=clock,
+        timeouts=Timeouts(),
+        concurrency=4,
+        user_agent="test",
+        allow_http=True,
+        allow_loopback=True,
+        tls=tls,
+        proxies=proxies,
+    )
+
+
+def with_credentials(server: RawServer) -> str:
+    return (
+        f"http://{USER}:{PASSWORD.replace(':', '%3A').replace('@', '%40')}@127.0.0.1:{server.port}"
+    )
+
+
+async def test_a_tunnel_leads_to_the_api_and_the_proxy_never_sees_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+    clock: ManualClock,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+) -> None:
+    async with (
+        raw_server(serve, tls=server_tls) as api,
+        raw_server(tunnel_to(lambda: api.port)) as proxy,
+    ):
+        monkeypatch.setenv("https_proxy", with_credentials(proxy))
+        async with NunuClient(
+            KEY, base_url="https://nunu.test:8443", ssl_context=client_tls, clock=clock
+        ) as nunu:
+            for _ in range(2):
+                assert (await nunu.builds.get("b")).status == "OK"
+            assert not any(secret in f"{nunu!r} {vars(nunu)!r}" for secret in SHOWN_NOWHERE)
+    (asked,) = proxy.heads
+    assert asked.startswith(b"CONNECT nunu.test:8443 HTTP/1.1\r\n")
+    assert ASKED in asked
+    assert KEY.encode() not in asked
+    assert len(api.heads) == 2
+    assert all(b"GET /api/v1/builds/b " in head for head in api.heads)
+    assert all(b"proxy-authorization" not in head.lower() for head in api.heads)
+
+
+async def test_a_tunnel_leads_to_storage(
+    clock: ManualClock,
+    source: Source,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+) -> None:
+    async with (
+        raw_server(serve, tls=server_tls) as store,
+        raw_server(tunnel_to(lambda: store.port)) as proxy,
+    ):
+        storage = storage_of(
+            clock, client_tls, Proxies.load({"HTTPS_PROXY": with_credentials(proxy)})
+        )
+        address = PartUrl(part_number=1, url=f"https://nunu.test{AWKWARD}")
+        await storage.put(address, Part(1, 0, 300_000), source, lambda _: None)
+        await storage.close()
+    (asked,) = proxy.heads
+    assert asked.startswith(b"CONNECT nunu.test:443 HTTP/1.1\r\n")
+    assert ASKED in asked
+    (head,) = store.heads
+    assert head.startswith(f"PUT {AWKWARD} HTTP/1.1\r\n".encode())
+    assert b"authorization" not in head.lower()
+
+
+async def test_plain_http_goes_to_the_proxy_as_a_whole_address(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock, source: Source
+) -> None:
+    async with raw_server(serve) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", with_credentials(proxy))
+        async with NunuClient(
+            KEY, base_url="http://nunu.test", allow_http=True, clock=clock
+        ) as nunu:
+            for _ in range(2):
+                await nunu.builds.get("b")
+        storage = storage_of(clock, None, Proxies.load({"HTTP_PROXY": proxy.url}))
+        address = PartUrl(part_number=1, url=f"http://store.test{AWKWARD}")
+        await storage.put(address, Part(1, 0, 1000), source, lambda _: None)
+        await storage.close()
+    lines = [head.split(b"\r\n", 1)[0].decode() for head in proxy.heads]
+    assert lines == [
+        "GET http://nunu.test/api/v1/builds/b HTTP/1.1",
+        "GET http://nunu.test/api/v1/builds/b HTTP/1.1",
+        f"PUT http://store.test{AWKWARD} HTTP/1.1",
+    ]
+    assert [ASKED in head for head in proxy.heads] == [True, True, False]
+    assert proxy.connections == 2
+
+
+@pytest.mark.parametrize("settings", [{"trust_env": False}, {"no_proxy": "127.0.0.0/8"}, {}])
+async def test_this_machine_is_reached_straight(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock, settings: dict[str, object]
+) -> None:
+    async with raw_server(serve) as proxy, raw_server(serve) as api:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.setenv("NO_PROXY", str(settings.pop("no_proxy", "")))
+        async with NunuClient(KEY, base_url=api.url, clock=clock, **settings) as nunu:  # type: ignore[arg-type]
+            await nunu.builds.get("b")
+    assert (len(proxy.heads), len(api.heads)) == (0, 1)
+
+
+async def test_an_injected_session_goes_its_own_way(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    async with (
+        raw_server(serve) as proxy,
+        raw_server(serve) as own,
+        aiohttp.ClientSession(proxy=own.url) as session,
+    ):
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        async with NunuClient(
+            KEY, base_url="http://nunu.test", allow_http=True, session=session, clock=clock
+        ) as nunu:
+            await nunu.builds.get("b")
+    assert (len(proxy.heads), len(own.heads)) == (0, 1)
+
+
+async def test_no_netrc_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: ManualClock, source: Source
+) -> None:
+    """Neither for the API, nor for storage, nor for the proxy."""
+    netrc = tmp_path / ".netrc"
+    netrc.write_text(
+        "".join(
+            f"machine {host} login MARKED password MARKED\n"
+            for host in ("127.0.0.1", "nunu.test", "store.test")
+        )
+        + "default login MARKED password MARKED\n"
+    )
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with raw_server(serve) as proxy, raw_server(serve) as straight:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        for url in ("http://nunu.test", straight.url):
+            async with NunuClient(KEY, base_url=url, allow_http=True, clock=clock) as nunu:
+                await nunu.builds.get("b")
+        storage = storage_of(clock, None, Proxies.load({"HTTP_PROXY": proxy.url}))
+        for url in ("http://store.test", straight.url):
+            address = PartUrl(part_number=1, url=f"{url}/k?sig=1")
+            await storage.put(address, Part(1, 0, 10), source, lambda _: None)
+        await storage.close()
+    assert (len(proxy.heads), len(straight.heads)) == (2, 2)
+    assert not any(b"authorization" in head.lower() for head in proxy.heads + straight.heads)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "asked"),
+    [
+        (answer(407, headers={"Proxy-Authenticate": "Basic"}), ProxyError, 1),
+        (answer(403), ProxyError, 1),
+        (answer(502), ProxyError, 5),
+        (answer(503), ProxyError, 5),
+    ],
+    ids=["407", "403", "502", "503"],
+)
+async def test_a_proxy_that_refuses_is_told_apart_and_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+    reply: bytes,
+    kind: type[NunuError],
+    asked: int,
+) -> None:
+    """Nothing reached the API, so that even a POST may be sent again."""
+
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        writer.write(reply)
+
+    with caplog.at_level(logging.DEBUG):
+        async with raw_server(refuse) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", with_credentials(proxy))
+            async with NunuClient(KEY, base_url="https://nunu.test", clock=clock) as nunu:
+                with pytest.raises(kind) as caught:
+                    await nunu.runs.stop(["j"])
+    assert len(proxy.heads) == asked
+    assert not caught.value.sent  # type: ignore[attr-defined]
+    shown_nowhere(caught.value, caplog.text)
+
+
+async def test_a_proxy_that_is_not_there_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with raw_server(serve) as proxy:
+        pass
+    monkeypatch.setenv("HTTPS_PROXY", with_credentials(proxy))
+    with caplog.at_level(logging.DEBUG):
+        async with NunuClient(KEY, base_url="https://nunu.test", clock=clock) as nunu:
+            with pytest.raises(ConnectError, match=rf"the proxy 127\.0\.0\.1:{proxy.port}") as got:
+                await nunu.builds.get("b")
+    shown_nowhere(got.value, caplog.text)
+
+
+async def test_a_proxy_that_is_silent_is_given_up_as_a_connection_is(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    async def silent(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.read()
+
+    async with raw_server(silent) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        async with NunuClient(
+            KEY, base_url="https://nunu.test", clock=clock, timeout=Timeouts(connect=0.2)
+        ) as nunu:
+            with pytest.raises(ConnectError, match="connect timeout"):
+                await nunu.builds.get("b")
+    assert len(proxy.heads) == 5
+
+
+async def test_a_tunnel_that_breaks_mid_part_is_an_accident(
+    clock: ManualClock, source: Source, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(1000)
+        writer.transport.abort()
+
+    async with (
+        raw_server(cut, tls=server_tls) as store,
+        raw_server(tunnel_to(lambda: store.port)) as proxy,
+    ):
+        storage = storage_of(
+            clock, client_tls, Proxies.load({"HTTPS_PROXY": with_credentials(proxy)})
+        )
+        address = PartUrl(part_number=1, url="https://nunu.test/k?sig=1")
+        with pytest.raises(NunuError) as caught:
+            await storage.put(address, Part(1, 0, 300_000), source, lambda _: None)
+        await storage.close()
+        await until(lambda: len(store.heads) == 1)
+    assert not isinstance(caught.value, ConnectError | StorageError)
+    shown_nowhere(caught.value, "")
+
+
+def shown_nowhere(error: BaseException, log: str) -> None:
+    for secret in SHOWN_NOWHERE:
+        assert secret not in f"{error!r} {error} {vars(error)} {log}"
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "/tests/" not in frame.f_code.co_filename:
+                assert secret not in repr(frame.f_locals)
