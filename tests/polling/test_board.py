@@ -194,7 +194,7 @@ def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
     now = 0.0
     for step, name, who, later in steps:
         now += later
-        if step == "watch":
+        if step == "watch" and people[who] not in waiting.get(name, []):
             board.watch(name, people[who])
             waiting.setdefault(name, []).append(people[who])
             fresh.add(name)
