@@ -2,7 +2,7 @@
 
 Run with `python -m benchmarks.upload`. The file is random; the sandbox runs in a process of its
 own with its storage in a directory, and computes the MD5 of all it gets, so the wall time is mostly
-the sandbox's. Each row is the median of `--rounds` whole processes, the concurrencies taking turns,
+the sandbox's. Each row is the median of `--rounds` whole processes, the ways taking turns,
 after one round that is not counted. Loopback is not a network: no latency, no loss.
 """
 
@@ -25,14 +25,14 @@ from pathlib import Path
 MIB = 1024 * 1024
 
 
-def measure(environ: dict[str, str], build: Path, concurrency: int) -> dict[str, float]:
+def measure(environ: dict[str, str], build: Path, way: str) -> dict[str, float]:
     """Upload once with the command line; return the child's cost and check that it worked."""
     began = time.perf_counter()
     child = subprocess.Popen(
         [
             *(sys.executable, "-m", "nunu_async", "upload", str(build)),
             *("--name", "benchmark", "--platform", "linux", "--json"),
-            *("--concurrency", str(concurrency)),
+            *("--concurrency", *way.split()),
         ],
         env=os.environ | environ,
         stdout=subprocess.PIPE,
@@ -105,16 +105,17 @@ def main(argv: list[str] | None = None) -> int:
     size, part, rounds = (
         (64 * MIB, 4 * MIB, 1) if asked.short else (1024 * MIB, 16 * MIB, asked.rounds)
     )
-    rows: dict[int, list[dict[str, float]]] = {4: [], 16: []}
+    ways = ("4", "16", "4 --verify", "16 --verify")
+    rows: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="nunu-bench-") as name:
         room = Path(name)
         build = room / "build.bin"
         sent = make(build, size)
         for number in range(rounds + 1):
-            for concurrency, found in rows.items():
+            for way, found in rows.items():
                 server, environ = start_sandbox(room / "storage", part)
                 try:
-                    figures = measure(environ, build, concurrency)
+                    figures = measure(environ, build, way)
                 finally:
                     server.terminate()
                     server.communicate()
@@ -130,13 +131,13 @@ def main(argv: list[str] | None = None) -> int:
         "cores": os.cpu_count(),
     }
     print(f"{size // MIB} MiB in {part // MIB} MiB parts, {rounds} rounds, medians (min-max)")
-    print(f"{'at once':>8} {'peak MiB':>20} {'CPU s':>20} {'wall s':>20}")
-    for concurrency, found in rows.items():
+    print(f"{'at once':>12} {'peak MiB':>20} {'CPU s':>20} {'wall s':>20}")
+    for way, found in rows.items():
         cells = [
             f"{statistics.median(v):.2f} ({min(v):.2f}-{max(v):.2f})"
             for v in ([row[name] for row in found] for name in ("peak_mib", "cpu_s", "wall_s"))
         ]
-        print(f"{concurrency:>8} {cells[0]:>20} {cells[1]:>20} {cells[2]:>20}")
+        print(f"{way:>12} {cells[0]:>20} {cells[1]:>20} {cells[2]:>20}")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if asked.json:
         asked.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))

@@ -172,6 +172,7 @@ class NunuClient:
         upload_timeout: int | None = None,
         details: BuildDetails | None = None,
         concurrency: int = 4,
+        verify: bool = False,
         on_progress: Listener | None = None,
     ) -> UploadedBuild:
         """Put a build file into build storage.
@@ -193,6 +194,8 @@ class NunuClient:
             upload_timeout: minutes, 1 to 1440, after which the server forgets the upload.
             details: where the build comes from.
             concurrency: parts of this file under way at once.
+            verify: compare the MD5 of each part with its ETag, where that is one, and send the
+                part again where they differ; the result's `verified` counts those that agree.
             on_progress: a function or coroutine function, told each `UploadEvent` in order;
                 what it raises ends the upload.
 
@@ -212,6 +215,7 @@ class NunuClient:
             upload_timeout=upload_timeout,
             details=details,
             concurrency=concurrency,
+            verify=verify,
         )
         return await self._uploader.upload(job, on_progress)
 

@@ -39,9 +39,14 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> Non
         )
 
 
+def _not_negative(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{attribute.name} must be a finite number, 0 or more, not {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Every limit on waiting, in seconds.
+    """Every limit on waiting, in seconds but for `trickle_rate`.
 
     Attributes:
         connect: one TCP and TLS handshake, name look-up included.
@@ -49,6 +54,9 @@ class Timeouts:
         call: one API call over all its attempts and pauses, not counting the queue before it.
         complete: completing an upload, over all attempts; the server assembles the build meanwhile.
         stall: a part's PUT in which no byte leaves for the peer, while some still have to.
+        trickle_rate: bytes a second that have to leave for the peer, on average over
+            `trickle_window`, while a part is sent; 0 for no such floor.
+        trickle_window: seconds; 0 for no such floor.
         answer: from a part's last byte having left to the storage's answer. A part that fits the
             socket buffers, some MB, has left at once: then this limit is the one that counts.
         cleanup: cancelling an upload on the server, over all attempts; starts anew even when
@@ -62,6 +70,8 @@ class Timeouts:
     call: float = attrs.field(default=120.0, validator=_positive)
     complete: float = attrs.field(default=600.0, validator=_positive)
     stall: float = attrs.field(default=60.0, validator=_positive)
+    trickle_rate: float = attrs.field(default=8192.0, validator=_not_negative)
+    trickle_window: float = attrs.field(default=300.0, validator=_not_negative)
     answer: float = attrs.field(default=120.0, validator=_positive)
     cleanup: float = attrs.field(default=30.0, validator=_positive)
     settle: float = attrs.field(default=8.0, validator=_positive)

@@ -15,7 +15,9 @@ import attrs
 from nunu_async.sandbox import Sandbox
 
 PATIENCE = 20.0
-BUILD_KEYS = {"file", "build_id", "object_key", "upload_type", "size", "parts", "seconds"}
+BUILD_KEYS = {
+    *("file", "build_id", "object_key", "upload_type", "size", "parts", "seconds", "verified")
+}
 # Development mode closes nothing by itself and every warning is an error: a leaked connection
 # or a task never awaited shows up on standard error.
 STRICT = ("-X", "dev", "-W", "error")

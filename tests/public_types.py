@@ -74,12 +74,14 @@ async def uploads(nunu: NunuClient, platform: Platform) -> None:
         upload_timeout=60,
         details=BuildDetails(vcs=VcsDetails(branch="main")),
         concurrency=4,
+        verify=True,
         on_progress=listen,
     )
     await nunu.upload_build("game.zip", name="n", on_progress=listen_slowly)
     parts: int = build.parts
+    verified: int | None = build.verified
     seconds: float = build.seconds
-    print(parts, seconds)
+    print(parts, verified, seconds)
     ticket: SinglePartTicket | MultipartTicket = await nunu.builds.initiate_upload(
         InitiateUpload(name="n", file_name="f", file_size=1, platform="linux")
     )

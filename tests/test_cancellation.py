@@ -42,9 +42,9 @@ def check_ledger(box: Sandbox) -> None:
     assert not late, "a part was accepted after the upload was cancelled"
 
 
-@pytest.mark.parametrize("multipart", [True, False])
+@pytest.mark.parametrize(("multipart", "verify"), [(True, False), (False, False), (True, True)])
 async def test_an_upload_can_be_cancelled_at_any_turn_of_the_loop(
-    clock: ManualClock, make_file: MakeFile, multipart: bool
+    clock: ManualClock, make_file: MakeFile, multipart: bool, verify: bool
 ) -> None:
     """Cancel after 0, 1, 2, ... turns until the upload survives untouched."""
     path = make_file(3 * PART + 1)
@@ -56,7 +56,7 @@ async def test_an_upload_can_be_cancelled_at_any_turn_of_the_loop(
             Sandbox(part_size=PART) as box,
             NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
         ):
-            task = start(nunu, path, multipart=multipart)
+            task = start(nunu, path, multipart=multipart, verify=verify)
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()

@@ -44,7 +44,7 @@ async def test_every_option_reaches_the_server(tmp_path: Path) -> None:
     said = ["upload", "game.zip", "-n", "Nightly", "--platform", "windows", "-d"]
     said += ["a build, \u00fc and all", "--tags", "nightly, main", "--tags", "x,,"]
     said += ["--auto-delete", "--deletion-policy", "oldest", "--upload-timeout", "1440"]
-    said += ["--concurrency", "2", "--multipart", "--json"]
+    said += ["--concurrency", "2", "--multipart", "--verify", "--json"]
     async with Sandbox(part_size=1000) as box:
         ran = await run(*said, env=box.environment, cwd=tmp_path)
         assert (ran.code, ran.err) == (0, "")
@@ -73,10 +73,29 @@ async def test_every_option_reaches_the_server(tmp_path: Path) -> None:
             "upload_type": "multipart",
             "size": 2500,
             "parts": 3,
+            "verified": 3,
         }
         assert ran.report["failed"] == []
         assert box.read_object(build_id) == file.read_bytes()
         assert box.journal.peak("storage") <= 2
+
+
+async def test_what_was_verified_is_told_and_a_part_stored_otherwise_is_sent_again(
+    tmp_path: Path,
+) -> None:
+    (file,) = make(tmp_path, "game.apk", size=2500)
+    said = ["upload", "game.apk", "-n", "N", "--multipart"]
+    fault = Fault(on="put_part", part=2, do="corrupt")
+    async with Sandbox(part_size=1000, faults=[fault]) as box:
+        ran = await run(*said, "--verify", env=box.environment, cwd=tmp_path)
+        assert ran.code == 0
+        assert "3 parts, 3 verified, " in ran.out
+        ran.tells("part 2: attempt 1 failed", "stored other bytes than were sent")
+        assert [box.read_object(build_id) for build_id in box.uploads] == [file.read_bytes()]
+        ran = await run(*said, env=box.environment, cwd=tmp_path)
+        assert "verified" not in ran.out
+        ran = await run(*said, "--json", env=box.environment, cwd=tmp_path)
+        assert ran.report["builds"][0]["verified"] is None
 
 
 async def test_single_part_and_the_other_spellings(tmp_path: Path) -> None:

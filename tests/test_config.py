@@ -333,10 +333,20 @@ def test_a_config_never_shows_its_key(show: Callable[[Config], str]) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1, float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Timeouts)])
+@pytest.mark.parametrize(
+    "name", [field.name for field in attrs.fields(Timeouts) if "trickle" not in field.name]
+)
 def test_a_timeout_that_makes_no_sense_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"^{name} "):
         Timeouts(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["trickle_rate", "trickle_window"])
+def test_a_floor_that_makes_no_sense_is_refused_and_0_turns_it_off(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} "):
+        Timeouts(**{name: value})
+    assert getattr(Timeouts(**{name: 0}), name) == 0
 
 
 @pytest.mark.parametrize("value", [0.001, 1, 86_400.0])

@@ -26,8 +26,10 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("concurrency", [4, 16])
-async def test_an_upload_of_half_a_gib_stays_under_96_mib(tmp_path: Path, concurrency: int) -> None:
+@pytest.mark.parametrize(("concurrency", "options"), [(4, ()), (16, ()), (16, ("--verify",))])
+async def test_an_upload_of_half_a_gib_stays_under_96_mib(
+    tmp_path: Path, concurrency: int, options: tuple[str, ...]
+) -> None:
     """Half a GiB in parts of 32 MiB: held in memory, 16 of them would be the whole file."""
     path = tmp_path / "build.bin"
     with path.open("wb") as file:
@@ -35,7 +37,7 @@ async def test_an_upload_of_half_a_gib_stays_under_96_mib(tmp_path: Path, concur
     async with Sandbox(part_size=32 * MIB, directory=tmp_path / "storage") as box:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", UPLOAD, "upload", str(path), "--name", "n"),
-            *("--platform", "linux", "--concurrency", str(concurrency)),
+            *("--platform", "linux", "--concurrency", str(concurrency), *options),
             env=os.environ | box.environment,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ from nunu_async import PartUrl, StallError, StorageError, Timeouts, TransportErr
 from nunu_async.core.clock import Clock
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.storage import Storage, refusal_of
+from nunu_async.upload.storage import BLOCK, Storage, Stored, _verdict, refusal_of
 
 MIB = 1024 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
@@ -66,8 +68,8 @@ async def test_a_part_arrives_whole_with_its_exact_length(
     part = Part(3, 2 * MIB - 5, 3 * MIB + 11)
     counts: list[int] = []
     async with raw_server(take) as server, storage_for(clock) as storage:
-        etag = await storage.put(at(server.url + "/k"), part, source, counts.append)
-    assert etag == "0f343b0931126a20f133d67c2b018a3b"
+        stored = await storage.put(at(server.url + "/k"), part, source, counts.append)
+    assert stored == Stored("0f343b0931126a20f133d67c2b018a3b", verified=False)
     assert got == [source.path.read_bytes()[part.offset : part.offset + part.length]]
     assert counts == sorted(counts)
     assert counts[-1] == part.length
@@ -182,7 +184,8 @@ async def test_every_form_of_an_etag_is_read(
     clock: ManualClock, source: Source, headers: dict[str, str], etag: str
 ) -> None:
     async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
-        assert await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore) == etag
+        stored = await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+    assert stored == Stored(etag, verified=False)
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": ""}, {"ETag": '""'}, {"ETag": "a", "etag": "b"}])
@@ -216,6 +219,139 @@ async def test_what_the_storage_says_is_told(
     assert message is None or error.message == message
     assert str(error).isprintable()
     assert "secret" not in str(error)
+
+
+def md5_of(source: Source, part: Part) -> str:
+    data = source.path.read_bytes()[part.offset : part.offset + part.length]
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+KMS = {"x-amz-server-side-encryption": "aws:kms"}
+CUSTOMER = {"X-Amz-Server-Side-Encryption-Customer-Algorithm": "AES256"}
+
+
+@pytest.mark.parametrize("length", [1, 10, MIB + 1])
+@pytest.mark.parametrize(
+    ("form", "headers", "verified"),
+    [
+        ('"{md5}"', {}, True),
+        ("{md5}", {}, True),
+        ('W/"{md5}"', {}, True),
+        ('"{MD5}"', {}, True),
+        ('"{md5}"', {"x-amz-server-side-encryption": "AES256"}, True),
+        ('"{md5}-2"', {}, False),
+        ('"{md5}0"', {}, False),
+        ('"0x8D4BCC2E4835CD0"', {}, False),
+        ('"{md5}"', KMS, False),
+        ('"00000000000000000000000000000000"', KMS, False),
+        ('"00000000000000000000000000000000"', CUSTOMER, False),
+    ],
+)
+async def test_an_etag_that_is_an_md5_is_compared_and_no_other(
+    clock: ManualClock,
+    source: Source,
+    length: int,
+    form: str,
+    headers: dict[str, str],
+    verified: bool,
+) -> None:
+    part = Part(2, 5, length)
+    md5 = md5_of(source, part)
+    etag = form.format(md5=md5, MD5=md5.upper())
+    reply = answer(headers={"etag": etag, **headers})
+    async with raw_server(taking(reply)) as server, storage_for(clock) as storage:
+        stored = await storage.put(at(server.url + "/k"), part, source, ignore, verify=True)
+    assert stored == Stored(etag.removeprefix("W/").strip('"'), verified=verified)
+
+
+@pytest.mark.parametrize("length", [10, 8 * MIB])
+async def test_another_md5_is_no_success(clock: ManualClock, source: Source, length: int) -> None:
+    part = Part(2, 5, length)
+    async with raw_server(take_all) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError, match="stored other bytes than were sent") as caught:
+            await storage.put(at(server.url + "/k"), part, source, ignore, verify=True)
+        unasked = await storage.put(at(server.url + "/k"), part, source, ignore)
+    assert md5_of(source, part) in str(caught.value)
+    assert not unasked.verified
+
+
+async def test_two_etags_are_an_error_also_where_one_of_them_is_right(
+    clock: ManualClock, source: Source
+) -> None:
+    part = Part(1, 0, 10)
+    headers = {"ETag": md5_of(source, part), "etag": "abc-1"}
+    async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError, match="several ETags"):
+            await storage.put(at(server.url + "/k"), part, source, ignore, verify=True)
+
+
+@pytest.mark.parametrize("honest", [True, False])
+async def test_an_answer_before_the_last_bytes_are_out_is_settled_by_the_md5(
+    clock: ManualClock, source: Source, honest: bool
+) -> None:
+    """The kernel takes all of it at once, and whether the peer did cannot be seen."""
+    part = Part(1, 0, 100_000)
+    told = md5_of(source, part if honest else Part(1, 0, 1000))
+
+    async def early(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(1000)
+        writer.write(answer(headers={"ETag": told}))
+        await reader.read()
+
+    async with raw_server(early) as server, storage_for(clock) as storage:
+        put = storage.put(at(server.url + "/k"), part, source, ignore, verify=True)
+        if honest:
+            assert (await put).verified
+        else:
+            with pytest.raises(StorageError):
+                await put
+
+
+@pytest.mark.parametrize(
+    ("etag", "md5", "outcome"),
+    [
+        ("0f343b0931126a20f133d67c2b018a3b", "0f343b0931126a20f133d67c2b018a3b", True),
+        ("0f343b0931126a20f133d67c2b018a3b", "ff343b0931126a20f133d67c2b018a3b", None),
+        ("0f343b0931126a20f133d67c2b018a3b", None, None),
+        ("0f343b0931126a20f133d67c2b018a3b-1", "0f343b0931126a20f133d67c2b018a3b", None),
+    ],
+)
+def test_only_the_right_md5_makes_an_early_success_good(
+    etag: str, md5: str | None, outcome: bool | None
+) -> None:
+    verdict = _verdict(1, 200, {}, [etag], whole=False, md5=md5)
+    if outcome:
+        assert verdict == Stored(etag, verified=True)
+    else:
+        assert isinstance(verdict, StorageError)
+        assert "before all of it was sent" in verdict.message
+
+
+async def test_the_md5_is_made_on_the_readers_threads_and_only_when_asked_for(
+    clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    class Counting(ThreadPoolExecutor):
+        calls = 0
+
+        def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003, ANN202
+            self.calls += 1
+            return super().submit(fn, *args, **kwargs)
+
+    made: dict[bool, int] = {}
+    async with raw_server(taking(answer(headers={"ETag": "x"}))) as server:
+        for verify in (False, True):
+            with Counting(1) as executor:
+                async with (
+                    await Source.open(make_file(2 * MIB), executor) as source,
+                    storage_for(clock) as storage,
+                ):
+                    await storage.put(
+                        at(server.url + "/k"), Part(1, 0, 2 * MIB), source, ignore, verify=verify
+                    )
+                    made[verify] = executor.calls
+    assert made[True] - made[False] == 2 * MIB // BLOCK
 
 
 async def test_an_endless_error_body_is_cut(clock: ManualClock, source: Source) -> None:
@@ -290,6 +426,87 @@ async def test_a_slow_peer_that_keeps_reading_is_left_alone(
         await storage.put(at(server.url + "/k"), Part(1, 0, total), source, ignore)
     assert clock.now - 1000 > 100
     assert len(server.heads) == 1
+
+
+# Sixteen times the default: what the two kernels and the reader hold must be little beside it.
+FLOOR = {"trickle_rate": 128 * 1024, "trickle_window": 60}
+
+
+@pytest.fixture
+async def large(tmp_path: Path) -> AsyncIterator[Source]:
+    """A file of 64 MiB."""
+    path = tmp_path / "large"
+    path.touch()
+    os.truncate(path, 64 * MIB)
+    with ThreadPoolExecutor(1) as executor:
+        async with await Source.open(path, executor) as opened:
+            yield opened
+
+
+def dripping(clock: ManualClock, rate: int, seconds: int = 5) -> Exchange:
+    """Read so many bytes a second, in no time; then answer."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        left = body_length(head)
+        while left:
+            some = min(left, rate * seconds)
+            await reader.readexactly(some)
+            left -= some
+            clock.advance(seconds)
+        writer.write(answer(headers=ETAG))
+
+    return drip
+
+
+async def test_a_peer_that_trickles_is_given_up(clock: ManualClock, large: Source) -> None:
+    """Something always moves, so it never stalls."""
+    async with (
+        raw_server(dripping(clock, 64 * 1024)) as server,
+        storage_for(clock, **FLOOR) as storage,
+    ):
+        told = "fewer than 131072 bytes a second left for 60 seconds"
+        with pytest.raises(StallError, match=told):
+            await storage.put(at(server.url + "/k"), Part(1, 0, 64 * MIB), large, ignore)
+        assert clock.waiting == 0
+    assert 60 <= clock.now - 1000 < 300
+
+
+@pytest.mark.parametrize(
+    ("rate", "limits"),
+    [
+        (256 * 1024, {}),
+        (64 * 1024, {"trickle_rate": 0}),
+        (64 * 1024, {"trickle_window": 0}),
+        (64 * 1024, {"trickle_rate": 32 * 1024}),
+    ],
+    ids=str,
+)
+async def test_a_slow_link_above_the_floor_is_left_alone(
+    clock: ManualClock, large: Source, rate: int, limits: dict[str, float]
+) -> None:
+    async with (
+        raw_server(dripping(clock, rate)) as server,
+        storage_for(clock, **FLOOR | limits) as storage,
+    ):
+        await storage.put(at(server.url + "/k"), Part(1, 0, 64 * MIB), large, ignore)
+    assert clock.now - 1000 >= 64 * MIB / rate - 5
+    assert len(server.heads) == 1
+
+
+async def test_a_part_that_waits_for_its_answer_is_not_slow(
+    clock: ManualClock, source: Source
+) -> None:
+    async def thoughtful(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(body_length(head))
+        for _ in range(100):
+            clock.advance(15)
+            await asyncio.sleep(0)
+        writer.write(answer(headers=ETAG))
+
+    async with raw_server(thoughtful) as server, storage_for(clock, answer=1800) as storage:
+        await storage.put(at(server.url + "/k"), Part(1, 0, MIB), source, ignore)
 
 
 async def test_a_part_that_takes_long_to_be_acknowledged_is_waited_for(

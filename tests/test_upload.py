@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doubles import ManualClock, until
+from doubles import ManualClock, answer, body_length, raw_server, until
 
 from nunu_async import (
     ApiError,
@@ -33,6 +33,7 @@ from nunu_async import (
     SourceChanged,
     SourceError,
     StorageError,
+    Timeouts,
     TransportError,
     UploadError,
     UploadEvent,
@@ -326,6 +327,126 @@ async def test_an_old_url_is_replaced_before_it_is_used(
             await send(nunu, make_file(3 * PART), concurrency=1, on_progress=wait_long)
         assert len(box.journal.of("get_upload_parts")) > 1
         assert all(seen.status == 200 for seen in box.journal.of("put_part"))
+
+
+# --- it verifies, where asked
+
+
+@pytest.mark.parametrize("multipart", [True, False])
+async def test_a_part_that_arrived_otherwise_is_sent_again(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, multipart: bool
+) -> None:
+    path = make_file(3 * PART)
+    number = 2 if multipart else 1
+    box.add_fault(Fault(on="put_part", part=number, do="corrupt", times=2))
+    events: list[UploadEvent] = []
+    build = await nunu.upload_build(
+        path,
+        name="n",
+        platform="linux",
+        multipart=multipart,
+        verify=True,
+        on_progress=events.append,
+    )
+    assert box.read_object(build.build_id) == path.read_bytes()
+    assert build.verified == build.parts
+    retries = [event for event in events if isinstance(event, Retrying)]
+    assert [(e.part_number, e.attempt) for e in retries] == [(number, 1), (number, 2)]
+    assert all("stored other bytes than were sent" in event.reason for event in retries)
+    assert len(box.journal.of("put_part", number)) == 3
+
+
+async def test_unasked_nothing_is_verified(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    path = make_file(3 * PART)
+    box.add_fault(Fault(on="put_part", part=2, do="corrupt"))
+    build = await nunu.upload_build(path, name="n", platform="linux", multipart=True)
+    assert build.verified is None
+    assert box.read_object(build.build_id) != path.read_bytes()
+
+
+async def test_a_part_that_always_arrives_otherwise_ends_the_upload(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", part=2, do="corrupt", times=None))
+    with pytest.raises(UploadError, match=r"part 2 of 3 .* stored other bytes") as caught:
+        await send(nunu, make_file(3 * PART), verify=True)
+    assert (caught.value.part_number, caught.value.attempts) == (2, 8)
+    assert caught.value.cancelled is True
+    assert len(box.journal.of("put_part", 2)) == 8
+    assert box.journal.of("complete_upload") == []
+
+
+async def test_the_md5_of_a_part_begins_anew_with_each_attempt(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    for part, after in ((1, 1), (2, 1000), (3, PART - 1)):
+        box.add_fault(Fault(on="put_part", part=part, do="cut", after=after))
+    box.add_fault(Fault(on="put_part", part=4, status=500, after=PART))
+    path = make_file(5 * PART)
+    build = await nunu.upload_build(
+        path, name="n", platform="linux", multipart=True, verify=True, concurrency=2
+    )
+    assert (build.parts, build.verified) == (5, 5)
+    assert box.read_object(build.build_id) == path.read_bytes()
+
+
+async def test_an_etag_that_is_no_md5_verifies_nothing_and_fails_nothing(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    etag = {"ETag": '"d41d8cd98f00b204e9800998ecf8427e-1"'}
+    box.add_fault(Fault(on="put_part", status=200, headers=etag, body="", effect=True))
+    path = make_file(PART)
+    build = await nunu.upload_build(path, name="n", platform="linux", verify=True)
+    assert (build.parts, build.verified) == (1, 0)
+    assert box.read_object(build.build_id) == path.read_bytes()
+
+
+# --- a peer that trickles
+
+
+async def test_a_part_that_trickles_is_sent_again_on_another_connection(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    """The first PUT is read by 64 KiB a second at most, and the second at once."""
+    size = 16 * 1024 * 1024
+    got: list[bytes] = []
+
+    async def store(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        if storage.connections == 1:
+            while await reader.read(65536):
+                # What the kernel has outlives the connection.
+                if not any(isinstance(event, Retrying) for event in events):
+                    clock.advance(1)
+            return
+        got.append(await reader.readexactly(body_length(head)))
+        writer.write(answer(headers={"ETag": "x"}))
+
+    path = make_file(size)
+    events: list[UploadEvent] = []
+    async with raw_server(store) as storage:
+        ticket = {
+            "upload_type": "single-part",
+            "build_id": "b-1",
+            "object_key": "k",
+            "upload_url": f"{storage.url}/k",
+        }
+        box.add_fault(Fault(on="initiate_upload", status=200, body=ticket))
+        done = {"success": True, "build_id": "b-1"}
+        box.add_fault(Fault(on="complete_upload", status=200, body=done))
+        limits = Timeouts(trickle_rate=1024 * 1024, trickle_window=60)
+        async with client(box, clock, timeout=limits) as nunu:
+            build = await nunu.upload_build(
+                path, name="n", platform="linux", multipart=False, on_progress=events.append
+            )
+    assert build.build_id == "b-1"
+    assert got == [path.read_bytes()]
+    (retry,) = [event for event in events if isinstance(event, Retrying)]
+    assert "fewer than 1048576 bytes a second left for 60 seconds" in retry.reason
+    assert storage.connections == 2
 
 
 # --- it gives up, and tidies up

@@ -124,6 +124,11 @@ def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
         metavar="N",
         help="parts under way at once, over all files (default 4)",
     )
+    upload.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare each part's MD5 with what storage says it has; send again what differs",
+    )
     kind = upload.add_mutually_exclusive_group()
     kind.add_argument(
         "--multipart", action="store_true", default=None, help="send in parts, whatever the size"

@@ -77,9 +77,10 @@ class _Results:
 
 def line_of(file: str, build: UploadedBuild) -> str:
     """Return what a person is told of a build that is up."""
+    verified = "" if build.verified is None else f", {build.verified} verified"
     return (
         f"{file} -> build {build.build_id} ({decimal(build.size)}, "
-        f"{count(build.parts, 'part')}, {build.seconds:.1f} s)"
+        f"{count(build.parts, 'part')}{verified}, {build.seconds:.1f} s)"
     )
 
 
@@ -185,6 +186,7 @@ async def send(client: NunuClient, job: UploadJob, listener: Listener) -> Upload
         deletion_policy=job.deletion_policy,
         upload_timeout=job.upload_timeout,
         concurrency=job.concurrency,
+        verify=job.verify,
         on_progress=listener,
     )
 
@@ -203,6 +205,7 @@ def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> Uploa
         deletion_policy=arguments.deletion_policy,
         upload_timeout=arguments.upload_timeout,
         concurrency=arguments.concurrency,
+        verify=arguments.verify,
     )
 
 

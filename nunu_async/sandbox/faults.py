@@ -26,9 +26,9 @@ OPERATIONS = frozenset(
     }
 )
 
-Deed = Literal["pass", "answer", "cut", "stall"]
+Deed = Literal["pass", "answer", "corrupt", "cut", "stall"]
 
-_DEEDS = ("pass", "answer", "cut", "stall")
+_DEEDS = ("pass", "answer", "corrupt", "cut", "stall")
 _LOWEST_STATUS = 200  # 1xx is no final answer
 _HIGHEST_STATUS = 599
 
@@ -53,7 +53,9 @@ class Fault:
         latency: seconds to wait before anything else.
         after: bytes of the request body to read before acting.
         do: `answer` with `status`, `headers` and `body`; `cut` the connection; `stall`, which is to
-            stop reading and never answer; `pass`, which is to serve as usual after the latency.
+            stop reading and never answer; `corrupt`, which is to flip a bit of a part's first byte
+            and serve as usual, so that storage has other bytes than were sent, and says so in its
+            ETag; `pass`, which is to serve as usual after the latency.
             `answer` is the default with a status, `pass` without.
         effect: do the real work first: the answer is lost, the change is not.
 
@@ -72,7 +74,8 @@ class Fault:
     """Bytes of the request body to read before acting; None reads none."""
     status: int | None = None
     do: Deed = attrs.field(default=attrs.Factory(_default_deed, takes_self=True))
-    """`pass` serves as usual, `cut` resets the connection, `stall` stops reading for good."""
+    """`pass` serves as usual, `corrupt` with a bit of the body flipped; `cut` resets the
+    connection, `stall` stops reading for good."""
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: str | bytes | Mapping[str, object] | None = None
     """None sends the error body usual for the origin; a mapping is sent as JSON."""
@@ -102,11 +105,13 @@ class Fault:
             yield f"latency must be 0 or more seconds, not {self.latency}"
         if self.after is not None and self.after < 0:
             yield f"after must be 0 or more bytes, not {self.after}"
-        if self.after is not None and (self.do == "pass" or self.effect):
-            yield "after does not go with pass or effect, they read the whole body"
+        if self.after is not None and (self.do in ("pass", "corrupt") or self.effect):
+            yield "after does not go with pass, corrupt or effect, they read the whole body"
         if self.do == "pass" and not self.latency:
-            yield "does nothing: give a status, a latency, or do cut or stall"
-        if self.effect and self.do == "pass":
+            yield "does nothing: give a status, a latency, or do corrupt, cut or stall"
+        if self.do == "corrupt" and self.on != "put_part":
+            yield "corrupt goes with put_part only"
+        if self.effect and self.do in ("pass", "corrupt"):
             yield "effect needs do answer, cut or stall"
         if self.do != "answer":
             if self.status is not None or self.headers or self.body is not None:

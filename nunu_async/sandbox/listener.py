@@ -44,6 +44,8 @@ class Body:
 
     _request: web.BaseRequest
     _seen: Seen
+    corrupt: bool = False
+    """Flip the lowest bit of the first byte."""
 
     async def block(self, size: int = _READ) -> bytes:
         """Read exactly `size` bytes, or less at the end. Raises: PeerGoneError."""
@@ -66,6 +68,8 @@ class Body:
             chunk = await self._request.content.read(size)
         except (OSError, web.RequestPayloadError) as exc:
             raise PeerGoneError from exc
+        if chunk and self.corrupt and not self._seen.received:
+            chunk = bytes([chunk[0] ^ 1]) + chunk[1:]
         self._seen.received += len(chunk)
         return chunk
 
@@ -183,7 +187,8 @@ class Listener:
         if plan.latency:
             await self._sleep(plan.latency)
         fault = plan.fault
-        if fault is None:
+        if fault is None or fault.do == "corrupt":
+            body.corrupt = fault is not None
             return await self._room.serve(request, call, body, seen)
         if fault.effect:
             await self._room.serve(request, call, body, seen)

@@ -84,6 +84,7 @@ class UploadJob:
     upload_timeout: int | None = None
     details: BuildDetails | None = None
     concurrency: int = 4
+    verify: bool = False
 
     def __attrs_post_init__(self) -> None:
         if type(self.concurrency) is not int or self.concurrency < 1:
@@ -119,6 +120,9 @@ class UploadedBuild:
     parts: int
     seconds: float
     """From opening the file to the server's confirmation."""
+    verified: int | None = None
+    """Parts that storage has with the MD5 of what was sent; fewer than `parts` where an ETag is no
+    MD5, and None if `verify` was not asked for."""
 
 
 class Uploader:
@@ -182,7 +186,9 @@ class Uploader:
         began = self.clock.monotonic()
         async with await Source.open(job.path, self.executor) as source:
             request = job.request(source.path.name, source.size)
-            upload = _Upload(self, source, request, job.concurrency, Reporter(listener))
+            upload = _Upload(
+                self, source, request, job.concurrency, Reporter(listener), verify=job.verify
+            )
             return await upload.run(began)
 
     async def close(self) -> None:
@@ -218,6 +224,8 @@ class _Upload:
         request: InitiateUpload,
         concurrency: int,
         reporter: Reporter,
+        *,
+        verify: bool,
     ) -> None:
         self._builds = uploader.builds
         self._storage = uploader.storage
@@ -230,6 +238,8 @@ class _Upload:
         self._request = request
         self._concurrency = concurrency
         self._reporter = reporter
+        self._verify = verify
+        self._verified = 0
         self._ledger = Ledger()
         self._completion = Completion(
             uploader.builds,
@@ -272,6 +282,7 @@ class _Upload:
             size=plan.size,
             parts=plan.total_parts,
             seconds=seconds,
+            verified=self._verified if self._verify else None,
         )
 
     async def _initiate(self) -> Ticket:
@@ -373,8 +384,12 @@ class _Upload:
                 if self._clock.monotonic() - signed.received > _URL_LIFE:
                     (signed,) = await self._sign(ticket, plan, [part.number])
                 try:
-                    etag = await self._storage.put(
-                        signed.address, part, self._source, lambda sent: self._sent(part, sent)
+                    stored = await self._storage.put(
+                        signed.address,
+                        part,
+                        self._source,
+                        lambda sent: self._sent(part, sent),
+                        verify=self._verify,
                     )
                     attempts.succeeded()
                     self._traffic.succeeded(began)
@@ -400,7 +415,8 @@ class _Upload:
                 raise self._failed(ticket, plan, part, attempts.made, failure) from failure
             self._retrying(part.number, attempts.made, delay, failure)
             await self._clock.sleep(delay)
-        self._ledger.finish(part.number, part.length, etag)
+        self._verified += stored.verified
+        self._ledger.finish(part.number, part.length, stored.etag)
         self._reporter.tell(
             PartDone(part_number=part.number, done=len(self._ledger.etags), parts=plan.total_parts)
         )

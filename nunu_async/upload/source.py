@@ -16,6 +16,7 @@ import attrs
 from aiofiles.os import wrap
 
 from nunu_async.errors import SourceChanged, SourceError
+from nunu_async.upload.digest import Digest
 
 __all__ = ["Source", "measure"]
 
@@ -96,6 +97,10 @@ class Source:
                 block[got:] = rest
                 return block
         return await self._pread(offset, length, executor=self._executor)
+
+    def digest(self) -> Digest:
+        """Return an MD5 that is computed on the threads that read."""
+        return Digest(self._executor)
 
     async def check(self) -> None:
         """Raise SourceChanged if size or modification time are not what they were."""

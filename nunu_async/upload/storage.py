@@ -13,6 +13,7 @@ from html import unescape
 from typing import Final
 
 import aiohttp
+import attrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
@@ -33,8 +34,10 @@ from nunu_async.core.wire import (
 from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import clean
+from nunu_async.upload.digest import Digest, md5_told
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
+from nunu_async.upload.watch import Progress, Watch
 
 try:
     import fcntl
@@ -45,7 +48,7 @@ try:
 except (ImportError, AttributeError):  # Windows
     _OUTQ = None
 
-__all__ = ["Storage", "refusal_of"]
+__all__ = ["Storage", "Stored", "refusal_of"]
 
 # 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
 # loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
@@ -54,8 +57,6 @@ BLOCK: Final = 256 * 1024
 _BLOCKS_A_TURN: Final = 16
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
-# How often a stalled PUT is looked for, as a part of the limit.
-_LOOKS: Final = 4
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _XML = {
     name: re.compile(rf"<{name}>([^<]{{0,1000}})</{name}>", re.IGNORECASE)
@@ -63,6 +64,16 @@ _XML = {
 }
 
 OnSent = Callable[[int], None]
+
+
+@attrs.frozen
+class Stored:
+    """A part that storage has."""
+
+    etag: str
+    """Without quotes."""
+    verified: bool
+    """Whether the ETag was compared with the MD5 of what was sent, and is it."""
 
 
 class _PartBody(aiohttp.Payload):
@@ -73,15 +84,17 @@ class _PartBody(aiohttp.Payload):
     the certainty whether the whole length was handed over.
     """
 
-    def __init__(self, source: Source, part: Part, on_sent: OnSent) -> None:
+    def __init__(self, source: Source, part: Part, on_sent: OnSent, digest: Digest | None) -> None:
         super().__init__(part, content_type="application/octet-stream")
         self._size = part.length
         self._consumed = True  # aiohttp must never take it for one it can send again
         self._source = source
         self._part = part
         self._on_sent = on_sent
+        self._digest = digest
         self._writer: AbstractStreamWriter | None = None
         self._left = asyncio.Event()
+        self._given = 0
         self.sent = 0
         self.handed_over = False
         """Whether every byte has left for the kernel; said by the transport, never assumed."""
@@ -92,9 +105,15 @@ class _PartBody(aiohttp.Payload):
         # None again once the connection is lost: a transport that is gone must not be asked.
         return getattr(self._writer, "transport", None)
 
-    def progress(self) -> tuple[int, int, int]:
+    def progress(self) -> Progress:
         """Return figures that change when a byte leaves, down to the kernel where it tells."""
-        return self.sent, self._buffered(), self._queued()
+        return Progress(self._given, self._buffered(), self._queued(), self.handed_over)
+
+    async def md5(self) -> str | None:
+        """Return the MD5 of the part; None if it is not wanted, or some bytes were not taken."""
+        if self._digest is None or self.sent < self._part.length:
+            return None
+        return await self._digest.hexdigest()
 
     def _buffered(self) -> int:
         transport = self._transport
@@ -137,6 +156,9 @@ class _PartBody(aiohttp.Payload):
         turns = 0
         while offset < end:
             block = await self._source.read(offset, min(BLOCK, end - offset))
+            if self._digest is not None:
+                await self._digest.take(block)
+            self._given += len(block)
             await writer.write(block)
             offset += len(block)
             self.sent += len(block)
@@ -213,14 +235,23 @@ class Storage:
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
 
-    async def put(self, address: PartUrl, part: Part, source: Source, on_sent: OnSent) -> str:
-        """Send one part once; return its ETag without quotes.
+    async def put(
+        self,
+        address: PartUrl,
+        part: Part,
+        source: Source,
+        on_sent: OnSent,
+        *,
+        verify: bool = False,
+    ) -> Stored:
+        """Send one part once; return what storage made of it.
 
-        `on_sent` is told the part's bytes handed over so far. When this raises, cancellation
-        included, the connection is already cut off.
+        `on_sent` is told the part's bytes handed over so far. With `verify`, an ETag that is an
+        MD5 has to be that of the bytes sent; then an answer may also come early. When this raises,
+        cancellation included, the connection is already cut off.
 
-        Raises: StorageError when storage refuses, or accepts what it cannot have read, or the
-        address is none to send to; StallError; TransportError; SourceError.
+        Raises: StorageError when storage refuses, or accepts what it cannot have read, or stored
+        something else, or the address is none to send to; StallError; TransportError; SourceError.
         """
         problem = refusal_of(
             address.url, allow_http=self._allow_http, allow_loopback=self._allow_loopback
@@ -228,7 +259,8 @@ class Storage:
         if problem:
             told = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=told)
-        body = _PartBody(source, part, on_sent)
+        digest = source.digest() if verify else None
+        body = _PartBody(source, part, on_sent, digest)
         try:
             async with self._stall_watch(body, part):
                 outcome = await self._exchange(address, part, body)
@@ -239,11 +271,16 @@ class Storage:
                     error.__context__ = None  # what a stall interrupted: aiohttp's own frames
                 raise
             raise body.error from None  # and not aiohttp's wrapping of it
-        if isinstance(outcome, str):
+        finally:
+            if digest is not None:
+                digest.close()
+        if isinstance(outcome, Stored):
             return outcome
         raise outcome  # here, and not in the frames that hold the address and the answer
 
-    async def _exchange(self, address: PartUrl, part: Part, body: _PartBody) -> str | StorageError:
+    async def _exchange(
+        self, address: PartUrl, part: Part, body: _PartBody
+    ) -> Stored | StorageError:
         way = self._proxies.way_to(address.url)
         headers = {
             "Content-Length": str(part.length),
@@ -274,42 +311,36 @@ class Storage:
                     await body.cut_off()
                 told = headers_of(response)
                 etags = response.headers.getall("ETag", [])
-                return _verdict(part.number, response.status, told, answer, etags, whole=whole)
+                if not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's success class
+                    return _refusal(part.number, response.status, told, answer)
+                md5 = await body.md5()
+                return _verdict(part.number, response.status, told, etags, whole=whole, md5=md5)
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
             failure = translate(error, "PUT", f"to storage (part {part.number})")
         raise failure
 
     @asynccontextmanager
     async def _stall_watch(self, body: _PartBody, part: Part) -> AsyncIterator[None]:
-        """Raise StallError in the body when nothing has moved for too long.
+        """Raise StallError in the body when nothing has moved for too long, or too little.
 
         aiohttp has no write timeout, and its read timeout starts when the last byte is queued
         and not when it has left; so what moves is looked at from outside.
         """
-        limits = self._timeouts
-        every = min(limits.stall, limits.answer) / _LOOKS
-        seen = body.progress()
-        moved = self._clock.monotonic()
+        watch = Watch(self._timeouts, self._clock.monotonic())
         stalled = ""
         timer: Timer
         try:
             async with asyncio.timeout(None) as scope:
 
                 def look() -> None:
-                    nonlocal seen, moved, stalled, timer
-                    now, current = self._clock.monotonic(), body.progress()
-                    if current != seen:
-                        seen, moved = current, now
-                    waiting = body.handed_over
-                    limit = limits.answer if waiting else limits.stall
-                    if now - moved < limit:
-                        timer = self._clock.call_later(every, look)
-                        return
-                    stalled = "no answer" if waiting else "no byte left"
-                    stalled += f" for {limit:g} seconds"
-                    scope.reschedule(0.0)
+                    nonlocal stalled, timer
+                    stalled = watch.problem(self._clock.monotonic(), body.progress())
+                    if stalled:
+                        scope.reschedule(0.0)
+                    else:
+                        timer = self._clock.call_later(watch.every, look)
 
-                timer = self._clock.call_later(every, look)
+                timer = self._clock.call_later(watch.every, look)
                 try:
                     yield
                 finally:
@@ -367,22 +398,29 @@ def _verdict(
     part_number: int,
     status: int,
     headers: dict[str, str],
-    answer: bytes,
     etags: list[str],
     *,
     whole: bool,
-) -> str | StorageError:
-    """Return the ETag of a part that was taken whole; the error to raise for anything else."""
-    if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
-        return _refusal(part_number, status, headers, answer)
-    if not whole:
-        return StorageError(
-            part_number=part_number,
-            status=status,
-            message="accepted the part before all of it was sent",
-            request_id=request_id(headers),
-        )
-    return _etag(etags, part_number, status)
+    md5: str | None,
+) -> Stored | StorageError:
+    """Return what was stored, if it is certain to be the whole part; else the error to raise.
+
+    `md5` is that of the bytes sent, None where nobody asked for it.
+    """
+    etag = _etag(etags, part_number, status)
+    stored = md5_told(etag, headers) if md5 is not None and isinstance(etag, str) else None
+    if isinstance(etag, str) and stored is not None and stored == md5:
+        return Stored(etag, verified=True)  # also when the answer came early
+    if whole and stored is None:
+        return Stored(etag, verified=False) if isinstance(etag, str) else etag
+    message = (
+        f"stored other bytes than were sent: their MD5 is {stored}, not {md5}"
+        if whole
+        else "accepted the part before all of it was sent"
+    )
+    return StorageError(
+        part_number=part_number, status=status, message=message, request_id=request_id(headers)
+    )
 
 
 def _refusal(part_number: int, status: int, headers: dict[str, str], answer: bytes) -> StorageError:

@@ -1,6 +1,7 @@
 """Faults: which requests they hit, and what the client then sees."""
 
 import asyncio
+import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -34,6 +35,11 @@ BODY = b"0123456789"
         {"on": "put_part", "after": 5},
         {"on": "put_part", "do": "explode"},
         {"on": "put_part", "do": "answer"},
+        {"on": "put_part", "do": "corrupt", "after": 5},
+        {"on": "put_part", "do": "corrupt", "effect": True},
+        {"on": "put_part", "do": "corrupt", "status": 200},
+        {"on": "*", "do": "corrupt"},
+        {"on": "initiate_upload", "do": "corrupt"},
         {"on": "put_part", "do": "cut", "status": 500},
         {"on": "put_part", "do": "pass", "status": 500},
         {"on": "put_part", "body": "x"},
@@ -222,6 +228,18 @@ async def test_a_cut_stores_nothing(lab: Lab) -> None:
     with pytest.raises(aiohttp.ClientError):
         await client.put(ticket["upload_url"], BODY)
     assert client.box.uploads[ticket["build_id"]].parts == {}
+
+
+async def test_a_corrupted_part_is_stored_so_and_its_etag_says_it(lab: Lab) -> None:
+    client = await lab(faults=[Fault(on="put_part", do="corrupt", latency=0.0)])
+    ticket = await client.ticket()
+    stored = bytes([BODY[0] ^ 1]) + BODY[1:]
+    for held in (stored, BODY):
+        answer = await client.put(ticket["upload_url"], BODY)
+        etag = hashlib.md5(held, usedforsecurity=False).hexdigest()
+        assert (answer.status, answer.headers["ETag"]) == (200, f'"{etag}"')
+        assert client.box.uploads[ticket["build_id"]].parts == {1: etag}
+    assert [seen.received for seen in client.box.journal.of("put_part")] == [len(BODY)] * 2
 
 
 @pytest.mark.parametrize("operation", ["initiate_upload", "get_build"])

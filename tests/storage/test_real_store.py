@@ -58,10 +58,11 @@ async def test_a_large_multipart_build_arrives_byte_for_byte(
     rig.part_size = 16 * MIB
     size = 200 * MIB + 12_345
     path, sha256 = write_build(scratch, size)
-    build = await send(nunu, path)
+    build = await send(nunu, path, verify=True)
     upload = rig.only_upload
     assert (build.build_id, build.object_key) == (upload.build_id, upload.key)
     assert (build.upload_type, build.size, build.parts) == ("multipart", size, 13)
+    assert build.verified == 13
     assert await rig.sha256() == sha256
     assert await rig.open_uploads() == []
     assert sorted(put.part or 0 for put in rig.puts()) == list(range(1, 14))
@@ -75,8 +76,9 @@ async def test_a_single_part_build_arrives_byte_for_byte(
 ) -> None:
     size = 24 * MIB + 1
     path, sha256 = write_build(scratch, size)
-    build = await send(nunu, path, multipart=False)
+    build = await send(nunu, path, multipart=False, verify=True)
     assert (build.upload_type, build.size, build.parts) == ("single-part", size, 1)
+    assert build.verified == 1
     assert await rig.sha256() == sha256
     assert [put.status for put in rig.puts()] == [200]
     assert rig.calls("GET", "/upload/parts") == []
