@@ -32,6 +32,7 @@ from nunu_async.polling.waiting import INTERVAL, OnChange, Terms
 from nunu_async.upload.pipeline import UploadedBuild, Uploader, UploadJob
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.readers import Readers
+from nunu_async.upload.shelf import Shelf
 from nunu_async.upload.storage import Storage
 
 __all__ = ["NunuClient"]
@@ -68,6 +69,8 @@ class NunuClient:
         allow_http: permit plain http to hosts other than this machine.
         path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None takes them
             for organization keys (``nunu_org_...``), and the shorter ones for project keys.
+        state_dir: where uploads to be resumed keep their journals; None takes `NUNU_STATE_DIR`,
+            then the system's place for state.
         clock: where time, pauses and chance come from; tests pass their own.
 
     Raises: ConfigError for settings that cannot work; nothing is sent.
@@ -87,6 +90,7 @@ class NunuClient:
         storage_concurrency: int = 16,
         allow_http: bool = False,
         path_style: PathStyle | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         for name, limit in (
@@ -102,6 +106,7 @@ class NunuClient:
             base_url=base_url,
             allow_http=allow_http,
             path_style=path_style,
+            state_dir=None if state_dir is None else os.fspath(state_dir),
         )
         timeouts = _timeouts(timeout)
         clock = clock or SystemClock()
@@ -128,6 +133,13 @@ class NunuClient:
             tls=ssl_context,
         )
         self._readers = Readers(_READERS)
+        self._writer = Readers(1)
+        self._shelf = Shelf(
+            config.state_dir,
+            base_url=config.base_url,
+            project_id=config.project_id,
+            executor=self._writer,
+        )
         self.builds = Builds(
             self._session, project_id=config.project_id, patience=timeouts.complete
         )
@@ -149,6 +161,7 @@ class NunuClient:
             timeouts=timeouts,
             concurrency=storage_concurrency,
             executor=self._readers,
+            shelf=self._shelf,
         )
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
@@ -165,6 +178,7 @@ class NunuClient:
         upload_timeout: int | None = None,
         details: BuildDetails | None = None,
         concurrency: int = 4,
+        resume: bool = False,
         on_progress: Listener | None = None,
     ) -> UploadedBuild:
         """Put a build file into build storage.
@@ -183,13 +197,20 @@ class NunuClient:
             multipart: None asks for multipart above 128 MiB; the server's answer is obeyed.
             auto_delete: let the server delete old builds when storage is full.
             deletion_policy: which builds `auto_delete` takes first.
-            upload_timeout: minutes, 1 to 1440, after which the server forgets the upload.
+            upload_timeout: minutes, 1 to 1440, after which the server forgets the upload; None
+                takes what 1 MiB/s needs, at least the server's own 10 for a single part and 60
+                for several, and 1440 for several with `resume`.
             details: where the build comes from.
             concurrency: parts of this file under way at once.
+            resume: keep a journal, and go on with what an earlier call of the same file, name,
+                platform, description and tags has left: only parts that are missing are sent. A
+                failure or cancellation then leaves the upload on the server, and its notes say
+                so, unless it is of no more use: the file has changed, or it has a single part.
             on_progress: a function or coroutine function, told each `UploadEvent` in order;
                 what it raises ends the upload.
 
-        Raises: SourceError and InputError before anything is sent; QuotaExceeded and the other
+        Raises: SourceError and InputError before anything is sent, SourceError also for a file
+            that is being uploaded with `resume` already; QuotaExceeded and the other
             ApiErrors; UploadError when a part does not go up; SourceChanged when the file
             changes meanwhile; UploadOutcomeUnknown when the server would not say.
         """
@@ -205,6 +226,7 @@ class NunuClient:
             upload_timeout=upload_timeout,
             details=details,
             concurrency=concurrency,
+            resume=resume,
         )
         return await self._uploader.upload(job, on_progress)
 
@@ -444,6 +466,7 @@ class NunuClient:
         await self._session.close()
         await self._storage.close()
         self._readers.shutdown(wait=False)
+        self._writer.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self
