@@ -511,13 +511,13 @@ class _Upload:
             self._retrying(part.number, attempts.made, delay, failure)
             await self._clock.sleep(delay)
         self._ledger.finish(part.number, part.length, etag)
-        # The next part waits for this line: a kill then costs no more than a part for each sender.
-        if self._is_noted and self._journal is not None:
-            await self._journal.part(part.number, etag)
         self._reporter.tell(
             PartDone(part_number=part.number, done=len(self._ledger.etags), parts=plan.total_parts)
         )
         self._tell_sent()
+        # The next part waits for this line: a kill then costs no more than a part for each sender.
+        if self._is_noted and self._journal is not None:
+            await self._journal.part(part.number, etag)
 
     def _sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)
