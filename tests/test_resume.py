@@ -279,7 +279,7 @@ async def test_without_resume_everything_is_cancelled_as_ever(
 ) -> None:
     await interrupt(small, state, make_file(PARTS * PART), resume=False)
     assert states(small) == ["cancelled"]
-    assert not state.exists()
+    assert journals(state) == []
 
 
 async def test_a_failure_says_how_to_go_on(
@@ -406,6 +406,37 @@ async def test_another_name_leaves_the_upload_of_the_same_file_alone(
         await send(small, state, path, **options)
     assert (await send(small, state, path)).build_id == old
     assert states(small) == ["completed"] * 4
+
+
+async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
+    make_file: MakeFile, tmp_path: Path
+) -> None:
+    """Cancel after 0, 1, 2, ... turns until the upload survives; then make the same call."""
+    path = make_file(3 * PART + 1)
+    survived = False
+    turns = resumed = 0
+    while not survived:
+        state = tmp_path / f"state {turns}"
+        async with Sandbox(part_size=PART) as box:
+            task = asyncio.ensure_future(send(box, state, path))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                await task
+                survived = True
+            except asyncio.CancelledError:
+                left = [upload for upload in box.uploads.values() if upload.state == "uploading"]
+                assert len(left) == len(journals(state)) <= 1
+                resumed += len(left)
+                if states(box) != ["completed"]:
+                    build = await send(box, state, path)
+                    assert box.read_object(build.build_id) == path.read_bytes()
+            assert [name for name in states(box) if name != "cancelled"] == ["completed"]
+            assert journals(state) == []
+            assert max(Counter(answered(box)).values()) <= 2
+        turns += 1 + turns // 12
+    assert resumed > 3
 
 
 # --- what the server does not know any more
@@ -653,11 +684,11 @@ async def test_a_head_that_cannot_be_written_leaves_an_upload_as_without_resume(
 
 
 async def test_a_state_directory_that_cannot_be_used_is_told_before_anything_is_sent(
-    small: Sandbox, make_file: MakeFile, state: Path
+    small: Sandbox, make_file: MakeFile
 ) -> None:
-    state.write_text("a file")
+    path = make_file(PARTS * PART)
     with pytest.raises(ConfigError, match="NUNU_STATE_DIR"):
-        await send(small, state, make_file(PARTS * PART))
+        await send(small, path, path)
     assert len(small.journal) == 0
 
 

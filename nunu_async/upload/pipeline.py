@@ -283,7 +283,6 @@ class _Upload:
     ) -> None:
         self._journal = journal
         self._resumed = False
-        self._is_noted = False  # the journal has the head of this very upload
         self._builds = uploader.builds
         self._storage = uploader.storage
         self._clock = uploader.clock
@@ -324,7 +323,7 @@ class _Upload:
             if kept is not None:
                 self._take_up(plan, kept)
             elif self._journal is not None and isinstance(ticket, MultipartTicket):
-                self._is_noted = await self._journal.begin(ticket)
+                await self._journal.begin(ticket)
             self._reporter.tell(
                 UploadStarted(
                     build_id=ticket.build_id,
@@ -344,8 +343,8 @@ class _Upload:
                 self._reporter.tell(Completing())
                 await self._reporter.drain()
                 parts = plan.completion(self._ledger.etags)
-                if self._is_noted and self._journal is not None:
-                    await self._journal.completing()
+                if (journal := self._journal_of(ticket)) is not None:
+                    await journal.completing()
                 await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
         except BaseException as error:
             await finish(self._clean_up(ticket, error))
@@ -353,15 +352,19 @@ class _Upload:
         return await self._end(ticket, began)
 
     def _take_up(self, plan: Plan, kept: journals.Kept) -> None:
-        self._is_noted = True
         for number, etag in kept.etags.items():
             self._ledger.finish(number, plan.part(number).length, etag)
         told = "going on with build %s: %d of %d parts are there"
         _LOG.info(told, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
 
-    async def _forget_journal(self) -> None:
-        if self._is_noted and self._journal is not None:
-            await self._journal.forget()
+    def _journal_of(self, ticket: Ticket) -> Journal | None:
+        """Return the journal if this very upload is in it; a disk may have refused it."""
+        journal = self._journal
+        return journal if journal is not None and journal.build_id == ticket.build_id else None
+
+    async def _forget_journal(self, ticket: Ticket) -> None:
+        if (journal := self._journal_of(ticket)) is not None:
+            await journal.forget()
 
     async def _is_built(self, plan: Plan, kept: journals.Kept) -> bool:
         """Settle a complete that an earlier call may have sent, before anything else is."""
@@ -375,7 +378,7 @@ class _Upload:
 
     async def _end(self, ticket: Ticket, began: float) -> UploadedBuild:
         plan = self._plan(ticket)
-        await self._forget_journal()
+        await self._forget_journal(ticket)
         kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
         seconds = self._clock.monotonic() - began
         self._reporter.tell(Completed(build_id=ticket.build_id, seconds=seconds))
@@ -516,8 +519,8 @@ class _Upload:
         )
         self._tell_sent()
         # The next part waits for this line: a kill then costs no more than a part for each sender.
-        if self._is_noted and self._journal is not None:
-            await self._journal.part(part.number, etag)
+        if (journal := self._journal_of(ticket)) is not None:
+            await journal.part(part.number, etag)
 
     def _sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)
@@ -562,11 +565,11 @@ class _Upload:
             told = "is complete" if self._completion.done else "may be complete, and was let be"
             error.add_note(f"build {ticket.build_id} {told}")
             if self._completion.done:
-                await self._forget_journal()
+                await self._forget_journal(ticket)
             return
         if self._resumed and is_forgotten(error):
             return  # for `go_on` to answer
-        if self._is_noted and is_resumable(error):
+        if self._journal_of(ticket) is not None and is_resumable(error):
             parts = self._plan(ticket).total_parts
             done_parts = len(self._ledger.etags)
             error.add_note(kept_note(ticket.build_id, done_parts, parts))
@@ -576,7 +579,7 @@ class _Upload:
             return
         done = await self._cancel_on_server(ticket)
         if done:
-            await self._forget_journal()
+            await self._forget_journal(ticket)
         if isinstance(error, UploadError):
             error.cancelled = done
         told = "was cancelled" if done else "could not be cancelled"

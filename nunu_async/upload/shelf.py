@@ -181,8 +181,8 @@ class Journal:
         self.head_of: Callable[[MultipartTicket], Head] | None = None
         self.kept: Kept | None = None
         """What was found in it."""
-        self.is_begun = False
-        """Whether it has a head: then the upload can be resumed."""
+        self.build_id: str | None = None
+        """Of the upload that its head names, which can be resumed; None without a head."""
 
     async def open(self, path: str, *, create: bool) -> None:
         """Lock it and read it; `path` is the build file, for messages.
@@ -195,12 +195,11 @@ class Journal:
             await self.close()
             raise
 
-    async def begin(self, ticket: MultipartTicket) -> bool:
-        """Write a head, in place of whatever was there; return whether it is on disk."""
+    async def begin(self, ticket: MultipartTicket) -> None:
+        """Write a head, in place of whatever was there."""
         assert self.head_of is not None  # noqa: S101 - for the type checker: `Shelf.open` made it
         head = self.head_of(ticket)
         await finish(_on(self._executor, self._begin, head))
-        return self.is_begun
 
     async def part(self, number: int, etag: str) -> None:
         """Note that a part is in storage."""
@@ -252,10 +251,9 @@ class Journal:
             if self.kept is not None:
                 os.ftruncate(descriptor, self.kept.length)  # or lines would follow a torn one
                 self._checksum = self.kept.checksum
-                self.is_begun = True
+                self.build_id = self.kept.head.ticket.build_id
         except OSError as error:
-            self.is_begun = True  # for all that is known: it is not removed
-            self._close()
+            self._close(remove=False)
             raise _unusable(self._path, error) from None
 
     def _begin(self, head: Head) -> None:
@@ -270,12 +268,12 @@ class Journal:
         except OSError as error:
             self._give_up(error)
         else:
-            self.is_begun = True
+            self.build_id = head.ticket.build_id
 
     def _append(
         self, line_after: Callable[[int], tuple[bytes, int]], *, flush: bool = False
     ) -> None:
-        if self._descriptor is None or self._broken or not self.is_begun:
+        if self._descriptor is None or self._broken or self.build_id is None:
             return
         try:
             line, checksum = line_after(self._checksum)
@@ -294,7 +292,7 @@ class Journal:
         _LOG.warning("the journal cannot be written (%s); the upload goes on without", told)
 
     def _void(self) -> None:
-        self.is_begun = False
+        self.build_id = None
         if self._descriptor is None:
             return
         try:
@@ -307,15 +305,17 @@ class Journal:
         with suppress(OSError):
             self._path.unlink()
 
-    def _close(self) -> None:
+    def _close(self, *, remove: bool = True) -> None:
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
-        if not self.is_begun:
+        remove = remove and self.build_id is None
+        # Windows removes no open file. Elsewhere nobody else must have got the lock meanwhile.
+        if remove and os.name != "nt":
             with suppress(OSError):
                 self._path.unlink()
         os.close(descriptor)
-        if not self.is_begun and os.name == "nt":
+        if remove and os.name == "nt":
             with suppress(OSError):
                 self._path.unlink()
 
