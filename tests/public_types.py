@@ -74,6 +74,7 @@ async def uploads(nunu: NunuClient, platform: Platform) -> None:
         upload_timeout=60,
         details=BuildDetails(vcs=VcsDetails(branch="main")),
         concurrency=4,
+        resume=True,
         on_progress=listen,
     )
     await nunu.upload_build("game.zip", name="n", on_progress=listen_slowly)

@@ -705,6 +705,35 @@ async def test_the_environment_names_the_state_directory(
     assert len(journals(state)) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="each system has its own place")
+async def test_else_it_is_the_system_s_place_for_state(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUNU_STATE_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    small.add_fault(Fault(on="put_part", part=2, status=400))
+    async with NunuClient(small.api_key, base_url=small.base_url) as nunu:
+        with pytest.raises(UploadError):
+            await nunu.upload_build(
+                make_file(3 * PART), name="n", platform="linux", multipart=True, resume=True
+            )
+    (journal,) = journals(state)
+    assert journal.parent == state / "nunu_async" / "uploads"
+
+
+async def test_files_of_others_among_the_journals_are_passed_over(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    (journal,) = journals(state)
+    (journal.parent / "a.jsonl").symlink_to(journal)
+    (journal.parent / "b.jsonl").mkdir()
+    (journal.parent / "c.jsonl").write_bytes(b"\0" * 100)
+    await send(small, state, path)
+    assert states(small) == ["completed"]
+
+
 async def test_nothing_stays_open(
     small: Sandbox,
     make_file: MakeFile,

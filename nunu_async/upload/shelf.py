@@ -125,9 +125,9 @@ class Shelf:
         return journal
 
     def left_behind(self) -> list[LeftBehind]:
-        """Read all journals, oldest first; blocks.
+        """Read all journals, oldest first; blocks. One that cannot be read is passed over.
 
-        Raises: ConfigError where they cannot be read.
+        Raises: ConfigError where the folder cannot be read.
         """
         try:
             found = sorted(self.folder.glob(f"*{_SUFFIX}"))
@@ -139,15 +139,13 @@ class Shelf:
     def _look(self, path: Path) -> Iterator[LeftBehind]:
         try:
             descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-        except FileNotFoundError:
+        except OSError:
             return
-        except OSError as error:
-            raise _unusable(path, error) from None
         try:
             is_busy = not try_lock(descriptor, shared=True)
             kept = read(_read_all(descriptor))
-        except OSError as error:
-            raise _unusable(path, error) from None
+        except OSError:
+            return
         finally:
             os.close(descriptor)
         if kept is not None:
