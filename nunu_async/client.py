@@ -139,6 +139,7 @@ class NunuClient:
             base_url=config.base_url,
             project_id=config.project_id,
             executor=self._writer,
+            clock=clock,
         )
         self.builds = Builds(
             self._session, project_id=config.project_id, patience=timeouts.complete

@@ -10,6 +10,7 @@ import random
 import signal
 import stat
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -668,6 +669,37 @@ async def test_a_disk_that_takes_no_more_lines_ends_the_journal_and_not_the_uplo
     build = await send(small, state, path)
     assert build.build_id == build_id
     assert len(answered(small)) == PARTS + 8  # two lines were written
+
+
+async def test_a_disk_that_hangs_ends_the_journal_and_not_the_upload(
+    small: Sandbox,
+    make_file: MakeFile,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write, calls, released = os.write, 0, threading.Event()
+
+    def hang(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            released.wait(60)
+        return write(descriptor, data)
+
+    path = make_file(PARTS * PART)
+    monkeypatch.setattr(os, "write", hang)
+    clock = ManualClock()
+    task = asyncio.ensure_future(send(small, state, path, clock))
+    await until(lambda: calls == 4 and len(answered(small)) >= 6)
+    clock.advance(31)
+    try:
+        assert (await task).parts == PARTS
+    finally:
+        released.set()
+    assert states(small) == ["completed"]
+    assert "the journal's disk hangs" in caplog.text
+    await until(lambda: journals(state) == [])
 
 
 async def test_a_head_that_cannot_be_written_leaves_an_upload_as_without_resume(

@@ -190,6 +190,7 @@ def _shelf() -> Shelf:
         base_url=config.base_url,
         project_id=config.project_id,
         executor=Readers(1),
+        clock=SystemClock(),
     )
 
 

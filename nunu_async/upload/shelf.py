@@ -19,6 +19,7 @@ import attrs
 import platformdirs
 
 from nunu_async.core.cancellation import finish
+from nunu_async.core.clock import Clock, time_limit
 from nunu_async.errors import ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.upload.journal import Head, Kept, head_line, mark_line, part_line, read
@@ -37,6 +38,8 @@ _LARGEST: Final = 64 * 1024 * 1024
 _FLAGS: Final = (
     getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
+# Seconds for one line; a local disk takes far less than one, and a dead one must hold up nobody.
+_PATIENCE: Final = 30.0
 # `uploads list` takes the lock for a moment, to see whether it is free.
 _LOCK_LOOKS: Final = 5
 _LOCK_PAUSE: Final = 0.02
@@ -65,11 +68,18 @@ class Shelf:
     """
 
     def __init__(
-        self, directory: str | None, *, base_url: str, project_id: str | None, executor: Executor
+        self,
+        directory: str | None,
+        *,
+        base_url: str,
+        project_id: str | None,
+        executor: Executor,
+        clock: Clock,
     ) -> None:
         self._directory = directory
         self._place = (base_url, project_id)
         self.executor = executor
+        self._clock = clock
 
     @property
     def folder(self) -> Path:
@@ -90,7 +100,7 @@ class Shelf:
         same: list[object] = [base_url, project_id, path, request.name, request.platform]
         same += [request.multipart, request.description, list(request.tags)]
         name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32] + _SUFFIX
-        journal = Journal(self.folder / name, self.executor)
+        journal = Journal(self.folder / name, self.executor, self._clock)
 
         def head(ticket: MultipartTicket) -> Head:
             return Head(
@@ -120,7 +130,7 @@ class Shelf:
 
     async def take(self, left: LeftBehind) -> Journal:
         """Lock a journal that is there. Raises: SourceError when it is busy; ConfigError."""
-        journal = Journal(left.path, self.executor)
+        journal = Journal(left.path, self.executor, self._clock)
         await journal.open(left.kept.head.path, create=False)
         return journal
 
@@ -167,12 +177,14 @@ class Journal:
     them within half a minute, and a machine that dies meanwhile costs their being sent again,
     where a flush for each could keep senders waiting behind a busy disk.
 
-    A disk that takes no more lines ends the journal, not the upload.
+    A disk that takes no more lines, or hangs, ends the journal, not the upload.
     """
 
-    def __init__(self, path: Path, executor: Executor) -> None:
+    def __init__(self, path: Path, executor: Executor, clock: Clock) -> None:
         self._path = path
         self._executor = executor
+        self._clock = clock
+        self._hangs = False
         self._descriptor: int | None = None
         self._checksum = 0
         self._broken = False
@@ -188,36 +200,48 @@ class Journal:
         Raises: SourceError when it is locked; ConfigError where that cannot be.
         """
         try:
-            await finish(_on(self._executor, self._open, path, create=create))
+            await _on(self._executor, self._open, path, create=create)
         except asyncio.CancelledError:
-            await self.close()
+            self._executor.submit(self._close)  # the one thread takes it after the opening
             raise
 
     async def begin(self, ticket: MultipartTicket) -> None:
         """Write a head, in place of whatever was there."""
         assert self.head_of is not None  # noqa: S101 - for the type checker: `Shelf.open` made it
         head = self.head_of(ticket)
-        await finish(_on(self._executor, self._begin, head))
+        await finish(self._do(lambda: self._begin(head)))
 
     async def part(self, number: int, etag: str) -> None:
         """Note that a part is in storage."""
-        await _on(self._executor, self._append, lambda before: part_line(number, etag, before))
+        await self._do(lambda: self._append(lambda before: part_line(number, etag, before)))
 
     async def completing(self) -> None:
         """Note that from now on the upload may be complete."""
-        await _on(self._executor, self._append, mark_line, flush=True)
+        await self._do(lambda: self._append(mark_line, flush=True))
 
     async def void(self) -> None:
         """Empty it: what it had is over, and something else may begin."""
-        await finish(_on(self._executor, self._void))
+        await finish(self._do(self._void))
 
     async def forget(self) -> None:
         """Remove it: there is nothing to resume. The lock stays until `close`."""
-        await finish(_on(self._executor, self._remove))
+        await finish(self._do(self._remove))
 
     async def close(self) -> None:
         """Unlock it."""
-        await finish(_on(self._executor, self._close))
+        await finish(self._do(self._close))
+
+    async def _do(self, work: Callable[[], None]) -> None:
+        """Have it done by the thread; begun, it is done whatever becomes of who waits for it."""
+        if self._hangs:
+            self._executor.submit(work)
+            return
+        try:
+            async with time_limit(self._clock, _PATIENCE):
+                await asyncio.shield(asyncio.ensure_future(_on(self._executor, work)))
+        except TimeoutError:
+            self._hangs = self._broken = True
+            _LOG.warning("the journal's disk hangs; the upload goes on without")
 
     def _open(self, path: str, *, create: bool) -> None:
         try:
