@@ -33,6 +33,7 @@ from nunu_async.polling.waiting import INTERVAL, OnChange, Terms
 from nunu_async.upload.pipeline import UploadedBuild, Uploader, UploadJob
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.readers import Readers
+from nunu_async.upload.shelf import Shelf
 from nunu_async.upload.storage import Storage
 
 __all__ = ["NunuClient"]
@@ -71,6 +72,8 @@ class NunuClient:
             machine is reached straight all the same. `.netrc` is never read.
         path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None takes them
             for organization keys (``nunu_org_...``), and the shorter ones for project keys.
+        state_dir: where uploads to be resumed keep their journals; None takes `NUNU_STATE_DIR`,
+            then the system's place for state.
         clock: where time, pauses and chance come from; tests pass their own.
 
     Raises: ConfigError for settings that cannot work; nothing is sent.
@@ -91,6 +94,7 @@ class NunuClient:
         allow_http: bool = False,
         trust_env: bool = True,
         path_style: PathStyle | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         for name, limit in (
@@ -106,6 +110,7 @@ class NunuClient:
             base_url=base_url,
             allow_http=allow_http,
             path_style=path_style,
+            state_dir=None if state_dir is None else os.fspath(state_dir),
         )
         proxies = Proxies.load(os.environ) if trust_env else Proxies()
         timeouts = _timeouts(timeout)
@@ -135,6 +140,14 @@ class NunuClient:
             proxies=proxies,
         )
         self._readers = Readers(_READERS)
+        self._writer = Readers(1)
+        self._shelf = Shelf(
+            config.state_dir,
+            base_url=config.base_url,
+            project_id=config.project_id,
+            executor=self._writer,
+            clock=clock,
+        )
         self.builds = Builds(
             self._session, project_id=config.project_id, patience=timeouts.complete
         )
@@ -156,6 +169,7 @@ class NunuClient:
             timeouts=timeouts,
             concurrency=storage_concurrency,
             executor=self._readers,
+            shelf=self._shelf,
         )
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
@@ -173,6 +187,7 @@ class NunuClient:
         details: BuildDetails | None = None,
         concurrency: int = 4,
         verify: bool = False,
+        resume: bool = False,
         on_progress: Listener | None = None,
     ) -> UploadedBuild:
         """Put a build file into build storage.
@@ -191,15 +206,22 @@ class NunuClient:
             multipart: None asks for multipart above 128 MiB; the server's answer is obeyed.
             auto_delete: let the server delete old builds when storage is full.
             deletion_policy: which builds `auto_delete` takes first.
-            upload_timeout: minutes, 1 to 1440, after which the server forgets the upload.
+            upload_timeout: minutes, 1 to 1440, after which the server forgets the upload; None
+                takes what 1 MiB/s needs, at least the server's own 10 for a single part and 60
+                for several, and 1440 for several with `resume`.
             details: where the build comes from.
             concurrency: parts of this file under way at once.
             verify: compare the MD5 of each part with its ETag, where that is one, and send the
                 part again where they differ; the result's `verified` counts those that agree.
+            resume: keep a journal, and go on with what an earlier call of the same file, name,
+                platform, description and tags has left: only parts that are missing are sent. A
+                failure or cancellation then leaves the upload on the server, and its notes say
+                so, unless it is of no more use: the file has changed, or it has a single part.
             on_progress: a function or coroutine function, told each `UploadEvent` in order;
                 what it raises ends the upload.
 
-        Raises: SourceError and InputError before anything is sent; QuotaExceeded and the other
+        Raises: SourceError and InputError before anything is sent, SourceError also for a file
+            that is being uploaded with `resume` already; QuotaExceeded and the other
             ApiErrors; UploadError when a part does not go up; SourceChanged when the file
             changes meanwhile; UploadOutcomeUnknown when the server would not say.
         """
@@ -216,6 +238,7 @@ class NunuClient:
             details=details,
             concurrency=concurrency,
             verify=verify,
+            resume=resume,
         )
         return await self._uploader.upload(job, on_progress)
 
@@ -457,6 +480,7 @@ class NunuClient:
         await self._session.close()
         await self._storage.close()
         self._readers.shutdown(wait=False)
+        self._writer.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self

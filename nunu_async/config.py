@@ -22,6 +22,7 @@ PathStyle: TypeAlias = Literal["key", "project"]
 KEY_VARIABLES = ("NUNU_API_KEY", "NUNU_API_TOKEN")
 PROJECT_VARIABLES = ("NUNU_PROJECT_ID",)
 BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
+STATE_VARIABLES = ("NUNU_STATE_DIR",)
 
 _LONGEST_KEY = 512
 # Keys of an organization name no project; on other paths the service answers them with 401.
@@ -86,6 +87,7 @@ class Config:
         allow_http: plain http to hosts other than this machine was asked for.
         path_style: ``key`` for paths in which the key implies the project, ``project`` for
             ``/project/{projectId}/...``.
+        state_dir: where journals of uploads are kept; None is the system's place for state.
     """
 
     api_key: Secret
@@ -93,6 +95,7 @@ class Config:
     project_id: str | None = None
     allow_http: bool = False
     path_style: PathStyle = "key"
+    state_dir: str | None = None
 
     def url(self, path: str) -> str:
         """Return the address of a path of the API; the one place that knows both families.
@@ -121,6 +124,7 @@ class Config:
         base_url: str | None = None,
         allow_http: bool = False,
         path_style: PathStyle | None = None,
+        state_dir: str | None = None,
     ) -> Config:
         """Take each setting from its argument, else from `environ`; empty counts as not set.
 
@@ -152,6 +156,7 @@ class Config:
             project_id=project,
             allow_http=allow_http,
             path_style=style,
+            state_dir=state_dir or _first(environ, STATE_VARIABLES),
         )
 
 

@@ -19,11 +19,12 @@ PART = 256 * 1024
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own NUNU_ variables and proxies must not reach a test."""
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The machine's own NUNU_ variables and proxies must not reach a test, nor one its state."""
     for name in list(os.environ):
         if name.startswith("NUNU_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("NUNU_STATE_DIR", str(tmp_path / "nunu state"))
 
 
 @pytest.fixture

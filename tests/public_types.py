@@ -75,6 +75,7 @@ async def uploads(nunu: NunuClient, platform: Platform) -> None:
         details=BuildDetails(vcs=VcsDetails(branch="main")),
         concurrency=4,
         verify=True,
+        resume=True,
         on_progress=listen,
     )
     await nunu.upload_build("game.zip", name="n", on_progress=listen_slowly)

@@ -84,7 +84,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("faults", FAULTS, ids=range(len(FAULTS)))
-@pytest.mark.parametrize("multipart", [True, False])
+@pytest.mark.parametrize(("multipart", "resume"), [(True, False), (True, True), (False, False)])
 async def test_nothing_secret_is_shown_whatever_fails(
     clock: ManualClock,
     make_file: Callable[..., Path],
@@ -92,8 +92,13 @@ async def test_nothing_secret_is_shown_whatever_fails(
     capfd: pytest.CaptureFixture[str],
     faults: list[Fault],
     multipart: bool,
+    resume: bool,
 ) -> None:
-    """The whole way of an upload, with every logger at DEBUG and asyncio's own debug mode on."""
+    """The whole way of an upload, with every logger at DEBUG and asyncio's own debug mode on.
+
+    One that is to be resumed goes it twice.
+    """
+    path = make_file(3 * PART)
     asyncio.get_running_loop().set_debug(True)
     events: list[UploadEvent] = []
     text: list[str] = []
@@ -101,16 +106,18 @@ async def test_nothing_secret_is_shown_whatever_fails(
         async with NunuClient(
             KEY, base_url=box.base_url, clock=clock, retry=RetryPolicy(attempts=2, part_attempts=2)
         ) as nunu:
-            try:
-                await nunu.upload_build(
-                    make_file(3 * PART),
-                    name="n",
-                    platform="linux",
-                    multipart=multipart,
-                    on_progress=events.append,
-                )
-            except NunuError as error:
-                text.append(shown(error))
+            for _ in range(1 + resume):
+                try:
+                    await nunu.upload_build(
+                        path,
+                        name="n",
+                        platform="linux",
+                        multipart=multipart,
+                        resume=resume,
+                        on_progress=events.append,
+                    )
+                except NunuError as error:
+                    text.append(shown(error))
             text += [repr(nunu), repr(vars(nunu)), repr(events)]
         secrets = [KEY, "X-Amz-Signature=", *(u.upload_id for u in box.uploads.values())]
         for seen in box.journal:

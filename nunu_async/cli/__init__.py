@@ -41,6 +41,15 @@ def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one 
             from nunu_async.cli.upload import upload  # noqa: PLC0415
 
             return upload
+        case "uploads":
+            from nunu_async.cli import uploads  # noqa: PLC0415
+
+            settle: dict[str, _Command] = {
+                "list": uploads.list_uploads,
+                "resume": uploads.resume,
+                "cancel": uploads.cancel,
+            }
+            return settle[arguments.action]
         case "runs":
             from nunu_async.cli import runs  # noqa: PLC0415
 

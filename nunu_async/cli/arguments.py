@@ -18,6 +18,7 @@ environment:
                     where other users of the machine could read it
   NUNU_PROJECT_ID   the project
   NUNU_BASE_URL     the API's address (then NUNU_API_URL); default https://nunu.ai
+  NUNU_STATE_DIR    where uploads to be resumed are noted
   NUNU_LOG          debug tells of every request on standard error
 
 exit codes:
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nunu-async {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_upload(commands)
+    _add_uploads(commands)
     _add_runs(commands)
     _add_executions(commands)
     _add_wait(commands)
@@ -82,6 +84,45 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_build_options(upload, "the build's name; several files: NAME - FILENAME")
     upload.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
+    )
+
+
+def _add_uploads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    uploads = commands.add_parser(
+        "uploads",
+        help="list, resume and cancel uploads that were left behind",
+        description="Uploads that `upload --resume` has begun and not ended.",
+    )
+    actions = uploads.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = _add_action(actions, "list", "list what was left behind; needs no key")
+    listing.add_argument("--json", action="store_true", help="print one JSON array instead")
+    resume = _add_action(actions, "resume", "send what is missing, with the options of back then")
+    _add_names(resume)
+    _add_concurrency(resume)
+    resume.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _add_names(_add_action(actions, "cancel", "give uploads up, here and on the server"))
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "names",
+        nargs="*",
+        default=[],
+        metavar="BUILD",
+        type=_name,
+        help="a build's id, or its file; may be left out where there is one upload only",
+    )
+    which.add_argument("--all", action="store_true", help="all of this project")
+
+
+def _add_concurrency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--concurrency",
+        type=_whole(1, 256),
+        default=4,
+        metavar="N",
+        help="parts under way at once, over all files (default 4)",
     )
 
 
@@ -115,20 +156,21 @@ def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
         "--upload-timeout",
         type=_whole(1, 1440),
         metavar="MINUTES",
-        help="1 to 1440, after which the server forgets an unfinished upload",
+        help="1 to 1440, after which the server forgets an unfinished upload; default: what "
+        "1 MiB/s needs, at least 10 for a single part and 60 for several; 1440 with --resume",
     )
     upload.add_argument(
-        "--concurrency",
-        type=_whole(1, 256),
-        default=4,
-        metavar="N",
-        help="parts under way at once, over all files (default 4)",
+        "--resume",
+        action="store_true",
+        help="note what is sent, and send only what the same command has not sent before; "
+        "interrupted, it leaves that on the server (builds sent in parts only)",
     )
     upload.add_argument(
         "--verify",
         action="store_true",
         help="compare each part's MD5 with what storage says it has; send again what differs",
     )
+    _add_concurrency(upload)
     kind = upload.add_mutually_exclusive_group()
     kind.add_argument(
         "--multipart", action="store_true", default=None, help="send in parts, whatever the size"

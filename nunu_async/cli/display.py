@@ -34,6 +34,7 @@ from nunu_async.upload.progress import (
     Cancelled,
     Completed,
     Completing,
+    Kept,
     Listener,
     Retrying,
     UploadEvent,
@@ -89,7 +90,7 @@ class Board:
             elif isinstance(event, Completed):
                 self.completing.discard(file)
                 self.finished.add(file)
-            elif isinstance(event, Cancelled):
+            elif isinstance(event, Cancelled | Kept):
                 self.give_up(file)
             for watch in self.watchers:
                 watch(file, event)
@@ -151,7 +152,7 @@ async def _bars(board: Board, console: Console) -> AsyncIterator[None]:
             progress.update(task, completing=True)
         elif isinstance(event, Retrying):
             progress.console.print(_retry_line(file, event), markup=False, highlight=False)
-        elif isinstance(event, Completed | Cancelled) and several:
+        elif isinstance(event, Completed | Cancelled | Kept) and several:
             progress.update(task, visible=False)
 
     board.watchers.append(watch)

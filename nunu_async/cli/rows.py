@@ -85,14 +85,16 @@ class Column(Generic[T]):
     """Characters it is granted before another column is shown at all; None is all it needs."""
 
 
-async def ask(command: Callable[[NunuClient], Awaitable[int]]) -> int:
+async def ask(
+    command: Callable[[NunuClient], Awaitable[int]], client: Callable[[], NunuClient] = NunuClient
+) -> int:
     """Run a command with a client of the environment's; tell what goes wrong, in a line.
 
     Returns the exit code. A reader that has had enough ends the command, and is no failure.
     """
     try:
         check_key()
-        async with NunuClient() as nunu:
+        async with client() as nunu:
             return await command(nunu)
     except (ConfigError, InputError) as error:
         tell(f"nunu-async: {error}")

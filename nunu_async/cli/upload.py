@@ -20,16 +20,19 @@ from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.pipeline import UploadedBuild, UploadJob
 from nunu_async.upload.progress import Listener
+from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure
 
 __all__ = [
     "TIMEOUTS",
+    "Results",
     "as_object",
     "expand",
     "job_for",
     "line_of",
     "send",
     "upload",
+    "upload_all",
     "words_of",
 ]
 
@@ -39,8 +42,8 @@ TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
 
 @attrs.define
-class _Results:
-    """What became of each file, in the order of the command line."""
+class Results:
+    """What became of each file."""
 
     as_json: bool
     built: dict[str, UploadedBuild] = attrs.field(factory=dict)
@@ -92,7 +95,8 @@ def as_object(file: str, build: UploadedBuild) -> dict[str, object]:
 def words_of(error: BaseException) -> str:
     """Return why a file did not go up."""
     if not isinstance(error, asyncio.CancelledError):
-        return str(error)
+        kept = [note for note in getattr(error, "__notes__", ()) if KEPT in note]
+        return "; ".join([str(error), *kept])
     # What became of it on the server is in the notes: a build may be complete all the same.
     return "; ".join(["stopped", *getattr(error, "__notes__", ())])
 
@@ -103,7 +107,7 @@ async def upload(arguments: argparse.Namespace) -> int:
     All files are looked at before the first is sent: a wrong name among ten is found at once and
     not after an hour.
     """
-    results = _Results(arguments.json)
+    results = Results(arguments.json)
     files, unmatched = expand(arguments.files)
     results.failed |= unmatched
     jobs: dict[str, UploadJob] = {}
@@ -138,7 +142,7 @@ async def upload(arguments: argparse.Namespace) -> int:
     board = Board(sizes)
     try:
         async with client, show(board):
-            await _upload_all(client, jobs, board, arguments.concurrency, results)
+            await upload_all(client, jobs, board, arguments.concurrency, results)
     finally:
         # What is up is told even when the rest was cut short.
         for file in files:
@@ -148,13 +152,14 @@ async def upload(arguments: argparse.Namespace) -> int:
     return 1 if results.failed else 0
 
 
-async def _upload_all(
+async def upload_all(
     client: NunuClient,
     jobs: dict[str, UploadJob],
     board: Board,
     concurrency: int,
-    results: _Results,
+    results: Results,
 ) -> None:
+    """Upload files, as many at once as there can be parts; one that fails stops no other."""
     waiting = iter(jobs.items())
 
     async def work() -> None:
@@ -185,8 +190,10 @@ async def send(client: NunuClient, job: UploadJob, listener: Listener) -> Upload
         auto_delete=job.auto_delete,
         deletion_policy=job.deletion_policy,
         upload_timeout=job.upload_timeout,
+        details=job.details,
         concurrency=job.concurrency,
         verify=job.verify,
+        resume=job.resume,
         on_progress=listener,
     )
 
@@ -206,6 +213,7 @@ def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> Uploa
         upload_timeout=arguments.upload_timeout,
         concurrency=arguments.concurrency,
         verify=arguments.verify,
+        resume=arguments.resume,
     )
 
 

@@ -24,7 +24,7 @@ from nunu_async.errors import (
 )
 from nunu_async.models.builds import CompletedPart, Ticket
 
-__all__ = ["Completion"]
+__all__ = ["BUILT", "NOT_BUILT", "Completion"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
@@ -37,8 +37,8 @@ _UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
 _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
 # The words of all published pages; any other word settles nothing. `UNHEALTHY` is one of those: no
 # page says whether a build that is still being sent can have it.
-_BUILT: Final = frozenset({"ok", "ready"})
-_NOT_BUILT: Final = frozenset({"uploading", "failed"})
+BUILT: Final = frozenset({"ok", "ready"})
+NOT_BUILT: Final = frozenset({"uploading", "failed"})
 
 
 class Completion:
@@ -157,7 +157,7 @@ class Completion:
         if build.build_id != ticket.build_id or build.size not in (None, size):
             return None
         status = (build.status or "").lower()
-        return True if status in _BUILT else False if status in _NOT_BUILT else None
+        return True if status in BUILT else False if status in NOT_BUILT else None
 
 
 def _did_nothing(failure: NunuError) -> bool:

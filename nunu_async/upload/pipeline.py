@@ -39,21 +39,34 @@ from nunu_async.models.builds import (
     SinglePartTicket,
     Ticket,
 )
+from nunu_async.upload import journal as journals
 from nunu_async.upload.completion import Completion
-from nunu_async.upload.plan import MULTIPART_ABOVE, Part, Plan, batch_size
+from nunu_async.upload.plan import MULTIPART_ABOVE, Part, Plan, batch_size, minutes_to_ask
 from nunu_async.upload.platforms import infer_platform
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
     Completed,
     Completing,
+    Kept,
     Ledger,
     Listener,
     PartDone,
     Reporter,
     Retrying,
+    UploadEvent,
     UploadStarted,
 )
+from nunu_async.upload.resume import (
+    give_up,
+    is_forgotten,
+    is_resumable,
+    kept_note,
+    standing,
+    unknown,
+    was_built,
+)
+from nunu_async.upload.shelf import Journal, Shelf
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
 
@@ -85,6 +98,7 @@ class UploadJob:
     details: BuildDetails | None = None
     concurrency: int = 4
     verify: bool = False
+    resume: bool = False
 
     def __attrs_post_init__(self) -> None:
         if type(self.concurrency) is not int or self.concurrency < 1:
@@ -92,16 +106,20 @@ class UploadJob:
 
     def request(self, file_name: str, size: int) -> InitiateUpload:
         """Return what is asked of the server for a file of this name and size."""
+        multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
+        minutes = self.upload_timeout
+        if minutes is None:
+            minutes = minutes_to_ask(size, multipart=multipart, resume=self.resume)
         return InitiateUpload(
             name=self.name,
             file_name=file_name,
             file_size=size,
             platform=self.platform or infer_platform(file_name),
             description=self.description,
-            multipart=size > MULTIPART_ABOVE if self.multipart is None else self.multipart,
+            multipart=multipart,
             auto_delete=self.auto_delete,
             deletion_policy=self.deletion_policy,
-            upload_timeout=self.upload_timeout,
+            upload_timeout=minutes,
             tags=self.tags,
             details=self.details,
         )
@@ -138,6 +156,7 @@ class Uploader:
         timeouts: Timeouts,
         concurrency: int,
         executor: Executor,
+        shelf: Shelf,
     ) -> None:
         self.builds = builds
         self.storage = storage
@@ -147,6 +166,7 @@ class Uploader:
         self.slots = asyncio.Semaphore(concurrency)
         self.executor = executor
         self.traffic = Traffic(clock, policy, concurrency)
+        self.shelf = shelf
         # An upload that could send nothing yet must not reserve a build either: its URLs would
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
@@ -186,10 +206,63 @@ class Uploader:
         began = self.clock.monotonic()
         async with await Source.open(job.path, self.executor) as source:
             request = job.request(source.path.name, source.size)
-            upload = _Upload(
-                self, source, request, job.concurrency, Reporter(listener), verify=job.verify
-            )
-            return await upload.run(began)
+            if not job.resume:
+                upload = _Upload(
+                    self, source, request, job.concurrency, Reporter(listener), verify=job.verify
+                )
+                return await upload.run(began)
+            journal = await self.shelf.open(source, request)
+            try:
+                return await self._resume(job, source, request, listener, began, journal)
+            finally:
+                await journal.close()
+
+    async def _resume(
+        self,
+        job: UploadJob,
+        source: Source,
+        request: InitiateUpload,
+        listener: Listener | None,
+        began: float,
+        journal: Journal,
+    ) -> UploadedBuild:
+        """Go on with what the journal has of this very file; else start, and keep a journal."""
+        for old in await self.shelf.outdated(source):
+            try:
+                if old.kept is not None and await self._give_up(old.kept):
+                    await old.forget()
+            finally:
+                await old.close()
+        kept = journal.kept
+        if kept is not None:
+            if kept.head.identity == source.identity:
+                reporter = Reporter(listener)
+                upload = _Upload(
+                    self, source, request, job.concurrency, reporter, journal, verify=job.verify
+                )
+                done = await upload.go_on(began, kept)
+                if done is not None:
+                    return done
+            if await self._give_up(kept):
+                await journal.void()
+        upload = _Upload(
+            self,
+            source,
+            request,
+            job.concurrency,
+            Reporter(listener),
+            journal,
+            verify=job.verify,
+        )
+        return await upload.run(began)
+
+    async def _give_up(self, kept: journals.Kept) -> bool:
+        """Let go of an upload of which nothing can be used; False where the server may have it."""
+        end = await give_up(self.builds, kept, clock=self.clock, within=self.timeouts.cleanup)
+        _LOG.info(
+            "build %s was left behind and is of no more use: %s", kept.head.ticket.build_id, end
+        )
+        return end != "failed"
 
     async def close(self) -> None:
         """End the uploads that are under way, as a cancellation would, and wait for their ends."""
@@ -224,9 +297,12 @@ class _Upload:
         request: InitiateUpload,
         concurrency: int,
         reporter: Reporter,
+        journal: Journal | None = None,
         *,
-        verify: bool,
+        verify: bool = False,
     ) -> None:
+        self._journal = journal
+        self._resumed = False
         self._builds = uploader.builds
         self._storage = uploader.storage
         self._clock = uploader.clock
@@ -249,29 +325,85 @@ class _Upload:
             on_retry=lambda attempt, delay, why: self._retrying(None, attempt, delay, why),
         )
 
-    async def run(self, began: float) -> UploadedBuild:
-        ticket = await self._initiate()
+    async def go_on(self, began: float, kept: journals.Kept) -> UploadedBuild | None:
+        """Send what is missing, and complete; None when the server does not know the upload."""
+        self._resumed = True
+        try:
+            return await self.run(began, kept)
+        except NunuError as error:
+            if not (is_forgotten(error) and self._completion.may_cancel):
+                raise
+        built = await was_built(
+            self._builds, kept, clock=self._clock, within=self._timeouts.complete
+        )
+        return await self._end(kept.head.ticket, began) if built else None
+
+    async def run(self, began: float, kept: journals.Kept | None = None) -> UploadedBuild:
+        ticket = await self._initiate() if kept is None else kept.head.ticket
         try:
             plan = self._plan(ticket)
             kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
+            if kept is not None:
+                self._take_up(plan, kept)
+            elif self._journal is not None and isinstance(ticket, MultipartTicket):
+                await self._journal.begin(ticket)
             self._reporter.tell(
                 UploadStarted(
                     build_id=ticket.build_id,
                     upload_type=kind,
                     size=plan.size,
                     parts=plan.total_parts,
+                    done=len(self._ledger.etags),
                 )
             )
+            if kept is not None:
+                self._tell_sent()
             await self._reporter.drain()
-            await self._send_parts(ticket, plan)
-            await self._source.check()
-            self._reporter.tell(Completing())
-            await self._reporter.drain()
-            parts = plan.completion(self._ledger.etags)
-            await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
+            if kept is None or not await self._is_built(plan, kept):
+                if len(self._ledger.etags) < plan.total_parts:
+                    await self._send_parts(ticket, plan)
+                await self._source.check()
+                self._reporter.tell(Completing())
+                await self._reporter.drain()
+                parts = plan.completion(self._ledger.etags)
+                if (journal := self._journal_of(ticket)) is not None:
+                    await journal.completing()
+                await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
         except BaseException as error:
             await finish(self._clean_up(ticket, error))
             raise
+        return await self._end(ticket, began)
+
+    def _take_up(self, plan: Plan, kept: journals.Kept) -> None:
+        for number, etag in kept.etags.items():
+            self._ledger.finish(number, plan.part(number).length, etag)
+        told = "going on with build %s: %d of %d parts are there"
+        _LOG.info(told, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
+
+    def _journal_of(self, ticket: Ticket) -> Journal | None:
+        """Return the journal if this very upload is in it; a disk may have refused it."""
+        journal = self._journal
+        return journal if journal is not None and journal.build_id == ticket.build_id else None
+
+    async def _forget_journal(self, ticket: Ticket) -> None:
+        if (journal := self._journal_of(ticket)) is not None:
+            await journal.forget()
+
+    async def _is_built(self, plan: Plan, kept: journals.Kept) -> bool:
+        """Settle a complete that an earlier call may have sent, before anything else is."""
+        if not kept.completing and len(kept.etags) < plan.total_parts:
+            return False
+        found = await standing(self._builds, kept.head.ticket, plan.size)
+        if found == "unknown" and kept.completing:
+            self._completion.may_cancel = False
+            raise unknown(kept.head.ticket)
+        return found == "built"
+
+    async def _end(self, ticket: Ticket, began: float) -> UploadedBuild:
+        plan = self._plan(ticket)
+        # To its end, whoever cancels: a journal that is left would speak of an upload that is over.
+        await finish(self._forget_journal(ticket))
+        kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
         seconds = self._clock.monotonic() - began
         self._reporter.tell(Completed(build_id=ticket.build_id, seconds=seconds))
         await self._reporter.drain()
@@ -320,7 +452,7 @@ class _Upload:
         batch = batch_size(self._concurrency)
         # One batch waits here while another is being asked for: signed late, sent soon.
         ready: asyncio.Queue[_Signed | None] = asyncio.Queue(batch)
-        senders = min(self._concurrency, plan.total_parts)
+        senders = min(self._concurrency, plan.total_parts - len(self._ledger.etags))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._feed(ticket, plan, batch, ready, senders))
@@ -343,7 +475,7 @@ class _Upload:
         ready: asyncio.Queue[_Signed | None],
         senders: int,
     ) -> None:
-        for numbers in plan.batches(batch):
+        for numbers in plan.batches(batch, self._ledger.etags):
             for signed in await self._sign(ticket, plan, numbers):
                 await ready.put(signed)
         for _ in range(senders):
@@ -421,6 +553,9 @@ class _Upload:
             PartDone(part_number=part.number, done=len(self._ledger.etags), parts=plan.total_parts)
         )
         self._tell_sent()
+        # The next part waits for this line: a kill then costs no more than a part for each sender.
+        if (journal := self._journal_of(ticket)) is not None:
+            await journal.part(part.number, stored.etag)
 
     def _sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)
@@ -468,13 +603,30 @@ class _Upload:
         if not self._completion.may_cancel:
             told = "is complete" if self._completion.done else "may be complete, and was let be"
             error.add_note(f"build {ticket.build_id} {told}")
+            if self._completion.done:
+                await self._forget_journal(ticket)
+            return
+        if self._resumed and is_forgotten(error):
+            return  # for `go_on` to answer
+        if self._journal_of(ticket) is not None and is_resumable(error):
+            parts = self._plan(ticket).total_parts
+            done_parts = len(self._ledger.etags)
+            error.add_note(kept_note(ticket.build_id, done_parts, parts))
+            await self._tell_end(
+                Kept(build_id=ticket.build_id, done=done_parts, parts=parts), error
+            )
             return
         done = await self._cancel_on_server(ticket)
+        if done:
+            await self._forget_journal(ticket)
         if isinstance(error, UploadError):
             error.cancelled = done
         told = "was cancelled" if done else "could not be cancelled"
         error.add_note(f"the upload of build {ticket.build_id} {told} on the server")
-        self._reporter.tell(Cancelled(build_id=ticket.build_id, on_server=done))
+        await self._tell_end(Cancelled(build_id=ticket.build_id, on_server=done), error)
+
+    async def _tell_end(self, event: UploadEvent, error: BaseException) -> None:
+        self._reporter.tell(event)
         try:
             async with time_limit(self._clock, self._timeouts.cleanup):
                 await self._reporter.drain()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import islice
 
 import attrs
 
 from nunu_async.errors import PlanMismatch
 from nunu_async.models.builds import CompletedPart
 
-__all__ = ["MULTIPART_ABOVE", "Part", "Plan", "batch_size"]
+__all__ = ["MULTIPART_ABOVE", "Part", "Plan", "batch_size", "minutes_to_ask", "upload_minutes"]
 
 MULTIPART_ABOVE = 128 * 1024 * 1024
 """Bytes above which multipart is asked for: one PUT can neither be sent in parallel nor be
 repeated in pieces."""
+
+# The service's own minutes for an upload of one part and of several, and the most it takes.
+_SINGLE_MINUTES, _MULTIPART_MINUTES, _MOST_MINUTES = 10, 60, 1440
+# Bytes a minute that a link is trusted to carry: 1 MiB a second.
+_PESSIMISTIC_RATE = 60 * 1024 * 1024
 
 # The service advises 3 to 10 URLs a request.
 _SMALLEST_BATCH, _LARGEST_BATCH = 3, 10
@@ -54,10 +60,11 @@ class Plan:
         offset = (number - 1) * self.part_size
         return Part(number, offset, min(self.part_size, self.size - offset))
 
-    def batches(self, length: int) -> Iterator[range]:
-        """Yield the part numbers in runs of `length`; the last may be shorter."""
-        for first in range(1, self.total_parts + 1, length):
-            yield range(first, min(first + length, self.total_parts + 1))
+    def batches(self, length: int, done: Container[int] = ()) -> Iterator[Sequence[int]]:
+        """Yield the numbers of parts not `done` in runs of `length`; the last may be shorter."""
+        wanted = (n for n in range(1, self.total_parts + 1) if n not in done)
+        while batch := tuple(islice(wanted, length)):
+            yield batch
 
     def completion(self, etags: Mapping[int, str]) -> tuple[CompletedPart, ...]:
         """Return all parts ascending.
@@ -77,3 +84,23 @@ class Plan:
 def batch_size(concurrency: int) -> int:
     """Return how many URLs to ask for at once: enough for every sender, within the advice."""
     return max(_SMALLEST_BATCH, min(concurrency, _LARGEST_BATCH))
+
+
+def upload_minutes(size: int, *, multipart: bool) -> int:
+    """Return the minutes to allow for an upload: as many as 1 MiB/s takes, to the full minute.
+
+    At least the service's own 10 for a single part and 60 for several, at most its 1440.
+    """
+    least = _MULTIPART_MINUTES if multipart else _SINGLE_MINUTES
+    return min(max(least, -(-size // _PESSIMISTIC_RATE)), _MOST_MINUTES)
+
+
+def minutes_to_ask(size: int, *, multipart: bool, resume: bool) -> int | None:
+    """Return the `upload_timeout` to send; None where the service's own is what is wanted.
+
+    An upload that is to be resumed stays for as long as the service keeps any: a day.
+    """
+    if resume and multipart:
+        return _MOST_MINUTES
+    minutes = upload_minutes(size, multipart=multipart)
+    return None if minutes == (_MULTIPART_MINUTES if multipart else _SINGLE_MINUTES) else minutes

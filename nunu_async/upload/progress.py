@@ -15,6 +15,7 @@ __all__ = [
     "Cancelled",
     "Completed",
     "Completing",
+    "Kept",
     "Ledger",
     "Listener",
     "PartDone",
@@ -34,6 +35,8 @@ class UploadStarted:
     size: int
     """Bytes."""
     parts: int
+    done: int = 0
+    """Parts that an earlier call has sent, where this one resumes it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,8 +95,18 @@ class Cancelled:
     """Whether the server confirmed that it has let go of the upload."""
 
 
+@attrs.frozen(kw_only=True)
+class Kept:
+    """The upload failed or was cancelled, and the server keeps it to be resumed."""
+
+    build_id: str
+    done: int
+    """Parts acknowledged so far."""
+    parts: int
+
+
 UploadEvent: TypeAlias = (
-    UploadStarted | BytesSent | PartDone | Retrying | Completing | Completed | Cancelled
+    UploadStarted | BytesSent | PartDone | Retrying | Completing | Completed | Cancelled | Kept
 )
 Listener: TypeAlias = Callable[[UploadEvent], Awaitable[None] | None]
 

@@ -18,7 +18,7 @@ from aiofiles.os import wrap
 from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.digest import Digest
 
-__all__ = ["Source", "measure"]
+__all__ = ["Identity", "Source", "measure"]
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None) if hasattr(os, "preadv") else None
 # A FIFO opened without O_NONBLOCK blocks its thread for ever; regular files ignore the flag.
@@ -38,9 +38,21 @@ _KINDS: Final = (
 
 
 @attrs.frozen
-class _Identity:
+class Identity:
+    """Which state of which file it is."""
+
     size: int
+    """Bytes."""
     mtime_ns: int
+    inode: int = 0
+    """0 where there are none."""
+    device: int = attrs.field(default=0, eq=False)
+    """Not compared: network and container file systems get another number with each mount."""
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
+        """Take it from what the system says."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 
 class Source:
@@ -51,13 +63,11 @@ class Source:
     is read on `executor`, never on asyncio's default one, whose few threads also look up names.
     """
 
-    def __init__(
-        self, path: Path, descriptor: int, identity: _Identity, executor: Executor
-    ) -> None:
+    def __init__(self, path: Path, descriptor: int, identity: Identity, executor: Executor) -> None:
         self.path = path
         self.size = identity.size
         self._descriptor = descriptor
-        self._identity = identity
+        self.identity = identity
         self._executor = executor
         self._lock = threading.Lock()
         self._reading = 0
@@ -105,10 +115,10 @@ class Source:
     async def check(self) -> None:
         """Raise SourceChanged if size or modification time are not what they were."""
         now = await self._stat(executor=self._executor)
-        if now != self._identity:
+        if now != self.identity:
             raise SourceChanged(
                 str(self.path),
-                f"changed while it was being uploaded (was {self._identity.size} bytes, "
+                f"changed while it was being uploaded (was {self.identity.size} bytes, "
                 f"is {now.size})",
             )
 
@@ -152,10 +162,10 @@ class Source:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, length)
 
-    def _measure(self) -> _Identity:
+    def _measure(self) -> Identity:
         self._enter()
         try:
-            return _identify(os.fstat(self._descriptor))
+            return Identity.of(os.fstat(self._descriptor))
         except OSError as error:
             raise _unreadable(self.path, error) from None
         finally:
@@ -208,11 +218,7 @@ def measure(path: str | os.PathLike[str]) -> int:
     return identity.size
 
 
-def _identify(found: os.stat_result) -> _Identity:
-    return _Identity(found.st_size, found.st_mtime_ns)
-
-
-def _open(path: Path) -> tuple[int, _Identity]:
+def _open(path: Path) -> tuple[int, Identity]:
     try:
         descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError) as error:
@@ -229,7 +235,7 @@ def _open(path: Path) -> tuple[int, _Identity]:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor, _identify(found)
+    return descriptor, Identity.of(found)
 
 
 class _Opening:
@@ -241,7 +247,7 @@ class _Opening:
         self._descriptor: int | None = None
         self._abandoned = False
 
-    def open(self) -> tuple[int, _Identity]:
+    def open(self) -> tuple[int, Identity]:
         """Open and measure, on the thread."""
         descriptor, identity = _open(self._path)
         with self._lock:

@@ -1,0 +1,45 @@
+"""A lock on an open file, which ends with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+__all__ = ["try_lock"]
+
+if sys.platform == "win32":
+    import msvcrt
+    import os
+
+    # Windows locks bytes, and those nobody else may read: one far beyond any journal's end.
+    _BEYOND: Final = 1 << 40
+
+    def try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001 - it has none
+        """Lock, or return False where somebody else has; `shared` excludes exclusive locks only.
+
+        Raises: OSError where files cannot be locked.
+        """
+        os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        return True
+
+else:
+    import fcntl
+
+    def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+        """Lock, or return False where somebody else has; `shared` excludes exclusive locks only.
+
+        Raises: OSError where files cannot be locked.
+        """
+        # Not `lockf`: its locks are the process's, and two uploads of one process must not mix.
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,144 @@
+"""Taking up an upload that was left behind: what became of it, and when it is given up."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, Literal, TypeAlias
+
+from nunu_async.core.clock import Clock, Deadline, time_limit
+from nunu_async.endpoints.builds import Builds
+from nunu_async.errors import (
+    BadRequest,
+    NotFound,
+    NunuError,
+    PlanMismatch,
+    SourceChanged,
+    UploadError,
+    UploadOutcomeUnknown,
+)
+from nunu_async.models.builds import MultipartTicket
+from nunu_async.upload.completion import BUILT, NOT_BUILT
+from nunu_async.upload.journal import Kept
+
+__all__ = [
+    "KEPT",
+    "Standing",
+    "give_up",
+    "is_forgotten",
+    "is_resumable",
+    "kept_note",
+    "standing",
+    "unknown",
+    "was_built",
+]
+
+_LOG = logging.getLogger("nunu_async.upload")
+
+Standing: TypeAlias = Literal["built", "sending", "gone", "unknown"]
+
+KEPT: Final = "is kept on the server"
+# Seconds between looks at a build that is being assembled: at first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
+
+
+def kept_note(build_id: str, done: int, parts: int) -> str:
+    """Say of an upload what can be done with it."""
+    return (
+        f"the upload of build {build_id} {KEPT} with {done} of {parts} parts; the same call or "
+        f"command resumes it, and `nunu-async uploads cancel {build_id}` gives it up"
+    )
+
+
+def is_forgotten(error: BaseException) -> bool:
+    """Tell whether the server does not know the upload any more, or can make nothing of it.
+
+    The contract has 404 for completing and 400 for part URLs. A 400 to a complete says that parts
+    are not what the journal has: nothing would ever change that.
+    """
+    if isinstance(error, UploadError):
+        return error.code == "NoSuchUpload"
+    return (
+        isinstance(error, NotFound | BadRequest)
+        and error.explained
+        and "/builds/upload" in error.path
+    )
+
+
+def is_resumable(error: BaseException) -> bool:
+    """Tell whether what ended an upload leaves something that a later call can go on with."""
+    return not (isinstance(error, SourceChanged | PlanMismatch) or is_forgotten(error))
+
+
+async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standing:
+    """Ask what became of the build of an upload."""
+    try:
+        build = await builds.get(ticket.build_id)
+    except NotFound as error:
+        return "gone" if error.explained else "unknown"
+    except NunuError as error:
+        _LOG.warning("build %s: asking for it failed: %s", ticket.build_id, error)
+        return "unknown"
+    if build.build_id != ticket.build_id or build.size not in (None, size):
+        return "unknown"
+    status = (build.status or "").lower()
+    if status in BUILT:
+        return "built"
+    return "sending" if status in NOT_BUILT else "unknown"
+
+
+async def was_built(builds: Builds, kept: Kept, *, clock: Clock, within: float) -> bool:
+    """Find out whether an upload that the server takes nothing for any more is a build.
+
+    Where it had been asked to complete it, it may be assembling still: then this waits for the
+    end of that, for `within` seconds.
+
+    Raises: UploadOutcomeUnknown when it may be a build and the server would not say.
+    """
+    ticket, size = kept.head.ticket, kept.head.identity.size
+    deadline = Deadline(clock, within)
+    pause = _FIRST_PAUSE
+    while True:
+        found = await standing(builds, ticket, size)
+        if found == "built":
+            return True
+        if found == "gone" or not kept.completing:
+            return False
+        if found == "unknown" or pause >= deadline.remaining():
+            raise unknown(ticket)
+        await clock.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def unknown(ticket: MultipartTicket) -> UploadOutcomeUnknown:
+    """Return the error for an upload that may be complete."""
+    return UploadOutcomeUnknown(
+        f"build {ticket.build_id}: the server was asked to complete the upload by an earlier call, "
+        "and does not say whether it did; nothing was sent or deleted, try again later",
+        build_id=ticket.build_id,
+        stage="complete",
+    )
+
+
+async def give_up(
+    builds: Builds, kept: Kept, *, clock: Clock, within: float
+) -> Literal["cancelled", "built", "failed"]:
+    """Cancel an upload on the server, unless it may have become a build.
+
+    ``cancelled`` is also one that the server has forgotten; ``failed`` one that it may still have.
+    """
+    ticket = kept.head.ticket
+    if kept.completing:
+        found = await standing(builds, ticket, kept.head.identity.size)
+        if found == "built":
+            return "built"
+        if found == "unknown":
+            return "failed"
+    try:
+        async with time_limit(clock, within):
+            await builds.cancel_upload(ticket, within=within)
+    except NotFound as error:
+        return "cancelled" if error.explained else "failed"
+    except (NunuError, TimeoutError) as error:
+        _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
+        return "failed"
+    return "cancelled"

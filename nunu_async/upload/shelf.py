@@ -1,0 +1,406 @@
+"""Where journals lie: one locked file for each upload that can be resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import attrs
+import platformdirs
+
+from nunu_async.core.cancellation import finish
+from nunu_async.core.clock import Clock, time_limit
+from nunu_async.errors import ConfigError, SourceError
+from nunu_async.models.builds import InitiateUpload, MultipartTicket
+from nunu_async.upload.journal import Head, Kept, head_line, mark_line, part_line, read
+from nunu_async.upload.locks import try_lock
+from nunu_async.upload.source import Identity, Source
+
+__all__ = ["Journal", "LeftBehind", "Shelf"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LOG = logging.getLogger("nunu_async.upload")
+
+_SUFFIX: Final = ".jsonl"
+_LARGEST: Final = 64 * 1024 * 1024
+_FLAGS: Final = (
+    getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+)
+# Seconds for one line; a local disk takes far less than one, and a dead one must hold up nobody.
+_PATIENCE: Final = 30.0
+# `uploads list` takes the lock for a moment, to see whether it is free.
+_LOCK_LOOKS: Final = 5
+_LOCK_PAUSE: Final = 0.02
+
+
+@attrs.frozen(kw_only=True)
+class LeftBehind:
+    """A journal that is there."""
+
+    path: Path
+    kept: Kept
+    is_ours: bool
+    """Of the API and the project that this client talks to."""
+    is_busy: bool
+    """Some process is sending it right now."""
+    file: str
+    """What became of the build file: ``same``, ``changed`` or ``missing``."""
+
+
+class Shelf:
+    """The journals of one state directory, and those of one API and project among them.
+
+    Args:
+        directory: None takes the system's place for state.
+        executor: one thread: lines are written in the order they come, and never by the loop.
+    """
+
+    def __init__(
+        self,
+        directory: str | None,
+        *,
+        base_url: str,
+        project_id: str | None,
+        executor: Executor,
+        clock: Clock,
+    ) -> None:
+        self._directory = directory
+        self._place = (base_url, project_id)
+        self.executor = executor
+        self._clock = clock
+
+    @property
+    def folder(self) -> Path:
+        """Where the journals are: a folder of ours alone, whatever the state directory is."""
+        state = self._directory or platformdirs.user_state_dir("nunu_async", appauthor=False)
+        return Path(state) / "uploads"
+
+    async def open(self, source: Source, request: InitiateUpload) -> Journal:
+        """Lock the journal of an upload, a new one if there is none.
+
+        The same file with the same name, platform, description and tags for the same project is
+        the same upload; what else may be said of it does not count.
+
+        Raises: SourceError when it is being sent already; ConfigError where none can be kept.
+        """
+        path = _absolute(source)
+        base_url, project_id = self._place
+        same: list[object] = [base_url, project_id, path, request.name, request.platform]
+        same += [request.multipart, request.description, list(request.tags)]
+        name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32] + _SUFFIX
+        journal = Journal(self.folder / name, self.executor, self._clock)
+
+        def head(ticket: MultipartTicket) -> Head:
+            return Head(
+                path=path,
+                identity=source.identity,
+                base_url=base_url,
+                project_id=project_id,
+                request=request,
+                ticket=ticket,
+                began=time.time(),
+            )
+
+        journal.head_of = head
+        await journal.open(path, create=True)
+        return journal
+
+    async def outdated(self, source: Source) -> list[Journal]:
+        """Lock the journals of what the file was before it was changed, under whatever name."""
+        path = _absolute(source)
+        journals = []
+        for left in await _on(self.executor, self.left_behind):
+            head = left.kept.head
+            if left.is_ours and head.path == path and head.identity != source.identity:
+                with suppress(SourceError, ConfigError):  # busy, or gone
+                    journals.append(await self.take(left))
+        return journals
+
+    async def take(self, left: LeftBehind) -> Journal:
+        """Lock a journal that is there. Raises: SourceError when it is busy; ConfigError."""
+        journal = Journal(left.path, self.executor, self._clock)
+        await journal.open(left.kept.head.path, create=False)
+        return journal
+
+    def left_behind(self) -> list[LeftBehind]:
+        """Read all journals, oldest first; blocks. One that cannot be read is passed over.
+
+        Raises: ConfigError where the folder cannot be read.
+        """
+        try:
+            found = sorted(self.folder.glob(f"*{_SUFFIX}"))
+        except OSError as error:
+            raise _unusable(self.folder, error) from None
+        lefts = [left for path in found for left in self._look(path)]
+        return sorted(lefts, key=lambda left: left.kept.head.began)
+
+    def _look(self, path: Path) -> Iterator[LeftBehind]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+        except OSError:
+            return
+        try:
+            is_busy = not try_lock(descriptor, shared=True)
+            kept = read(_read_all(descriptor))
+        except OSError:
+            return
+        finally:
+            os.close(descriptor)
+        if kept is not None:
+            yield LeftBehind(
+                path=path,
+                kept=kept,
+                is_ours=(kept.head.base_url, kept.head.project_id) == self._place,
+                is_busy=is_busy,
+                file=_state_of(kept.head),
+            )
+
+
+class Journal:
+    """One upload's journal, locked from `open` to `close`.
+
+    When it is on disk: a line is handed to the kernel before its part counts as done, which a
+    killed process survives. The head and the mark before completing are flushed to the disk too,
+    as what they tell of cannot be found out otherwise. Lines of parts are not: the kernel writes
+    them within half a minute, and a machine that dies meanwhile costs their being sent again,
+    where a flush for each could keep senders waiting behind a busy disk.
+
+    A disk that takes no more lines, or hangs, ends the journal, not the upload.
+    """
+
+    def __init__(self, path: Path, executor: Executor, clock: Clock) -> None:
+        self._path = path
+        self._executor = executor
+        self._clock = clock
+        self._hangs = False
+        self._descriptor: int | None = None
+        self._checksum = 0
+        self._broken = False
+        self.head_of: Callable[[MultipartTicket], Head] | None = None
+        self.kept: Kept | None = None
+        """What was found in it."""
+        self.build_id: str | None = None
+        """Of the upload that its head names, which can be resumed; None without a head."""
+
+    async def open(self, path: str, *, create: bool) -> None:
+        """Lock it and read it; `path` is the build file, for messages.
+
+        Raises: SourceError when it is locked; ConfigError where that cannot be.
+        """
+        try:
+            await _on(self._executor, self._open, path, create=create)
+        except asyncio.CancelledError:
+            self._executor.submit(self._close)  # the one thread takes it after the opening
+            raise
+
+    async def begin(self, ticket: MultipartTicket) -> None:
+        """Write a head, in place of whatever was there."""
+        assert self.head_of is not None  # noqa: S101 - for the type checker: `Shelf.open` made it
+        head = self.head_of(ticket)
+        await finish(self._do(lambda: self._begin(head)))
+
+    async def part(self, number: int, etag: str) -> None:
+        """Note that a part is in storage."""
+        await self._do(lambda: self._append(lambda before: part_line(number, etag, before)))
+
+    async def completing(self) -> None:
+        """Note that from now on the upload may be complete."""
+        await self._do(lambda: self._append(mark_line, flush=True))
+
+    async def void(self) -> None:
+        """Empty it: what it had is over, and something else may begin."""
+        await finish(self._do(self._void))
+
+    async def forget(self) -> None:
+        """Remove it: there is nothing to resume. The lock stays until `close`."""
+        await finish(self._do(self._remove))
+
+    async def close(self) -> None:
+        """Unlock it."""
+        await finish(self._do(self._close))
+
+    async def _do(self, work: Callable[[], None]) -> None:
+        """Have it done by the thread; begun, it is done whatever becomes of who waits for it."""
+        if self._hangs:
+            self._executor.submit(work)
+            return
+        try:
+            async with time_limit(self._clock, _PATIENCE):
+                await asyncio.shield(asyncio.ensure_future(_on(self._executor, work)))
+        except TimeoutError:
+            self._hangs = self._broken = True
+            _LOG.warning("the journal's disk hangs; the upload goes on without")
+
+    def _open(self, path: str, *, create: bool) -> None:
+        try:
+            if create:
+                _make_private(self._path.parent)
+            for look in range(_LOCK_LOOKS):
+                if look:
+                    time.sleep(_LOCK_PAUSE)
+                descriptor = os.open(
+                    self._path,
+                    os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0) | _FLAGS,
+                    0o600,
+                )
+                try:
+                    # Who had the lock may have removed the file before it let go.
+                    if try_lock(descriptor) and _is_at(self._path, descriptor):
+                        self._descriptor = descriptor
+                        break
+                finally:
+                    if self._descriptor is None:
+                        os.close(descriptor)
+            else:
+                raise SourceError(
+                    path, "is being uploaded already, by another process or another task"
+                )
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)
+            self.kept = read(_read_all(descriptor))
+            if self.kept is not None:
+                os.ftruncate(descriptor, self.kept.length)  # or lines would follow a torn one
+                self._checksum = self.kept.checksum
+                self.build_id = self.kept.head.ticket.build_id
+        except OSError as error:
+            self._close(remove=False)
+            raise _unusable(self._path, error) from None
+
+    def _begin(self, head: Head) -> None:
+        self._void()
+        if self._descriptor is None or self._broken:
+            return
+        try:
+            line, self._checksum = head_line(head)
+            _write_all(self._descriptor, line)
+            os.fsync(self._descriptor)
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self.build_id = head.ticket.build_id
+
+    def _append(
+        self, line_after: Callable[[int], tuple[bytes, int]], *, flush: bool = False
+    ) -> None:
+        if self._descriptor is None or self._broken or self.build_id is None:
+            return
+        try:
+            line, checksum = line_after(self._checksum)
+            _write_all(self._descriptor, line)
+            if flush:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._checksum = checksum
+
+    def _give_up(self, error: OSError) -> None:
+        # Nothing may follow what was perhaps written in part.
+        self._broken = True
+        told = error.strerror or type(error).__name__
+        _LOG.warning("the journal cannot be written (%s); the upload goes on without", told)
+
+    def _void(self) -> None:
+        self.build_id = None
+        if self._descriptor is None:
+            return
+        try:
+            os.ftruncate(self._descriptor, 0)
+        except OSError as error:
+            self._give_up(error)
+
+    def _remove(self) -> None:
+        self._void()  # also where an open file cannot be unlinked
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _close(self, *, remove: bool = True) -> None:
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        remove = remove and self.build_id is None
+        # Windows removes no open file. Elsewhere nobody else must have got the lock meanwhile.
+        if remove and os.name != "nt":
+            with suppress(OSError):
+                self._path.unlink()
+        os.close(descriptor)
+        if remove and os.name == "nt":
+            with suppress(OSError):
+                self._path.unlink()
+
+
+async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(
+        executor, lambda: function(*args, **kwargs)
+    )
+
+
+def _absolute(source: Source) -> str:
+    return os.path.abspath(source.path)  # noqa: PTH100 - as the user sees it, links and all
+
+
+def _make_private(folder: Path) -> None:
+    # Its own parents may be anybody's; the journals' folder is ours alone.
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _read_all(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    blocks = []
+    left = _LARGEST
+    while left and (block := os.read(descriptor, min(left, 1024 * 1024))):
+        blocks.append(block)
+        left -= len(block)
+    return b"".join(blocks)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make sure that a lost machine does not lose the file's name."""
+    if os.name == "nt":  # cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _FLAGS)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _state_of(head: Head) -> str:
+    try:
+        found = os.stat(head.path)  # noqa: PTH116 - as it was opened
+    except (OSError, ValueError):
+        return "missing"
+    return "same" if Identity.of(found) == head.identity else "changed"
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    told = error.strerror or type(error).__name__
+    return ConfigError(f"journals cannot be kept in {path.parent} ({told}); see NUNU_STATE_DIR")

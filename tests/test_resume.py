@@ -1,0 +1,833 @@
+"""Uploads that are taken up again: after a kill, a failure, a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import random
+import signal
+import stat
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+from cli_tools import Ran, Running, run, started, until
+from doubles import ManualClock
+
+from nunu_async import (
+    AuthenticationError,
+    ClientClosed,
+    ConfigError,
+    Kept,
+    MultipartTicket,
+    NunuClient,
+    NunuError,
+    PartDone,
+    RetryPolicy,
+    ServerError,
+    SourceChanged,
+    SourceError,
+    UploadedBuild,
+    UploadError,
+    UploadEvent,
+    UploadOutcomeUnknown,
+    UploadStarted,
+)
+from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.upload.journal import read
+from nunu_async.upload.plan import upload_minutes
+
+PART = 4096
+PARTS = 40
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+MakeFile = Callable[..., Path]
+STALLS = Fault(on="put_part", first=11, times=4, do="stall")
+
+SAID = ["upload", "game.zip", "-n", "N", "--platform", "linux", "--multipart", "--resume", "--json"]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+async def small() -> AsyncIterator[Sandbox]:
+    async with Sandbox(part_size=PART) as box:
+        yield box
+
+
+def journals(state: Path) -> list[Path]:
+    return sorted(path for path in state.rglob("*") if path.is_file())
+
+
+@asynccontextmanager
+async def client(
+    box: Sandbox, state: Path, clock: ManualClock | None = None, **settings: object
+) -> AsyncIterator[NunuClient]:
+    settings = {"state_dir": state, "clock": clock or ManualClock()} | settings
+    async with NunuClient(box.api_key, base_url=box.base_url, **settings) as nunu:  # type: ignore[arg-type]
+        yield nunu
+
+
+async def send(
+    box: Sandbox,
+    state: Path,
+    path: Path,
+    clock: ManualClock | None = None,
+    retry: RetryPolicy | None = None,
+    **options: object,
+) -> UploadedBuild:
+    options = {"name": "n", "platform": "linux", "multipart": True, "resume": True} | options
+    async with client(box, state, clock, retry=retry) as nunu:
+        return await nunu.upload_build(path, **options)  # type: ignore[arg-type]
+
+
+def states(box: Sandbox) -> list[str]:
+    return [upload.state for upload in box.uploads.values()]
+
+
+def answered(box: Sandbox) -> list[int | None]:
+    return [seen.part_number for seen in box.journal.of("put_part") if seen.status == 200]
+
+
+def stalled(box: Sandbox) -> int:
+    return sum(seen.outcome == "stalled" for seen in box.journal.of("put_part"))
+
+
+async def interrupt(box: Sandbox, state: Path, path: Path, **options: object) -> str:
+    """Leave an upload with 10 parts behind, as a kill at this moment would; return its build."""
+    box.add_fault(attrs.evolve(STALLS, first=STALLS.first))
+    before = stalled(box)
+    async with client(box, state) as nunu:
+        options = {"name": "n", "platform": "linux", "multipart": True, "resume": True} | options
+        task = asyncio.ensure_future(nunu.upload_build(path, **options))  # type: ignore[arg-type]
+        await until(lambda: stalled(box) == before + 4)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    return list(box.uploads)[-1]
+
+
+# --- SIGKILL
+
+
+async def kill(running: Running) -> None:
+    running.process.send_signal(signal.SIGKILL)
+    assert await running.process.wait() == -signal.SIGKILL
+
+
+def environ(box: Sandbox, state: Path) -> dict[str, str]:
+    return box.environment | {"NUNU_STATE_DIR": str(state)}
+
+
+async def again(box: Sandbox, state: Path, folder: Path) -> Ran:
+    return await run(*SAID, env=environ(box, state), cwd=folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+async def test_the_same_command_after_kills_sends_only_what_is_missing(
+    make_file: MakeFile, state: Path, tmp_path: Path
+) -> None:
+    """Every sender is at a part when the kill comes; those four parts are sent again."""
+    path = make_file(200 * 1000 - 1)
+    moments = [1, 60, 120, 203]
+    faults = [Fault(on="put_part", first=first, times=4, do="stall") for first in moments]
+    async with Sandbox(part_size=1000, faults=faults) as box:
+        for number, _ in enumerate(moments, start=1):
+            async with started(*SAID, env=environ(box, state), cwd=tmp_path) as running:
+                await until(lambda number=number: stalled(box) == 4 * number)
+                await kill(running)
+            assert states(box) == ["uploading"]
+        ran = await again(box, state, tmp_path)
+        assert (ran.code, ran.err) == (0, "")
+        (build_id,) = box.uploads
+        assert box.read_object(build_id) == path.read_bytes()
+        assert ran.report["builds"][0]["build_id"] == build_id
+        assert len(box.journal.of("initiate_upload")) == 1
+        assert sorted(n for n in answered(box) if n is not None) == list(range(1, 201))
+        assert len(box.journal.of("put_part")) == 200 + 4 * len(moments)
+        assert journals(state) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+async def test_a_kill_at_any_moment_costs_a_part_for_each_sender_at_most(
+    make_file: MakeFile, state: Path, tmp_path: Path
+) -> None:
+    path = make_file(200 * 1000)
+    kills = 3
+    async with Sandbox(
+        part_size=1000, faults=[Fault(on="put_part", latency=0.001, times=None)]
+    ) as box:
+        for number in range(kills):
+            enough = random.Random(number).randint(number * 50, number * 50 + 50)
+            async with started(*SAID, env=environ(box, state), cwd=tmp_path) as running:
+                await until(lambda enough=enough: len(box.journal.of("put_part")) >= enough)
+                await kill(running)
+        ran = await again(box, state, tmp_path)
+        assert (ran.code, ran.err) == (0, "")
+        # A kill before the server's answer is noted leaves a reservation that nobody knows of.
+        build_id = ran.report["builds"][0]["build_id"]
+        assert box.read_object(build_id) == path.read_bytes()
+        sent = Counter(seen.part_number for seen in box.journal.of("put_part"))
+        assert sum(sent.values()) <= 200 + 4 * kills
+        assert max(sent.values()) <= 1 + kills
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+@pytest.mark.parametrize("effect", [True, False])
+async def test_killed_during_complete_the_build_is_asked_for_before_anything_is_sent(
+    make_file: MakeFile, state: Path, tmp_path: Path, effect: bool
+) -> None:
+    path = make_file(5 * PART)
+    stall = Fault(on="complete_upload", do="stall", effect=effect)
+    async with Sandbox(part_size=PART, faults=[stall]) as box:
+        async with started(*SAID, env=environ(box, state), cwd=tmp_path) as running:
+            await until(
+                lambda: any(s.outcome == "stalled" for s in box.journal.of("complete_upload"))
+            )
+            await kill(running)
+        before = len(box.journal)
+        ran = await again(box, state, tmp_path)
+        assert (ran.code, ran.err) == (0, "")
+        operations = box.journal.operations()[before:]
+        assert operations == (["get_build"] if effect else ["get_build", "complete_upload"])
+        (build_id,) = box.uploads
+        assert ran.report["builds"][0]["build_id"] == build_id
+        assert ran.report["builds"][0]["parts"] == 5
+        assert box.read_object(build_id) == path.read_bytes()
+        assert journals(state) == []
+
+
+async def test_of_two_at_once_one_is_refused_and_nothing_is_mixed(
+    make_file: MakeFile, state: Path, tmp_path: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    async with Sandbox(part_size=PART, faults=[STALLS]) as box:
+        async with started(*SAID, env=environ(box, state), cwd=tmp_path) as running:
+            await until(lambda: stalled(box) == 4)
+            ran = await again(box, state, tmp_path)
+            assert ran.code == 1
+            (failure,) = ran.report["failed"]
+            assert failure["error"] == "SourceError"
+            assert "is being uploaded already" in failure["message"]
+            assert len(box.uploads) == 1
+            listed = await run("uploads", "list", "--json", env=environ(box, state))
+            assert [row["state"] for row in json.loads(listed.out)] == ["sending"]
+            assert (await run("uploads", "cancel", env=environ(box, state))).code == 1
+            assert states(box) == ["uploading"]
+            await kill(running)
+        assert (await again(box, state, tmp_path)).code == 0
+        assert box.read_object(next(iter(box.uploads))) == path.read_bytes()
+
+
+async def test_two_tasks_do_not_mix_either(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    async with client(small, state) as nunu:
+        both = await asyncio.gather(
+            *(
+                nunu.upload_build(path, name="n", platform="linux", multipart=True, resume=True)
+                for _ in range(2)
+            ),
+            return_exceptions=True,
+        )
+    assert {type(one) for one in both} == {UploadedBuild, SourceError}
+    assert states(small) == ["completed"]
+    # Under another name it is another upload.
+    await asyncio.gather(*(send(small, state, path, name=name) for name in ("a", "b")))
+    assert states(small) == ["completed"] * 3
+
+
+# --- what stays, and for how long
+
+
+async def test_a_cancelled_upload_stays_and_is_gone_on_with(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART - 7)
+    events: list[UploadEvent] = []
+    build_id = await interrupt(small, state, path, on_progress=events.append)
+    assert states(small) == ["uploading"]
+    assert small.journal.of("cancel_upload") == []
+    assert events[-1] == Kept(build_id=build_id, done=10, parts=PARTS)
+    assert sum(isinstance(event, PartDone) for event in events) == 10
+
+    events.clear()
+    build = await send(small, state, path, on_progress=events.append)
+    assert (build.build_id, build.parts, build.size) == (build_id, PARTS, PARTS * PART - 7)
+    assert small.read_object(build_id) == path.read_bytes()
+    assert len(small.journal.of("put_part")) == PARTS + 4
+    first = events[0]
+    assert isinstance(first, UploadStarted)
+    assert (first.build_id, first.done, first.parts) == (build_id, 10, PARTS)
+    done = [event.done for event in events if isinstance(event, PartDone)]
+    assert done == list(range(11, PARTS + 1))
+    assert journals(state) == []
+
+
+async def test_without_resume_everything_is_cancelled_as_ever(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    await interrupt(small, state, make_file(PARTS * PART), resume=False)
+    assert states(small) == ["cancelled"]
+    assert journals(state) == []
+
+
+async def test_a_failure_says_how_to_go_on(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    small.add_fault(Fault(on="put_part", part=9, status=500, times=2))
+    path = make_file(PARTS * PART)
+    with pytest.raises(UploadError) as caught:
+        await send(small, state, path, retry=RetryPolicy(part_attempts=2))
+    assert caught.value.cancelled is None
+    (note,) = caught.value.__notes__
+    (build_id,) = small.uploads
+    assert build_id in note
+    assert f"of {PARTS} parts" in note
+    assert "uploads cancel" in note
+    assert states(small) == ["uploading"]
+    assert (await send(small, state, path)).build_id == build_id
+    assert small.read_object(build_id) == path.read_bytes()
+
+
+async def test_a_closed_client_keeps_what_it_sent(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    small.add_fault(STALLS)
+    path = make_file(PARTS * PART)
+    async with client(small, state) as nunu:
+        task = asyncio.ensure_future(
+            nunu.upload_build(path, name="n", platform="linux", multipart=True, resume=True)
+        )
+        await until(lambda: stalled(small) == 4)
+    with pytest.raises(ClientClosed, match="is kept on the server"):
+        await task
+    await send(small, state, path)
+    assert states(small) == ["completed"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(on="get_upload_parts", status=500, times=None),
+        Fault(on="complete_upload", status=503, times=None),
+        Fault(on="complete_upload", status=401, times=None),
+        Fault(on="put_part", status=403, times=None),
+    ],
+    ids=str,
+)
+async def test_whatever_passes_is_no_reason_to_give_up_what_is_sent(
+    small: Sandbox, make_file: MakeFile, state: Path, fault: Fault
+) -> None:
+    path = make_file(6 * PART)
+    small.add_fault(attrs.evolve(fault, times=8))
+    for _ in range(12):  # as often as it takes until the fault is over
+        try:
+            build = await send(small, state, path, retry=RetryPolicy(attempts=2))
+        except (UploadError, ServerError, AuthenticationError):
+            assert states(small) == ["uploading"]
+            continue
+        break
+    else:
+        build = await send(small, state, path)
+    assert states(small) == ["completed"]
+    assert small.read_object(build.build_id) == path.read_bytes()
+    assert journals(state) == []
+
+
+async def test_an_upload_in_one_part_is_cancelled_and_starts_anew(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PART)
+    small.add_fault(Fault(on="put_part", status=400))
+    with pytest.raises(UploadError, match="was cancelled on the server"):
+        await send(small, state, path, multipart=False)
+    assert journals(state) == []
+    await send(small, state, path, multipart=False)
+    assert states(small) == ["cancelled", "completed"]
+    assert journals(state) == []
+
+
+async def test_a_file_that_changes_meanwhile_leaves_nothing(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+
+    def touch(event: UploadEvent) -> None:
+        if isinstance(event, PartDone) and event.done == 3:
+            os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceChanged):
+        await send(small, state, path, on_progress=touch)
+    assert states(small) == ["cancelled"]
+    assert journals(state) == []
+
+
+@pytest.mark.parametrize("name", ["n", "another"])
+@pytest.mark.parametrize("how", ["rewritten", "touched", "replaced"])
+async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
+    small: Sandbox, make_file: MakeFile, state: Path, name: str, how: str
+) -> None:
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    if how == "rewritten":
+        path.write_bytes(bytes(PARTS * PART))
+    elif how == "touched":
+        os.utime(path, ns=(1, 1))
+    else:
+        now = path.stat()
+        other = path.with_name("other")
+        other.write_bytes(path.read_bytes())
+        os.utime(other, ns=(now.st_atime_ns, now.st_mtime_ns))
+        other.replace(path)
+    build = await send(small, state, path, name=name)
+    assert build.build_id != old
+    assert states(small) == ["cancelled", "completed"]
+    assert small.read_object(build.build_id) == path.read_bytes()
+    assert journals(state) == []
+
+
+async def test_another_name_leaves_the_upload_of_the_same_file_alone(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    for options in ({"name": "m"}, {"tags": ["rc"]}, {"description": "d"}):
+        await send(small, state, path, **options)
+    assert (await send(small, state, path)).build_id == old
+    assert states(small) == ["completed"] * 4
+
+
+async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
+    make_file: MakeFile, tmp_path: Path
+) -> None:
+    """Cancel after 0, 1, 2, ... turns until the upload survives; then make the same call."""
+    path = make_file(3 * PART + 1)
+    survived = False
+    turns = resumed = 0
+    while not survived:
+        state = tmp_path / f"state {turns}"
+        async with Sandbox(part_size=PART) as box:
+            task = asyncio.ensure_future(send(box, state, path))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                await task
+                survived = True
+            except asyncio.CancelledError:
+                left = [upload for upload in box.uploads.values() if upload.state == "uploading"]
+                # One that was cancelled while it was being opened is closed by its own thread.
+                await until(lambda: len(journals(state)) == len(left))  # noqa: B023 - at once
+                assert len(left) <= 1
+                resumed += len(left)
+                if states(box) != ["completed"]:
+                    build = await send(box, state, path)
+                    assert box.read_object(build.build_id) == path.read_bytes()
+            assert [name for name in states(box) if name != "cancelled"] == ["completed"]
+            assert journals(state) == []
+            assert max(Counter(answered(box)).values()) <= 2
+        turns += 1 + turns // 12
+    assert resumed > 3
+
+
+# --- what the server does not know any more
+
+
+async def forget(box: Sandbox, build_id: str) -> None:
+    upload = box.uploads[build_id]
+    assert upload.upload_id is not None
+    ticket = MultipartTicket(
+        build_id=build_id,
+        object_key=upload.object_key,
+        upload_id=upload.upload_id,
+        total_parts=PARTS,
+        part_size=PART,
+    )
+    async with NunuClient(box.api_key, base_url=box.base_url) as nunu:
+        await nunu.builds.cancel_upload(ticket)
+
+
+async def test_an_upload_that_the_server_has_forgotten_starts_anew(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    await forget(small, old)
+    build = await send(small, state, path)
+    assert build.build_id != old
+    assert states(small) == ["cancelled", "completed"]
+    assert small.read_object(build.build_id) == path.read_bytes()
+    assert journals(state) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(on="get_upload_parts", status=404),
+        Fault(on="get_upload_parts", status=400),
+        Fault(on="put_part", part=20, status=404),
+        Fault(on="complete_upload", status=404),
+        Fault(on="complete_upload", status=400),
+    ],
+    ids=str,
+)
+async def test_wherever_that_shows_the_old_upload_is_cancelled_first(
+    small: Sandbox, make_file: MakeFile, state: Path, fault: Fault
+) -> None:
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    small.add_fault(fault)
+    build = await send(small, state, path)
+    assert build.build_id != old
+    assert states(small) == ["cancelled", "completed"]
+    assert small.read_object(build.build_id) == path.read_bytes()
+
+
+@pytest.mark.parametrize("status", [404, 400])
+async def test_no_page_of_an_edge_makes_it_start_anew(
+    small: Sandbox, make_file: MakeFile, state: Path, status: int
+) -> None:
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    small.add_fault(Fault(on="get_upload_parts", status=status, body="<html>?</html>"))
+    with pytest.raises(NunuError):
+        await send(small, state, path)
+    assert states(small) == ["uploading"]
+    assert (await send(small, state, path)).build_id == old
+
+
+async def test_expired_while_completing_it_starts_anew(make_file: MakeFile, state: Path) -> None:
+    """The complete was never acted on, and a day later neither operation knows the upload."""
+    time = [1000.0]
+    path = make_file(6 * PART)
+    fault = Fault(on="complete_upload", do="cut", times=5)
+    async with Sandbox(part_size=PART, faults=[fault], now=lambda: time[0]) as box:
+        with pytest.raises(NunuError):
+            await send(box, state, path)
+        assert states(box) == ["uploading"]
+        time[0] += 1441 * 60
+        build = await send(box, state, path)
+        assert states(box) == ["expired", "completed"]
+        assert box.read_object(build.build_id) == path.read_bytes()
+
+
+async def test_a_build_that_is_still_assembled_is_waited_for(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    """Cut off while completing; then it is "uploading" for a while, and takes no complete."""
+    path = make_file(6 * PART)
+    small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
+    small.add_fault(Fault(on="get_build", status=500))
+    with pytest.raises(UploadOutcomeUnknown):
+        await send(small, state, path, retry=RetryPolicy(attempts=1))
+    (build_id,) = small.uploads
+    body = {"build_id": build_id, "status": "uploading", "size": 6 * PART}
+    small.add_fault(Fault(on="get_build", status=200, body=body, times=3))
+    before = len(small.journal)
+    clock = ManualClock()
+    assert (await send(small, state, path, clock)).build_id == build_id
+    assert small.journal.operations()[before:] == [
+        *("get_build", "complete_upload", "get_build", "get_build", "get_build")
+    ]
+    assert clock.sleeps == [1.0, 2.0]
+    assert states(small) == ["completed"]
+    assert journals(state) == []
+
+
+async def test_where_the_server_does_not_say_nothing_is_sent_or_deleted(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(6 * PART)
+    small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
+    small.add_fault(Fault(on="get_build", status=403, times=None))
+    with pytest.raises(UploadOutcomeUnknown):
+        await send(small, state, path, retry=RetryPolicy(attempts=1))
+    before = len(small.journal)
+    with pytest.raises(UploadOutcomeUnknown):
+        await send(small, state, path)
+    assert small.journal.operations()[before:] == ["get_build"]
+    os.utime(path, ns=(1, 1))  # not even for another file
+    await send(small, state, path)
+    assert states(small) == ["completed", "completed"]
+    assert small.journal.of("cancel_upload") == []
+
+
+async def test_a_listener_that_fails_on_a_found_build_deletes_nothing(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(6 * PART)
+    small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
+    small.add_fault(Fault(on="get_build", status=403))
+    with pytest.raises(UploadOutcomeUnknown):
+        await send(small, state, path, retry=RetryPolicy(attempts=1))
+
+    def fail(event: UploadEvent) -> None:
+        if type(event).__name__ == "Completed":
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await send(small, state, path, on_progress=fail)
+    assert states(small) == ["completed"]
+    assert small.journal.of("cancel_upload") == []
+
+
+# --- the journal itself
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such modes on Windows")
+async def test_a_journal_is_for_its_owner_only_and_holds_no_key_and_no_url(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    (state / "uploads").mkdir(parents=True)
+    (state / "uploads").chmod(0o755)
+    old = os.umask(0)
+    try:
+        await interrupt(small, state, make_file(PARTS * PART))
+    finally:
+        os.umask(old)
+    (journal,) = journals(state)
+    assert stat.S_IMODE(journal.stat().st_mode) == 0o600
+    assert stat.S_IMODE(journal.parent.stat().st_mode) == 0o700
+    text = journal.read_text()
+    (upload,) = small.uploads.values()
+    assert small.api_key not in text
+    for piece in ("X-Amz", "Signature", small.storage_url, "partNumber"):
+        assert piece not in text
+    assert text.count("http") == text.count(small.base_url) == 1
+    assert upload.upload_id is not None
+    assert upload.upload_id in text
+    kept = read(journal.read_bytes())
+    assert kept is not None
+    assert upload.upload_id not in repr(kept)
+    assert kept.etags == {n: upload.parts[n] for n in kept.etags}
+    assert len(kept.etags) == 10
+
+
+async def test_a_torn_journal_costs_the_parts_whose_lines_are_lost(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    build_id = await interrupt(small, state, path)
+    (journal,) = journals(state)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:6]) + lines[6][:-1])  # 5 parts, and most of a sixth
+    small.add_fault(Fault(on="put_part", part=PARTS, status=400))
+    with pytest.raises(UploadError):  # with lines after the torn one
+        await send(small, state, path, concurrency=1)
+    kept = read(journal.read_bytes())
+    assert kept is not None
+    assert len(kept.etags) == PARTS - 1
+    assert (await send(small, state, path)).build_id == build_id
+    assert small.read_object(build_id) == path.read_bytes()
+    assert len(answered(small)) == PARTS + 5
+
+
+async def test_a_journal_without_a_head_is_none(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    (journal,) = journals(state)
+    journal.write_bytes(journal.read_bytes()[:40])
+    await send(small, state, path)
+    assert sorted(states(small)) == ["completed", "uploading"]
+    assert journals(state) == []
+
+
+async def test_a_disk_that_takes_no_more_lines_ends_the_journal_and_not_the_upload(
+    small: Sandbox,
+    make_file: MakeFile,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write, calls = os.write, 0
+
+    def full(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    path = make_file(PARTS * PART)
+    monkeypatch.setattr(os, "write", full)
+    build_id = await interrupt(small, state, path)
+    monkeypatch.undo()
+    assert calls == 4
+    assert caplog.text.count("the journal cannot be written (No space left") == 1
+    build = await send(small, state, path)
+    assert build.build_id == build_id
+    assert len(answered(small)) == PARTS + 8  # two lines were written
+
+
+async def test_a_disk_that_hangs_ends_the_journal_and_not_the_upload(
+    small: Sandbox,
+    make_file: MakeFile,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write, calls, released = os.write, 0, threading.Event()
+
+    def hang(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            released.wait(60)
+        return write(descriptor, data)
+
+    path = make_file(PARTS * PART)
+    monkeypatch.setattr(os, "write", hang)
+    clock = ManualClock()
+    task = asyncio.ensure_future(send(small, state, path, clock))
+    await until(lambda: calls == 4 and len(answered(small)) >= 6)
+    clock.advance(31)
+    try:
+        assert (await task).parts == PARTS
+    finally:
+        released.set()
+    assert states(small) == ["completed"]
+    assert "the journal's disk hangs" in caplog.text
+    await until(lambda: journals(state) == [])
+
+
+async def test_a_head_that_cannot_be_written_leaves_an_upload_as_without_resume(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = make_file(PARTS * PART)
+    monkeypatch.setattr(os, "write", full)
+    await interrupt(small, state, path)
+    assert states(small) == ["cancelled"]
+    assert journals(state) == []
+
+
+async def test_a_state_directory_that_cannot_be_used_is_told_before_anything_is_sent(
+    small: Sandbox, make_file: MakeFile
+) -> None:
+    path = make_file(PARTS * PART)
+    with pytest.raises(ConfigError, match="NUNU_STATE_DIR"):
+        await send(small, path, path)
+    assert len(small.journal) == 0
+
+
+async def test_the_environment_names_the_state_directory(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUNU_STATE_DIR", str(state))
+    small.add_fault(Fault(on="put_part", part=2, status=400))
+    async with NunuClient(small.api_key, base_url=small.base_url) as nunu:
+        with pytest.raises(UploadError):
+            await nunu.upload_build(
+                make_file(3 * PART), name="n", platform="linux", multipart=True, resume=True
+            )
+    assert len(journals(state)) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="each system has its own place")
+async def test_else_it_is_the_system_s_place_for_state(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUNU_STATE_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    small.add_fault(Fault(on="put_part", part=2, status=400))
+    async with NunuClient(small.api_key, base_url=small.base_url) as nunu:
+        with pytest.raises(UploadError):
+            await nunu.upload_build(
+                make_file(3 * PART), name="n", platform="linux", multipart=True, resume=True
+            )
+    (journal,) = journals(state)
+    assert journal.parent == state / "nunu_async" / "uploads"
+
+
+async def test_files_of_others_among_the_journals_are_passed_over(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    (journal,) = journals(state)
+    (journal.parent / "a.jsonl").symlink_to(journal)
+    (journal.parent / "b.jsonl").mkdir()
+    (journal.parent / "c.jsonl").write_bytes(b"\0" * 100)
+    await send(small, state, path)
+    assert states(small) == ["completed"]
+
+
+async def test_nothing_stays_open(
+    small: Sandbox,
+    make_file: MakeFile,
+    state: Path,
+    open_descriptors: Callable[[], int],
+) -> None:
+    path = make_file(PARTS * PART)
+    await send(small, state, path)
+    before = open_descriptors()
+    await interrupt(small, state, path)
+    await send(small, state, path)
+    await until(lambda: open_descriptors() <= before)
+
+
+# --- how long the server keeps it
+
+
+@pytest.mark.parametrize(
+    ("size", "single", "several"),
+    [
+        (1, 10, 60),
+        (600 * MIB, 10, 60),
+        (600 * MIB + 1, 11, 60),
+        (3600 * MIB, 60, 60),
+        (3600 * MIB + 1, 61, 61),
+        (10 * GIB, 171, 171),
+        (1440 * 60 * MIB, 1440, 1440),
+        (5 * 1024 * GIB, 1440, 1440),
+    ],
+)
+def test_the_time_for_an_upload_is_what_1_mib_a_second_takes(
+    size: int, single: int, several: int
+) -> None:
+    assert upload_minutes(size, multipart=False) == single
+    assert upload_minutes(size, multipart=True) == several
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "asked"),
+    [
+        (PART, {}, None),
+        (PART, {"resume": True}, None),
+        (PART, {"resume": True, "multipart": True}, 1440),
+        (PART, {"resume": True, "multipart": True, "upload_timeout": 5}, 5),
+        (GIB, {"multipart": False}, 18),
+        (GIB, {}, None),
+        (10 * GIB, {}, 171),
+        (10 * GIB, {"upload_timeout": 5}, 5),
+    ],
+    ids=str,
+)
+async def test_the_server_is_told_where_its_own_time_would_not_do(
+    tmp_path: Path, state: Path, size: int, options: dict[str, object], asked: int | None
+) -> None:
+    path = tmp_path / "game.zip"
+    path.touch()
+    os.truncate(path, size)
+    async with Sandbox(capacity=1) as box:  # storage is full, so that nothing large is sent
+        with pytest.raises(NunuError):
+            await send(box, state, path, **({"resume": False, "multipart": None} | options))
+        (seen,) = box.journal
+        assert isinstance(seen.body, dict)
+        assert seen.body.get("upload_timeout") == asked
