@@ -450,8 +450,10 @@ class WaitError(NunuError):
         self.finished: Mapping[str, object] = dict(finished)
 
 
-class WaitTimeout(WaitError):
+class WaitTimeout(WaitError, TimeoutError):
     """The time for waiting ran out; what was waited for goes on at the server.
+
+    A TimeoutError too, which is what asyncio raises when time is up.
 
     Attributes:
         finished: what was over in time, by id.
