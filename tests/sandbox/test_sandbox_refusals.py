@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 from sandbox_client import Client, Lab
 
-OMIT = object()
+class _LeftOut:
+    """No member at all; shown in the same way in every process."""
+
+    def __repr__(self) -> str:
+        return "left out"
+
+
+OMIT = _LeftOut()
 
 
 def _body(**members: Any) -> dict[str, Any]:
