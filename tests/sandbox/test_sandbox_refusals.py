@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sandbox_client import Client, Lab
 
+
 class _LeftOut:
     """No member at all; shown in the same way in every process."""
 
