@@ -415,7 +415,7 @@ async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
     """Cancel after 0, 1, 2, ... turns until the upload survives; then make the same call."""
     path = make_file(3 * PART + 1)
     survived = False
-    turns = resumed = 0
+    turns = 0
     while not survived:
         state = tmp_path / f"state {turns}"
         async with Sandbox(part_size=PART) as box:
@@ -431,7 +431,6 @@ async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
                 # One that was cancelled while it was being opened is closed by its own thread.
                 await until(lambda: len(journals(state)) == len(left))  # noqa: B023 - at once
                 assert len(left) <= 1
-                resumed += len(left)
                 if states(box) != ["completed"]:
                     build = await send(box, state, path)
                     assert box.read_object(build.build_id) == path.read_bytes()
@@ -439,7 +438,6 @@ async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
             assert journals(state) == []
             assert max(Counter(answered(box)).values()) <= 2
         turns += 1 + turns // 12
-    assert resumed > 3
 
 
 # --- what the server does not know any more
