@@ -12,7 +12,7 @@ from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import chosen, in_path, in_query, joined
-from nunu_async.endpoints.paging import Listing, check_page
+from nunu_async.endpoints.paging import Listing, check_page, page_request
 from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
 
@@ -83,13 +83,14 @@ class Jobs:
         lenient: bool = False,
     ) -> Page[Job]:
         return await self._session.send(
-            Request(
-                operation="list_jobs",
-                method="GET",
-                path="/jobs",
-                query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
-                answer=lambda data: codec.structure_page(data, Job, lenient=lenient),
-                replay=Replay.ALWAYS,
+            page_request(
+                "list_jobs",
+                "/jobs",
+                Job,
+                filters=filters,
+                page=page,
+                page_size=page_size,
+                lenient=lenient,
                 within=within,
             )
         )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+from nunu_async.core import codec
+from nunu_async.core.request import Replay, Request
 from nunu_async.errors import InputError
+from nunu_async.models.base import Model
 from nunu_async.models.page import Page, Pagination
 
-__all__ = ["Listing", "check_page"]
+__all__ = ["Listing", "check_page", "page_request"]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 
 _LARGEST_PAGE = 100
 
@@ -131,3 +135,26 @@ def check_page(page: int, page_size: int) -> None:
         raise InputError("page", f"must be a whole number from 0 on, not {page!r}")
     if type(page_size) is not int or not 1 <= page_size <= _LARGEST_PAGE:
         raise InputError("page_size", f"must be from 1 to {_LARGEST_PAGE}, not {page_size!r}")
+
+
+def page_request(
+    operation: str,
+    path: str,
+    model: type[M],
+    *,
+    filters: tuple[tuple[str, str], ...],
+    page: int,
+    page_size: int,
+    lenient: bool,
+    within: float | None = None,
+) -> Request[Page[M]]:
+    """Return the request for one page of a list of `model`."""
+    return Request(
+        operation=operation,
+        method="GET",
+        path=path,
+        query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
+        answer=lambda data: codec.structure_page(data, model, lenient=lenient),
+        replay=Replay.ALWAYS,
+        within=within,
+    )

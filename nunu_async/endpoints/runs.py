@@ -19,7 +19,7 @@ from nunu_async.core.retry import may_have_acted
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import chosen, in_path, in_query, joined
 from nunu_async.endpoints.jobs import Jobs
-from nunu_async.endpoints.paging import Listing, check_page
+from nunu_async.endpoints.paging import Listing, check_page, page_request
 from nunu_async.errors import (
     ApiError,
     AuthenticationError,
@@ -130,13 +130,14 @@ class Runs:
         lenient: bool = False,
     ) -> Page[Run]:
         return await self._session.send(
-            Request(
-                operation="list_runs",
-                method="GET",
-                path="/runs",
-                query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
-                answer=lambda data: codec.structure_page(data, Run, lenient=lenient),
-                replay=Replay.ALWAYS,
+            page_request(
+                "list_runs",
+                "/runs",
+                Run,
+                filters=filters,
+                page=page,
+                page_size=page_size,
+                lenient=lenient,
                 within=within,
             )
         )

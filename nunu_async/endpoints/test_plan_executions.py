@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nunu_async.core import codec
-from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import chosen, in_query
-from nunu_async.endpoints.paging import Listing, check_page
+from nunu_async.endpoints.paging import Listing, check_page, page_request
 from nunu_async.models.page import Page
 from nunu_async.models.test_plan_executions import TestPlanExecution
 
@@ -99,13 +97,14 @@ class TestPlanExecutions:
         lenient: bool = False,
     ) -> Page[TestPlanExecution]:
         return await self._session.send(
-            Request(
-                operation="list_test_plan_executions",
-                method="GET",
-                path="/test-plan-executions",
-                query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
-                answer=lambda data: codec.structure_page(data, TestPlanExecution, lenient=lenient),
-                replay=Replay.ALWAYS,
+            page_request(
+                "list_test_plan_executions",
+                "/test-plan-executions",
+                TestPlanExecution,
+                filters=filters,
+                page=page,
+                page_size=page_size,
+                lenient=lenient,
             )
         )
 
