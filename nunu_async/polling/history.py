@@ -8,19 +8,16 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from nunu_async.models.page import Page
-from nunu_async.polling.look import Look, page_count
+from nunu_async.polling.look import ENOUGH_FAILURES, Look, batch, page_count
 from nunu_async.polling.wait import Outcome
 
 __all__ = ["History"]
 
 R = TypeVar("R", bound=Outcome)
 
-_WIDTH = 8
-_ROWS = 100
 # Pages without a find after which a search ends for this look: everybody else waits meanwhile.
 _BARREN = 50
 _TOP = 2
-_ENOUGH_FAILURES = 8
 _LANDMARKS = 200
 
 ReadPages = Callable[[Look, Iterable[int]], Awaitable[dict[int, Page[R]]]]
@@ -46,15 +43,14 @@ class History(Generic[R]):
         todo = sorted((moment, key) for key, moment in placed.items())  # the newest is taken first
         chart = _Chart()
         barren = 0
-        while todo and barren < _BARREN and look.failures < _ENOUGH_FAILURES and not look.is_over:
+        while todo and barren < _BARREN and look.failures < ENOUGH_FAILURES and not look.is_over:
             moment, key = todo[-1]
             number = None if key not in look.left else chart.next_page(moment, self._near(moment))
             if number is None:
                 todo.pop()
                 continue
             left = len(look.left)
-            # As many pages at once as what is left would fill, were it all in one place.
-            wanted = chart.untried(number, min(-(-len(todo) // _ROWS), _WIDTH))
+            wanted = chart.untried(number, batch(len(todo)))
             pages = await self._read(look, wanted)
             for number in wanted:
                 page = pages.get(number)
@@ -124,7 +120,7 @@ class History(Generic[R]):
                 if not page.data or number >= total:
                     return not look.failures, number
             barren = 0 if len(look.left) < left else barren + 1
-            done = barren >= _BARREN or read == most or look.failures >= _ENOUGH_FAILURES
+            done = barren >= _BARREN or read == most or look.failures >= ENOUGH_FAILURES
             if done:
                 return False, number
         return False, number

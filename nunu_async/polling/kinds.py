@@ -45,7 +45,6 @@ def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
         active=(of("queued"), of("in_progress")),
         done=of("completed"),
         path="/test-plan-executions",
-        is_sorted=True,
     )
 
 

@@ -22,12 +22,17 @@ from nunu_async.errors import (
 from nunu_async.models.page import Page
 from nunu_async.polling.wait import Outcome
 
-__all__ = ["Kind", "Look", "Read", "all_at_once", "page_count"]
+__all__ = ["ENOUGH_FAILURES", "WIDTH", "Kind", "Look", "Read", "all_at_once", "batch", "page_count"]
 
 R = TypeVar("R", bound=Outcome)
 T = TypeVar("T")
 Read = Callable[[int], Awaitable[Page[R]]]
 
+# Pages or single rows asked for at once; the gate of the session is shared with other calls.
+WIDTH = 8
+# Failures after which the server is left in peace.
+ENOUGH_FAILURES = 8
+_ROWS = 100
 _TRANSIENT = frozenset({408, 425, 429})
 
 
@@ -39,11 +44,10 @@ class Kind(Generic[R]):
         name: in the singular, for messages.
         key: the id of a row.
         state: the state of a row, in the service's word.
-        moment: when a row began: what `done` is sorted by, newest first, if `is_sorted`.
+        moment: when a row began: what `done` is sorted by, newest first, where there is no `get`.
         active: pages of the lists that together hold all that is not over, in the order in which
             a row goes through them: one that moves on while they are read is met again.
         done: pages of the list of what is over.
-        is_sorted: `done` is in the order of `moment` because it was asked to be.
         get: one row by its id; None where the service has no such operation.
         path: of the list, for messages.
     """
@@ -55,7 +59,6 @@ class Kind(Generic[R]):
     active: tuple[Read[R], ...]
     done: Read[R]
     path: str
-    is_sorted: bool = False
     get: Callable[[str], Awaitable[R]] | None = None
 
 
@@ -103,6 +106,11 @@ async def all_at_once(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+
+def batch(left: int) -> int:
+    """Return how many pages to ask for at once: what is left would fill them, all in one place."""
+    return min(-(-left // _ROWS), WIDTH)
 
 
 def page_count(page: Page[R]) -> int:

@@ -24,7 +24,16 @@ from nunu_async.errors import (
 from nunu_async.models.page import Page
 from nunu_async.polling.board import Board, fold
 from nunu_async.polling.history import History
-from nunu_async.polling.look import Kind, Look, Read, all_at_once, page_count
+from nunu_async.polling.look import (
+    ENOUGH_FAILURES,
+    WIDTH,
+    Kind,
+    Look,
+    Read,
+    all_at_once,
+    batch,
+    page_count,
+)
 from nunu_async.polling.wait import Outcome, Wait
 
 __all__ = ["Watcher"]
@@ -33,14 +42,11 @@ _LOG = logging.getLogger("nunu_async.polling")
 
 R = TypeVar("R", bound=Outcome)
 
-# Pages or single rows asked for at once; the gate of the session is shared with other calls.
-_WIDTH = 8
 # So few ids are asked for one by one, where that can be done.
 _FEW = 3
 # A list of the completed is read on as long as it gives something; then single rows are asked for.
 _BARREN = 3
-# Failures after which the server is left in peace; so many rows are asked for all the same.
-_ENOUGH_FAILURES = 8
+# Rows that are asked for all the same after a failure.
 _SOME = 32
 
 
@@ -219,15 +225,14 @@ class Watcher(Generic[R]):
             look.is_moving = look.is_moving or len(counts) > 1 or len(seen) < known + shown
             if pages and len(seen) == known:
                 return  # an empty page, or a server that ignores the number
-            number, width = stop, min(2 * width, _WIDTH)
+            number, width = stop, min(2 * width, WIDTH)
 
     async def _skim(self, look: Look) -> None:
         """Read the list of what is over while it gives something; the rest can be asked for."""
         number, total, barren = 0, 1, 0
         while len(look.left) > _FEW and number < total and barren < _BARREN and not look.is_over:
             left = len(look.left)
-            # As many pages at once as what is left would fill, were it all in one place.
-            stop = min(number + min(-(-left // 100), _WIDTH), total)
+            stop = min(number + batch(left), total)
             pages = await self._read(look, self._kind.done, range(number, stop))
             for page in pages.values():
                 total = page_count(page)
@@ -273,7 +278,7 @@ class Watcher(Generic[R]):
 
         async def some() -> None:
             began = look.failures
-            while todo and not look.is_over and look.failures - began < _ENOUGH_FAILURES:
+            while todo and not look.is_over and look.failures - began < ENOUGH_FAILURES:
                 key = todo.popleft()
                 if self._board.get(key) is None:
                     continue
@@ -291,7 +296,7 @@ class Watcher(Generic[R]):
                 else:
                     self._saw(look, key, row)
 
-        await all_at_once([some() for _ in range(min(_WIDTH, len(todo)))])
+        await all_at_once([some() for _ in range(min(WIDTH, len(todo)))])
 
     def _saw(self, look: Look, key: str, row: R) -> None:
         watched = self._board.get(key)

@@ -134,7 +134,6 @@ def kind_of(service: Service, *, by_id: bool) -> Kind[Row]:
         ),
         done=lambda number: service.page("completed", number),
         path="/things",
-        is_sorted=service.is_sorted,
         get=service.get if by_id else None,
     )
 
