@@ -97,7 +97,7 @@ from nunu_async.models.vocab import (
 )
 from nunu_async.polling.wait import Change
 from nunu_async.response import ResponseInfo
-from nunu_async.upload.pipeline import UploadedBuild
+from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,

@@ -30,11 +30,12 @@ from nunu_async.models.runs import Run
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.polling.room import OnStart, Polling
 from nunu_async.polling.waiting import INTERVAL, OnChange, Terms
-from nunu_async.upload.pipeline import UploadedBuild, Uploader, UploadJob
+from nunu_async.upload.job import UploadedBuild, UploadJob
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.shelf import Shelf
 from nunu_async.upload.storage import Storage
+from nunu_async.upload.uploader import Uploader
 
 __all__ = ["NunuClient"]
 

@@ -419,7 +419,7 @@ async def test_a_pause_of_the_api_does_not_hold_storage(
         NunuClient(box.api_key, base_url=box.base_url, clock=clock) as on,
     ):
         busy = failed(429, 100.0)
-        on._uploader.traffic.failed(busy, clock.now, None)
+        on._uploader.equipment.traffic.failed(busy, clock.now, None)
         assert await on._session._traffic.ready() is None
         assert clock.sleeps == []
         await on.upload_build(make_file(1000), name="n", platform="linux")

@@ -29,7 +29,7 @@ from nunu_async.errors import NunuError, SourceError, WaitTimeout
 from nunu_async.models.jobs import Job
 from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import RunDetails, StartedRun
-from nunu_async.upload.pipeline import UploadedBuild, UploadJob
+from nunu_async.upload.job import UploadedBuild, UploadJob
 from nunu_async.upload.source import measure
 
 __all__ = ["ci"]

@@ -23,7 +23,7 @@ from nunu_async.errors import InputError, NunuError
 from nunu_async.models.builds import Build, Platform
 from nunu_async.models.jobs import FinishedRun, Job
 from nunu_async.sandbox import Sandbox, Script
-from nunu_async.upload.pipeline import UploadedBuild
+from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.platforms import infer_platform
 from nunu_async.upload.source import measure
 

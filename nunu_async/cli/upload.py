@@ -18,7 +18,7 @@ from nunu_async.cli.output import count, result, tell
 from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
-from nunu_async.upload.pipeline import UploadedBuild, UploadJob
+from nunu_async.upload.job import UploadedBuild, UploadJob
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure

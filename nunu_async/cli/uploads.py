@@ -20,7 +20,7 @@ from nunu_async.client import NunuClient
 from nunu_async.config import KEY_VARIABLES, Config
 from nunu_async.core.clock import SystemClock
 from nunu_async.errors import ConfigError, InputError, SourceError
-from nunu_async.upload.pipeline import UploadJob
+from nunu_async.upload.job import UploadJob
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.resume import give_up
 from nunu_async.upload.shelf import LeftBehind, Shelf

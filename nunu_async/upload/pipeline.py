@@ -1,48 +1,19 @@
-"""Initiate, sign late, send concurrently under one semaphore, complete; or cancel."""
+"""One upload: initiate, send, complete; or cancel, or keep it to be resumed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from contextlib import suppress
-from typing import Final
 
-import attrs
-
-from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import finish
-from nunu_async.core.clock import Clock, time_limit
-from nunu_async.core.request import Flight, Replay
-from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
-from nunu_async.core.traffic import Traffic
-from nunu_async.endpoints.builds import Builds
-from nunu_async.errors import (
-    ClientClosed,
-    DecodeError,
-    InputError,
-    NotFound,
-    NunuError,
-    StorageError,
-    TransportError,
-    UploadError,
-)
-from nunu_async.models.builds import (
-    BuildDetails,
-    DeletionPolicy,
-    InitiateUpload,
-    MultipartTicket,
-    PartUrl,
-    Platform,
-    SinglePartTicket,
-    Ticket,
-)
-from nunu_async.upload import journal as journals
+from nunu_async.core.clock import time_limit
+from nunu_async.core.request import Flight
+from nunu_async.errors import DecodeError, NotFound, NunuError, UploadError
+from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.upload.completion import Completion
-from nunu_async.upload.plan import MULTIPART_ABOVE, Part, Plan, batch_size, minutes_to_ask
-from nunu_async.upload.platforms import infer_platform
+from nunu_async.upload.job import UploadedBuild
+from nunu_async.upload.journal import Kept as KeptUpload
+from nunu_async.upload.plan import Plan
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
@@ -50,15 +21,11 @@ from nunu_async.upload.progress import (
     Completing,
     Kept,
     Ledger,
-    Listener,
-    PartDone,
     Reporter,
-    Retrying,
     UploadEvent,
     UploadStarted,
 )
 from nunu_async.upload.resume import (
-    give_up,
     is_forgotten,
     is_resumable,
     kept_note,
@@ -66,233 +33,26 @@ from nunu_async.upload.resume import (
     unknown,
     was_built,
 )
-from nunu_async.upload.shelf import Journal, Shelf
+from nunu_async.upload.sending import Equipment, Sending, tell_retry
+from nunu_async.upload.shelf import Journal
 from nunu_async.upload.source import Source
-from nunu_async.upload.storage import Storage
 
-__all__ = ["UploadJob", "UploadedBuild", "Uploader"]
+__all__ = ["Upload"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Presigned URLs last "about an hour"; one older than this is replaced before it is used.
-_URL_LIFE: Final = 0.8 * 3600
-# Object storage takes one write a second to one key; a single-part body is one key.
-_SINGLE_PART_PAUSE: Final = 1.0
-# A server that answers a request for URLs without some of them is asked again so often.
-_SIGN_ROUNDS: Final = 3
 
+class Upload:
+    """One upload from initiate to its end.
 
-@attrs.frozen(kw_only=True)
-class UploadJob:
-    """One file to be uploaded, and how."""
-
-    path: str | os.PathLike[str]
-    name: str
-    platform: Platform | None = None
-    description: str | None = None
-    tags: Sequence[str] = ()
-    multipart: bool | None = None
-    auto_delete: bool = False
-    deletion_policy: DeletionPolicy | None = None
-    upload_timeout: int | None = None
-    details: BuildDetails | None = None
-    concurrency: int = 4
-    verify: bool = False
-    resume: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        if type(self.concurrency) is not int or self.concurrency < 1:
-            raise InputError("concurrency", f"must be at least 1, not {self.concurrency!r}")
-
-    def request(self, file_name: str, size: int) -> InitiateUpload:
-        """Return what is asked of the server for a file of this name and size."""
-        multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
-        minutes = self.upload_timeout
-        if minutes is None:
-            minutes = minutes_to_ask(size, multipart=multipart, resume=self.resume)
-        return InitiateUpload(
-            name=self.name,
-            file_name=file_name,
-            file_size=size,
-            platform=self.platform or infer_platform(file_name),
-            description=self.description,
-            multipart=multipart,
-            auto_delete=self.auto_delete,
-            deletion_policy=self.deletion_policy,
-            upload_timeout=minutes,
-            tags=self.tags,
-            details=self.details,
-        )
-
-
-@attrs.frozen(kw_only=True)
-class UploadedBuild:
-    """A build that is in storage."""
-
-    build_id: str
-    object_key: str
-    upload_type: str
-    """``single-part`` or ``multipart``."""
-    size: int
-    """Bytes."""
-    parts: int
-    seconds: float
-    """From opening the file to the server's confirmation."""
-    verified: int | None = None
-    """Parts that storage has with the MD5 of what was sent; fewer than `parts` where an ETag is no
-    MD5, and None if `verify` was not asked for."""
-
-
-class Uploader:
-    """Uploads files; what they share is one storage, one semaphore and one pool of readers."""
+    Args:
+        journal: where what a later call could resume is kept; None keeps nothing.
+        verify: compare the MD5 of each part with its ETag.
+    """
 
     def __init__(
         self,
-        builds: Builds,
-        storage: Storage,
-        *,
-        clock: Clock,
-        policy: RetryPolicy,
-        timeouts: Timeouts,
-        concurrency: int,
-        executor: Executor,
-        shelf: Shelf,
-    ) -> None:
-        self.builds = builds
-        self.storage = storage
-        self.clock = clock
-        self.policy = policy
-        self.timeouts = timeouts
-        self.slots = asyncio.Semaphore(concurrency)
-        self.executor = executor
-        self.traffic = Traffic(clock, policy, concurrency)
-        self.shelf = shelf
-        # An upload that could send nothing yet must not reserve a build either: its URLs would
-        # age, and a single-part URL cannot be signed anew. Nor hold its file open.
-        self._admission = asyncio.Semaphore(concurrency)
-        self._running: dict[asyncio.Task[object], asyncio.Event] = {}
-        self._closed = False
-
-    async def upload(self, job: UploadJob, listener: Listener | None = None) -> UploadedBuild:
-        """Put one file into build storage.
-
-        When this raises, cancellation included, nothing of the upload is still running, and the
-        server was told to forget it unless it may have completed.
-        """
-        if self._is_closed():
-            raise ClientClosed("this client is closed; make a new one")
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
-        over = asyncio.Event()
-        self._running[task] = over
-        try:
-            async with self._admission:
-                return await self._upload(job, listener)
-        except asyncio.CancelledError as error:
-            if (
-                self._is_closed() and task.uncancel() == 0
-            ):  # cancelled by `close`, and by nobody else
-                told = "; ".join(getattr(error, "__notes__", ["nothing was begun"]))
-                raise ClientClosed(f"the client was closed while uploading: {told}") from None
-            raise
-        finally:
-            del self._running[task]
-            over.set()
-
-    def _is_closed(self) -> bool:
-        return self._closed
-
-    async def _upload(self, job: UploadJob, listener: Listener | None) -> UploadedBuild:
-        began = self.clock.monotonic()
-        async with await Source.open(job.path, self.executor) as source:
-            request = job.request(source.path.name, source.size)
-            if not job.resume:
-                upload = _Upload(
-                    self, source, request, job.concurrency, Reporter(listener), verify=job.verify
-                )
-                return await upload.run(began)
-            journal = await self.shelf.open(source, request)
-            try:
-                return await self._resume(job, source, request, listener, began, journal)
-            finally:
-                await journal.close()
-
-    async def _resume(
-        self,
-        job: UploadJob,
-        source: Source,
-        request: InitiateUpload,
-        listener: Listener | None,
-        began: float,
-        journal: Journal,
-    ) -> UploadedBuild:
-        """Go on with what the journal has of this very file; else start, and keep a journal."""
-        for old in await self.shelf.outdated(source):
-            try:
-                if old.kept is not None and await self._give_up(old.kept):
-                    await old.forget()
-            finally:
-                await old.close()
-        kept = journal.kept
-        if kept is not None:
-            if kept.head.identity == source.identity:
-                reporter = Reporter(listener)
-                upload = _Upload(
-                    self, source, request, job.concurrency, reporter, journal, verify=job.verify
-                )
-                done = await upload.go_on(began, kept)
-                if done is not None:
-                    return done
-            if await self._give_up(kept):
-                await journal.void()
-        upload = _Upload(
-            self,
-            source,
-            request,
-            job.concurrency,
-            Reporter(listener),
-            journal,
-            verify=job.verify,
-        )
-        return await upload.run(began)
-
-    async def _give_up(self, kept: journals.Kept) -> bool:
-        """Let go of an upload of which nothing can be used; False where the server may have it."""
-        end = await give_up(self.builds, kept, clock=self.clock, within=self.timeouts.cleanup)
-        _LOG.info(
-            "build %s was left behind and is of no more use: %s", kept.head.ticket.build_id, end
-        )
-        return end != "failed"
-
-    async def close(self) -> None:
-        """End the uploads that are under way, as a cancellation would, and wait for their ends."""
-        if self._closed:  # also a listener of an upload that is being ended
-            return
-        self._closed = True
-        ends = list(self._running.values())
-        for task in list(self._running):
-            task.cancel()
-        limit = self.timeouts.settle + self.timeouts.cleanup
-        with suppress(TimeoutError):  # a listener that closes the client waits for itself
-            async with time_limit(self.clock, limit):
-                for end in ends:
-                    await end.wait()
-
-
-@attrs.frozen
-class _Signed:
-    part: Part
-    address: PartUrl
-    received: float
-    """Monotonic seconds."""
-
-
-class _Upload:
-    """One upload from initiate to its end."""
-
-    def __init__(
-        self,
-        uploader: Uploader,
+        equipment: Equipment,
         source: Source,
         request: InitiateUpload,
         concurrency: int,
@@ -301,15 +61,12 @@ class _Upload:
         *,
         verify: bool = False,
     ) -> None:
+        self._equipment = equipment
         self._journal = journal
         self._resumed = False
-        self._builds = uploader.builds
-        self._storage = uploader.storage
-        self._clock = uploader.clock
-        self._policy = uploader.policy
-        self._timeouts = uploader.timeouts
-        self._slots = uploader.slots
-        self._traffic = uploader.traffic
+        self._builds = equipment.builds
+        self._clock = equipment.clock
+        self._timeouts = equipment.timeouts
         self._source = source
         self._request = request
         self._concurrency = concurrency
@@ -318,14 +75,14 @@ class _Upload:
         self._verified = 0
         self._ledger = Ledger()
         self._completion = Completion(
-            uploader.builds,
-            clock=uploader.clock,
-            policy=uploader.policy,
-            timeouts=uploader.timeouts,
-            on_retry=lambda attempt, delay, why: self._retrying(None, attempt, delay, why),
+            equipment.builds,
+            clock=equipment.clock,
+            policy=equipment.policy,
+            timeouts=equipment.timeouts,
+            on_retry=lambda attempt, delay, why: tell_retry(reporter, None, attempt, delay, why),
         )
 
-    async def go_on(self, began: float, kept: journals.Kept) -> UploadedBuild | None:
+    async def go_on(self, began: float, kept: KeptUpload) -> UploadedBuild | None:
         """Send what is missing, and complete; None when the server does not know the upload."""
         self._resumed = True
         try:
@@ -338,7 +95,12 @@ class _Upload:
         )
         return await self._end(kept.head.ticket, began) if built else None
 
-    async def run(self, began: float, kept: journals.Kept | None = None) -> UploadedBuild:
+    async def run(self, began: float, kept: KeptUpload | None = None) -> UploadedBuild:
+        """Upload, from the start or from where `kept` left it.
+
+        When this raises, cancellation included, nothing of the upload is still running, and the
+        server was told to forget it unless it may have completed, or is kept to be resumed.
+        """
         ticket = await self._initiate() if kept is None else kept.head.ticket
         try:
             plan = self._plan(ticket)
@@ -357,7 +119,7 @@ class _Upload:
                 )
             )
             if kept is not None:
-                self._tell_sent()
+                self._reporter.tell(BytesSent(sent=self._ledger.sent, size=plan.size))
             await self._reporter.drain()
             if kept is None or not await self._is_built(plan, kept):
                 if len(self._ledger.etags) < plan.total_parts:
@@ -374,7 +136,21 @@ class _Upload:
             raise
         return await self._end(ticket, began)
 
-    def _take_up(self, plan: Plan, kept: journals.Kept) -> None:
+    async def _send_parts(self, ticket: Ticket, plan: Plan) -> None:
+        sending = Sending(
+            self._equipment,
+            ticket,
+            plan,
+            self._source,
+            self._ledger,
+            self._reporter,
+            journal=self._journal_of(ticket),
+            verify=self._verify,
+        )
+        await sending.run(self._concurrency)
+        self._verified = sending.verified
+
+    def _take_up(self, plan: Plan, kept: KeptUpload) -> None:
         for number, etag in kept.etags.items():
             self._ledger.finish(number, plan.part(number).length, etag)
         told = "going on with build %s: %d of %d parts are there"
@@ -389,7 +165,7 @@ class _Upload:
         if (journal := self._journal_of(ticket)) is not None:
             await journal.forget()
 
-    async def _is_built(self, plan: Plan, kept: journals.Kept) -> bool:
+    async def _is_built(self, plan: Plan, kept: KeptUpload) -> bool:
         """Settle a complete that an earlier call may have sent, before anything else is."""
         if not kept.completing and len(kept.etags) < plan.total_parts:
             return False
@@ -448,157 +224,6 @@ class _Upload:
             return Plan(size, ticket.part_size, ticket.total_parts)
         return Plan(size, size, 1)
 
-    async def _send_parts(self, ticket: Ticket, plan: Plan) -> None:
-        batch = batch_size(self._concurrency)
-        # One batch waits here while another is being asked for: signed late, sent soon.
-        ready: asyncio.Queue[_Signed | None] = asyncio.Queue(batch)
-        senders = min(self._concurrency, plan.total_parts - len(self._ledger.etags))
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._feed(ticket, plan, batch, ready, senders))
-                group.create_task(self._reporter.pump())
-                await asyncio.wait(
-                    [group.create_task(self._send(ticket, plan, ready)) for _ in range(senders)]
-                )
-                self._reporter.end()
-                return
-        except BaseExceptionGroup as failures:
-            first = _first(failures)
-        # Out here, so that the group does not hang on to the error as its context.
-        raise first
-
-    async def _feed(
-        self,
-        ticket: Ticket,
-        plan: Plan,
-        batch: int,
-        ready: asyncio.Queue[_Signed | None],
-        senders: int,
-    ) -> None:
-        for numbers in plan.batches(batch, self._ledger.etags):
-            for signed in await self._sign(ticket, plan, numbers):
-                await ready.put(signed)
-        for _ in range(senders):
-            await ready.put(None)
-
-    async def _sign(self, ticket: Ticket, plan: Plan, numbers: Sequence[int]) -> list[_Signed]:
-        """Return a URL for each of `numbers`, in that order."""
-        if not isinstance(ticket, MultipartTicket):
-            address = PartUrl(part_number=1, url=ticket.upload_url)
-            return [_Signed(plan.part(1), address, self._clock.monotonic())]
-        urls: dict[int, PartUrl] = {}
-        for _ in range(_SIGN_ROUNDS):
-            missing = [n for n in numbers if n not in urls]
-            if not missing:
-                break
-            answer = await self._builds.get_upload_parts(ticket, missing)
-            urls |= {url.part_number: url for url in answer if url.part_number in missing}
-        now = self._clock.monotonic()
-        try:
-            return [_Signed(plan.part(n), urls[n], now) for n in numbers]
-        except KeyError as error:
-            raise DecodeError(
-                "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
-            ) from None
-
-    async def _send(self, ticket: Ticket, plan: Plan, ready: asyncio.Queue[_Signed | None]) -> None:
-        while (signed := await ready.get()) is not None:
-            await self._send_part(ticket, plan, signed)
-
-    async def _send_part(self, ticket: Ticket, plan: Plan, signed: _Signed) -> None:
-        part = signed.part
-        attempts = Attempts(self._policy, self._policy.part_attempts, self._traffic.budget)
-        renewed = False
-        while True:
-            async with self._slots:
-                await self._traffic.ready()
-                began = self._clock.monotonic()
-                if self._clock.monotonic() - signed.received > _URL_LIFE:
-                    (signed,) = await self._sign(ticket, plan, [part.number])
-                try:
-                    stored = await self._storage.put(
-                        signed.address,
-                        part,
-                        self._source,
-                        lambda sent: self._sent(part, sent),
-                        verify=self._verify,
-                    )
-                    attempts.succeeded()
-                    self._traffic.succeeded(began)
-                    break
-                except (StorageError, TransportError) as error:
-                    failure = error
-            self._sent(part, 0)
-            refused = is_signature_refused(failure)
-            if refused and not renewed and isinstance(ticket, MultipartTicket):
-                renewed = True
-                attempts.made += 1
-                self._retrying(part.number, attempts.made, 0.0, failure)
-                (signed,) = await self._sign(ticket, plan, [part.number])
-                continue
-            delay = attempts.pause_after(
-                failure,
-                replay=Replay.ALWAYS,
-                chance=self._clock.random(),
-                at_least=0.0 if isinstance(ticket, MultipartTicket) else _SINGLE_PART_PAUSE,
-            )
-            self._traffic.failed(failure, began, delay)
-            if delay is None:
-                raise self._failed(ticket, plan, part, attempts.made, failure) from failure
-            self._retrying(part.number, attempts.made, delay, failure)
-            await self._clock.sleep(delay)
-        self._verified += stored.verified
-        self._ledger.finish(part.number, part.length, stored.etag)
-        self._reporter.tell(
-            PartDone(part_number=part.number, done=len(self._ledger.etags), parts=plan.total_parts)
-        )
-        self._tell_sent()
-        # The next part waits for this line: a kill then costs no more than a part for each sender.
-        if (journal := self._journal_of(ticket)) is not None:
-            await journal.part(part.number, stored.etag)
-
-    def _sent(self, part: Part, count: int) -> None:
-        self._ledger.set_sent(part.number, count)
-        self._tell_sent()
-
-    def _tell_sent(self) -> None:
-        self._reporter.tell(BytesSent(sent=self._ledger.sent, size=self._source.size))
-
-    def _retrying(
-        self, part_number: int | None, attempt: int, delay: float, failure: NunuError
-    ) -> None:
-        what = "complete" if part_number is None else f"part {part_number}"
-        _LOG.warning("%s: attempt %d failed, next in %.2f s: %s", what, attempt, delay, failure)
-        self._reporter.tell(
-            Retrying(part_number=part_number, attempt=attempt, delay=delay, reason=str(failure))
-        )
-
-    def _failed(
-        self, ticket: Ticket, plan: Plan, part: Part, attempts: int, failure: NunuError
-    ) -> UploadError:
-        hint = ""
-        if is_signature_refused(failure):
-            hint = (
-                "; a single-part URL cannot be signed anew, start the upload again"
-                if not isinstance(ticket, MultipartTicket)
-                else "; a fresh URL was refused too"
-            )
-        if failure.retry_budget_exhausted:
-            hint += "; the client's retry budget is spent"
-        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        error = UploadError(
-            f"build {ticket.build_id}: part {part.number} of {plan.total_parts} did not go up in "
-            f"{times}: {str(failure).removeprefix(f'part {part.number}: ')}{hint}",
-            build_id=ticket.build_id,
-            part_number=part.number,
-            status=getattr(failure, "status", None),
-            code=getattr(failure, "code", None),
-            message=getattr(failure, "message", str(failure)),
-            attempts=attempts,
-        )
-        error.retry_budget_exhausted = failure.retry_budget_exhausted
-        return error
-
     async def _clean_up(self, ticket: Ticket, error: BaseException) -> None:
         if not self._completion.may_cancel:
             told = "is complete" if self._completion.done else "may be complete, and was let be"
@@ -643,12 +268,3 @@ class _Upload:
             _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
             return False
         return True
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the failure that ended the others; a cancellation only if there is nothing else."""
-    found = [
-        _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
-        for failure in failures.exceptions
-    ]
-    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])

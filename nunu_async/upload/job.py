@@ -1,0 +1,76 @@
+"""One file to be uploaded, and what came of it: values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import attrs
+
+from nunu_async.errors import InputError
+from nunu_async.models.builds import BuildDetails, DeletionPolicy, InitiateUpload, Platform
+from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask
+from nunu_async.upload.platforms import infer_platform
+
+__all__ = ["UploadJob", "UploadedBuild"]
+
+
+@attrs.frozen(kw_only=True)
+class UploadJob:
+    """One file to be uploaded, and how."""
+
+    path: str | os.PathLike[str]
+    name: str
+    platform: Platform | None = None
+    description: str | None = None
+    tags: Sequence[str] = ()
+    multipart: bool | None = None
+    auto_delete: bool = False
+    deletion_policy: DeletionPolicy | None = None
+    upload_timeout: int | None = None
+    details: BuildDetails | None = None
+    concurrency: int = 4
+    verify: bool = False
+    resume: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.concurrency) is not int or self.concurrency < 1:
+            raise InputError("concurrency", f"must be at least 1, not {self.concurrency!r}")
+
+    def request(self, file_name: str, size: int) -> InitiateUpload:
+        """Return what is asked of the server for a file of this name and size."""
+        multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
+        minutes = self.upload_timeout
+        if minutes is None:
+            minutes = minutes_to_ask(size, multipart=multipart, resume=self.resume)
+        return InitiateUpload(
+            name=self.name,
+            file_name=file_name,
+            file_size=size,
+            platform=self.platform or infer_platform(file_name),
+            description=self.description,
+            multipart=multipart,
+            auto_delete=self.auto_delete,
+            deletion_policy=self.deletion_policy,
+            upload_timeout=minutes,
+            tags=self.tags,
+            details=self.details,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class UploadedBuild:
+    """A build that is in storage."""
+
+    build_id: str
+    object_key: str
+    upload_type: str
+    """``single-part`` or ``multipart``."""
+    size: int
+    """Bytes."""
+    parts: int
+    seconds: float
+    """From opening the file to the server's confirmation."""
+    verified: int | None = None
+    """Parts that storage has with the MD5 of what was sent; fewer than `parts` where an ETag is no
+    MD5, and None if `verify` was not asked for."""

@@ -1,0 +1,223 @@
+"""Sending the parts of one upload: concurrently, each until storage has it or it is hopeless."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import attrs
+
+from nunu_async.config import Timeouts
+from nunu_async.core.clock import Clock
+from nunu_async.core.request import Replay
+from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
+from nunu_async.core.traffic import Traffic
+from nunu_async.endpoints.builds import Builds
+from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
+from nunu_async.models.builds import Ticket
+from nunu_async.upload.plan import Part, Plan, batch_size
+from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
+from nunu_async.upload.shelf import Journal
+from nunu_async.upload.signing import Signed, Signer
+from nunu_async.upload.source import Source
+from nunu_async.upload.storage import Storage
+
+__all__ = ["Equipment", "Sending", "tell_retry"]
+
+_LOG = logging.getLogger("nunu_async.upload")
+
+# Object storage takes one write a second to one key; a single-part body is one key.
+_SINGLE_PART_PAUSE: Final = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Equipment:
+    """What all uploads of a client share."""
+
+    builds: Builds
+    storage: Storage
+    clock: Clock
+    policy: RetryPolicy
+    timeouts: Timeouts
+    slots: asyncio.Semaphore
+    """One for each part that may be under way."""
+    traffic: Traffic
+
+
+class Sending:
+    """The parts of one upload on their way to storage.
+
+    Args:
+        journal: told of each part that is in storage; None where there is none to tell.
+        verify: compare MD5s.
+
+    Attributes:
+        verified: parts that storage has with the MD5 of what was sent.
+    """
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        ticket: Ticket,
+        plan: Plan,
+        source: Source,
+        ledger: Ledger,
+        reporter: Reporter,
+        *,
+        journal: Journal | None,
+        verify: bool,
+    ) -> None:
+        self._equipment = equipment
+        self._clock = equipment.clock
+        self._ticket = ticket
+        self._plan = plan
+        self._source = source
+        self._ledger = ledger
+        self._reporter = reporter
+        self._journal = journal
+        self._verify = verify
+        self._signer = Signer(equipment.builds, equipment.clock, ticket, plan)
+        self.verified = 0
+
+    async def run(self, concurrency: int) -> None:
+        """Send all parts that the ledger does not have, `concurrency` at once.
+
+        When this raises, cancellation included, nothing is being sent any more.
+
+        Raises: UploadError for a part that did not go up; SourceError; what asking for URLs or the
+        listener raises.
+        """
+        batch = batch_size(concurrency)
+        # One batch waits here while another is being asked for: signed late, sent soon.
+        ready: asyncio.Queue[Signed | None] = asyncio.Queue(batch)
+        senders = min(concurrency, self._plan.total_parts - len(self._ledger.etags))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(batch, ready, senders))
+                group.create_task(self._reporter.pump())
+                await asyncio.wait(
+                    [group.create_task(self._send_all(ready)) for _ in range(senders)]
+                )
+                self._reporter.end()
+                return
+        except BaseExceptionGroup as failures:
+            first = _first(failures)
+        # Out here, so that the group does not hang on to the error as its context.
+        raise first
+
+    async def _feed(self, batch: int, ready: asyncio.Queue[Signed | None], senders: int) -> None:
+        for numbers in self._plan.batches(batch, self._ledger.etags):
+            for signed in await self._signer.sign(numbers):
+                await ready.put(signed)
+        for _ in range(senders):
+            await ready.put(None)
+
+    async def _send_all(self, ready: asyncio.Queue[Signed | None]) -> None:
+        while (signed := await ready.get()) is not None:
+            await self._send(signed)
+
+    async def _send(self, signed: Signed) -> None:
+        part = signed.part
+        tools = self._equipment
+        attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
+        renewed = False
+        while True:
+            async with tools.slots:
+                await tools.traffic.ready()
+                began = self._clock.monotonic()
+                if self._signer.is_old(signed):
+                    signed = await self._signer.renewed(signed)
+                try:
+                    stored = await tools.storage.put(
+                        signed.address,
+                        part,
+                        self._source,
+                        lambda sent: self._sent(part, sent),
+                        verify=self._verify,
+                    )
+                    attempts.succeeded()
+                    tools.traffic.succeeded(began)
+                    break
+                except (StorageError, TransportError) as error:
+                    failure = error
+            self._sent(part, 0)
+            if is_signature_refused(failure) and not renewed and self._signer.renews:
+                renewed = True
+                attempts.made += 1
+                tell_retry(self._reporter, part.number, attempts.made, 0.0, failure)
+                signed = await self._signer.renewed(signed)
+                continue
+            delay = attempts.pause_after(
+                failure,
+                replay=Replay.ALWAYS,
+                chance=self._clock.random(),
+                at_least=0.0 if self._signer.renews else _SINGLE_PART_PAUSE,
+            )
+            tools.traffic.failed(failure, began, delay)
+            if delay is None:
+                raise self._failed(part, attempts.made, failure) from failure
+            tell_retry(self._reporter, part.number, attempts.made, delay, failure)
+            await self._clock.sleep(delay)
+        self.verified += stored.verified
+        self._ledger.finish(part.number, part.length, stored.etag)
+        done = len(self._ledger.etags)
+        self._reporter.tell(
+            PartDone(part_number=part.number, done=done, parts=self._plan.total_parts)
+        )
+        self._tell_sent()
+        # The next part waits for this line: a kill then costs no more than a part for each sender.
+        if self._journal is not None:
+            await self._journal.part(part.number, stored.etag)
+
+    def _sent(self, part: Part, count: int) -> None:
+        self._ledger.set_sent(part.number, count)
+        self._tell_sent()
+
+    def _tell_sent(self) -> None:
+        self._reporter.tell(BytesSent(sent=self._ledger.sent, size=self._plan.size))
+
+    def _failed(self, part: Part, attempts: int, failure: NunuError) -> UploadError:
+        hint = ""
+        if is_signature_refused(failure):
+            hint = (
+                "; a fresh URL was refused too"
+                if self._signer.renews
+                else "; a single-part URL cannot be signed anew, start the upload again"
+            )
+        if failure.retry_budget_exhausted:
+            hint += "; the client's retry budget is spent"
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        build_id = self._ticket.build_id
+        error = UploadError(
+            f"build {build_id}: part {part.number} of {self._plan.total_parts} did not go up in "
+            f"{times}: {str(failure).removeprefix(f'part {part.number}: ')}{hint}",
+            build_id=build_id,
+            part_number=part.number,
+            status=getattr(failure, "status", None),
+            code=getattr(failure, "code", None),
+            message=getattr(failure, "message", str(failure)),
+            attempts=attempts,
+        )
+        error.retry_budget_exhausted = failure.retry_budget_exhausted
+        return error
+
+
+def tell_retry(
+    reporter: Reporter, part_number: int | None, attempt: int, delay: float, failure: NunuError
+) -> None:
+    """Tell that something is tried again: a part, or completing where the number is None."""
+    what = "complete" if part_number is None else f"part {part_number}"
+    _LOG.warning("%s: attempt %d failed, next in %.2f s: %s", what, attempt, delay, failure)
+    reporter.tell(
+        Retrying(part_number=part_number, attempt=attempt, delay=delay, reason=str(failure))
+    )
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the failure that ended the others; a cancellation only if there is nothing else."""
+    found = [
+        _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
+        for failure in failures.exceptions
+    ]
+    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])

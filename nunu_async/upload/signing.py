@@ -1,0 +1,80 @@
+"""Presigned URLs of one upload: asked for late, and anew when they are old or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from nunu_async.core.clock import Clock
+from nunu_async.endpoints.builds import Builds
+from nunu_async.errors import DecodeError
+from nunu_async.models.builds import MultipartTicket, PartUrl, Ticket
+from nunu_async.upload.plan import Part, Plan
+
+__all__ = ["Signed", "Signer"]
+
+# Presigned URLs last "about an hour"; one older than this is replaced before it is used.
+_URL_LIFE: Final = 0.8 * 3600
+# A server that answers a request for URLs without some of them is asked again so often.
+_SIGN_ROUNDS: Final = 3
+
+
+@attrs.frozen
+class Signed:
+    """A part and where to send it."""
+
+    part: Part
+    address: PartUrl
+    received: float
+    """Monotonic seconds."""
+
+
+class Signer:
+    """Where the parts of one upload go.
+
+    Attributes:
+        renews: whether a URL can be had anew; the API has no way for an upload of a single part.
+    """
+
+    def __init__(self, builds: Builds, clock: Clock, ticket: Ticket, plan: Plan) -> None:
+        self._builds = builds
+        self._clock = clock
+        self._ticket = ticket
+        self._plan = plan
+        self._began = clock.monotonic()
+        self.renews = isinstance(ticket, MultipartTicket)
+
+    async def sign(self, numbers: Sequence[int]) -> list[Signed]:
+        """Return a URL for each of `numbers`, in that order.
+
+        Raises: DecodeError when the server keeps leaving some out; what the request raises.
+        """
+        ticket = self._ticket
+        if not isinstance(ticket, MultipartTicket):
+            address = PartUrl(part_number=1, url=ticket.upload_url)
+            return [Signed(self._plan.part(1), address, self._began)]
+        urls: dict[int, PartUrl] = {}
+        for _ in range(_SIGN_ROUNDS):
+            missing = [n for n in numbers if n not in urls]
+            if not missing:
+                break
+            answer = await self._builds.get_upload_parts(ticket, missing)
+            urls |= {url.part_number: url for url in answer if url.part_number in missing}
+        now = self._clock.monotonic()
+        try:
+            return [Signed(self._plan.part(n), urls[n], now) for n in numbers]
+        except KeyError as error:
+            raise DecodeError(
+                "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
+            ) from None
+
+    async def renewed(self, signed: Signed) -> Signed:
+        """Return a fresh URL for the part, or the same one where there is no other."""
+        (fresh,) = await self.sign([signed.part.number])
+        return fresh
+
+    def is_old(self, signed: Signed) -> bool:
+        """Tell whether a URL is to be replaced before it is used."""
+        return self.renews and self._clock.monotonic() - signed.received > _URL_LIFE

@@ -1,0 +1,174 @@
+"""What uploads of one client share, and which of them goes on where an earlier one was left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Executor
+from contextlib import suppress
+
+from nunu_async.config import Timeouts
+from nunu_async.core.clock import Clock, time_limit
+from nunu_async.core.retry import RetryPolicy
+from nunu_async.core.traffic import Traffic
+from nunu_async.endpoints.builds import Builds
+from nunu_async.errors import ClientClosed
+from nunu_async.models.builds import InitiateUpload
+from nunu_async.upload.job import UploadedBuild, UploadJob
+from nunu_async.upload.journal import Kept
+from nunu_async.upload.pipeline import Upload
+from nunu_async.upload.progress import Listener, Reporter
+from nunu_async.upload.resume import give_up
+from nunu_async.upload.sending import Equipment
+from nunu_async.upload.shelf import Journal, Shelf
+from nunu_async.upload.source import Source
+from nunu_async.upload.storage import Storage
+
+__all__ = ["Uploader"]
+
+_LOG = logging.getLogger("nunu_async.upload")
+
+
+class Uploader:
+    """Uploads files; what they share is one storage, one semaphore and one pool of readers."""
+
+    def __init__(
+        self,
+        builds: Builds,
+        storage: Storage,
+        *,
+        clock: Clock,
+        policy: RetryPolicy,
+        timeouts: Timeouts,
+        concurrency: int,
+        executor: Executor,
+        shelf: Shelf,
+    ) -> None:
+        self.equipment = Equipment(
+            builds=builds,
+            storage=storage,
+            clock=clock,
+            policy=policy,
+            timeouts=timeouts,
+            slots=asyncio.Semaphore(concurrency),
+            traffic=Traffic(clock, policy, concurrency),
+        )
+        self._clock = clock
+        self._timeouts = timeouts
+        self._executor = executor
+        self._shelf = shelf
+        # An upload that could send nothing yet must not reserve a build either: its URLs would
+        # age, and a single-part URL cannot be signed anew. Nor hold its file open.
+        self._admission = asyncio.Semaphore(concurrency)
+        self._running: dict[asyncio.Task[object], asyncio.Event] = {}
+        self._closed = False
+
+    async def upload(self, job: UploadJob, listener: Listener | None = None) -> UploadedBuild:
+        """Put one file into build storage.
+
+        When this raises, cancellation included, nothing of the upload is still running, and the
+        server was told to forget it unless it may have completed.
+        """
+        if self._is_closed():
+            raise ClientClosed("this client is closed; make a new one")
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
+        over = asyncio.Event()
+        self._running[task] = over
+        try:
+            async with self._admission:
+                return await self._upload(job, listener)
+        except asyncio.CancelledError as error:
+            if (
+                self._is_closed() and task.uncancel() == 0
+            ):  # cancelled by `close`, and by nobody else
+                told = "; ".join(getattr(error, "__notes__", ["nothing was begun"]))
+                raise ClientClosed(f"the client was closed while uploading: {told}") from None
+            raise
+        finally:
+            del self._running[task]
+            over.set()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def _upload(self, job: UploadJob, listener: Listener | None) -> UploadedBuild:
+        began = self._clock.monotonic()
+        async with await Source.open(job.path, self._executor) as source:
+            request = job.request(source.path.name, source.size)
+            if not job.resume:
+                return await self._begin(job, source, request, listener).run(began)
+            journal = await self._shelf.open(source, request)
+            try:
+                return await self._resume(job, source, request, listener, began, journal)
+            finally:
+                await journal.close()
+
+    async def _resume(
+        self,
+        job: UploadJob,
+        source: Source,
+        request: InitiateUpload,
+        listener: Listener | None,
+        began: float,
+        journal: Journal,
+    ) -> UploadedBuild:
+        """Go on with what the journal has of this very file; else start, and keep a journal."""
+        for old in await self._shelf.outdated(source):
+            try:
+                if old.kept is not None and await self._give_up(old.kept):
+                    await old.forget()
+            finally:
+                await old.close()
+        kept = journal.kept
+        if kept is not None:
+            if kept.head.identity == source.identity:
+                upload = self._begin(job, source, request, listener, journal)
+                done = await upload.go_on(began, kept)
+                if done is not None:
+                    return done
+            if await self._give_up(kept):
+                await journal.void()
+        return await self._begin(job, source, request, listener, journal).run(began)
+
+    def _begin(
+        self,
+        job: UploadJob,
+        source: Source,
+        request: InitiateUpload,
+        listener: Listener | None,
+        journal: Journal | None = None,
+    ) -> Upload:
+        return Upload(
+            self.equipment,
+            source,
+            request,
+            job.concurrency,
+            Reporter(listener),
+            journal,
+            verify=job.verify,
+        )
+
+    async def _give_up(self, kept: Kept) -> bool:
+        """Let go of an upload of which nothing can be used; False where the server may have it."""
+        end = await give_up(
+            self.equipment.builds, kept, clock=self._clock, within=self._timeouts.cleanup
+        )
+        _LOG.info(
+            "build %s was left behind and is of no more use: %s", kept.head.ticket.build_id, end
+        )
+        return end != "failed"
+
+    async def close(self) -> None:
+        """End the uploads that are under way, as a cancellation would, and wait for their ends."""
+        if self._closed:  # also a listener of an upload that is being ended
+            return
+        self._closed = True
+        ends = list(self._running.values())
+        for task in list(self._running):
+            task.cancel()
+        limit = self._timeouts.settle + self._timeouts.cleanup
+        with suppress(TimeoutError):  # a listener that closes the client waits for itself
+            async with time_limit(self._clock, limit):
+                for end in ends:
+                    await end.wait()
