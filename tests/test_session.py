@@ -275,6 +275,22 @@ async def test_a_compressed_bomb_is_not_unpacked(clock: ManualClock) -> None:
             await nunu.builds.get("b")
 
 
+async def test_a_refusal_is_known_by_its_status_however_its_body_ends(clock: ManualClock) -> None:
+    cut = answer(400, body=b'{"error": "no"}' + b" " * 99)[:-50]
+
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        writer.write(cut)
+        await writer.drain()
+        writer.close()
+
+    async with raw_server(refuse) as server, client(server, clock) as nunu:
+        with pytest.raises(BadRequest):
+            await nunu.builds.get("b")
+    assert len(server.heads) == 1
+
+
 @pytest.mark.parametrize(
     ("raw", "error"),
     [

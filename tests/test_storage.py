@@ -365,8 +365,50 @@ async def test_an_endless_error_body_is_cut(clock: ManualClock, source: Source) 
             await writer.drain()
 
     async with raw_server(endless) as server, storage_for(clock) as storage:
-        with pytest.raises(TransportError, match="longer than"):
+        with pytest.raises(StorageError) as caught:
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+    assert caught.value.status == 500
+
+
+@pytest.mark.parametrize("ending", ["fin", "rst"])
+async def test_a_refusal_that_breaks_off_is_a_refusal_all_the_same(
+    clock: ManualClock, source: Source, ending: str
+) -> None:
+    """Its status was heard: a lost connection would be tried eight times in vain."""
+
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(body_length(head))
+        writer.write(answer(413, body=b"<Code>EntityTooLarge</Code>" + b" " * 999)[:-500])
+        await writer.drain()
+        writer.close() if ending == "fin" else writer.transport.abort()
+
+    async with raw_server(refuse) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError) as caught:
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+    assert caught.value.status == 413
+
+
+async def test_a_success_with_a_long_body_is_one_and_its_connection_is_not_kept(
+    clock: ManualClock, source: Source
+) -> None:
+    closed = asyncio.Event()
+
+    async def talkative(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(body_length(head))
+        writer.write(answer(200, body=b"", headers=ETAG).replace(b"Length: 0", b"Length: 9999999"))
+        writer.write(b"x" * 100_000)
+        await reader.read()
+        closed.set()
+
+    async with raw_server(talkative) as server, storage_for(clock) as storage:
+        stored = await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+        assert stored.etag == ETAG["ETag"].strip('"')
+        async with asyncio.timeout(10):
+            await closed.wait()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

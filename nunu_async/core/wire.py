@@ -17,7 +17,15 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = ["connect_timeout", "headers_of", "lapse", "read_capped", "send_once", "translate"]
+__all__ = [
+    "connect_timeout",
+    "headers_of",
+    "is_success",
+    "lapse",
+    "read_capped",
+    "send_once",
+    "translate",
+]
 
 
 class _Dropped(Exception):
@@ -101,23 +109,40 @@ def headers_of(response: ClientResponse) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in found.items()}
 
 
-async def read_capped(response: ClientResponse, limit: int) -> bytes:
-    """Read a whole body of at most `limit` decoded bytes.
+async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False) -> bytes:
+    """Read a body of at most `limit` decoded bytes; with `cut`, the start of a longer one.
+
+    What a refusal is, its status has said already: a body that breaks off, or is too long, must
+    not turn a definite no into a lost answer, so of that as much is read as comes.
 
     Raises: TransportError for a longer one; a compressed half MiB can hold half a GiB.
     """
+    refused = not is_success(response.status)
     blocks: list[bytes] = []
-    size = 0
-    async for block in response.content.iter_chunked(65_536):
-        size += len(block)
-        if size > limit:
-            response.close()
-            raise TransportError(
-                f"{response.method} {response.url.host}: the answer is longer than {limit} bytes",
-                method=response.method,
-            )
-        blocks.append(block)
+    left = limit
+    try:
+        async for block in response.content.iter_chunked(65_536):
+            blocks.append(block[:left])
+            if len(block) > left:
+                response.close()
+                if cut or refused:
+                    break
+                raise TransportError(
+                    f"{response.method} {response.url.host}: the answer is longer than {limit} "
+                    "bytes",
+                    method=response.method,
+                )
+            left -= len(block)
+    except Exception:
+        if not refused:
+            raise
+        response.close()
     return b"".join(blocks)
+
+
+def is_success(status: int) -> bool:
+    """Tell whether a status is of HTTP's success class."""
+    return 200 <= status < 300  # noqa: PLR2004 - the class itself
 
 
 def connect_timeout(seconds: float) -> aiohttp.ClientTimeout:

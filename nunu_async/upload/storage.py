@@ -26,6 +26,7 @@ from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.wire import (
     connect_timeout,
     headers_of,
+    is_success,
     lapse,
     read_capped,
     send_once,
@@ -304,14 +305,14 @@ class Storage:
                 if not body.handed_over:
                     await lapse()  # the body's own task may be one turn behind the answer
                 whole = body.handed_over
-                answer = await read_capped(response, _LARGEST_ERROR)
+                answer = await read_capped(response, _LARGEST_ERROR, cut=True)
                 if not whole:
                     # Before the connection could go back to the pool; a refused part that was
                     # sent whole leaves a good one, which other parts may use at once.
                     await body.cut_off()
                 told = headers_of(response)
                 etags = response.headers.getall("ETag", [])
-                if not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's success class
+                if not is_success(response.status):
                     return _refusal(part.number, response.status, told, answer)
                 md5 = await body.md5()
                 return _verdict(part.number, response.status, told, etags, whole=whole, md5=md5)
