@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async.core import codec
 from nunu_async.core.request import Request
 from nunu_async.core.responses import read, request_id
 from nunu_async.endpoints import builds
-from nunu_async.endpoints.builds import _build, _cancelled, _PartUrls, _ticket
+from nunu_async.endpoints.builds import _build, _cancelled, _part_urls, _ticket
 from nunu_async.errors import (
     ApiError,
     AuthenticationError,
@@ -28,7 +27,7 @@ from nunu_async.errors import (
     RateLimited,
     ServerError,
 )
-from nunu_async.models.builds import Build, MultipartTicket, PartUrl, SinglePartTicket
+from nunu_async.models.builds import Build, MultipartTicket, SinglePartTicket
 from nunu_async.redact import Secret
 
 KEY = "nk_live_0123456789abcdef"
@@ -175,13 +174,14 @@ def test_a_cancellation_that_is_not_confirmed_is_refused(body: object) -> None:
     assert isinstance(failure_of(200, body, answer=_cancelled), DecodeError)
 
 
-def _urls(data: object) -> tuple[PartUrl, ...]:
-    return codec.structure(data, _PartUrls).upload_urls
-
-
 def test_part_urls_keep_the_server_s_order() -> None:
     body = {"upload_urls": [{"part_number": n, "url": f"https://s.example/{n}"} for n in (2, 1)]}
-    assert [part.part_number for part in answer_of(body, _urls)] == [2, 1]
+    assert [part.part_number for part in answer_of(body, _part_urls)] == [2, 1]
+
+
+def test_a_part_number_may_be_written_as_text() -> None:
+    body = {"upload_urls": [{"part_number": "10", "url": "https://s.example/10"}]}
+    assert [part.part_number for part in answer_of(body, _part_urls)] == [10]
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,12 @@ def test_part_urls_keep_the_server_s_order() -> None:
         [[]],
         ["u"],
         [{"part_number": 1}],
-        [{"part_number": "1", "url": "u"}],
+        [{"part_number": "one", "url": "u"}],
+        [{"part_number": "1.0", "url": "u"}],
     ],
 )
 def test_part_urls_of_another_shape_are_refused(urls: object) -> None:
-    assert isinstance(failure_of(200, {"upload_urls": urls}, answer=_urls), DecodeError)
+    assert isinstance(failure_of(200, {"upload_urls": urls}, answer=_part_urls), DecodeError)
 
 
 OLD_BUILD = {

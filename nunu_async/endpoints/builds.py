@@ -105,7 +105,7 @@ class Builds:
                     ("object_key", ticket.object_key),
                     ("part_numbers", ",".join(str(n) for n in part_numbers)),
                 ),
-                answer=lambda data: codec.structure(data, _PartUrls).upload_urls,
+                answer=_part_urls,
                 replay=Replay.ALWAYS,
                 needs_key=False,
                 secrets=_secrets(ticket),
@@ -217,6 +217,25 @@ def _place(ticket: Ticket) -> tuple[tuple[str, str], ...]:
     if isinstance(ticket, SinglePartTicket):
         return place
     return (*place, ("upload_id", ticket.upload_id))
+
+
+def _part_urls(data: object) -> tuple[PartUrl, ...]:
+    return codec.structure(_counted(data), _PartUrls).upload_urls
+
+
+def _counted(data: object) -> object:
+    """Read part numbers that were written as text as the numbers they are."""
+    urls = data.get("upload_urls") if isinstance(data, Mapping) else None
+    if not isinstance(urls, list):
+        return data
+    return {**cast("Mapping[str, object]", data), "upload_urls": [_number_of(url) for url in urls]}
+
+
+def _number_of(url: object) -> object:
+    number = url.get("part_number") if isinstance(url, Mapping) else None
+    if isinstance(number, str) and number.isascii() and number.isdecimal() and len(number) < 10:  # noqa: PLR2004 - beyond every part number
+        return {**cast("Mapping[str, object]", url), "part_number": int(number)}
+    return url
 
 
 def _ticket(data: object) -> Ticket:
