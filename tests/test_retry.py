@@ -14,6 +14,7 @@ from nunu_async.core.retry import (
     is_signature_refused,
     is_throttled,
     parse_retry_after,
+    renewals,
 )
 from nunu_async.errors import (
     CertificateError,
@@ -40,8 +41,12 @@ def answered(status: int, retry_after: float | None = None) -> NunuError:
     return error_for_status(status)(status=status, retry_after=retry_after)
 
 
-def stored(status: int, code: str | None = None, retry_after: float | None = None) -> NunuError:
-    return StorageError(part_number=1, status=status, code=code, retry_after=retry_after)
+def stored(
+    status: int, code: str | None = None, retry_after: float | None = None, message: str = ""
+) -> NunuError:
+    return StorageError(
+        part_number=1, status=status, code=code, retry_after=retry_after, message=message
+    )
 
 
 def repeats(failure: NunuError, replay: Replay) -> bool:
@@ -312,6 +317,25 @@ def test_only_storage_can_refuse_a_signature(
     refused: bool,
 ) -> None:
     assert is_signature_refused(failure) is refused
+
+
+@pytest.mark.parametrize(
+    ("failure", "times"),
+    [
+        (stored(403), 1),
+        (stored(403, "SignatureDoesNotMatch"), 1),
+        (stored(400, "ExpiredRequest"), 3),
+        (stored(403, "AccessDenied", message="Request has expired"), 3),
+        (stored(403, "AccessDenied"), 1),
+        (stored(500), 0),
+        (answered(403), 0),
+    ],
+    ids=str,
+)
+def test_a_url_that_is_only_too_old_may_be_had_anew_more_often(
+    failure: NunuError, times: int
+) -> None:
+    assert renewals(failure) == times
 
 
 @pytest.mark.parametrize(

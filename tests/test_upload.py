@@ -329,6 +329,55 @@ async def test_an_old_url_is_replaced_before_it_is_used(
         assert all(seen.status == 200 for seen in box.journal.of("put_part"))
 
 
+async def test_a_url_that_expires_soon_is_replaced_as_soon(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    """It says so itself: of 100 seconds it is used for 80."""
+    async with Sandbox(part_size=PART, url_life=100, now=lambda: 1_800_000_000.0) as box:
+
+        def wait(event: UploadEvent) -> None:
+            if isinstance(event, PartDone) and event.done == 1:
+                clock.now += 81
+
+        async with client(box, clock) as nunu:
+            await send(nunu, make_file(3 * PART), concurrency=1, on_progress=wait)
+        assert len(box.journal.of("get_upload_parts")) > 1
+        assert all(seen.status == 200 for seen in box.journal.of("put_part"))
+
+
+@pytest.mark.parametrize(("times", "ends"), [(3, "up"), (4, "failed")])
+async def test_a_url_that_expired_again_is_replaced_again(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, times: int, ends: str
+) -> None:
+    body = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+    box.add_fault(Fault(on="put_part", part=2, status=403, body=body, times=times))
+    if ends == "up":
+        await send(nunu, make_file(3 * PART))
+    else:
+        with pytest.raises(UploadError, match="Request has expired"):
+            await send(nunu, make_file(3 * PART))
+    assert len(box.journal.of("put_part", 2)) == 4
+
+
+async def test_storage_that_is_throttled_gets_fewer_parts_at_once_and_then_more(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    """All four of the first parts are refused, which halves the width once."""
+    slots = nunu._uploader.equipment.slots
+    widths: list[int] = []
+    box.add_fault(Fault(on="put_part", status=503, body="<Code>SlowDown</Code>", times=4))
+    box.add_fault(Fault(on="put_part", latency=0.001, times=None))
+
+    def note(_: UploadEvent) -> None:
+        widths.append(slots.width)
+
+    path = make_file(12 * PART)
+    build_id = await send(nunu, path, on_progress=note)
+    assert box.read_object(build_id) == path.read_bytes()
+    assert min(widths) == 8
+    assert widths[-1] == 8 + 12 // 4
+
+
 # --- it verifies, where asked
 
 

@@ -37,16 +37,25 @@ __all__ = [
     "is_throttled",
     "may_have_acted",
     "parse_retry_after",
+    "renewals",
 ]
 
 # 501, 505 and the other 4xx are answers, not accidents: a repeat gets the same one.
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
 # S3's words for "again, please", whatever status they come with (RequestTimeout is a 400).
 _TRANSIENT_CODES: Final = frozenset(
-    {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "RequestLimitExceeded"}
+    {
+        *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"),
+        *("RequestLimitExceeded", "BadDigest", "IncompleteBody"),  # the last two: a lossy link
+    }
 )
 # Words for a URL that was refused, which some stores send with a 400.
-_REFUSED_CODES: Final = frozenset({"AccessDenied", "ExpiredRequest", "ExpiredToken"})
+_EXPIRED_CODES: Final = frozenset({"ExpiredRequest", "ExpiredToken"})
+_REFUSED_CODES: Final = _EXPIRED_CODES | {"AccessDenied"}
+# How often a part's URL is had anew: one that is only too old may be so again on a slow link, one
+# that is refused otherwise is refused for good if a fresh one is.
+_EXPIRED_RENEWALS: Final = 3
+_OTHER_RENEWALS: Final = 1
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
 # What retries cost, and what a success at the first try brings; AWS's own figures of 2026.
 _TRANSIENT_COST: Final = 14
@@ -252,6 +261,15 @@ def is_signature_refused(failure: NunuError) -> bool:
     return isinstance(failure, StorageError) and (
         failure.status == 403 or failure.code in _REFUSED_CODES  # noqa: PLR2004
     )
+
+
+def renewals(failure: NunuError) -> int:
+    """Return how many fresh URLs a part may have had when its URL is refused so again."""
+    if not is_signature_refused(failure):
+        return 0
+    told = str(getattr(failure, "message", "")).lower()
+    expired = getattr(failure, "code", None) in _EXPIRED_CODES or "expired" in told
+    return _EXPIRED_RENEWALS if expired else _OTHER_RENEWALS
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:

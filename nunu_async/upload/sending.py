@@ -11,7 +11,7 @@ import attrs
 from nunu_async.config import Timeouts
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
-from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused
+from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused, renewals
 from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
@@ -20,6 +20,7 @@ from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
 from nunu_async.upload.shelf import Journal
 from nunu_async.upload.signing import Signed, Signer
+from nunu_async.upload.slots import Slots
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
 
@@ -40,8 +41,7 @@ class Equipment:
     clock: Clock
     policy: RetryPolicy
     timeouts: Timeouts
-    slots: asyncio.Semaphore
-    """One for each part that may be under way."""
+    slots: Slots
     traffic: Traffic
 
 
@@ -121,7 +121,7 @@ class Sending:
         part = signed.part
         tools = self._equipment
         attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
-        renewed = False
+        renewed = 0
         while True:
             async with tools.slots:
                 await tools.traffic.ready()
@@ -138,12 +138,14 @@ class Sending:
                     )
                     attempts.succeeded()
                     tools.traffic.succeeded(began)
+                    tools.slots.succeeded()
                     break
                 except (StorageError, TransportError) as error:
                     failure = error
+                tools.slots.failed(failure, began, self._clock.monotonic())
             self._sent(part, 0)
-            if is_signature_refused(failure) and not renewed and self._signer.renews:
-                renewed = True
+            if self._signer.renews and renewed < renewals(failure):
+                renewed += 1
                 attempts.made += 1
                 tell_retry(self._reporter, part.number, attempts.made, 0.0, failure)
                 signed = await self._signer.renewed(signed)

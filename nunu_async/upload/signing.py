@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,8 +16,12 @@ from nunu_async.upload.plan import Part, Plan
 
 __all__ = ["Signed", "Signer"]
 
-# Presigned URLs last "about an hour"; one older than this is replaced before it is used.
-_URL_LIFE: Final = 0.8 * 3600
+# Presigned URLs last "about an hour", or as long as they say. Judged by the time since they came:
+# clocks disagree, and the moment of signing that stands in them is the server's.
+_LONGEST_LIFE: Final = 3600.0
+_LIFE: Final = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
+# One older than this part of its life is replaced before it is used.
+_USABLE: Final = 0.8
 # A server that answers a request for URLs without some of them is asked again so often.
 _SIGN_ROUNDS: Final = 3
 
@@ -77,4 +82,6 @@ class Signer:
 
     def is_old(self, signed: Signed) -> bool:
         """Tell whether a URL is to be replaced before it is used."""
-        return self.renews and self._clock.monotonic() - signed.received > _URL_LIFE
+        found = _LIFE.search(signed.address.url)
+        life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
+        return self.renews and self._clock.monotonic() - signed.received > _USABLE * life

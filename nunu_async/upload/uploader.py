@@ -21,6 +21,7 @@ from nunu_async.upload.progress import Listener, Reporter
 from nunu_async.upload.resume import give_up
 from nunu_async.upload.sending import Equipment
 from nunu_async.upload.shelf import Journal, Shelf
+from nunu_async.upload.slots import Slots
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
 
@@ -50,7 +51,7 @@ class Uploader:
             clock=clock,
             policy=policy,
             timeouts=timeouts,
-            slots=asyncio.Semaphore(concurrency),
+            slots=Slots(concurrency),
             traffic=Traffic(clock, policy, concurrency),
         )
         self._clock = clock

@@ -1,0 +1,110 @@
+"""How many parts are under way at once: shrinking, growing, and nobody lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nunu_async import NunuError, StallError, StorageError, TransportError
+from nunu_async.upload.slots import Slots
+
+BUSY = StorageError(part_number=1, status=429)
+
+
+@pytest.mark.parametrize(
+    ("failure", "width"),
+    [
+        (StorageError(part_number=1, status=429), 8),
+        (StorageError(part_number=1, status=503), 8),
+        (StorageError(part_number=1, status=400, code="SlowDown"), 8),
+        (StallError("no byte left"), 8),
+        (StorageError(part_number=1, status=500), 16),
+        (StorageError(part_number=1, status=403), 16),
+        (TransportError("reset"), 16),
+    ],
+    ids=str,
+)
+def test_only_who_wants_fewer_gets_fewer(failure: NunuError, width: int) -> None:
+    slots = Slots(16)
+    slots.failed(failure, 1.0, 2.0)
+    assert slots.width == width
+
+
+def test_what_was_sent_before_says_nothing_of_the_new_width() -> None:
+    slots = Slots(16)
+    for _ in range(16):
+        slots.failed(BUSY, 1.0, 2.0)
+    assert slots.width == 8
+    slots.failed(BUSY, 2.5, 3.0)
+    assert slots.width == 4
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 20))
+def test_the_width_stays_between_one_and_the_limit(goes_well: list[bool], limit: int) -> None:
+    slots = Slots(limit)
+    for now, well in enumerate(goes_well):
+        if well:
+            slots.succeeded()
+        else:
+            slots.failed(BUSY, float(now), now + 0.5)
+        assert 1 <= slots.width <= limit
+    for _ in range(4 * limit):
+        slots.succeeded()
+    assert slots.width == limit
+
+
+async def test_they_come_in_in_order_and_a_cancelled_one_takes_no_place() -> None:
+    slots = Slots(2)
+    came: list[int] = []
+    leave = asyncio.Event()
+
+    async def stay(number: int) -> None:
+        async with slots:
+            came.append(number)
+            await leave.wait()
+
+    tasks = [asyncio.ensure_future(stay(number)) for number in range(6)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert came == [0, 1]
+    tasks[2].cancel()  # while it waits
+    tasks[0].cancel()  # lets 3 in, not 2
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert came == [0, 1, 3]
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    tasks[4].cancel()  # in the turn in which it was let in
+    leave.set()
+    await asyncio.wait(tasks)
+    assert came == [0, 1, 3, 5]
+    assert slots.used == 0
+
+
+async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
+    slots = Slots(4)
+    slots.failed(BUSY, 1.0, 2.0)
+    inside = 0
+    leave = asyncio.Event()
+
+    async def stay() -> None:
+        nonlocal inside
+        async with slots:
+            inside += 1
+            await leave.wait()
+
+    tasks = [asyncio.ensure_future(stay()) for _ in range(5)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert inside == 2
+    for _ in range(4):
+        slots.succeeded()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert inside == 3
+    leave.set()
+    await asyncio.wait(tasks)
+    assert slots.used == 0
