@@ -74,3 +74,6 @@ class UploadedBuild:
     verified: int | None = None
     """Parts that storage has with the MD5 of what was sent; fewer than `parts` where an ETag is no
     MD5, and None if `verify` was not asked for."""
+    possible_orphans: int = 0
+    """Reservations that the server may have made for this upload unheard, which hold space until
+    they expire: their answers were lost."""
