@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from nunu_async.config import Timeouts
+from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused, renewals
@@ -102,7 +103,7 @@ class Sending:
                 self._reporter.end()
                 return
         except BaseExceptionGroup as failures:
-            first = _first(failures)
+            first = first_of(failures)
         # Out here, so that the group does not hang on to the error as its context.
         raise first
 
@@ -214,12 +215,3 @@ def tell_retry(
     reporter.tell(
         Retrying(part_number=part_number, attempt=attempt, delay=delay, reason=str(failure))
     )
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the failure that ended the others; a cancellation only if there is nothing else."""
-    found = [
-        _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
-        for failure in failures.exceptions
-    ]
-    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])
