@@ -41,7 +41,8 @@ from nunu_async.upload.uploader import Uploader
 
 __all__ = ["NunuClient"]
 
-_READERS = 4
+# Four threads for each file that may be open, if its disk hangs; most of them are never started.
+_READERS_A_FILE = 4
 
 
 class NunuClient:
@@ -142,7 +143,7 @@ class NunuClient:
             tls=ssl_context,
             proxies=proxies,
         )
-        self._readers = Readers(_READERS)
+        self._readers = Readers(_READERS_A_FILE * storage_concurrency + _READERS_A_FILE)
         self._writer = Readers(1)
         self._shelf = Shelf(
             config.state_dir,

@@ -121,6 +121,8 @@ class Sending:
     async def _send(self, signed: Signed) -> None:
         part = signed.part
         tools = self._equipment
+        if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
+            await self._source.check()
         attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
         renewed = 0
         while True:
