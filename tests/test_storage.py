@@ -649,6 +649,18 @@ async def test_an_address_no_server_should_give_is_refused_and_not_shown(
 
 
 @pytest.mark.parametrize(
+    "host",
+    [
+        *("169.254.169.254", "[fe80::1]", "0.0.0.0", "[::]", "224.0.0.1", "2852039166"),  # noqa: S104 - asked about, not bound
+        *("2130706433", "127.1", "0x7f.1", "0177.0.0.1", "[::ffff:127.0.0.1]"),
+    ],
+)
+def test_an_address_where_no_storage_is_is_refused_in_any_form(host: str) -> None:
+    """The last row is this machine, in forms that resolvers take."""
+    assert refusal_of(f"https://{host}/k?sig=1", allow_http=False, allow_loopback=False)
+
+
+@pytest.mark.parametrize(
     ("url", "allow_http", "allow_loopback"),
     [
         ("https://abc.r2.cloudflarestorage.com/k?X-Amz-Signature=1", False, False),

@@ -522,6 +522,17 @@ async def test_a_hopeless_part_ends_the_upload_and_says_why(
     assert box.journal[-1].operation == "cancel_upload"
 
 
+async def test_an_upload_that_the_server_has_let_go_of_says_after_how_long(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    body = "<Error><Code>NoSuchUpload</Code></Error>"
+    box.add_fault(Fault(on="put_part", part=2, status=404, body=body))
+    with pytest.raises(UploadError, match=r"let go .* 0 seconds .*upload_timeout: 60 minutes"):
+        await send(nunu, make_file(3 * PART), concurrency=1)
+    assert len(box.journal.of("put_part")) == 2
+    assert len(box.journal.of("cancel_upload")) == 1
+
+
 async def test_a_part_that_never_works_is_tried_as_often_as_the_policy_says(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:

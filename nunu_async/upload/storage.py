@@ -17,7 +17,7 @@ import attrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from nunu_async.config import Timeouts, is_loopback
+from nunu_async.config import Timeouts, address_of, is_loopback
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
 from nunu_async.core.proxies import Proxies
@@ -388,7 +388,12 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
         return "holds user info"
     if target.scheme not in {"http", "https"} or not host:
         return "is not an http or https URL"
-    if is_loopback(host):
+    address = address_of(host)
+    if address is not None and (
+        address.is_link_local or address.is_unspecified or address.is_multicast
+    ):
+        return "leads to where no storage is"  # but what knows secrets of machines in a cloud
+    if is_loopback(host) or (address is not None and address.is_loopback):
         return "" if allow_loopback else "leads to this machine"
     if target.scheme == "http" and not allow_http:
         return f"is plain http to {clean(host)}"
