@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from doubles import Exchange, ManualClock, answer, body_length, raw_server, until
@@ -195,6 +196,31 @@ async def test_without_one_etag_a_part_is_not_accepted(
     async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError, match="ETag"):
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+
+
+@pytest.mark.parametrize("status", [400, 403, 502])
+async def test_an_echo_of_the_presigned_address_is_not_told(
+    clock: ManualClock, source: Source, status: int
+) -> None:
+    """As written, with its values unquoted, and in a header."""
+    signature, token = "0123456789abcdef" * 4, "a+token/of=a+session"
+    query = f"X-Amz-Security-Token={quote(token, safe='')}&X-Amz-Signature={signature}&partNumber=2"
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        target = head.split(b" ")[1].decode()
+        words = f"cannot reach {target}, which is {token} {signature}"
+        body = words if status != 403 else f"<Code>Odd</Code><Message>{words}</Message>"
+        writer.write(answer(status, body.encode(), {"X-Amz-Request-Id": f"1-{signature}"}))
+
+    async with raw_server(echo) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError) as caught:
+            await storage.put(at(f"{server.url}/k?{query}"), Part(2, 0, 10), source, ignore)
+    told = f"{caught.value} {vars(caught.value)}"
+    assert "cannot reach /k?" in told
+    assert "partNumber=2" in told
+    for secret in (signature, token, quote(token, safe="")):
+        assert secret not in told
 
 
 @pytest.mark.parametrize(
