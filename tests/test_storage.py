@@ -198,6 +198,16 @@ async def test_without_one_etag_a_part_is_not_accepted(
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
 
+async def test_an_etag_that_could_not_be_handed_on_is_not_accepted(
+    clock: ManualClock, source: Source
+) -> None:
+    """Completing with it failed on our side, and the upload was neither completed nor cancelled."""
+    told = answer(headers={"ETag": '"a?"'}).replace(b"?", b"\xff")
+    async with raw_server(taking(told)) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError, match="ETag that is no text"):
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+
+
 @pytest.mark.parametrize("status", [400, 403, 502])
 async def test_an_echo_of_the_presigned_address_is_not_told(
     clock: ManualClock, source: Source, status: int

@@ -471,6 +471,9 @@ def _etag(found: list[str], part_number: int, status: int) -> str | StorageError
     told = ""
     if len(etags) != 1:
         told = "accepted the part without an ETag" if not etags else "gave several ETags"
+    elif not all(etag.isprintable() for etag in etags):
+        # Bytes that are no UTF-8 fit into no JSON: the upload could not be completed with it.
+        told = "gave an ETag that is no text"
     if told:
         return StorageError(part_number=part_number, status=status, message=told)
     return etags.pop()
