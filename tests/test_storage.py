@@ -723,3 +723,24 @@ def steady(counts: list[int]) -> bool:
     looks = looks + 1 if now == last and now > 0 else 0
     _seen[id(counts)] = (now, looks)
     return looks > 30
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost.", "LOCALHOST", "a.localhost.", "127.1", "0x7f.1", "2130706433", "0177.0.0.1"),
+        *("0.0.0.0", "0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1."),  # noqa: S104 - bound to by nobody
+        *("169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"),
+    ],
+)
+def test_this_machine_is_known_in_any_spelling(host: str) -> None:
+    refused = refusal_of(f"https://{host}:8443/k", allow_http=True, allow_loopback=False)
+    assert refused == "leads to this machine"
+    assert not refusal_of(f"https://{host}:8443/k", allow_http=True, allow_loopback=True)
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "8.8.8.8", "[2001:db8::1]", "localhost.example", "a.b."]
+)
+def test_another_machine_is_not_taken_for_this_one(host: str) -> None:
+    assert not refusal_of(f"https://{host}/k", allow_http=False, allow_loopback=False)
