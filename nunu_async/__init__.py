@@ -97,7 +97,7 @@ from nunu_async.models.vocab import (
 )
 from nunu_async.polling.wait import Change
 from nunu_async.response import ResponseInfo
-from nunu_async.upload.job import UploadedBuild
+from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
@@ -127,6 +127,7 @@ __all__ = [
     "BugSeverity",
     "Build",
     "BuildDetails",
+    "BuildFile",
     "BuildRef",
     "BytesSent",
     "Cancelled",
@@ -214,6 +215,7 @@ __all__ = [
     "UploadError",
     "UploadEvent",
     "UploadOutcomeUnknown",
+    "UploadResult",
     "UploadStarted",
     "UploadedBuild",
     "VcsDetails",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform as host
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +31,8 @@ from nunu_async.models.runs import Run
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.polling.room import OnStart, Polling
 from nunu_async.polling.waiting import INTERVAL, OnChange, Terms
-from nunu_async.upload.job import UploadedBuild, UploadJob
+from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
+from nunu_async.upload.many import FileListener, check, upload_all
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.shelf import Shelf
@@ -39,7 +41,8 @@ from nunu_async.upload.uploader import Uploader
 
 __all__ = ["NunuClient"]
 
-_READERS = 4
+# Four threads for each file that may be open, if its disk hangs; most of them are never started.
+_READERS_A_FILE = 4
 
 
 class NunuClient:
@@ -140,7 +143,7 @@ class NunuClient:
             tls=ssl_context,
             proxies=proxies,
         )
-        self._readers = Readers(_READERS)
+        self._readers = Readers(_READERS_A_FILE * storage_concurrency + _READERS_A_FILE)
         self._writer = Readers(1)
         self._shelf = Shelf(
             config.state_dir,
@@ -226,7 +229,7 @@ class NunuClient:
             ApiErrors; UploadError when a part does not go up; SourceChanged when the file
             changes meanwhile; UploadOutcomeUnknown when the server would not say.
         """
-        job = UploadJob(
+        job = BuildFile(
             path=path,
             name=name,
             platform=platform,
@@ -242,6 +245,83 @@ class NunuClient:
             resume=resume,
         )
         return await self._uploader.upload(job, on_progress)
+
+    async def upload_builds(  # noqa: PLR0913 - those of `upload_build`, for many
+        self,
+        files: Iterable[str | os.PathLike[str] | BuildFile],
+        *,
+        name: str | None = None,
+        platform: Platform | None = None,
+        description: str | None = None,
+        tags: Sequence[str] = (),
+        multipart: bool | None = None,
+        auto_delete: bool = False,
+        deletion_policy: DeletionPolicy | None = None,
+        upload_timeout: int | None = None,
+        details: BuildDetails | None = None,
+        concurrency: int = 4,
+        verify: bool = False,
+        resume: bool = False,
+        fail_fast: bool = False,
+        on_progress: FileListener | None = None,
+        on_result: Callable[[UploadResult], None] | None = None,
+    ) -> tuple[UploadResult, ...]:
+        """Put many build files into build storage; return what became of each, in that order.
+
+        All of them share the client's `storage_concurrency`: that many files are open and that
+        many parts under way at most, and the others wait. One that fails stops no other. When
+        this raises, cancellation included, nothing is still running and each upload that was
+        under way has been given up as `upload_build` does it.
+
+        Args:
+            files: paths, to which the settings here apply, and `BuildFile`s, which have their own.
+            name: of every path; None takes each file's own name.
+            platform: see `upload_build`, as for all up to `resume`.
+            description: see there.
+            tags: see there.
+            multipart: see there.
+            auto_delete: see there.
+            deletion_policy: see there.
+            upload_timeout: see there.
+            details: see there.
+            concurrency: parts of one file under way at once.
+            verify: see there.
+            resume: see there.
+            fail_fast: raise the first failure, and give up what is under way.
+            on_progress: a function or coroutine function, told each file and `UploadEvent`; what
+                it raises ends all.
+            on_result: a function, told each result as it is there.
+
+        Raises: InputError before anything is sent, also for a file given twice under one name.
+        """
+        jobs = [
+            file
+            if isinstance(file, BuildFile)
+            else BuildFile(
+                path=file,
+                name=Path(file).name if name is None else name,
+                platform=platform,
+                description=description,
+                tags=tags,
+                multipart=multipart,
+                auto_delete=auto_delete,
+                deletion_policy=deletion_policy,
+                upload_timeout=upload_timeout,
+                details=details,
+                concurrency=concurrency,
+                verify=verify,
+                resume=resume,
+            )
+            for file in files
+        ]
+        check(jobs)
+        return await upload_all(
+            self._uploader,
+            jobs,
+            fail_fast=fail_fast,
+            on_progress=on_progress,
+            on_result=on_result,
+        )
 
     async def wait_for_execution(
         self,

@@ -16,7 +16,8 @@ from nunu_async.sandbox import Sandbox
 
 PATIENCE = 20.0
 BUILD_KEYS = {
-    *("file", "build_id", "object_key", "upload_type", "size", "parts", "seconds", "verified")
+    *("file", "build_id", "object_key", "upload_type", "size", "parts", "seconds", "verified"),
+    "possible_orphans",
 }
 # Development mode closes nothing by itself and every warning is an error: a leaked connection
 # or a task never awaited shows up on standard error.

@@ -96,6 +96,36 @@ async def test_an_upload_that_may_have_deleted_others_says_so(
     assert caught.value.cancelled is None
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_upload_whose_reservation_was_not_heard_of_asks_once_more(
+    clock: ManualClock, make_file: Callable[..., Path], times: int
+) -> None:
+    faults = [Fault(on="initiate_upload", do="cut", effect=True, times=times)]
+    async with (
+        Sandbox(faults=faults) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        uploading = nunu.upload_build(make_file(9), name="n", platform="linux")
+        if times == 1:
+            assert (await uploading).possible_orphans == 1
+        else:
+            with pytest.raises(TransportError):
+                await uploading
+        assert len(box.journal.of("initiate_upload")) == 2
+
+
+async def test_an_upload_whose_reservation_was_heard_of_leaves_no_other(
+    clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    async with (
+        Sandbox(faults=[Fault(on="initiate_upload", status=503)]) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        build = await nunu.upload_build(make_file(9), name="n", platform="linux")
+        assert build.possible_orphans == 0
+        assert len(box.uploads) == 1
+
+
 # --- Start.
 
 TAG = re.compile("nunu-async-[0-9a-f]{12}")

@@ -74,6 +74,7 @@ async def test_every_option_reaches_the_server(tmp_path: Path) -> None:
             "size": 2500,
             "parts": 3,
             "verified": 3,
+            "possible_orphans": 0,
         }
         assert ran.report["failed"] == []
         assert box.read_object(build_id) == file.read_bytes()

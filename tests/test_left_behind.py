@@ -22,7 +22,7 @@ from nunu_async import (
     UploadOutcomeUnknown,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.readers import Readers
+from nunu_async.upload.readers import Lane, Readers
 from nunu_async.upload.source import Source
 
 PART = 256 * 1024
@@ -344,6 +344,26 @@ def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
     readers.shutdown()
     with pytest.raises(RuntimeError):
         readers.submit(work, 1)
+
+
+def test_a_lane_keeps_few_threads_busy_and_loses_no_call() -> None:
+    readers = Readers(8)
+    lane, other = Lane(readers, 2), Lane(readers, 2)
+    hung = threading.Event()
+    stuck = [lane.submit(hung.wait, 30) for _ in range(5)]
+    assert [other.submit(pow, n, 2).result(timeout=10) for n in range(20)] == [
+        n * n for n in range(20)
+    ]
+    assert sum(future.running() for future in stuck) == 2
+    assert stuck[4].cancel()
+    failing = lane.submit(lambda: 1 // 0)
+    hung.set()
+    assert all(future.result(timeout=10) for future in stuck[:4])
+    with pytest.raises(ZeroDivisionError):
+        failing.result(timeout=10)
+    readers.shutdown()
+    with pytest.raises(RuntimeError):
+        lane.submit(pow, 1, 1).result(timeout=10)
 
 
 def test_a_read_that_hangs_does_not_keep_the_process() -> None:

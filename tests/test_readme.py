@@ -56,7 +56,7 @@ def pace(text: str) -> Script:
 
 def test_no_block_is_of_a_kind_that_nothing_runs() -> None:
     assert {kind for kind, _ in BLOCKS} == {"python", "sh", "json"}
-    assert (len(PYTHON), len(SETUP), len(COMMANDS)) == (9, 2, 9)
+    assert (len(PYTHON), len(SETUP), len(COMMANDS)) == (10, 2, 9)
     assert all("nunu-async " in text for text in COMMANDS)
 
 

@@ -108,3 +108,20 @@ async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
     leave.set()
     await asyncio.wait(tasks)
     assert slots.used == 0
+
+
+async def test_a_cancelled_one_keeps_nobody_waiting() -> None:
+    slots = Slots(1)
+    async with slots:
+        waiting = asyncio.ensure_future(slots.__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    async with asyncio.timeout(5), slots:
+        assert slots.used == 1
+    slots.failed(BUSY, 1.0, 2.0)
+    waiting = asyncio.ensure_future(slots.__aenter__())
+    await asyncio.sleep(0)
+    assert slots.used == 1
+    assert await waiting is None
+    await slots.__aexit__(None, None, None)

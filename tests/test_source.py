@@ -326,6 +326,31 @@ async def test_a_range_that_is_half_cached_is_put_together(path: Path, threads: 
         assert await source.read(10, 1001) == CONTENT[10:1011]
 
 
+@pytest.mark.parametrize(("how", "reads"), [(errno.EIO, 2), (errno.EACCES, 1), (errno.ESTALE, 1)])
+async def test_a_medium_that_fails_once_is_read_once_more(
+    path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, how: int, reads: int
+) -> None:
+    """Only an input/output error may pass; permission and a stale handle do not."""
+    made = 0
+
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        nonlocal made
+        made += 1
+        if made == 1:
+            raise OSError(how, "no")
+        return CONTENT[offset : offset + length]
+
+    async with await Source.open(path, threads) as source:
+        read_by(source, "on a thread")
+        monkeypatch.setattr(os, "pread", pread)
+        if reads == 2:
+            assert await source.read(10, 100) == CONTENT[10:110]
+        else:
+            with pytest.raises(SourceError, match="cannot be read"):
+                await source.read(10, 100)
+    assert made == reads
+
+
 async def test_a_failing_disk_is_a_source_error(path: Path, threads: Executor) -> None:
     async with await BrokenSource.open(path, threads) as source:
         read_by(source, "on a thread")

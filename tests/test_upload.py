@@ -360,20 +360,21 @@ async def test_a_url_that_expired_again_is_replaced_again(
 
 
 async def test_storage_that_is_throttled_gets_fewer_parts_at_once_and_then_more(
-    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+    clock: ManualClock, make_file: MakeFile
 ) -> None:
-    """All four of the first parts are refused, which halves the width once."""
-    slots = nunu._uploader.equipment.slots
+    """Two parts that are under way together are refused, which halves the width once."""
+    together = asyncio.Barrier(2)
+    busy = "<Code>SlowDown</Code>"
+    faults = [Fault(on="put_part", part=n, status=503, body=busy, latency=1) for n in (1, 2)]
     widths: list[int] = []
-    box.add_fault(Fault(on="put_part", status=503, body="<Code>SlowDown</Code>", times=4))
-    box.add_fault(Fault(on="put_part", latency=0.001, times=None))
-
-    def note(_: UploadEvent) -> None:
-        widths.append(slots.width)
-
     path = make_file(12 * PART)
-    build_id = await send(nunu, path, on_progress=note)
-    assert box.read_object(build_id) == path.read_bytes()
+    async with (
+        Sandbox(part_size=PART, faults=faults, sleep=lambda _: together.wait()) as box,
+        client(box, clock) as nunu,
+    ):
+        slots = nunu._uploader.equipment.slots
+        build_id = await send(nunu, path, on_progress=lambda _: widths.append(slots.width))
+        assert box.read_object(build_id) == path.read_bytes()
     assert min(widths) == 8
     assert widths[-1] == 8 + 12 // 4
 
@@ -721,6 +722,22 @@ async def test_a_file_rewritten_in_place_is_not_completed(
     with pytest.raises(SourceChanged):
         await send(nunu, path, on_progress=touch)
     assert states(box) == ["cancelled"]
+
+
+async def test_a_file_that_changes_is_noticed_at_the_next_part(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    """Not at the end: the rest may be hours of sending."""
+    path = make_file(12 * PART)
+
+    def rewrite(event: UploadEvent) -> None:
+        if isinstance(event, PartDone) and event.done == 1:
+            os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceChanged):
+        await send(nunu, path, concurrency=1, on_progress=rewrite)
+    assert len(box.journal.of("put_part")) <= 3
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
 
 
 async def test_a_file_deleted_meanwhile_still_arrives(

@@ -29,7 +29,7 @@ from nunu_async.errors import NunuError, SourceError, WaitTimeout
 from nunu_async.models.jobs import Job
 from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import RunDetails, StartedRun
-from nunu_async.upload.job import UploadedBuild, UploadJob
+from nunu_async.upload.job import BuildFile, UploadedBuild
 from nunu_async.upload.source import measure
 
 __all__ = ["ci"]
@@ -56,7 +56,7 @@ class _Course:
     """
 
     arguments: argparse.Namespace
-    upload: UploadJob
+    upload: BuildFile
     size: int
     standings: Standings[Job] = attrs.field(factory=lambda: Standings[Job]("job"))
     built: UploadedBuild | None = None

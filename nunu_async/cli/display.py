@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import TextIO, cast
 
 from rich.console import Console
@@ -81,21 +82,21 @@ class Board:
 
     def listener(self, file: str) -> Listener:
         """Return what `upload_build` is to tell of one file."""
+        return partial(self.note, file)
 
-        def note(event: UploadEvent) -> None:
-            if isinstance(event, BytesSent):
-                self.sent[file] = event.sent
-            elif isinstance(event, Completing):
-                self.completing.add(file)
-            elif isinstance(event, Completed):
-                self.completing.discard(file)
-                self.finished.add(file)
-            elif isinstance(event, Cancelled | Kept):
-                self.give_up(file)
-            for watch in self.watchers:
-                watch(file, event)
-
-        return note
+    def note(self, file: str, event: UploadEvent) -> None:
+        """Take note of what became of a file."""
+        if isinstance(event, BytesSent):
+            self.sent[file] = event.sent
+        elif isinstance(event, Completing):
+            self.completing.add(file)
+        elif isinstance(event, Completed):
+            self.completing.discard(file)
+            self.finished.add(file)
+        elif isinstance(event, Cancelled | Kept):
+            self.give_up(file)
+        for watch in self.watchers:
+            watch(file, event)
 
 
 def show(

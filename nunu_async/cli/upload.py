@@ -18,7 +18,7 @@ from nunu_async.cli.output import count, result, tell
 from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
-from nunu_async.upload.job import UploadedBuild, UploadJob
+from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure
@@ -110,7 +110,7 @@ async def upload(arguments: argparse.Namespace) -> int:
     results = Results(arguments.json)
     files, unmatched = expand(arguments.files)
     results.failed |= unmatched
-    jobs: dict[str, UploadJob] = {}
+    jobs: dict[str, BuildFile] = {}
     sizes: dict[str, int] = {}
     for file in files:
         try:
@@ -142,7 +142,7 @@ async def upload(arguments: argparse.Namespace) -> int:
     board = Board(sizes)
     try:
         async with client, show(board):
-            await upload_all(client, jobs, board, arguments.concurrency, results)
+            await upload_all(client, jobs, board, results)
     finally:
         # What is up is told even when the rest was cut short.
         for file in files:
@@ -153,32 +153,28 @@ async def upload(arguments: argparse.Namespace) -> int:
 
 
 async def upload_all(
-    client: NunuClient,
-    jobs: dict[str, UploadJob],
-    board: Board,
-    concurrency: int,
-    results: Results,
+    client: NunuClient, jobs: dict[str, BuildFile], board: Board, results: Results
 ) -> None:
-    """Upload files, as many at once as there can be parts; one that fails stops no other."""
-    waiting = iter(jobs.items())
+    """Upload files; one that fails stops no other."""
+    labels = {id(job): file for file, job in jobs.items()}
 
-    async def work() -> None:
-        for file, job in waiting:
-            try:
-                results.built[file] = await send(client, job, board.listener(file))
-            except asyncio.CancelledError as error:
-                results.failed[file] = error
-                raise
-            except NunuError as error:
-                results.failed[file] = error
+    def note(result: UploadResult) -> None:
+        file = labels[id(result.file)]
+        if result.build is not None:
+            results.built[file] = result.build
+        elif result.error is not None:
+            results.failed[file] = result.error
+            if not isinstance(result.error, asyncio.CancelledError):
                 board.give_up(file)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(jobs))):
-            group.create_task(work())
+    await client.upload_builds(
+        jobs.values(),
+        on_progress=lambda job, event: board.note(labels[id(job)], event),
+        on_result=note,
+    )
 
 
-async def send(client: NunuClient, job: UploadJob, listener: Listener) -> UploadedBuild:
+async def send(client: NunuClient, job: BuildFile, listener: Listener) -> UploadedBuild:
     """Upload one file. Raises: what `upload_build` raises."""
     return await client.upload_build(
         job.path,
@@ -198,10 +194,10 @@ async def send(client: NunuClient, job: UploadJob, listener: Listener) -> Upload
     )
 
 
-def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> UploadJob:
+def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> BuildFile:
     """Return what the command line asks for one file. Raises: InputError."""
     name = f"{arguments.name} - {os.path.basename(file)}" if several else arguments.name
-    return UploadJob(
+    return BuildFile(
         path=file,
         name=name,
         platform=arguments.platform,

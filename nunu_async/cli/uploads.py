@@ -20,7 +20,7 @@ from nunu_async.client import NunuClient
 from nunu_async.config import KEY_VARIABLES, Config
 from nunu_async.core.clock import SystemClock
 from nunu_async.errors import ConfigError, InputError, SourceError
-from nunu_async.upload.job import UploadJob
+from nunu_async.upload.job import BuildFile
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.resume import give_up
 from nunu_async.upload.shelf import LeftBehind, Shelf
@@ -103,7 +103,7 @@ async def resume(arguments: argparse.Namespace) -> int:
     async def command(nunu: NunuClient) -> int:
         chosen, code = await _choose(_shelf(), arguments)
         results = Results(arguments.json)
-        jobs: dict[str, UploadJob] = {}
+        jobs: dict[str, BuildFile] = {}
         sizes: dict[str, int] = {}
         for left in chosen:
             head = left.kept.head
@@ -121,7 +121,7 @@ async def resume(arguments: argparse.Namespace) -> int:
             board.give_up(label)
         try:
             async with show(board):
-                await upload_all(nunu, jobs, board, arguments.concurrency, results)
+                await upload_all(nunu, jobs, board, results)
         finally:
             for label in jobs:
                 if label not in results.built:
@@ -194,10 +194,10 @@ def _shelf() -> Shelf:
     )
 
 
-def _job(left: LeftBehind, concurrency: int) -> UploadJob:
+def _job(left: LeftBehind, concurrency: int) -> BuildFile:
     head = left.kept.head
     asked = head.request
-    return UploadJob(
+    return BuildFile(
         path=head.path,
         name=asked.name,
         platform=asked.platform,

@@ -1,4 +1,4 @@
-"""Finishing what must be finished, whatever cancellations arrive."""
+"""Finishing what must be finished, whatever cancellations arrive, and what ended a group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TypeVar
 
-__all__ = ["finish"]
+__all__ = ["finish", "first_of"]
 
 T = TypeVar("T")
 
@@ -31,3 +31,12 @@ async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
             task.exception()  # retrieved: the cancellation is what the caller hears of
         raise cancelled
     return task.result()
+
+
+def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the failure that ended the others; a cancellation only if there is nothing else."""
+    found = [
+        first_of(failure) if isinstance(failure, BaseExceptionGroup) else failure
+        for failure in failures.exceptions
+    ]
+    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])

@@ -21,6 +21,9 @@ class Replay(enum.Enum):
     ALWAYS = "always"
     """Twice does what once does: GET, part PUT, cancel."""
 
+    ONCE_UNHEARD = "once unheard"
+    """As `UNLESS_ACTED`, and a single time where the server may have acted."""
+
     NEVER = "never"
     """For a caller that settles by itself what became of it."""
 
@@ -34,10 +37,12 @@ class Flight:
 
     Attributes:
         on_wire: the server may be acting on it right now.
+        unheard: attempts that failed, and on which the server may have acted all the same.
         last: set by the caller: no further attempt is to begin.
     """
 
     on_wire: bool = False
+    unheard: int = 0
     last: bool = False
 
 

@@ -154,13 +154,14 @@ class Attempts:
     Retries are paid from `budget`; without one they are free.
     """
 
-    __slots__ = ("_budget", "_limit", "_paid", "_policy", "made")
+    __slots__ = ("_budget", "_limit", "_paid", "_policy", "_unheard", "made")
 
     def __init__(self, policy: RetryPolicy, limit: int, budget: RetryBudget | None = None) -> None:
         self._policy = policy
         self._limit = limit
         self._budget = budget
         self._paid = 0
+        self._unheard = False
         self.made = 0
 
     def succeeded(self) -> None:
@@ -184,6 +185,9 @@ class Attempts:
         for want of budget says so, in a note and in `retry_budget_exhausted`.
         """
         self.made += 1
+        if replay is Replay.ONCE_UNHEARD:
+            replay = Replay.UNLESS_ACTED if self._unheard else Replay.ALWAYS
+            self._unheard = self._unheard or may_have_acted(failure)
         if self.made >= self._limit or not _may_repeat(failure, replay):
             return None
         ceiling = self._policy.ceiling(self.made - 1, throttled=is_throttled(failure))

@@ -17,7 +17,7 @@ from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
 from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.core.request import Request
-from nunu_async.core.retry import Attempts, RetryPolicy
+from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.traffic import Traffic
 from nunu_async.core.wire import connect_timeout, headers_of, read_capped, send_once, translate
 from nunu_async.errors import (
@@ -107,6 +107,8 @@ class Session:
                     return answer
                 except (ApiError, DecodeError, TransportError) as error:
                     failure = error
+                    if request.flight is not None and may_have_acted(error):
+                        request.flight.unheard += 1
                 finally:
                     if request.flight is not None:
                         request.flight.on_wire = False

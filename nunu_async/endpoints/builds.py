@@ -49,11 +49,16 @@ class Builds:
         self._patience = patience
 
     async def initiate_upload(
-        self, upload: InitiateUpload, *, flight: Flight | None = None
+        self,
+        upload: InitiateUpload,
+        *,
+        replay: Replay = Replay.UNLESS_ACTED,
+        flight: Flight | None = None,
     ) -> Ticket:
         """Reserve a build and learn how to send it.
 
         Sent again only when the server cannot have acted: a second reservation is a second build.
+        `replay` may say otherwise for an upload that deletes none.
 
         Raises: QuotaExceeded when storage is full; PayloadTooLarge; ApiError;
         UploadOutcomeUnknown where `auto_delete` may have deleted builds for a reservation that
@@ -67,6 +72,7 @@ class Builds:
             path="/builds/upload",
             body=codec.dump(upload),
             answer=_ticket,
+            replay=Replay.UNLESS_ACTED if upload.auto_delete else replay,
             flight=flight,
         )
         try:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 
 import attrs
 
-from nunu_async.errors import InputError
+from nunu_async.errors import InputError, NunuError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, InitiateUpload, Platform
 from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask
 from nunu_async.upload.platforms import infer_platform
 
-__all__ = ["UploadJob", "UploadedBuild"]
+__all__ = ["BuildFile", "UploadResult", "UploadedBuild"]
 
 
 @attrs.frozen(kw_only=True)
-class UploadJob:
-    """One file to be uploaded, and how."""
+class BuildFile:
+    """One file to be uploaded, and how; `NunuClient.upload_build` tells what each means.
+
+    Raises: InputError for a `concurrency` that cannot be.
+    """
 
     path: str | os.PathLike[str]
     name: str
@@ -74,3 +78,21 @@ class UploadedBuild:
     verified: int | None = None
     """Parts that storage has with the MD5 of what was sent; fewer than `parts` where an ETag is no
     MD5, and None if `verify` was not asked for."""
+    possible_orphans: int = 0
+    """Reservations that the server may have made for this upload unheard, which hold space until
+    they expire: their answers were lost."""
+
+
+@attrs.frozen(kw_only=True)
+class UploadResult:
+    """What became of one of many files: either a build or an error."""
+
+    file: BuildFile
+    build: UploadedBuild | None = None
+    error: NunuError | asyncio.CancelledError | None = None
+    """A cancellation only where `on_result` is told of one; its notes say what was left."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the build is in storage."""
+        return self.build is not None

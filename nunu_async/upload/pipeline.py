@@ -7,7 +7,7 @@ import logging
 
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import time_limit
-from nunu_async.core.request import Flight
+from nunu_async.core.request import Flight, Replay
 from nunu_async.errors import DecodeError, NotFound, NunuError, UploadError
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.upload.completion import Completion
@@ -73,6 +73,7 @@ class Upload:
         self._reporter = reporter
         self._verify = verify
         self._verified = 0
+        self._orphans = 0
         self._ledger = Ledger()
         self._completion = Completion(
             equipment.builds,
@@ -191,13 +192,21 @@ class Upload:
             parts=plan.total_parts,
             seconds=seconds,
             verified=self._verified if self._verify else None,
+            possible_orphans=self._orphans,
         )
 
     async def _initiate(self) -> Ticket:
         flight = Flight()
-        task = asyncio.ensure_future(self._builds.initiate_upload(self._request, flight=flight))
+        # A reservation that nobody has heard of holds space until it expires, and no build: better
+        # one of those than an upload that fails.
+        asking = self._builds.initiate_upload(
+            self._request, replay=Replay.ONCE_UNHEARD, flight=flight
+        )
+        task = asyncio.ensure_future(asking)
         try:
-            return await asyncio.shield(task)
+            ticket = await asyncio.shield(task)
+            self._orphans = flight.unheard
+            return ticket
         except asyncio.CancelledError:
             await finish(self._forget(task, flight))
             raise

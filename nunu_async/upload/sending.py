@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from nunu_async.config import Timeouts
+from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused, renewals
@@ -102,7 +103,7 @@ class Sending:
                 self._reporter.end()
                 return
         except BaseExceptionGroup as failures:
-            first = _first(failures)
+            first = first_of(failures)
         # Out here, so that the group does not hang on to the error as its context.
         raise first
 
@@ -120,6 +121,8 @@ class Sending:
     async def _send(self, signed: Signed) -> None:
         part = signed.part
         tools = self._equipment
+        if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
+            await self._source.check()
         attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
         renewed = 0
         while True:
@@ -214,12 +217,3 @@ def tell_retry(
     reporter.tell(
         Retrying(part_number=part_number, attempt=attempt, delay=delay, reason=str(failure))
     )
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the failure that ended the others; a cancellation only if there is nothing else."""
-    found = [
-        _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
-        for failure in failures.exceptions
-    ]
-    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])

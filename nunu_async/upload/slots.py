@@ -47,7 +47,9 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it had been let in
+            if turn.cancelled():
+                self._waiting.remove(turn)  # or those who come would line up behind nobody
+            else:  # it had been let in
                 self._leave()
             raise
 
@@ -86,6 +88,6 @@ class Slots:
     def _let_in(self) -> None:
         while self._waiting and self.used < self.width:
             turn = self._waiting.popleft()
-            if not turn.done():  # or it was cancelled
+            if not turn.done():
                 self.used += 1
                 turn.set_result(None)

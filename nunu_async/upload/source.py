@@ -17,6 +17,7 @@ from aiofiles.os import wrap
 
 from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.digest import Digest
+from nunu_async.upload.readers import Lane
 
 __all__ = ["Identity", "Source", "measure"]
 
@@ -28,6 +29,8 @@ _FLAGS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
+# Threads that one file may keep busy.
+_THREADS: Final = 4
 _KINDS: Final = (
     (stat.S_ISDIR, "is a directory"),
     (stat.S_ISFIFO, "is a pipe"),
@@ -68,7 +71,8 @@ class Source:
         self.size = identity.size
         self._descriptor = descriptor
         self.identity = identity
-        self._executor = executor
+        # A file on a disk that hangs keeps the threads it has, and must not get them all.
+        self._executor = Lane(executor, _THREADS)
         self._lock = threading.Lock()
         self._reading = 0
         self._closed = False
@@ -134,6 +138,8 @@ class Source:
             if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
                 self._nowait = False
                 return 0
+            if error.errno == errno.EIO:
+                return 0  # the thread tries again
             raise _unreadable(self.path, error) from None
 
     def _pread_whole(self, offset: int, length: int) -> bytes:
@@ -141,7 +147,13 @@ class Source:
         self._enter()
         try:
             while length:
-                block = self._pread_once(offset, length)
+                try:
+                    block = self._pread_once(offset, length)
+                except OSError as error:
+                    # A medium that fails once may not fail twice; nothing else gets better so.
+                    if error.errno != errno.EIO:
+                        raise
+                    block = self._pread_once(offset, length)
                 if not block:
                     raise SourceChanged(
                         str(self.path), "became shorter while it was being uploaded"

@@ -14,7 +14,7 @@ from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import ClientClosed
 from nunu_async.models.builds import InitiateUpload
-from nunu_async.upload.job import UploadedBuild, UploadJob
+from nunu_async.upload.job import BuildFile, UploadedBuild
 from nunu_async.upload.journal import Kept
 from nunu_async.upload.pipeline import Upload
 from nunu_async.upload.progress import Listener, Reporter
@@ -31,7 +31,11 @@ _LOG = logging.getLogger("nunu_async.upload")
 
 
 class Uploader:
-    """Uploads files; what they share is one storage, one semaphore and one pool of readers."""
+    """Uploads files; what they share is one storage, its slots and one pool of readers.
+
+    Attributes:
+        limit: how many uploads, and how many parts of them all, are under way at once.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Uploader:
             slots=Slots(concurrency),
             traffic=Traffic(clock, policy, concurrency),
         )
+        self.limit = concurrency
         self._clock = clock
         self._timeouts = timeouts
         self._executor = executor
@@ -64,7 +69,7 @@ class Uploader:
         self._running: dict[asyncio.Task[object], asyncio.Event] = {}
         self._closed = False
 
-    async def upload(self, job: UploadJob, listener: Listener | None = None) -> UploadedBuild:
+    async def upload(self, job: BuildFile, listener: Listener | None = None) -> UploadedBuild:
         """Put one file into build storage.
 
         When this raises, cancellation included, nothing of the upload is still running, and the
@@ -93,7 +98,7 @@ class Uploader:
     def _is_closed(self) -> bool:
         return self._closed
 
-    async def _upload(self, job: UploadJob, listener: Listener | None) -> UploadedBuild:
+    async def _upload(self, job: BuildFile, listener: Listener | None) -> UploadedBuild:
         began = self._clock.monotonic()
         async with await Source.open(job.path, self._executor) as source:
             request = job.request(source.path.name, source.size)
@@ -107,7 +112,7 @@ class Uploader:
 
     async def _resume(
         self,
-        job: UploadJob,
+        job: BuildFile,
         source: Source,
         request: InitiateUpload,
         listener: Listener | None,
@@ -134,7 +139,7 @@ class Uploader:
 
     def _begin(
         self,
-        job: UploadJob,
+        job: BuildFile,
         source: Source,
         request: InitiateUpload,
         listener: Listener | None,
