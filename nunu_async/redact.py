@@ -62,6 +62,9 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = 500) -> str
     for value in sorted(hidden, key=len, reverse=True):  # one may begin another
         if len(value) >= _SHORTEST:
             text = text.replace(value, _HIDDEN)
+    # Escaping only makes it longer: what is behind the limit now is cut in any case, and an answer
+    # may have 32 MiB of it, which took the event loop 20 seconds.
+    text = text[: limit + 1]
     text = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )

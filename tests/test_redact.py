@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 import unicodedata
 from typing import Any
 
@@ -122,6 +123,22 @@ def test_cleaned_text_holds_no_control_or_direction_character(text: str) -> None
 @given(anything, st.integers(min_value=3, max_value=600))
 def test_cleaned_text_keeps_to_its_limit(text: str, limit: int) -> None:
     assert len(clean(text * 3, limit=limit)) <= limit
+
+
+@given(anything, st.integers(min_value=3, max_value=20))
+def test_what_is_cut_is_the_beginning_of_the_whole(text: str, limit: int) -> None:
+    whole = clean(text, limit=10**6)
+    assert clean(text, limit=limit) == (
+        whole if len(whole) <= limit else whole[: limit - 3] + "..."
+    )
+
+
+def test_a_page_of_32_mib_costs_no_more_than_is_shown_of_it() -> None:
+    page = "\x00" * (32 << 20)
+    began = time.process_time()
+    shown = clean(page, [Secret("nk_live_0123456789")])
+    assert time.process_time() - began < 1  # making all of it printable takes 20
+    assert len(shown) == 500
 
 
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=500))

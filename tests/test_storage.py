@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from doubles import Exchange, ManualClock, answer, body_length, raw_server, until
@@ -195,6 +196,41 @@ async def test_without_one_etag_a_part_is_not_accepted(
     async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError, match="ETag"):
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+
+
+async def test_an_etag_that_could_not_be_handed_on_is_not_accepted(
+    clock: ManualClock, source: Source
+) -> None:
+    """Completing with it failed on our side, and the upload was neither completed nor cancelled."""
+    told = answer(headers={"ETag": '"a?"'}).replace(b"?", b"\xff")
+    async with raw_server(taking(told)) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError, match="ETag that is no text"):
+            await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+
+
+@pytest.mark.parametrize("status", [400, 403, 502])
+async def test_an_echo_of_the_presigned_address_is_not_told(
+    clock: ManualClock, source: Source, status: int
+) -> None:
+    """As written, with its values unquoted, and in a header."""
+    signature, token = "0123456789abcdef" * 4, "a+token/of=a+session"
+    query = f"X-Amz-Security-Token={quote(token, safe='')}&X-Amz-Signature={signature}&partNumber=2"
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        target = head.split(b" ")[1].decode()
+        words = f"cannot reach {target}, which is {token} {signature}"
+        body = words if status != 403 else f"<Code>Odd</Code><Message>{words}</Message>"
+        writer.write(answer(status, body.encode(), {"X-Amz-Request-Id": f"1-{signature}"}))
+
+    async with raw_server(echo) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError) as caught:
+            await storage.put(at(f"{server.url}/k?{query}"), Part(2, 0, 10), source, ignore)
+    told = f"{caught.value} {vars(caught.value)}"
+    assert "cannot reach /k?" in told
+    assert "partNumber=2" in told
+    for secret in (signature, token, quote(token, safe="")):
+        assert secret not in told
 
 
 @pytest.mark.parametrize(
@@ -649,15 +685,12 @@ async def test_an_address_no_server_should_give_is_refused_and_not_shown(
 
 
 @pytest.mark.parametrize(
-    "host",
-    [
-        *("169.254.169.254", "[fe80::1]", "0.0.0.0", "[::]", "224.0.0.1", "2852039166"),  # noqa: S104 - asked about, not bound
-        *("2130706433", "127.1", "0x7f.1", "0177.0.0.1", "[::ffff:127.0.0.1]"),
-    ],
+    "host", ["169.254.169.254", "[fe80::1]", "224.0.0.1", "2852039166", "[::ffff:169.254.169.254]"]
 )
-def test_an_address_where_no_storage_is_is_refused_in_any_form(host: str) -> None:
-    """The last row is this machine, in forms that resolvers take."""
-    assert refusal_of(f"https://{host}/k?sig=1", allow_http=False, allow_loopback=False)
+@pytest.mark.parametrize("allow_loopback", [True, False])
+def test_an_address_where_no_storage_is_is_refused(host: str, allow_loopback: bool) -> None:
+    told = refusal_of(f"https://{host}/k?sig=1", allow_http=True, allow_loopback=allow_loopback)
+    assert told == "leads to where no storage is"
 
 
 @pytest.mark.parametrize(
@@ -699,3 +732,23 @@ def steady(counts: list[int]) -> bool:
     looks = looks + 1 if now == last and now > 0 else 0
     _seen[id(counts)] = (now, looks)
     return looks > 30
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost.", "LOCALHOST", "a.localhost.", "127.1", "0x7f.1", "2130706433", "0177.0.0.1"),
+        *("0.0.0.0", "0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1."),  # noqa: S104 - bound to by nobody
+    ],
+)
+def test_this_machine_is_known_in_any_spelling(host: str) -> None:
+    refused = refusal_of(f"https://{host}:8443/k", allow_http=True, allow_loopback=False)
+    assert refused == "leads to this machine"
+    assert not refusal_of(f"https://{host}:8443/k", allow_http=True, allow_loopback=True)
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "8.8.8.8", "[2001:db8::1]", "localhost.example", "a.b."]
+)
+def test_another_machine_is_not_taken_for_this_one(host: str) -> None:
+    assert not refusal_of(f"https://{host}/k", allow_http=False, allow_loopback=False)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from html import unescape
 from typing import Final
+from urllib.parse import unquote
 
 import aiohttp
 import attrs
@@ -34,7 +35,7 @@ from nunu_async.core.wire import (
 )
 from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
-from nunu_async.redact import clean
+from nunu_async.redact import Secret, clean
 from nunu_async.upload.digest import Digest, md5_told
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
@@ -58,6 +59,8 @@ BLOCK: Final = 256 * 1024
 _BLOCKS_A_TURN: Final = 16
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
+# Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
+_SHORTEST_SIGNED: Final = 17
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _XML = {
     name: re.compile(rf"<{name}>([^<]{{0,1000}})</{name}>", re.IGNORECASE)
@@ -313,7 +316,8 @@ class Storage:
                 told = headers_of(response)
                 etags = response.headers.getall("ETag", [])
                 if not is_success(response.status):
-                    return _refusal(part.number, response.status, told, answer)
+                    hidden = _signed_values(address.url)
+                    return _refusal(part.number, response.status, told, answer, hidden)
                 md5 = await body.md5()
                 return _verdict(part.number, response.status, told, etags, whole=whole, md5=md5)
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
@@ -388,12 +392,12 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
         return "holds user info"
     if target.scheme not in {"http", "https"} or not host:
         return "is not an http or https URL"
-    address = address_of(host)
-    if address is not None and (
-        address.is_link_local or address.is_unspecified or address.is_multicast
-    ):
-        return "leads to where no storage is"  # but what knows secrets of machines in a cloud
-    if is_loopback(host) or (address is not None and address.is_loopback):
+    name = host.lower().rstrip(".")
+    address = address_of(name)
+    if address is not None and (address.is_link_local or address.is_multicast):
+        return "leads to where no storage is"  # but what knows the secrets of a cloud's machines
+    here = address is not None and (address.is_loopback or address.is_unspecified)
+    if here or is_loopback(name):
         return "" if allow_loopback else "leads to this machine"
     if target.scheme == "http" and not allow_http:
         return f"is plain http to {clean(host)}"
@@ -429,7 +433,24 @@ def _verdict(
     )
 
 
-def _refusal(part_number: int, status: int, headers: dict[str, str], answer: bytes) -> StorageError:
+def _signed_values(url: str) -> tuple[Secret, ...]:
+    """Return what of a presigned address no message may repeat: gateways echo what they are sent.
+
+    One by one, as written and as meant: an echo may be quoted anew.
+    """
+    query = url.partition("?")[2].partition("#")[0]
+    values = [pair.partition("=")[2] for pair in query.split("&")]
+    forms = dict.fromkeys(form for value in values for form in (value, unquote(value)))
+    return tuple(Secret(form) for form in forms if len(form) >= _SHORTEST_SIGNED)
+
+
+def _refusal(
+    part_number: int,
+    status: int,
+    headers: dict[str, str],
+    answer: bytes,
+    hidden: tuple[Secret, ...],
+) -> StorageError:
     # No XML parser: an answer can be anything, and two words of it are all that is wanted.
     text = answer.decode("utf-8", "replace")
     found = {
@@ -442,17 +463,22 @@ def _refusal(part_number: int, status: int, headers: dict[str, str], answer: byt
     return StorageError(
         part_number=part_number,
         status=status,
-        code=clean(found["Code"], limit=100) or None,
-        message=clean(message),
+        code=clean(found["Code"], hidden, limit=100) or None,
+        message=clean(message, hidden),
         retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
-        request_id=request_id(headers),
+        request_id=request_id(headers, hidden),
     )
 
 
 def _etag(found: list[str], part_number: int, status: int) -> str | StorageError:
     """Return the one ETag without quotes; the rest of it is the storage's business."""
     etags = {value.strip().removeprefix("W/").strip('"') for value in found} - {""}
+    told = ""
     if len(etags) != 1:
         told = "accepted the part without an ETag" if not etags else "gave several ETags"
+    elif not all(etag.isprintable() for etag in etags):
+        # Bytes that are no UTF-8 fit into no JSON: the upload could not be completed with it.
+        told = "gave an ETag that is no text"
+    if told:
         return StorageError(part_number=part_number, status=status, message=told)
     return etags.pop()
