@@ -480,6 +480,9 @@ class FaultServer:
             if step.corrupt and body:
                 body = bytes([body[0] ^ 1]) + body[1:]
             said = self._act(seen, body)
+            if step.edit is not None:
+                told = json.dumps(step.edit(json.loads(said.body))).encode()
+                said = attrs.evolve(said, body=told)
         return await self._do(seen, step, said, reader, writer)
 
     async def _do(  # noqa: C901, PLR0911 - a table
@@ -726,11 +729,13 @@ class FaultServer:
         serial = next(self._serials)
         row = {
             "multiplayer_run_id": f"run{serial:08}",
+            "project_id": "pixel-harbor",
             "job_id": f"job-{serial}",
             "state": "RUNNING",
             "result": None,
             "test": {"id": f"test-{serial}", "name": "t", "type": "verification"},
             "created_at": "2026-04-11T06:12:03.114520+00:00",
+            "initiator": {"type": "api", "value": {"key_id": "a-key"}},
             "tags": seen.json.get("additional_tags", []),
             "players": [],
         }

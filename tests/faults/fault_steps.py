@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -37,6 +37,7 @@ class Step:
         drip: bytes, and seconds of the clock between them, in which the body is read.
         corrupt: flip a bit of what is stored.
         raw: bytes to send in place of an answer.
+        edit: makes the JSON that is answered of the JSON that would be.
     """
 
     do: Literal["answer", "rst", "fin", "stop", "hold", "raw"] = "answer"
@@ -55,6 +56,7 @@ class Step:
     drip: tuple[int, float] | None = None
     corrupt: bool = False
     raw: bytes = b""
+    edit: Callable[[Any], Any] | None = None
 
     def repeat(self, times: int) -> Step:
         """Return the step for so many requests."""
