@@ -105,10 +105,17 @@ class Uploader:
             if not job.resume:
                 return await self._begin(job, source, request, listener).run(began)
             journal = await self._shelf.open(source, request)
+            built: UploadedBuild | None = None
             try:
-                return await self._resume(job, source, request, listener, began, journal)
+                built = await self._resume(job, source, request, listener, began, journal)
+                return built
             finally:
-                await journal.close()
+                try:
+                    await journal.close()
+                except asyncio.CancelledError as error:
+                    if built is not None:
+                        error.add_note(f"build {built.build_id} is complete")
+                    raise
 
     async def _resume(
         self,
