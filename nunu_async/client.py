@@ -13,11 +13,12 @@ from typing import Self
 
 import aiohttp
 
-from nunu_async.config import Config, PathStyle, Timeouts
+from nunu_async.config import Config, PathStyle, Timeouts, check_at_once
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.core.proxies import Proxies
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.session import Session
+from nunu_async.core.tls import check_certificates
 from nunu_async.endpoints.anything import anything
 from nunu_async.endpoints.builds import Builds
 from nunu_async.endpoints.jobs import Jobs
@@ -105,8 +106,8 @@ class NunuClient:
             ("api_concurrency", api_concurrency),
             ("storage_concurrency", storage_concurrency),
         ):
-            if type(limit) is not int or limit < 1:
-                raise ConfigError(f"{name} must be a whole number, at least 1, not {limit!r}")
+            if problem := check_at_once(limit):
+                raise ConfigError(f"{name} {problem}")
         config = Config.load(
             os.environ,
             api_key=api_key,
@@ -116,6 +117,8 @@ class NunuClient:
             path_style=path_style,
             state_dir=None if state_dir is None else os.fspath(state_dir),
         )
+        if ssl_context is None:
+            check_certificates(os.environ)
         proxies = Proxies.load(os.environ) if trust_env else Proxies()
         timeouts = _timeouts(timeout)
         clock = clock or SystemClock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import socket
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -14,7 +15,15 @@ import attrs
 from nunu_async.errors import ConfigError
 from nunu_async.redact import Secret
 
-__all__ = ["Config", "PathStyle", "Timeouts", "is_loopback", "normalize_base_url"]
+__all__ = [
+    "Config",
+    "PathStyle",
+    "Timeouts",
+    "address_of",
+    "check_at_once",
+    "is_loopback",
+    "normalize_base_url",
+]
 
 DEFAULT_BASE_URL = "https://nunu.ai/api/v1"
 PathStyle: TypeAlias = Literal["key", "project"]
@@ -29,20 +38,34 @@ _LONGEST_KEY = 512
 _ORGANIZATION_KEY = "nunu_org_"
 # Documented below no project, for keys of either kind.
 _WITHOUT_PREFIX = "/minions/download"
+# More connections than this to one host are a mistake, and would end in descriptors running out.
+_MOST_AT_ONCE = 1000
 # A slug or a UUID; the vendor's command line takes just these characters.
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
 def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
+    if not (is_number(value) and value > 0):
         raise ConfigError(
             f"{attribute.name} must be a positive, finite number of seconds, not {value!r}"
         )
 
 
 def _not_negative(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
+    if not (is_number(value) and value >= 0):
         raise ConfigError(f"{attribute.name} must be a finite number, 0 or more, not {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_at_once(value: object) -> str:
+    """Say what is wrong with a number of things to do at once; "" if nothing is."""
+    if type(value) is int and 1 <= value <= _MOST_AT_ONCE:
+        return ""
+    return f"must be a whole number from 1 to {_MOST_AT_ONCE}, not {value!r}"
 
 
 @attrs.frozen(kw_only=True)
@@ -150,6 +173,13 @@ class Config:
             why = "an organization key" if of_organization else 'path_style="project"'
             raise ConfigError(f"{why} needs a project_id, or NUNU_PROJECT_ID")
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
+        if _clean_key(api_key) and not base_url and url != DEFAULT_BASE_URL:
+            # Whoever can set a variable must not be able to have somebody else's key sent to them.
+            name = next(name for name in BASE_URL_VARIABLES if environ.get(name, "").strip())
+            raise ConfigError(
+                f"the key was passed in and is not sent where the environment says ({name}); pass "
+                "base_url as well"
+            )
         return cls(
             api_key=Secret(key),
             base_url=normalize_base_url(url, allow_http=allow_http),
@@ -186,6 +216,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is, in whatever form resolvers take; None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            # 127.1, 0x7f000001 and 2130706433 are all this machine to a resolver.
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, UnicodeError):
+            return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def normalize_base_url(url: str, *, allow_http: bool = False) -> str:

@@ -134,7 +134,7 @@ class ConnectError(TransportError):
 
 
 class CertificateError(ConnectError):
-    """The server's TLS certificate is not to be trusted; never tried again."""
+    """The server's certificate or version of TLS is not to be trusted; never tried again."""
 
 
 class ProxyError(ConnectError):

@@ -56,7 +56,11 @@ def test_the_first_url_variable_goes_before_the_second() -> None:
 @pytest.mark.parametrize(
     ("argument", "attribute", "expected"),
     [
-        ({"api_key": "argument-key"}, "api_key", "argument-key"),
+        (
+            {"api_key": "argument-key", "base_url": "https://arg.example"},
+            "api_key",
+            "argument-key",
+        ),
         ({"project_id": "argument"}, "project_id", "argument"),
         ({"base_url": "https://arg.example"}, "base_url", "https://arg.example/api/v1"),
     ],
@@ -67,6 +71,17 @@ def test_an_argument_goes_before_the_environment(
     environ = ENVIRON | {"NUNU_PROJECT_ID": "environ", "NUNU_BASE_URL": "https://env.example"}
     found = getattr(Config.load(environ, **argument), attribute)
     assert (found.reveal() if attribute == "api_key" else found) == expected
+
+
+@pytest.mark.parametrize("variable", BASE_URL_VARIABLES)
+def test_a_key_that_was_passed_in_does_not_go_where_the_environment_says(variable: str) -> None:
+    """Whoever can set a variable must not be able to have somebody else's key sent to them."""
+    environ = {variable: "https://elsewhere.example"}
+    with pytest.raises(ConfigError, match=variable) as refused:
+        Config.load(environ, api_key="argument-key")
+    assert "argument-key" not in str(refused.value)
+    config = Config.load(environ, api_key="argument-key", base_url="https://nunu.ai")
+    assert config.base_url == DEFAULT_BASE_URL
 
 
 def test_what_nothing_sets_has_its_default() -> None:

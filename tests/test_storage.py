@@ -685,6 +685,15 @@ async def test_an_address_no_server_should_give_is_refused_and_not_shown(
 
 
 @pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "224.0.0.1", "2852039166", "[::ffff:169.254.169.254]"]
+)
+@pytest.mark.parametrize("allow_loopback", [True, False])
+def test_an_address_where_no_storage_is_is_refused(host: str, allow_loopback: bool) -> None:
+    told = refusal_of(f"https://{host}/k?sig=1", allow_http=True, allow_loopback=allow_loopback)
+    assert told == "leads to where no storage is"
+
+
+@pytest.mark.parametrize(
     ("url", "allow_http", "allow_loopback"),
     [
         ("https://abc.r2.cloudflarestorage.com/k?X-Amz-Signature=1", False, False),
@@ -730,7 +739,6 @@ def steady(counts: list[int]) -> bool:
     [
         *("localhost.", "LOCALHOST", "a.localhost.", "127.1", "0x7f.1", "2130706433", "0177.0.0.1"),
         *("0.0.0.0", "0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1."),  # noqa: S104 - bound to by nobody
-        *("169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"),
     ],
 )
 def test_this_machine_is_known_in_any_spelling(host: str) -> None:

@@ -166,6 +166,38 @@ async def test_an_untrusted_certificate_is_refused_at_once(
     assert clock.sleeps == []
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        # A fatal alert: protocol_version. Servers of asyncio abort before they have sent theirs.
+        b"\x15\x03\x03\x00\x02\x02\x46",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+    ids=["another version", "no TLS"],
+)
+async def test_a_peer_without_a_tls_that_both_take_is_not_asked_again(
+    clock: ManualClock, reply: bytes
+) -> None:
+    """Each handshake would end in the same way."""
+    connections = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.read(1)
+        writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        where = f"https://127.0.0.1:{port}"
+        async with NunuClient("nunu_key_0001", base_url=where, clock=clock) as nunu:
+            with pytest.raises(CertificateError, match="no TLS that both sides take"):
+                await nunu.builds.get("b")
+    assert connections == 1
+    assert clock.sleeps == []
+
+
 async def test_a_call_over_tls_works(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, clock: ManualClock
 ) -> None:

@@ -286,6 +286,18 @@ async def test_a_refused_signature_gets_one_fresh_url(
     assert clock.sleeps == []
 
 
+async def test_an_address_of_another_part_is_not_sent_to(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    """Two numbers changed places: each part would lie where the other belongs."""
+    mixed = [{"part_number": n, "url": f"{box.storage_url}/k?partNumber={3 - n}"} for n in (1, 2)]
+    box.add_fault(Fault(on="get_upload_parts", status=200, body={"upload_urls": mixed}, times=None))
+    with pytest.raises(DecodeError, match="no URL for part 1"):
+        await send(nunu, make_file(2 * PART))
+    assert box.journal.of("put_part") == []
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+
+
 async def test_expired_urls_are_replaced(clock: ManualClock, make_file: MakeFile) -> None:
     """The store's own clock jumps past every URL's life after the first part."""
     wall = 1_800_000_000.0
@@ -520,6 +532,17 @@ async def test_a_hopeless_part_ends_the_upload_and_says_why(
     assert len(box.journal.of("put_part", 2)) == 2
     assert states(box) == ["cancelled"]
     assert box.journal[-1].operation == "cancel_upload"
+
+
+async def test_an_upload_that_the_server_has_let_go_of_says_after_how_long(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    body = "<Error><Code>NoSuchUpload</Code></Error>"
+    box.add_fault(Fault(on="put_part", part=2, status=404, body=body))
+    with pytest.raises(UploadError, match=r"let go .* 0 seconds .*upload_timeout: 60 minutes"):
+        await send(nunu, make_file(3 * PART), concurrency=1)
+    assert len(box.journal.of("put_part")) == 2
+    assert len(box.journal.of("cancel_upload")) == 1
 
 
 async def test_a_part_that_never_works_is_tried_as_often_as_the_policy_says(

@@ -184,7 +184,8 @@ def _shelf() -> Shelf:
     """Return the shelf that the environment leads to. Raises: ConfigError."""
     # Looking at files needs no key; where one is set, it is still checked.
     has_key = any(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
-    config = Config.load(os.environ, api_key=None if has_key else "none")
+    environ = os.environ if has_key else {**os.environ, KEY_VARIABLES[0]: "none"}
+    config = Config.load(environ)
     return Shelf(
         config.state_dir,
         base_url=config.base_url,

@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 import backoff
 
+from nunu_async.config import is_number
 from nunu_async.core.request import Replay
 from nunu_async.errors import (
     ApiError,
@@ -65,12 +66,14 @@ _SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
 def _at_least_one(_: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"RetryPolicy.{attribute.name} must be at least 1, not {value!r}")
+    if type(value) is not int or value < 1:
+        raise ConfigError(
+            f"RetryPolicy.{attribute.name} must be a whole number, at least 1, not {value!r}"
+        )
 
 
 def _finite(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
+    if not (is_number(value) and value >= 0):
         raise ConfigError(
             f"RetryPolicy.{attribute.name} must be a finite number of seconds, not {value!r}"
         )

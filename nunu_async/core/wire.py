@@ -8,6 +8,7 @@ import os
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 
+from nunu_async.core.tls import is_hopeless
 from nunu_async.errors import (
     CertificateError,
     ConnectError,
@@ -64,6 +65,10 @@ def translate(error: Exception, method: str, path: str) -> NunuError:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
             kind, sent = CertificateError, False
             told = "the server's certificate is not to be trusted"
+        case aiohttp.ClientConnectorSSLError() if is_hopeless(error.os_error):
+            kind, sent = CertificateError, False
+            reason = getattr(error.os_error, "reason", "")
+            told = f"there is no TLS that both sides take ({reason}) with {error.host}:{error.port}"
         case aiohttp.ClientHttpProxyError():
             return ProxyError(
                 f"{where}: the proxy answered {error.status} to the request for a tunnel",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from nunu_async.config import check_at_once
 from nunu_async.errors import InputError, NunuError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, InitiateUpload, Platform
 from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask
@@ -38,8 +39,8 @@ class BuildFile:
     resume: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if type(self.concurrency) is not int or self.concurrency < 1:
-            raise InputError("concurrency", f"must be at least 1, not {self.concurrency!r}")
+        if problem := check_at_once(self.concurrency):
+            raise InputError("concurrency", problem)
 
     def request(self, file_name: str, size: int) -> InitiateUpload:
         """Return what is asked of the server for a file of this name and size."""

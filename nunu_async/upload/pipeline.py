@@ -13,7 +13,7 @@ from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePart
 from nunu_async.upload.completion import Completion
 from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.journal import Kept as KeptUpload
-from nunu_async.upload.plan import Plan
+from nunu_async.upload.plan import Plan, minutes_kept
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
@@ -152,6 +152,7 @@ class Upload:
             self._reporter,
             journal=self._journal_of(ticket),
             verify=self._verify,
+            minutes=minutes_kept(self._request),
         )
         await sending.run(self._concurrency)
         self._verified = sending.verified

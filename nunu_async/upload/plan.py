@@ -8,9 +8,17 @@ from itertools import islice
 import attrs
 
 from nunu_async.errors import PlanMismatch
-from nunu_async.models.builds import CompletedPart
+from nunu_async.models.builds import CompletedPart, InitiateUpload
 
-__all__ = ["MULTIPART_ABOVE", "Part", "Plan", "batch_size", "minutes_to_ask", "upload_minutes"]
+__all__ = [
+    "MULTIPART_ABOVE",
+    "Part",
+    "Plan",
+    "batch_size",
+    "minutes_kept",
+    "minutes_to_ask",
+    "upload_minutes",
+]
 
 MULTIPART_ABOVE = 128 * 1024 * 1024
 """Bytes above which multipart is asked for: one PUT can neither be sent in parallel nor be
@@ -93,6 +101,13 @@ def upload_minutes(size: int, *, multipart: bool) -> int:
     """
     least = _MULTIPART_MINUTES if multipart else _SINGLE_MINUTES
     return min(max(least, -(-size // _PESSIMISTIC_RATE)), _MOST_MINUTES)
+
+
+def minutes_kept(asked: InitiateUpload) -> int:
+    """Return the minutes for which the server keeps an upload that was asked for so."""
+    if asked.upload_timeout is not None:
+        return asked.upload_timeout
+    return _MULTIPART_MINUTES if asked.multipart else _SINGLE_MINUTES
 
 
 def minutes_to_ask(size: int, *, multipart: bool, resume: bool) -> int | None:

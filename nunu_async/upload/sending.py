@@ -52,6 +52,7 @@ class Sending:
     Args:
         journal: told of each part that is in storage; None where there is none to tell.
         verify: compare MD5s.
+        minutes: for how long the server keeps the upload.
 
     Attributes:
         verified: parts that storage has with the MD5 of what was sent.
@@ -68,6 +69,7 @@ class Sending:
         *,
         journal: Journal | None,
         verify: bool,
+        minutes: int,
     ) -> None:
         self._equipment = equipment
         self._clock = equipment.clock
@@ -78,6 +80,8 @@ class Sending:
         self._reporter = reporter
         self._journal = journal
         self._verify = verify
+        self._minutes = minutes
+        self._began = equipment.clock.monotonic()
         self._signer = Signer(equipment.builds, equipment.clock, ticket, plan)
         self.verified = 0
 
@@ -189,6 +193,12 @@ class Sending:
                 "; a fresh URL was refused too"
                 if self._signer.renews
                 else "; a single-part URL cannot be signed anew, start the upload again"
+            )
+        if getattr(failure, "code", None) == "NoSuchUpload":
+            seconds = self._clock.monotonic() - self._began
+            hint = (
+                f"; the server has let go of the upload, which was sent for {seconds:.0f} seconds "
+                f"(its upload_timeout: {self._minutes} minutes)"
             )
         if failure.retry_budget_exhausted:
             hint += "; the client's retry budget is spent"

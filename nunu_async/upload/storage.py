@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import socket
 import ssl
@@ -19,7 +18,7 @@ import attrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from nunu_async.config import Timeouts, is_loopback
+from nunu_async.config import Timeouts, address_of, is_loopback
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
 from nunu_async.core.proxies import Proxies
@@ -393,27 +392,16 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
         return "holds user info"
     if target.scheme not in {"http", "https"} or not host:
         return "is not an http or https URL"
-    if _may_be_here(host):
+    name = host.lower().rstrip(".")
+    address = address_of(name)
+    if address is not None and (address.is_link_local or address.is_multicast):
+        return "leads to where no storage is"  # but what knows the secrets of a cloud's machines
+    here = address is not None and (address.is_loopback or address.is_unspecified)
+    if here or is_loopback(name):
         return "" if allow_loopback else "leads to this machine"
     if target.scheme == "http" and not allow_http:
         return f"is plain http to {clean(host)}"
     return ""
-
-
-def _may_be_here(host: str) -> bool:
-    """Tell whether a host is this machine or its own link, in any spelling that resolvers take."""
-    name = host.lower().rstrip(".")
-    if is_loopback(name):
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        try:
-            address = ipaddress.ip_address(socket.inet_aton(name))  # 127.1, 0x7f.1, 2130706433
-        except OSError:
-            return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified or address.is_link_local
 
 
 def _verdict(

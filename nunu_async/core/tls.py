@@ -1,0 +1,49 @@
+"""What the environment says of certificates, checked before it is needed."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nunu_async.errors import ConfigError
+
+__all__ = ["check_certificates", "is_hopeless"]
+
+# OpenSSL's own variables, which it obeys without a word about what it cannot read: every
+# certificate is untrusted then, and nothing says why.
+_FILE: Final = "SSL_CERT_FILE"
+_FOLDER: Final = "SSL_CERT_DIR"
+# OpenSSL's words for a handshake that ends in the same way every time.
+_HOPELESS: Final = frozenset(
+    {
+        *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"),
+        *("WRONG_VERSION_NUMBER", "WRONG_SSL_VERSION", "SSLV3_ALERT_HANDSHAKE_FAILURE"),
+        *("NO_SHARED_CIPHER", "INSUFFICIENT_SECURITY", "HTTP_REQUEST"),
+    }
+)
+
+
+def check_certificates(environ: Mapping[str, str]) -> None:
+    """Make sure that certificates can be read from where `environ` says they are.
+
+    Raises: ConfigError, which names the variable.
+    """
+    if file := environ.get(_FILE):
+        try:
+            ssl.create_default_context(cafile=file)
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            told = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unusable"
+            raise ConfigError(
+                f"{_FILE}: no certificates can be read from {file!a} ({told})"
+            ) from None
+    folder = environ.get(_FOLDER)
+    if folder and not any(Path(place).is_dir() for place in folder.split(os.pathsep)):
+        raise ConfigError(f"{_FOLDER}: {folder!a} is no directory")
+
+
+def is_hopeless(error: BaseException | None) -> bool:
+    """Tell whether a handshake failed in a way in which it always will."""
+    return isinstance(error, ssl.SSLError) and error.reason in _HOPELESS
