@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from doubles import ManualClock, until
 
-from nunu_async import BytesSent, Completed, NunuClient, PartDone, UploadEvent, UploadStarted
+from nunu_async import (
+    BytesSent,
+    Completed,
+    Kept,
+    NunuClient,
+    PartDone,
+    RetryPolicy,
+    UploadEvent,
+    UploadStarted,
+)
 from nunu_async.sandbox import Fault, Sandbox
 
 PART = 256 * 1024
@@ -304,6 +313,38 @@ async def test_a_cancellation_after_the_end_says_that_the_build_is_there(
     assert {upload.state for upload in box.uploads.values()} == {"completed"}
     assert all(note == ["build B is complete"] for note in notes)
     assert len(notes) >= resume
+
+
+async def test_a_cancellation_after_a_failure_says_that_the_upload_is_kept(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    """In each turn of the loop from the last event on, the closing of the journal included."""
+    box.add_fault(Fault(on="complete_upload", status=429, times=None))
+    notes: list[list[str]] = []
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, retry=RetryPolicy(attempts=1)
+    ) as nunu:
+        for turns in range(40):
+            kept = asyncio.Event()
+
+            def note(event: UploadEvent, kept: asyncio.Event = kept) -> None:
+                if isinstance(event, Kept):
+                    kept.set()
+
+            task = start(nunu, make_file(PART), name=f"n{turns}", resume=True, on_progress=note)
+            await kept.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                task.exception()
+                break
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError as error:
+                notes.append(getattr(error, "__notes__", []))
+    assert notes
+    assert all("is kept on the server with 1 of 1 parts" in "".join(told) for told in notes)
 
 
 async def test_a_listener_that_raises_at_the_end_says_that_the_build_is_there(
