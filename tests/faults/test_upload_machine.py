@@ -11,6 +11,7 @@ import gc
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import threading
@@ -62,10 +63,12 @@ class Boom(Exception):
 
 @attrs.frozen
 class Moment:
-    """When something happens: so many turns, requests or events after the start."""
+    """When something happens: after so many turns, requests or events, or a few turns after the
+    first request of an operation."""
 
-    of: Literal["turn", "request", "event"]
+    of: Literal["turn", "request", "event", "operation"]
     number: int
+    operation: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -126,11 +129,12 @@ def _wanted(rng: Random) -> Wanted:
 
 
 def _act(rng: Random, count: int) -> Act:
-    of: Any = rng.choice(["turn", "request", "event"])
-    number = rng.randrange({"turn": 300, "request": 25, "event": 20}[of])
+    of: Any = rng.choice(["turn", "request", "event", "operation"])
+    number = rng.randrange({"turn": 300, "request": 25, "event": 20, "operation": 12}[of])
+    operation = rng.choice(OPERATIONS) if of == "operation" else ""
     do: Any = rng.choice(["cancel"] * 4 + ["change"] * 4 + ["close"])
     upload = rng.randrange(count)
-    return Act(do=do, upload=upload, at=Moment(of, number), change=rng.choice(CHANGES))
+    return Act(do=do, upload=upload, at=Moment(of, number, operation), change=rng.choice(CHANGES))
 
 
 OPERATIONS = (
@@ -281,15 +285,20 @@ class Stage:
         """Let the loop turn, do the acts in their moments, and move the clock when all wait."""
         turn = idle = 0
         news: object = None
+        since: dict[str, int] = {}
         while not all(call.task.done() for call in self.calls):
             reached = {
                 "turn": turn,
                 "request": len(self.box.journal),
                 "event": sum(len(call.events) for call in self.calls),
             }
-            for act in [act for act in acts if reached[act.at.of] >= act.at.number]:
-                acts.remove(act)
-                self._do(act)
+            for seen in self.box.journal:
+                since.setdefault(seen.operation, turn)
+            for act in list(acts):
+                under_way = turn - since.get(act.at.operation, math.inf)
+                if reached.get(act.at.of, under_way) >= act.at.number:
+                    acts.remove(act)
+                    self._do(act)
             await asyncio.sleep(0)
             turn += 1
             settled = sum(seen.outcome != "open" for seen in self.box.journal)
@@ -560,6 +569,6 @@ def test_scenarios_are_as_various_as_they_are_meant_to_be() -> None:
     assert {on for on, _, _ in faults} == set(OPERATIONS)
     assert {do for _, do, _ in faults} == {"answer", "corrupt", "cut", "pass", "stall"}
     acts = {(act.do, act.at.of) for what in played for act in what.acts}
-    assert len(acts) == 9
+    assert len(acts) == 12
     assert {act.change for what in played for act in what.acts} == set(CHANGES)
     assert {len(what.uploads) for what in played} == {1, 2}
