@@ -286,6 +286,18 @@ async def test_a_refused_signature_gets_one_fresh_url(
     assert clock.sleeps == []
 
 
+async def test_an_address_of_another_part_is_not_sent_to(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    """Two numbers changed places: each part would lie where the other belongs."""
+    mixed = [{"part_number": n, "url": f"{box.storage_url}/k?partNumber={3 - n}"} for n in (1, 2)]
+    box.add_fault(Fault(on="get_upload_parts", status=200, body={"upload_urls": mixed}, times=None))
+    with pytest.raises(DecodeError, match="no URL for part 1"):
+        await send(nunu, make_file(2 * PART))
+    assert box.journal.of("put_part") == []
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+
+
 async def test_expired_urls_are_replaced(clock: ManualClock, make_file: MakeFile) -> None:
     """The store's own clock jumps past every URL's life after the first part."""
     wall = 1_800_000_000.0

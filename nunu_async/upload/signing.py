@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import attrs
@@ -20,6 +20,8 @@ __all__ = ["Signed", "Signer"]
 # clocks disagree, and the moment of signing that stands in them is the server's.
 _LONGEST_LIFE: Final = 3600.0
 _LIFE: Final = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
+# What the address itself says of its part: a mix-up there would mix up bytes.
+_PART: Final = re.compile(r"[?&]partNumber=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
 # One older than this part of its life is replaced before it is used.
 _USABLE: Final = 0.8
 # A server that answers a request for URLs without some of them is asked again so often.
@@ -66,7 +68,7 @@ class Signer:
             if not missing:
                 break
             answer = await self._builds.get_upload_parts(ticket, missing)
-            urls |= {url.part_number: url for url in answer if url.part_number in missing}
+            urls |= {url.part_number: url for url in answer if _is_for(url, missing)}
         now = self._clock.monotonic()
         try:
             return [Signed(self._plan.part(n), urls[n], now) for n in numbers]
@@ -85,3 +87,9 @@ class Signer:
         found = _LIFE.search(signed.address.url)
         life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
         return self.renews and self._clock.monotonic() - signed.received > _USABLE * life
+
+
+def _is_for(address: PartUrl, wanted: Container[int]) -> bool:
+    """Tell whether an address is for one of the parts wanted, and for no other."""
+    found = _PART.search(address.url)
+    return address.part_number in wanted and (found is None or int(found[1]) == address.part_number)
