@@ -168,7 +168,7 @@ class DecodeError(NunuError):
         headers: the answer's headers, names in lower case.
         garbled: True if the body was not JSON at all, as after a cut connection.
         leftover: what the answer shows to have begun on the server all the same: a ticket good
-            enough to cancel, or None.
+            enough to cancel, or None. It holds an upload id: copies and pickles go without it.
     """
 
     def __init__(
@@ -190,6 +190,12 @@ class DecodeError(NunuError):
         self.headers: Mapping[str, str] = dict(headers or {})
         self.garbled = garbled
         self.leftover = leftover
+
+    def __reduce__(
+        self,
+    ) -> tuple[object, tuple[type[NunuError], tuple[object, ...], dict[str, object]]]:
+        # An upload id is as good as a password, and pickles of errors go to logs and queues.
+        return _restore, (type(self), self.args, self.__dict__ | {"leftover": None})
 
     @property
     def response(self) -> ResponseInfo:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nunu_async import errors
+from nunu_async import MultipartTicket, errors
 from nunu_async.errors import (
     ApiError,
     AuthenticationError,
@@ -148,6 +148,17 @@ def test_an_error_arrives_as_it_left(
         repr(error),
         vars(error),
     )
+
+
+def test_an_upload_id_does_not_travel_with_an_error() -> None:
+    ticket = MultipartTicket(
+        build_id="b", object_key="k", upload_id="MARKED", total_parts=0, part_size=0
+    )
+    error = DecodeError("initiate_upload", ("is missing @ $.total_parts",), leftover=ticket)
+    assert b"MARKED" not in pickle.dumps(error)
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (arrived.leftover, str(arrived)) == (None, str(error))
+    assert error.leftover is ticket
 
 
 @EACH
