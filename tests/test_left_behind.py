@@ -13,6 +13,7 @@ import pytest
 from doubles import ManualClock, until
 
 from nunu_async import (
+    Cancelled,
     ClientClosed,
     DecodeError,
     NunuClient,
@@ -324,6 +325,39 @@ async def test_a_listener_that_closes_the_client_does_not_hang(
         await task
     assert states(box) == ["cancelled"]
     await nunu.close()
+
+
+@pytest.mark.parametrize("calls", [2, 3])
+async def test_closing_again_meanwhile_does_not_break_the_cleaning_up(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, calls: int
+) -> None:
+    """As a signal handler and the end of an `async with` do it: the second must wait, too."""
+    box.add_fault(Fault(on="put_part", do="stall", times=None))
+    task = start(nunu, make_file(PART))
+    await until(lambda: any(seen.outcome == "stalled" for seen in box.journal))
+    await asyncio.gather(*(nunu.close() for _ in range(calls)))
+    with pytest.raises(ClientClosed, match="was cancelled on the server"):
+        await task
+    assert states(box) == ["cancelled"]
+
+
+async def test_a_listener_told_of_the_end_that_a_close_brought_may_close_again(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock)
+
+    async def close(event: UploadEvent) -> None:
+        if isinstance(event, Cancelled):
+            await nunu.close()
+
+    box.add_fault(Fault(on="put_part", do="stall", times=None))
+    task = start(nunu, make_file(PART), on_progress=close)
+    await until(lambda: any(seen.outcome == "stalled" for seen in box.journal))
+    async with asyncio.timeout(10):  # and time stands still on the clock of its limits
+        await nunu.close()
+        with pytest.raises(ClientClosed):
+            await task
+    assert states(box) == ["cancelled"]
 
 
 def test_readers_serve_many_calls_on_few_threads_and_end() -> None:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from concurrent.futures import Executor
 from contextlib import suppress
+from contextvars import ContextVar
 
 from nunu_async.config import Timeouts
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds
-from nunu_async.errors import ClientClosed
+from nunu_async.errors import ClientClosed, ConfigError
 from nunu_async.models.builds import InitiateUpload
 from nunu_async.upload.job import BuildFile, UploadedBuild
 from nunu_async.upload.journal import Kept
@@ -28,6 +29,9 @@ from nunu_async.upload.storage import Storage
 __all__ = ["Uploader"]
 
 _LOG = logging.getLogger("nunu_async.upload")
+
+# The end of the upload in whose listener, or other task, code runs.
+_OWN_END: ContextVar[asyncio.Event | None] = ContextVar("nunu_async_own_end", default=None)
 
 
 class Uploader:
@@ -67,6 +71,7 @@ class Uploader:
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
         self._running: dict[asyncio.Task[object], asyncio.Event] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def upload(self, job: BuildFile, listener: Listener | None = None) -> UploadedBuild:
@@ -74,12 +79,21 @@ class Uploader:
 
         When this raises, cancellation included, nothing of the upload is still running, and the
         server was told to forget it unless it may have completed.
+
+        Raises: ConfigError in another event loop than the first; ClientClosed.
         """
         if self._is_closed():
             raise ClientClosed("this client is closed; make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):  # or it would wait for a turn that nobody there gives it
+            raise ConfigError(
+                "this client was first used in another event loop; make one for each loop"
+            )
+        self._loop = loop
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
         over = asyncio.Event()
+        _OWN_END.set(over)
         self._running[task] = over
         try:
             async with self._admission:
@@ -179,13 +193,16 @@ class Uploader:
         return end != "failed"
 
     async def close(self) -> None:
-        """End the uploads that are under way, as a cancellation would, and wait for their ends."""
-        if self._closed:  # also a listener of an upload that is being ended
-            return
-        self._closed = True
-        ends = list(self._running.values())
-        for task in list(self._running):
-            task.cancel()
+        """End the uploads that are under way, as a cancellation would, and wait for their ends.
+
+        A second call waits as well: what comes after it ends the connections that cleaning up
+        needs. But not for its own upload, if it is made by a listener that is told of the end.
+        """
+        first, self._closed = not self._closed, True
+        ends = [end for end in self._running.values() if first or end is not _OWN_END.get()]
+        if first:
+            for task in list(self._running):
+                task.cancel()
         limit = self._timeouts.settle + self._timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself
             async with time_limit(self._clock, limit):
