@@ -51,6 +51,7 @@ def states(box: Sandbox) -> list[str]:
         Fault(on="complete_upload", status=502, effect=True),
         Fault(on="complete_upload", status=504, effect=True),
         Fault(on="complete_upload", status=404, body=PAGE, effect=True),
+        Fault(on="complete_upload", status=303, headers={"Location": "/"}, effect=True),
         Fault(on="complete_upload", status=200, body={"build_id": "another"}, effect=True),
         Fault(on="complete_upload", do="cut", effect=True),
     ],

@@ -35,6 +35,9 @@ _LEAST: Final = 1.0
 _UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
 # 5xx that come from an edge which lost sight of the server, whatever their body says.
 _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
+# Redirects that want the same request made elsewhere: here it was not acted on. The others may say
+# where to read of what was done.
+_SAME_AGAIN: Final = frozenset({307, 308})
 # The words of all published pages; any other word settles nothing. `UNHEALTHY` is one of those: no
 # page says whether a build that is still being sent can have it.
 BUILT: Final = frozenset({"ok", "ready"})
@@ -166,7 +169,7 @@ def _did_nothing(failure: NunuError) -> bool:
         return not failure.sent
     return (
         isinstance(failure, ApiError)
-        and 300 <= failure.status < 500  # noqa: PLR2004 - HTTP's redirects and client errors
+        and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's client errors
         and failure.status not in _UNSETTLED_STATUS
         # "no such page" of some edge is not "no such upload"
         and (failure.explained or not isinstance(failure, NotFound))
@@ -174,7 +177,9 @@ def _did_nothing(failure: NunuError) -> bool:
 
 
 def _was_explained(failure: NunuError) -> bool:
-    """Tell whether the API itself has ended the request, in its own words."""
-    return (
-        isinstance(failure, ApiError) and failure.explained and failure.status not in _EDGE_STATUS
-    )
+    """Tell whether the API itself has ended the request, in its own words or by HTTP's."""
+    if not isinstance(failure, ApiError):
+        return False
+    if failure.status < 400:  # noqa: PLR2004 - HTTP's redirects
+        return failure.status in _SAME_AGAIN
+    return failure.explained and failure.status not in _EDGE_STATUS
