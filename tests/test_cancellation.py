@@ -124,6 +124,32 @@ async def test_cancelling_while_initiate_is_unanswered_leaves_no_reservation(
         check_ledger(box)
 
 
+async def test_a_reservation_that_cannot_be_read_is_freed_when_cancelled_too(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    """Its answer says nothing of parts, and still names the build."""
+    answered = asyncio.Event()
+
+    async def hold(_: float) -> None:
+        await answered.wait()
+
+    async with (
+        Sandbox(part_size=PART, sleep=hold) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        body = {"build_id": "b", "object_key": "k", "upload_type": "multipart", "upload_id": "u"}
+        box.add_fault(Fault(on="initiate_upload", latency=1, status=200, body=body))
+        task = start(nunu, make_file(PART))
+        await until(lambda: box.journal.of("initiate_upload"))
+        task.cancel()
+        await asyncio.sleep(0)
+        answered.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
+        assert box.journal[-1].build_id == "b"
+
+
 async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
     clock: ManualClock, make_file: MakeFile
 ) -> None:

@@ -234,8 +234,11 @@ class Upload:
         try:
             async with time_limit(self._clock, self._timeouts.settle):
                 ticket = await task
-        except (NunuError, TimeoutError, asyncio.CancelledError):
-            return  # nothing was reserved, or nobody can know it
+        except (NunuError, TimeoutError, asyncio.CancelledError) as error:
+            leftover = getattr(error, "leftover", None)
+            if not isinstance(leftover, SinglePartTicket | MultipartTicket):
+                return  # nothing was reserved, or nobody can know it
+            ticket = leftover
         await self._cancel_on_server(ticket)
 
     def _plan(self, ticket: Ticket) -> Plan:
