@@ -599,6 +599,17 @@ async def test_cancelling_on_the_server_is_tried_again(
     assert states(box) == ["cancelled"]
 
 
+async def test_the_page_of_an_edge_is_no_word_that_an_upload_is_gone(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    box.add_fault(Fault(on="cancel_upload", status=404, body="<html>no such page</html>"))
+    with pytest.raises(UploadError) as caught:
+        await send(nunu, make_file(PART))
+    assert caught.value.cancelled is False
+    assert states(box) == ["uploading"]
+
+
 async def test_an_upload_that_is_gone_already_counts_as_cancelled(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:

@@ -285,9 +285,9 @@ class Upload:
         try:
             async with time_limit(self._clock, self._timeouts.cleanup):
                 await self._builds.cancel_upload(ticket, within=self._timeouts.cleanup)
-        except NotFound:
-            return True  # gone already
         except (NunuError, TimeoutError) as error:
+            if isinstance(error, NotFound) and error.explained:
+                return True  # gone already; the page of some edge would say nothing of it
             _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
             return False
         return True
