@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 from doubles import ManualClock, answer, raw_server, until
+from yarl import URL
 
 from nunu_async import NunuClient, NunuError, RetryPolicy, Timeouts, UploadEvent
+from nunu_async.core.wire import Response
 from nunu_async.sandbox import Fault, Sandbox
 
 KEY = "nunu_MARKED_KEY_0123456789"
@@ -198,3 +200,46 @@ async def test_an_answer_that_cannot_be_read_shows_nothing(clock: ManualClock) -
         with pytest.raises(NunuError) as caught:
             await nunu.builds.get("b")
     assert KEY not in shown(caught.value)
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "timed out"])
+async def test_a_call_that_the_caller_ends_shows_nothing(clock: ManualClock, ends: str) -> None:
+    """The error of `asyncio.timeout` has the cancellation as its cause, with all of its frames."""
+    asked = asyncio.Event()
+
+    async def exchange(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with (
+        raw_server(exchange) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock) as nunu,
+    ):
+
+        async def call() -> None:
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
+                await nunu.runs.list_page()
+
+        limits: list[asyncio.Timeout] = []
+        task = asyncio.ensure_future(call())
+        await asked.wait()
+        if ends == "cancelled":
+            task.cancel()
+        else:
+            limits[0].reschedule(0.0)
+        with pytest.raises((asyncio.CancelledError, TimeoutError)) as caught:
+            await task
+    assert KEY not in shown(caught.value)
+
+
+def test_a_response_shows_no_query() -> None:
+    """aiohttp shows one by itself when a loop ends with a request under way."""
+    url = URL("https://u:p@storage.example/b/k?X-Amz-Signature=MARKED", encoded=True)
+    response = Response.__new__(Response)
+    response.method, response._url, response.status = "PUT", url, None  # type: ignore[assignment, misc] - as before an answer
+    response._connection, response._cache = None, {}
+    response._closed = True
+    assert repr(response) == "<Response PUT storage.example [None]>"

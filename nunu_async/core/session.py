@@ -19,7 +19,14 @@ from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.traffic import Traffic
-from nunu_async.core.wire import connect_timeout, headers_of, read_capped, send_once, translate
+from nunu_async.core.wire import (
+    Response,
+    connect_timeout,
+    headers_of,
+    read_capped,
+    send_once,
+    translate,
+)
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
@@ -164,12 +171,16 @@ class Session:
         failure: ApiError | DecodeError | None = None
         with suppress(TimeoutError):
             async with time_limit(self._clock, min(patience, remaining)):
-                outcome = await self._exchange(http, request, number)
+                try:
+                    outcome = await self._exchange(http, request, number)
+                except asyncio.CancelledError as error:
+                    # A limit of the caller's keeps it as the cause of its own error.
+                    raise error.with_traceback(None) from None
                 if not isinstance(outcome, ApiError | DecodeError):
                     return outcome
                 failure = outcome
-        # Errors are raised here and not where they were found: those frames hold the key, or an
-        # answer that echoes it, and error trackers record the locals of frames.
+        # As above, errors are raised here and not where they were found: those frames hold the key,
+        # or an answer that echoes it, and error trackers record the locals of frames.
         if failure is not None:
             raise failure
         spent = DeadlineExceeded if remaining <= patience else StallError
@@ -250,6 +261,7 @@ class Session:
                     limit=self._concurrency + _URGENT, ttl_dns_cache=60, ssl=self._tls or True
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                response_class=Response,
             )
         return self._http
 

@@ -19,6 +19,7 @@ from nunu_async.errors import (
 )
 
 __all__ = [
+    "Response",
     "connect_timeout",
     "headers_of",
     "is_success",
@@ -27,6 +28,17 @@ __all__ = [
     "send_once",
     "translate",
 ]
+
+
+class Response(aiohttp.ClientResponse):
+    """A response that does not show its URL, in whose query signatures and upload ids stand.
+
+    aiohttp shows one by itself: in the warning about a response that was dropped unread, as when a
+    loop ends with a request under way.
+    """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.method} {self.url.host} [{self.status}]>"
 
 
 class _Dropped(Exception):

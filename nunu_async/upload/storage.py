@@ -25,6 +25,7 @@ from nunu_async.core.proxies import Proxies
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.wire import (
+    Response,
     connect_timeout,
     headers_of,
     is_success,
@@ -376,6 +377,7 @@ class Storage:
                     limit=self._concurrency, ttl_dns_cache=60, ssl=self._tls or True
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                response_class=Response,
                 trust_env=False,
             )
         return self._http
