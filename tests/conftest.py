@@ -6,7 +6,8 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,50 @@ from nunu_async import NunuClient
 from nunu_async.sandbox import Sandbox
 
 PART = 256 * 1024
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loop",
+        choices=("asyncio", "uvloop", "eager", "debug"),
+        default="asyncio",
+        help="the event loop of the tests: asyncio's own, uvloop's, asyncio's with eager tasks "
+        "(Python 3.12 or newer), asyncio's in debug mode",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    loop = config.getoption("--loop")
+    if loop == "debug":
+        config.option.asyncio_debug = True  # pytest-asyncio sets this on every loop it is given
+    _loop_factory(loop)  # what was asked for and is not there fails here, never by a skip
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, NewLoop]:
+    loop = config.getoption("--loop")
+    return {loop: _loop_factory(loop)}
+
+
+def _loop_factory(name: str) -> NewLoop:
+    """Return what makes the loops of `--loop name`. Raises: UsageError when it is not here."""
+    if name == "uvloop":
+        try:
+            import uvloop  # noqa: PLC0415 - not on Windows, where only this option fails
+        except ImportError as error:
+            raise pytest.UsageError(f"--loop uvloop: {error}") from None
+        return uvloop.new_event_loop
+    if name == "eager":
+        if sys.version_info < (3, 12):
+            raise pytest.UsageError("--loop eager needs Python 3.12 or newer")
+        return _eager_loop
+    return asyncio.new_event_loop
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +106,18 @@ def make_file(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def open_descriptors() -> Iterator[Callable[[], int]]:
+async def open_descriptors() -> Callable[[], int]:
     """Count this process's open descriptors; skip where the system does not list them."""
-    listing = Path("/proc/self/fd")
-    if not listing.exists():
+    if not sys.platform.startswith("linux"):
         pytest.skip("this system does not list open descriptors")
+    # libuv opens a spare one with a loop's first socket and keeps it while the loop lives.
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    server.close()
+    await server.wait_closed()
 
     def count() -> int:
         gc.collect()
-        return len(list(listing.iterdir()))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     return count
 

@@ -27,6 +27,7 @@ from nunu_async import (
     RetryPolicy,
     ServerError,
     StorageError,
+    Timeouts,
     TransportError,
     UploadError,
 )
@@ -179,9 +180,11 @@ async def test_an_outage_costs_a_budget_of_retries_and_no_more(
     clock: ManualClock, reply: bytes | None, retries: int
 ) -> None:
     server = Server(lambda *_: reply)
+    # The pauses of all move the one clock: some would be out of time before out of budget.
+    patient = Timeouts(attempt=10_000, call=10_000)
     async with (
         raw_server(server) as raw,
-        NunuClient(KEY, base_url=raw.url, clock=clock) as nunu,
+        NunuClient(KEY, base_url=raw.url, clock=clock, timeout=patient) as nunu,
     ):
         outcomes = await gathered(nunu, 300)
     assert len(server.lines) == 300 + retries
