@@ -398,6 +398,26 @@ async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
     assert journals(state) == []
 
 
+async def test_an_old_upload_that_could_not_be_cancelled_is_not_lost_sight_of(
+    small: Sandbox, state: Path, make_file: MakeFile
+) -> None:
+    """Its credential is in the journal alone; the next call tries again."""
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    path.write_bytes(os.urandom(PARTS * PART))
+    small.add_fault(Fault(on="cancel_upload", status=500, times=5))
+    build = await send(small, state, path)
+    assert small.read_object(build.build_id) == path.read_bytes()
+    (left,) = journals(state)
+    kept = read(left.read_bytes())
+    assert kept is not None
+    assert kept.head.ticket.build_id == old
+    assert small.uploads[old].state == "uploading"
+    await send(small, state, path)
+    assert small.uploads[old].state == "cancelled"
+    assert journals(state) == []
+
+
 async def test_another_name_leaves_the_upload_of_the_same_file_alone(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:

@@ -223,6 +223,13 @@ class Journal:
         """Empty it: what it had is over, and something else may begin."""
         await finish(self._do(self._void))
 
+    async def set_aside(self) -> None:
+        """Leave what is there for `uploads cancel`, and begin an empty one in its place.
+
+        Raises: ConfigError where that cannot be.
+        """
+        await finish(_on(self._executor, self._set_aside))
+
     async def forget(self) -> None:
         """Remove it: there is nothing to resume. The lock stays until `close`."""
         await finish(self._do(self._remove))
@@ -321,6 +328,19 @@ class Journal:
             os.ftruncate(self._descriptor, 0)
         except OSError as error:
             self._give_up(error)
+
+    def _set_aside(self) -> None:
+        kept, self.kept, self.build_id = self.kept, None, None
+        if self._descriptor is None or kept is None:
+            return
+        name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
+        try:
+            self._path.rename(self._path.with_name(name))
+        except OSError as error:
+            raise _unusable(self._path, error) from None
+        os.close(self._descriptor)
+        self._descriptor = None
+        self._open(kept.head.path, create=True)
 
     def _remove(self) -> None:
         self._void()  # also where an open file cannot be unlinked

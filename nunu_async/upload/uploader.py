@@ -135,6 +135,8 @@ class Uploader:
                     return done
             if await self._give_up(kept):
                 await journal.void()
+            else:
+                await journal.set_aside()
         return await self._begin(job, source, request, listener, journal).run(began)
 
     def _begin(
