@@ -692,6 +692,37 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
     assert not body.handed_over
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "stalled"])
+async def test_a_put_to_a_peer_that_takes_nothing_leaves_no_connection(
+    clock: ManualClock, source: Source, open_descriptors: Callable[[], int], ends: str
+) -> None:
+    """An orderly close would wait for the peer to take what is buffered, and that is for ever."""
+    accepted = asyncio.Event()
+
+    async def never(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        accepted.set()
+        await asyncio.Event().wait()
+
+    async with raw_server(never) as server, storage_for(clock, stall=60) as storage:
+        counts: list[int] = []
+        before = open_descriptors()
+        put = asyncio.ensure_future(
+            storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, counts.append)
+        )
+        await until(lambda: accepted.is_set() and steady(counts))
+        assert open_descriptors() == before + 2
+        if ends == "cancelled":
+            put.cancel()
+        while not put.done():
+            clock.advance(15)
+            await asyncio.sleep(0.001)
+        with pytest.raises((asyncio.CancelledError, StallError)):
+            await put
+        assert open_descriptors() == before + 1  # the server's
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -97,6 +97,8 @@ class _PartBody(aiohttp.Payload):
         self._on_sent = on_sent
         self._digest = digest
         self._writer: AbstractStreamWriter | None = None
+        self._wire: asyncio.Transport | None = None
+        self._answered = False
         self._left = asyncio.Event()
         self._given = 0
         self.sent = 0
@@ -145,6 +147,7 @@ class _PartBody(aiohttp.Payload):
         content_length: int | None,  # noqa: ARG002 - ours is the planned length
     ) -> None:
         self._writer = writer
+        self._wire = self._transport
         try:
             await self._write_blocks(writer)
             await self._flush(writer)
@@ -192,17 +195,26 @@ class _PartBody(aiohttp.Payload):
                     transport.set_write_buffer_limits()
         self.handed_over = True
 
+    def answered(self) -> None:
+        """Take note that the exchange is over: the connection may carry another part by now."""
+        self._answered = True
+
     async def cut_off(self) -> None:
         """Make sure that no further byte of this attempt reaches the peer; wait until it is so.
 
         A plain close would first flush what is buffered, and a late copy of a part must not
         arrive after the upload was cancelled. A reset also drops what the kernel holds.
+
+        By now aiohttp may have closed the connection and let go of it; to a peer that takes
+        nothing that close has no end, so it is the transport itself that is reset.
         """
-        transport, sock = self._transport, self._socket()
+        transport = None if self._answered else self._wire
+        sock = transport.get_extra_info("socket") if transport is not None else None
         if sock is not None:
             with suppress(OSError, AttributeError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        if transport is not None:
+        # Not one that is gone: asyncio's transports are not made to be asked again.
+        if transport is not None and (sock is None or sock.fileno() >= 0):
             transport.abort()
         if self._writer is not None:
             await self._left.wait()
@@ -311,7 +323,9 @@ class Storage:
                     await lapse()  # the body's own task may be one turn behind the answer
                 whole = body.handed_over
                 answer = await read_capped(response, _LARGEST_ERROR, cut=True)
-                if not whole:
+                if whole:
+                    body.answered()
+                else:
                     # Before the connection could go back to the pool; a refused part that was
                     # sent whole leaves a good one, which other parts may use at once.
                     await body.cut_off()
