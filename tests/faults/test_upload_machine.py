@@ -541,7 +541,7 @@ def run_scenario(what: Scenario, folder: Path) -> None:
             raise
 
 
-@settings(max_examples=120, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=80, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.integers(0, 2**64 - 1))
 @example(0)
 def _any_scenario(folders: Iterator[Path], seed: int) -> None:
