@@ -11,8 +11,8 @@ from doubles import HeldClock, ManualClock, until
 
 from nunu_async import (
     BytesSent,
-    Completing,
     Completed,
+    Completing,
     Kept,
     NunuClient,
     PartDone,
