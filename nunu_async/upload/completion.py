@@ -17,6 +17,7 @@ from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
     ApiError,
     DecodeError,
+    InputError,
     NotFound,
     NunuError,
     TransportError,
@@ -121,6 +122,9 @@ class Completion:
             except asyncio.CancelledError:
                 # Called off while it waited to go out: this one has asked for nothing.
                 self.may_cancel = self._called_off and not in_doubt
+                raise
+            except InputError:  # it cannot be written: nothing went out
+                self.may_cancel = not in_doubt
                 raise
             except (ApiError, DecodeError, TransportError) as error:
                 failure = error
