@@ -25,12 +25,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from doubles import ManualClock
 from fault_server import Listening, Moment
 from fault_steps import Step
+from fault_tls import Certificate
 
 from nunu_async import RetryPolicy, Timeouts
 
@@ -71,7 +72,8 @@ class Case:
         options: more arguments of `upload_build`.
         settings: more arguments of the client.
         server: more arguments of `FaultServer`.
-        tls: the server's certificate and what else it is about; None is plain http.
+        tls: what certificate the server has; None is plain http.
+        storage_tls: what the storage has, where that is another.
         names: host names of listeners.
         resolver: what the resolver says of a name, look-up by look-up, the last for ever: a list
             of addresses; an empty one is a failure.
@@ -100,9 +102,8 @@ class Case:
     timeouts: Timeouts = attrs.field(factory=Timeouts, kw_only=True)
     retry: RetryPolicy = attrs.field(factory=RetryPolicy, kw_only=True)
     server: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
-    tls: Literal["good", "self-signed", "expired", "wrong-host", "old"] | None = attrs.field(
-        default=None, kw_only=True
-    )
+    tls: Certificate | None = attrs.field(default=None, kw_only=True)
+    storage_tls: Certificate | None = attrs.field(default=None, kw_only=True)
     names: Mapping[Listening, str] = attrs.field(factory=dict, kw_only=True)
     resolver: Mapping[str, Sequence[Sequence[str]]] = attrs.field(factory=dict, kw_only=True)
     clock: Callable[[], ManualClock] = attrs.field(default=ManualClock, kw_only=True)
