@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from doubles import raw_server
+from doubles import ManualClock, raw_server
 from fault_case import Case
 from fault_play import Played, play
 
@@ -208,3 +208,21 @@ async def test_n19_a_tunnel_that_is_dropped_in_the_middle_of_a_part(
         "api.nunu.test",
         "storage.nunu.test",
     }
+
+
+async def test_n22_a_host_that_moves_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of names goes by the case's clock, as everything does."""
+    clock = ManualClock()
+    monkeypatch.setattr("aiohttp.connector.monotonic", clock.monotonic)
+    case = Case(
+        "N22",
+        "host-moves",
+        clock=lambda: clock,
+        names={"storage": "storage.localhost"},
+        resolver={"storage.localhost": [["127.0.0.2"], ["127.0.0.1"]]},
+        requests={"put_part": 3},
+    )
+    played = await play(case, tmp_path)
+    assert len(played.lookups) == 2
