@@ -7,9 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doubles import ManualClock, until
+from doubles import HeldClock, ManualClock, until
 
-from nunu_async import BytesSent, NunuClient, PartDone, UploadEvent, UploadStarted
+from nunu_async import (
+    BytesSent,
+    Completed,
+    Completing,
+    Kept,
+    NunuClient,
+    PartDone,
+    RetryPolicy,
+    UploadEvent,
+    UploadStarted,
+)
 from nunu_async.sandbox import Fault, Sandbox
 
 PART = 256 * 1024
@@ -270,4 +280,142 @@ async def test_cancelling_between_two_completes_begins_no_third(
         await pausing.wait()
         await cancelled(task)
     assert len(box.journal.of("complete_upload")) == 1
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+async def test_a_cancellation_after_the_end_says_that_the_build_is_there(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, resume: bool
+) -> None:
+    """In each turn of the loop from the last event on; or nobody would know of the build."""
+    path = make_file(2 * PART)
+    notes: list[list[str]] = []
+    for turns in range(40):
+        over = asyncio.Event()
+
+        def note(event: UploadEvent, over: asyncio.Event = over) -> None:
+            if isinstance(event, Completed):
+                over.set()
+
+        task = start(nunu, path, resume=resume, on_progress=note)
+        await over.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if task.done():
+            break
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError as error:
+            *_, upload = box.uploads.values()
+            notes.append(
+                [note.replace(upload.build_id, "B") for note in getattr(error, "__notes__", [])]
+            )
+    assert {upload.state for upload in box.uploads.values()} == {"completed"}
+    assert all(note == ["build B is complete"] for note in notes)
+    assert len(notes) >= resume
+
+
+async def test_a_cancellation_after_a_failure_says_that_the_upload_is_kept(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    """In each turn of the loop from the last event on, the closing of the journal included."""
+    box.add_fault(Fault(on="complete_upload", status=429, times=None))
+    notes: list[list[str]] = []
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, retry=RetryPolicy(attempts=1)
+    ) as nunu:
+        for turns in range(40):
+            kept = asyncio.Event()
+
+            def note(event: UploadEvent, kept: asyncio.Event = kept) -> None:
+                if isinstance(event, Kept):
+                    kept.set()
+
+            task = start(nunu, make_file(PART), name=f"n{turns}", resume=True, on_progress=note)
+            await kept.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                task.exception()
+                break
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError as error:
+                notes.append(getattr(error, "__notes__", []))
+    assert notes
+    assert all("is kept on the server with 1 of 1 parts" in "".join(told) for told in notes)
+
+
+async def test_a_listener_that_raises_at_the_end_says_that_the_build_is_there(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    def fail(event: UploadEvent) -> None:
+        if isinstance(event, Completed):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as caught:
+        await start(nunu, make_file(PART), on_progress=fail)
+    (build_id,) = box.uploads
+    assert caught.value.__notes__ == [f"build {build_id} is complete"]
+
+
+async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    released = asyncio.Event()
+
+    async def hold(_: float) -> None:
+        await released.wait()
+
+    faults = [Fault(on="cancel_upload", latency=1), Fault(on="put_part", status=400)]
+    async with (
+        Sandbox(part_size=PART, faults=faults, sleep=hold) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        task = start(nunu, make_file(PART))
+        await until(lambda: box.journal.of("cancel_upload"))
+        task.cancel()
+        await asyncio.sleep(0)
+        released.set()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+    (build_id,) = box.uploads
+    told = f"the upload of build {build_id} was cancelled on the server"
+    assert caught.value.__notes__ == [told]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(on="list_runs", status=429, headers={"Retry-After": "30"}),
+        Fault(on="list_runs", do="stall"),
+    ],
+    ids=["the server wants no requests", "another request has the only slot"],
+)
+async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go(
+    box: Sandbox, make_file: MakeFile, fault: Fault
+) -> None:
+    """Nothing was asked that could have made it a build."""
+    clock = HeldClock()
+    others: list[asyncio.Task[object]] = []
+
+    async def hold_the_api(event: UploadEvent) -> None:
+        if isinstance(event, Completing):
+            other = asyncio.ensure_future(nunu.runs.list_page())
+            await until(lambda: clock.asleep or box.journal[-1].outcome == "stalled")
+            others.append(other)
+
+    box.add_fault(fault)
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, api_concurrency=1
+    ) as nunu:
+        task = start(nunu, make_file(PART), on_progress=hold_the_api)
+        await until(lambda: others)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await cancelled(task)
+        await cancelled(others[0])
+    assert box.journal.of("complete_upload") == []
     assert [upload.state for upload in box.uploads.values()] == ["cancelled"]

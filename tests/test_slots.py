@@ -125,3 +125,15 @@ async def test_a_cancelled_one_keeps_nobody_waiting() -> None:
     assert slots.used == 1
     assert await waiting is None
     await slots.__aexit__(None, None, None)
+
+
+async def test_one_cancelled_in_the_turn_in_which_another_leaves_ends_as_cancelled() -> None:
+    slots = Slots(1)
+    await slots.__aenter__()
+    waiting = asyncio.ensure_future(slots.__aenter__())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await slots.__aexit__(None, None, None)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert slots.used == 0

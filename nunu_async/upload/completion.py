@@ -65,6 +65,7 @@ class Completion:
         self._timeouts = timeouts
         self._on_retry = on_retry
         self._flight = Flight()
+        self._called_off = False
         self.may_cancel = True
         self.done = False
 
@@ -89,6 +90,7 @@ class Completion:
     async def _hear(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
         self._flight.last = True
         if not self._flight.on_wire:
+            self._called_off = True
             task.cancel()
             await asyncio.wait({task})
         else:
@@ -116,6 +118,10 @@ class Completion:
                     within=max(deadline.remaining(), _LEAST),
                 )
                 return
+            except asyncio.CancelledError:
+                # Called off while it waited to go out: this one has asked for nothing.
+                self.may_cancel = self._called_off and not in_doubt
+                raise
             except (ApiError, DecodeError, TransportError) as error:
                 failure = error
             refused = _did_nothing(failure)

@@ -133,7 +133,12 @@ class Upload:
                     await journal.completing()
                 await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
         except BaseException as error:
-            await finish(self._clean_up(ticket, error))
+            try:
+                await finish(self._clean_up(ticket, error))
+            except asyncio.CancelledError as cancelled:
+                for note in getattr(error, "__notes__", ()):  # this one is what the caller sees
+                    cancelled.add_note(note)
+                raise
             raise
         return await self._end(ticket, began)
 
@@ -179,12 +184,17 @@ class Upload:
 
     async def _end(self, ticket: Ticket, began: float) -> UploadedBuild:
         plan = self._plan(ticket)
-        # To its end, whoever cancels: a journal that is left would speak of an upload that is over.
-        await finish(self._forget_journal(ticket))
         kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
-        seconds = self._clock.monotonic() - began
-        self._reporter.tell(Completed(build_id=ticket.build_id, seconds=seconds))
-        await self._reporter.drain()
+        try:
+            # To its end, whoever cancels: a journal that is left would speak of an upload that is
+            # over.
+            await finish(self._forget_journal(ticket))
+            seconds = self._clock.monotonic() - began
+            self._reporter.tell(Completed(build_id=ticket.build_id, seconds=seconds))
+            await self._reporter.drain()
+        except BaseException as error:  # a cancellation, or what the listener raises
+            error.add_note(f"build {ticket.build_id} is complete")
+            raise
         return UploadedBuild(
             build_id=ticket.build_id,
             object_key=ticket.object_key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -48,7 +49,8 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)  # or those who come would line up behind nobody
+                with suppress(ValueError):  # passed over already, when another left
+                    self._waiting.remove(turn)  # or those who come would line up behind nobody
             else:  # it had been let in
                 self._leave()
             raise

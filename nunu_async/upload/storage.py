@@ -191,7 +191,9 @@ class _PartBody(aiohttp.Payload):
             try:
                 await writer.drain()  # raises if the connection is lost with bytes still in it
             finally:
-                transport.set_write_buffer_limits()
+                # That of uvloop raises once it is closed, and would hide why this ends.
+                if self._transport is not None:
+                    transport.set_write_buffer_limits()
         self.handed_over = True
 
     def answered(self) -> None:

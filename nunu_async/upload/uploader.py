@@ -105,10 +105,21 @@ class Uploader:
             if not job.resume:
                 return await self._begin(job, source, request, listener).run(began)
             journal = await self._shelf.open(source, request)
+            told: list[str] = []
             try:
-                return await self._resume(job, source, request, listener, began, journal)
+                built = await self._resume(job, source, request, listener, began, journal)
+                told = [f"build {built.build_id} is complete"]
+                return built
+            except BaseException as error:
+                told = getattr(error, "__notes__", [])
+                raise
             finally:
-                await journal.close()
+                try:
+                    await journal.close()
+                except asyncio.CancelledError as cancelled:
+                    for note in told:  # this one is what the caller sees
+                        cancelled.add_note(note)
+                    raise
 
     async def _resume(
         self,
