@@ -87,6 +87,7 @@ class Case:
         sleeps: what the pauses have to be, or how many there are.
         seconds: least and most that the clock may have moved.
         cancel: when the caller cancels.
+        secrets: what else must not be shown, such as a proxy's password.
         allow: invariants that the row breaks on purpose, each with the reason.
         also: a last look at what was played; asserts.
         patch: done before, with the ``monkeypatch`` of the test.
@@ -117,6 +118,7 @@ class Case:
     sleeps: Count | Sequence[float] | None = attrs.field(default=None, kw_only=True)
     seconds: tuple[float, float] | None = attrs.field(default=None, kw_only=True)
     cancel: Cancel | None = attrs.field(default=None, kw_only=True)
+    secrets: Sequence[str] = attrs.field(default=(), kw_only=True)
     allow: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     also: Callable[[Played], None] | None = attrs.field(default=None, kw_only=True)
     patch: Callable[[Any], None] | None = attrs.field(default=None, kw_only=True)

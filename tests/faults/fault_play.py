@@ -160,6 +160,7 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
             Evidence.of_server(
                 server,
                 content=content,
+                secrets={*server.secrets, *case.secrets},
                 texts=played.texts,
                 left=played.left,
                 policy=case.retry,
