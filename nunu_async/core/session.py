@@ -20,6 +20,7 @@ from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.traffic import Traffic
 from nunu_async.core.wire import (
+    NAME_LIFE,
     connect_timeout,
     headers_of,
     is_success,
@@ -257,7 +258,9 @@ class Session:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._concurrency + _URGENT, ttl_dns_cache=60, ssl=self._tls or True
+                    limit=self._concurrency + _URGENT,
+                    ttl_dns_cache=NAME_LIFE,
+                    ssl=self._tls or True,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

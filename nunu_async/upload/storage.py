@@ -25,6 +25,7 @@ from nunu_async.core.proxies import Proxies
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.wire import (
+    NAME_LIFE,
     connect_timeout,
     headers_of,
     is_success,
@@ -375,7 +376,7 @@ class Storage:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._concurrency, ttl_dns_cache=60, ssl=self._tls or True
+                    limit=self._concurrency, ttl_dns_cache=NAME_LIFE, ssl=self._tls or True
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
