@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doubles import ManualClock, until
+from doubles import HeldClock, ManualClock, until
 
 from nunu_async import (
     BytesSent,
     Completed,
+    Completing,
     Kept,
     NunuClient,
     PartDone,
@@ -409,3 +410,57 @@ async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
     (build_id,) = box.uploads
     told = f"the upload of build {build_id} was cancelled on the server"
     assert caught.value.__notes__ == [told]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(on="list_runs", status=429, headers={"Retry-After": "30"}),
+        Fault(on="list_runs", do="stall"),
+    ],
+    ids=["the server wants no requests", "another request has the only slot"],
+)
+async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go(
+    box: Sandbox, make_file: MakeFile, fault: Fault
+) -> None:
+    """Nothing was asked that could have made it a build."""
+    clock = HeldClock()
+    others: list[asyncio.Task[object]] = []
+
+    async def hold_the_api(event: UploadEvent) -> None:
+        if isinstance(event, Completing):
+            other = asyncio.ensure_future(nunu.runs.list_page())
+            await until(lambda: clock.asleep or box.journal[-1].outcome == "stalled")
+            others.append(other)
+
+    box.add_fault(fault)
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, api_concurrency=1
+    ) as nunu:
+        task = start(nunu, make_file(PART), on_progress=hold_the_api)
+        await until(lambda: others)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await cancelled(task)
+        await cancelled(others[0])
+    assert box.journal.of("complete_upload") == []
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+
+
+async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
+    box: Sandbox, make_file: MakeFile
+) -> None:
+    """The server refused to complete it and has no build: the upload is let go."""
+    clock = HeldClock()
+    box.add_fault(Fault(on="complete_upload", status=503, headers={"Retry-After": "2"}))
+    async with NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu:
+        task = start(nunu, make_file(PART))
+        await clock.settle()  # before asking, as the server wants no requests
+        task.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        clock.advance(3)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(box.journal.of("complete_upload")) == len(box.journal.of("get_build")) == 1
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]

@@ -12,13 +12,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_writer import StreamWriter
 from doubles import Exchange, ManualClock, answer, body_length, raw_server, until
 
 from nunu_async import PartUrl, StallError, StorageError, Timeouts, TransportError
 from nunu_async.core.clock import Clock
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.storage import BLOCK, Storage, Stored, _verdict, refusal_of
+from nunu_async.upload.storage import (
+    BLOCK,
+    Storage,
+    Stored,
+    _PartBody,
+    _verdict,
+    refusal_of,
+)
 
 MIB = 1024 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
@@ -651,6 +660,36 @@ async def test_a_cancelled_put_stops_sending_at_once(clock: ManualClock, source:
         async with asyncio.timeout(10):
             await over.wait()
     assert got < 8 * MIB
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
+    source: Source, cancelled: bool
+) -> None:
+    """Also on loops whose transports take no orders once they are closed, as those of uvloop."""
+
+    async def never_read(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+    async with raw_server(never_read) as server:
+        transport, protocol = await loop.create_connection(
+            lambda: BaseProtocol(loop), "127.0.0.1", server.port
+        )
+        transport.write(b"PUT / HTTP/1.1\r\n\r\n" + bytes(16 * MIB))
+        body = _PartBody(source, Part(1, 0, 0), ignore, None)
+        writing = asyncio.ensure_future(body.write(StreamWriter(protocol, loop)))
+        await until(lambda: transport.get_write_buffer_limits() == (0, 0))
+        await until(lambda: len(server.heads) == 1)
+        if cancelled:
+            transport.abort()
+            await asyncio.sleep(0)
+            writing.cancel()
+    with pytest.raises(asyncio.CancelledError if cancelled else OSError):
+        await writing
+    assert not body.handed_over
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "stalled"])

@@ -20,9 +20,11 @@ from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.traffic import Traffic
 from nunu_async.core.wire import (
+    NAME_LIFE,
     Response,
     connect_timeout,
     headers_of,
+    is_success,
     read_capped,
     send_once,
     translate,
@@ -47,6 +49,8 @@ _LOG = logging.getLogger("nunu_async.core")
 # Requests that clean up are few, and must not wait for the slow ones that made them needed.
 _URGENT = 4
 _LARGEST_ANSWER = 32 * 1024 * 1024
+# Its details are looked through for secrets, one by one: far more than a refusal has to say.
+_LARGEST_REFUSAL = 1024 * 1024
 
 
 class Session:
@@ -213,7 +217,8 @@ class Session:
                 proxy=self._way.proxy,
                 proxy_headers=self._way.asking(),
             ) as response:
-                answer = await read_capped(response, _LARGEST_ANSWER)
+                most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
+                answer = await read_capped(response, most)
                 headers = headers_of(response)
                 status = response.status
                 hidden = (self._config.api_key, *request.secrets)
@@ -258,7 +263,9 @@ class Session:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._concurrency + _URGENT, ttl_dns_cache=60, ssl=self._tls or True
+                    limit=self._concurrency + _URGENT,
+                    ttl_dns_cache=NAME_LIFE,
+                    ssl=self._tls or True,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 response_class=Response,

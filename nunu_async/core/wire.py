@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Final
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
@@ -19,6 +20,7 @@ from nunu_async.errors import (
 )
 
 __all__ = [
+    "NAME_LIFE",
     "Response",
     "connect_timeout",
     "headers_of",
@@ -28,6 +30,10 @@ __all__ = [
     "send_once",
     "translate",
 ]
+
+# Seconds for which the addresses of a name are used. The pauses between the attempts of one part
+# come to 26 on average: a host that has moved is looked up anew before the last of them.
+NAME_LIFE: Final = 10
 
 
 class Response(aiohttp.ClientResponse):

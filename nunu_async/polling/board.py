@@ -140,9 +140,14 @@ class Board(Generic[W]):
         if self._fresh:
             return max(self._retry_at, self._open_at)
         self._freshen()
-        first = min(self._watched.values(), key=lambda watched: watched.looked + watched.interval)
+        everybody = self._watched.values()
+        first = min(everybody, key=lambda watched: watched.looked + watched.interval)
         turn = first.looked + first.interval * (1 + _JITTER * chance)
-        return max(self._not_before, turn)
+        # Those whose turns come before anybody has waited that tenth more share one look. By
+        # chance alone, looks that began apart stay apart for long, each with its own requests.
+        longest = min(watched.looked + watched.interval * (1 + _JITTER) for watched in everybody)
+        shared = (watched.looked + watched.interval for watched in everybody)
+        return max(self._not_before, turn, *(at for at in shared if at <= longest))
 
     def due(self, now: float) -> set[str]:
         """Return the ids that a look which begins now is for."""

@@ -288,6 +288,7 @@ class Upload:
         except (NunuError, TimeoutError) as error:
             if isinstance(error, NotFound) and error.explained:
                 return True  # gone already; the page of some edge would say nothing of it
-            _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
+            told = str(error) or f"no answer within {self._timeouts.cleanup:g} seconds"
+            _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, told)
             return False
         return True

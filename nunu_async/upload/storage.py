@@ -25,6 +25,7 @@ from nunu_async.core.proxies import Proxies
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.wire import (
+    NAME_LIFE,
     Response,
     connect_timeout,
     headers_of,
@@ -191,7 +192,9 @@ class _PartBody(aiohttp.Payload):
             try:
                 await writer.drain()  # raises if the connection is lost with bytes still in it
             finally:
-                transport.set_write_buffer_limits()
+                # That of uvloop raises once it is closed, and would hide why this ends.
+                if self._transport is not None:
+                    transport.set_write_buffer_limits()
         self.handed_over = True
 
     def answered(self) -> None:
@@ -374,7 +377,7 @@ class Storage:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._concurrency, ttl_dns_cache=60, ssl=self._tls or True
+                    limit=self._concurrency, ttl_dns_cache=NAME_LIFE, ssl=self._tls or True
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 response_class=Response,

@@ -25,12 +25,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from doubles import ManualClock
 from fault_server import Listening, Moment
 from fault_steps import Step
+from fault_tls import Certificate
 
 from nunu_async import RetryPolicy, Timeouts
 
@@ -71,7 +72,8 @@ class Case:
         options: more arguments of `upload_build`.
         settings: more arguments of the client.
         server: more arguments of `FaultServer`.
-        tls: the server's certificate and what else it is about; None is plain http.
+        tls: what certificate the server has; None is plain http.
+        storage_tls: what the storage has, where that is another.
         names: host names of listeners.
         resolver: what the resolver says of a name, look-up by look-up, the last for ever: a list
             of addresses; an empty one is a failure.
@@ -85,6 +87,7 @@ class Case:
         sleeps: what the pauses have to be, or how many there are.
         seconds: least and most that the clock may have moved.
         cancel: when the caller cancels.
+        secrets: what else must not be shown, such as a proxy's password.
         allow: invariants that the row breaks on purpose, each with the reason.
         also: a last look at what was played; asserts.
         patch: done before, with the ``monkeypatch`` of the test.
@@ -100,9 +103,8 @@ class Case:
     timeouts: Timeouts = attrs.field(factory=Timeouts, kw_only=True)
     retry: RetryPolicy = attrs.field(factory=RetryPolicy, kw_only=True)
     server: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
-    tls: Literal["good", "self-signed", "expired", "wrong-host", "old"] | None = attrs.field(
-        default=None, kw_only=True
-    )
+    tls: Certificate | None = attrs.field(default=None, kw_only=True)
+    storage_tls: Certificate | None = attrs.field(default=None, kw_only=True)
     names: Mapping[Listening, str] = attrs.field(factory=dict, kw_only=True)
     resolver: Mapping[str, Sequence[Sequence[str]]] = attrs.field(factory=dict, kw_only=True)
     clock: Callable[[], ManualClock] = attrs.field(default=ManualClock, kw_only=True)
@@ -116,6 +118,7 @@ class Case:
     sleeps: Count | Sequence[float] | None = attrs.field(default=None, kw_only=True)
     seconds: tuple[float, float] | None = attrs.field(default=None, kw_only=True)
     cancel: Cancel | None = attrs.field(default=None, kw_only=True)
+    secrets: Sequence[str] = attrs.field(default=(), kw_only=True)
     allow: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     also: Callable[[Played], None] | None = attrs.field(default=None, kw_only=True)
     patch: Callable[[Any], None] | None = attrs.field(default=None, kw_only=True)

@@ -135,10 +135,23 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
     clock = case.clock()
     tls = server_context(case.tls) if case.tls else None
     loop = asyncio.get_running_loop()
+    storage_tls = server_context(case.storage_tls) if case.storage_tls else None
     async with FaultServer(
-        clock, steps=case.steps, tls=tls, names=case.names, **case.server
+        clock,
+        steps=case.steps,
+        tls=tls,
+        storage_tls=storage_tls,
+        names=case.names,
+        **case.server,
     ) as server:
         played = Played(case=case, server=server, clock=clock)
+        pause = clock.sleep
+
+        async def sleep(delay: float) -> None:
+            await server.opened(len(clock.sleeps) + 1)
+            await pause(delay)
+
+        clock.sleep = sleep  # type: ignore[method-assign] - the moment in which a host comes up
         with _everything_logged(played), _resolved(loop, case, played):
             await _go(case, server, clock, path, played, soon)
         assert not server.errors, server.errors
@@ -147,6 +160,7 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
             Evidence.of_server(
                 server,
                 content=content,
+                secrets={*server.secrets, *case.secrets},
                 texts=played.texts,
                 left=played.left,
                 policy=case.retry,
@@ -173,7 +187,12 @@ async def _go(
 ) -> None:
     loop = asyncio.get_running_loop()
     complaints: list[str] = []
-    loop.set_exception_handler(lambda _, context: complaints.append(f"{context}"))
+
+    def complain(_: object, context: dict[str, Any]) -> None:
+        if "incoming connection" not in context["message"]:  # the server's own, of a handshake
+            complaints.append(f"{context}")
+
+    loop.set_exception_handler(complain)
     before = _inventory(server)
     began = clock.now
     settings = {
@@ -224,13 +243,10 @@ async def _drive(
     """Move the time while nothing else moves, until the task is done."""
     limits = case.timeouts
     tick = min(limits.stall, limits.answer) / 8
-    calm = moved = ticks = pauses = 0
+    calm = moved = ticks = 0
     async with asyncio.timeout(_LONGEST):
         while not task.done():
             await asyncio.wait({task}, timeout=0.001)
-            if pauses != len(clock.sleeps):
-                pauses = len(clock.sleeps)
-                await server.opened(pauses)
             calm = calm + 1 if moved == server.moved else 0
             moved = server.moved
             if server.stuck and server.stuck == server.in_flight and calm >= 3:

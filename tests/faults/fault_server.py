@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, unquote
 
 import attrs
 from doubles import ManualClock
-from fault_steps import Step
+from fault_steps import Step, refuse
 
 Listening = Literal["api", "storage", "storage2", "foreign"]
 LISTENERS: tuple[Listening, ...] = ("api", "storage", "storage2", "foreign")
@@ -58,6 +58,7 @@ _ROUTES = (
     ("GET", re.compile(r"/jobs/(?P<job_id>[^/]+)"), "get_job"),
     ("GET", re.compile(r"/test-plan-executions"), "list_test_plan_executions"),
 )
+_SLOWER = "Reduce your concurrent request rate for the same object."
 Moment = Literal["arrived", "read", "stuck", "answered"]
 
 
@@ -148,6 +149,7 @@ class Build:
     """When a part was last taken."""
     state: Literal["uploading", "completed", "cancelled", "expired"] = "uploading"
     parts: dict[int, bytes] = attrs.field(factory=dict, repr=False)
+    etags: dict[int, str] = attrs.field(factory=dict)
     completions: int = 0
     """Completes that took effect."""
     told: list[dict[str, Any]] = attrs.field(factory=list)
@@ -198,6 +200,7 @@ class FaultServer:
         storage_of: which of the two storages a part's URL leads to.
         closed_until: listeners that refuse connections until so many pauses were made; None of
             them is ever made.
+        most_puts: how many PUTs storage takes at once; others are asked to slow down.
         start_lag: how many listings of runs do not show a new run yet.
     """
 
@@ -211,8 +214,10 @@ class FaultServer:
         upload_life: float = 86_400.0,
         receive_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
+        storage_tls: ssl.SSLContext | None = None,
         storage_of: Callable[[int], Listening] = lambda _: "storage",
         closed_until: Mapping[str, int | None] | None = None,
+        most_puts: int | None = None,
         start_lag: int = 0,
         host: str = "127.0.0.1",
         names: Mapping[str, str] | None = None,
@@ -237,8 +242,10 @@ class FaultServer:
         self._upload_life = upload_life
         self._receive_buffer = receive_buffer
         self._tls = tls
+        self._storage_tls = storage_tls or tls
         self._storage_of = storage_of
         self._closed_until = dict(closed_until or {})
+        self._most_puts = most_puts
         self._start_lag = start_lag
         self._listings = 0
         self._host = host
@@ -326,7 +333,7 @@ class FaultServer:
             await self._serve(name, reader, writer)  # type: ignore[arg-type] - one of LISTENERS
 
         self._servers[name] = await asyncio.start_server(
-            serve, sock=self._sockets[name], ssl=self._tls
+            serve, sock=self._sockets[name], ssl=self._tls if name == "api" else self._storage_tls
         )
 
     async def opened(self, pauses: int) -> None:
@@ -446,6 +453,12 @@ class FaultServer:
                 return
 
     def _step(self, seen: Seen) -> Step:
+        if (
+            seen.operation == "put_part"
+            and self._most_puts is not None
+            and seen.in_flight > self._most_puts
+        ):
+            return refuse(429, "TooManyRequests", _SLOWER, headers={"Retry-After": "1"})
         names = [seen.operation, "*"]
         if seen.part_number is not None:
             names.insert(0, f"{seen.operation}:{seen.part_number}")
@@ -497,6 +510,9 @@ class FaultServer:
             case "rst":
                 _reset(writer)
                 return False
+            case "cut":
+                writer.transport.abort()
+                return False
             case "fin":
                 await _close(writer)
                 return False
@@ -509,7 +525,7 @@ class FaultServer:
                 await writer.drain()
                 await _close(writer)
                 return False
-        await self._say(seen, writer, _spoilt(step, said, seen), step)
+        await self._say(seen, writer, self._spoilt(step, said, seen), step)
         if step.cut is not None or step.framing != "length":
             await _close(writer)
             return False
@@ -519,6 +535,9 @@ class FaultServer:
                 return False
             case "fin":
                 await _close(writer)
+                return False
+            case "stay":
+                await self._stay(seen, reader, reads=False)
                 return False
             case "read":
                 while seen.received < seen.length:
@@ -607,7 +626,35 @@ class FaultServer:
         writer.write(head.encode("latin-1") + body)
         await writer.drain()
 
-    # --- What the three hosts do
+    def _spoilt(self, step: Step, said: _Said | None, seen: Seen) -> _Said:
+        """Return the answer as the step changes it."""
+        said = said or _Said(200, b"{}" if seen.listener == "api" else b"")
+        body = said.body
+        if isinstance(step.body, bytes):
+            body = step.body
+        elif isinstance(step.body, str):
+            body = step.body.encode()
+        elif step.body is not None:
+            body = json.dumps(step.body).encode()
+        headers = list(said.headers)
+        if step.etags is not None:
+            found = next((value for name, value in headers if name == "ETag"), '""').strip('"')
+            headers = [one for one in headers if one[0] != "ETag"]
+            headers += [(step.etag_name, etag.replace("{}", found)) for etag in step.etags]
+        elif step.etag_name != "ETag":
+            headers = [(step.etag_name if name == "ETag" else name, told) for name, told in headers]
+        build = self.builds.get(seen.build_id or "")
+        if seen.effect and build is not None and seen.part_number is not None and step.etags:
+            # A complete has to name what the client was told.
+            build.etags[seen.part_number] = headers[-1][1].removeprefix("W/").strip('"')
+        origins = {name: self.url(name) for name in LISTENERS}
+        headers += [
+            (name, re.sub(r"\{(\w+)\}", lambda found: origins[found[1]], told))
+            for name, told in step.headers
+        ]
+        return _Said(step.status or said.status, body, tuple(headers))
+
+    # --- What the hosts do
 
     def _act(self, seen: Seen, body: bytes) -> _Said:
         if seen.listener == "foreign":
@@ -684,9 +731,7 @@ class FaultServer:
             return _json(404, {"error": "Upload not found"})
         if build.upload_id is not None:
             build.told = asked["parts"]
-            right = [
-                {"part_number": n, "etag": etag_of(build.parts[n])} for n in sorted(build.parts)
-            ]
+            right = [{"part_number": n, "etag": build.etags[n]} for n in sorted(build.parts)]
             bare = [part | {"etag": part["etag"].strip('"')} for part in build.told]
             if bare != right or len(right) != build.total_parts:
                 return _json(400, {"error": "InvalidPart", "code": "InvalidPart"})
@@ -730,12 +775,12 @@ class FaultServer:
         row = {
             "multiplayer_run_id": f"run{serial:08}",
             "project_id": "pixel-harbor",
+            "initiator": {"type": "api", "value": {"key_id": "k-1"}},
             "job_id": f"job-{serial}",
             "state": "RUNNING",
             "result": None,
             "test": {"id": f"test-{serial}", "name": "t", "type": "verification"},
             "created_at": "2026-04-11T06:12:03.114520+00:00",
-            "initiator": {"type": "api", "value": {"key_id": "a-key"}},
             "tags": seen.json.get("additional_tags", []),
             "players": [],
         }
@@ -776,7 +821,7 @@ class FaultServer:
             return _error(403, "AccessDenied", f"not signed: {unsigned}")
         if url is None or seen.method != "PUT":
             return _error(403, "SignatureDoesNotMatch", "this is not the address that was signed")
-        if self.clock.now - url.issued >= self._url_life:
+        if seen.at - url.issued >= self._url_life:
             return _error(403, "AccessDenied", "Request has expired")
         build, number = url.build, url.part_number
         if not self._is_open(build):
@@ -789,7 +834,8 @@ class FaultServer:
         build.written = self.clock.now
         seen.effect = True
         build.parts[number] = body
-        return _Said(200, b"", (("ETag", f'"{etag_of(body)}"'),))
+        build.etags[number] = etag_of(body)
+        return _Said(200, b"", (("ETag", f'"{build.etags[number]}"'),))
 
 
 def _json(status: int, body: object) -> _Said:
@@ -799,26 +845,6 @@ def _json(status: int, body: object) -> _Said:
 def _error(status: int, code: str, message: str) -> _Said:
     text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     return _Said(status, text.encode(), (("Content-Type", "application/xml"),))
-
-
-def _spoilt(step: Step, said: _Said | None, seen: Seen) -> _Said:
-    """Return the answer as the step changes it."""
-    said = said or _Said(200, b"{}" if seen.listener == "api" else b"")
-    body = said.body
-    if isinstance(step.body, bytes):
-        body = step.body
-    elif isinstance(step.body, str):
-        body = step.body.encode()
-    elif step.body is not None:
-        body = json.dumps(step.body).encode()
-    headers = list(said.headers)
-    if step.etags is not None:
-        found = next((value for name, value in headers if name == "ETag"), '""').strip('"')
-        headers = [one for one in headers if one[0] != "ETag"]
-        headers += [(step.etag_name, etag.replace("{}", found)) for etag in step.etags]
-    elif step.etag_name != "ETag":
-        headers = [(step.etag_name if name == "ETag" else name, told) for name, told in headers]
-    return _Said(step.status or said.status, body, (*headers, *step.headers))
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

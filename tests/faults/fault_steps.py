@@ -27,20 +27,22 @@ class Step:
         effect: whether the state of the server changes before the deed.
         times: how many requests it is for; None for all that follow.
         status: None for what the server says of its own accord.
-        headers: added to those of the answer; several may have one name.
+        headers: added to those of the answer; several may have one name. ``{foreign}`` and the
+            names of the other listeners stand for their origins.
         body: None for that of the answer which the server would give.
         etags: None for the right one; else one header for each, with ``{}`` for the right value.
         etag_name: the name of that header, as written.
         cut: bytes of the answer's body that are sent before the connection goes.
         framing: how the end of the body is told.
-        then: what becomes of the connection; ``read`` takes the rest of the request's body.
+        then: what becomes of the connection; ``read`` takes the rest of the request's body,
+            ``stay`` leaves it untaken and the connection open.
         drip: bytes, and seconds of the clock between them, in which the body is read.
         corrupt: flip a bit of what is stored.
         raw: bytes to send in place of an answer.
         edit: makes the JSON that is answered of the JSON that would be.
     """
 
-    do: Literal["answer", "rst", "fin", "stop", "hold", "raw"] = "answer"
+    do: Literal["answer", "rst", "cut", "fin", "stop", "hold", "raw"] = "answer"
     at: At = "all"
     delay: float = 0.0
     effect: bool = True
@@ -52,7 +54,7 @@ class Step:
     etag_name: str = "ETag"
     cut: int | None = None
     framing: Literal["length", "close", "chunked"] = "length"
-    then: Literal["keep", "read", "fin", "rst"] = "keep"
+    then: Literal["keep", "read", "stay", "fin", "rst"] = "keep"
     drip: tuple[int, float] | None = None
     corrupt: bool = False
     raw: bytes = b""
@@ -95,6 +97,11 @@ def early(at: At, status: int | None = None, body: Body = None, **how: object) -
 def rst(at: At = 0, *, effect: bool = False) -> Step:
     """Reset the connection after `at` bytes of the body."""
     return Step(do="rst", at=at, effect=effect)
+
+
+def cut(at: At = 0, *, effect: bool = False) -> Step:
+    """Drop the connection after `at` bytes of the body; over TLS, without a word of farewell."""
+    return Step(do="cut", at=at, effect=effect)
 
 
 def fin(at: At = 0, *, effect: bool = False) -> Step:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import trustme
 
-Certificate = Literal["good", "self-signed", "expired", "wrong-host", "old"]
+Certificate = Literal["good", "self-signed", "expired", "wrong-host"]
 _NAMES = ("127.0.0.1", "::1", "localhost", "*.localhost", "*.nunu.test")
 
 
@@ -20,16 +20,12 @@ def _authority() -> trustme.CA:
 
 @cache
 def server_context(kind: Certificate) -> ssl.SSLContext:
-    """Return what a server of this kind presents; ``old`` speaks nothing newer than TLS 1.1."""
+    """Return what a server of this kind presents."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority = trustme.CA() if kind == "self-signed" else _authority()
     past = datetime(2020, 1, 1, tzinfo=UTC) if kind == "expired" else None
     names = ("elsewhere.test",) if kind == "wrong-host" else _NAMES
     authority.issue_cert(*names, not_after=past).configure_cert(context)
-    if kind == "old":
-        context.set_ciphers("ALL:@SECLEVEL=0")
-        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
     return context
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import attrs
 import pytest
 from doubles import ManualClock, until
-from fault_case import Case
+from fault_case import Cancel, Case
 from fault_invariants import Evidence, RequestSeen, UploadSeen, check_invariants, problems_of
 from fault_play import play
 from fault_server import KEY
-from fault_steps import answer
+from fault_steps import answer, refuse
 
-from nunu_async import BadRequest, NotFound, NunuClient, RetryPolicy
+from nunu_async import BadRequest, NotFound, NunuClient, RetryPolicy, UploadError
 from nunu_async.sandbox import Sandbox
 
 FILE = b"a build"
@@ -210,3 +210,34 @@ async def test_another_error_than_expected_fails_the_case(tmp_path: Path) -> Non
 async def test_success_where_an_error_is_expected_fails_the_case(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="was expected"):
         await play(Case("X0", "success", error=NotFound), tmp_path)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("moment", ["arrived", "read", "answered"])
+async def test_a_case_can_cancel(tmp_path: Path, moment: Any, times: int) -> None:
+    case = Case(
+        "X0",
+        "cancel",
+        cancel=Cancel(operation="put_part", part=2, moment=moment, times=times),
+        error=asyncio.CancelledError,
+        requests={"put_part": (1, 3), "complete_upload": 0, "cancel_upload": 1},
+    )
+    await play(case, tmp_path)
+
+
+async def test_a_case_can_resume(tmp_path: Path) -> None:
+    """What the first call has sent is not sent again."""
+    case = Case(
+        "X0",
+        "resume",
+        operation="resume",
+        steps={"put_part:2": [refuse(400, "EntityTooLarge")]},
+        requests={"initiate_upload": 1, "put_part:1": 1, "put_part:2": 2, "put_part:3": 1},
+    )
+    played = await play(case, tmp_path)
+    assert type(played.first_error) is UploadError
+
+
+async def test_what_a_case_calls_secret_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="I6 secret in"):
+        await play(Case("X0", "secret", secrets=("/builds/upload",)), tmp_path)

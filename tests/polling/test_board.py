@@ -42,6 +42,26 @@ def test_the_next_look_is_an_interval_later_and_never_sooner(chance: float) -> N
     assert board.due(15.0) == {"a"}
 
 
+def test_turns_that_are_a_tenth_of_an_interval_apart_are_one_look() -> None:
+    board, _ = board_of("a", "b", "c")
+    for name, looked in (("a", 0.0), ("b", 1.0), ("c", 1.01)):
+        board.due(looked)
+        board.looked({name}, looked)
+    assert board.next_look(0.0) == 11.0
+    assert board.due(11.0) == {"a", "b"}
+
+
+def test_nobody_is_kept_waiting_for_a_tenth_of_somebody_elses_interval() -> None:
+    board, _ = board_of("a", interval=100.0)
+    for name in ("b", "c"):
+        board.watch(name, Someone(10.0))
+    board.due(0.0)
+    for name, looked in (("a", 0.0), ("b", 89.0), ("c", 91.0)):
+        board.looked({name}, looked)
+    assert board.next_look(0.0) == 100.0
+    assert board.due(100.0) == {"a", "b"}
+
+
 def test_whoever_comes_later_does_not_wait_for_the_turn_of_others() -> None:
     board, _ = board_of("a")
     board.due(0.0)
@@ -224,8 +244,10 @@ def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
             fresh.clear()
         assert len(board) == len(waiting)
         if waiting:
-            turn = min(
-                looked.get(key, -math.inf) + min(one.interval for one in crowd)
+            turns = [
+                (looked.get(key, -math.inf), min(one.interval for one in crowd))
                 for key, crowd in waiting.items()
-            )
-            assert board.next_look(0.0) == (-math.inf if fresh else turn)
+            ]
+            longest = min(at + 1.1 * interval for at, interval in turns)
+            shared = max(at + interval for at, interval in turns if at + interval <= longest)
+            assert board.next_look(0.0) == (-math.inf if fresh else shared)
