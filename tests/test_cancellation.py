@@ -419,3 +419,22 @@ async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go
         await cancelled(others[0])
     assert box.journal.of("complete_upload") == []
     assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+
+
+async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
+    box: Sandbox, make_file: MakeFile
+) -> None:
+    """The server refused to complete it and has no build: the upload is let go."""
+    clock = HeldClock()
+    box.add_fault(Fault(on="complete_upload", status=503, headers={"Retry-After": "2"}))
+    async with NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu:
+        task = start(nunu, make_file(PART))
+        await clock.settle()  # before asking, as the server wants no requests
+        task.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        clock.advance(3)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(box.journal.of("complete_upload")) == len(box.journal.of("get_build")) == 1
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import attrs
 import pytest
@@ -153,3 +154,12 @@ def test_parts_that_the_upload_does_not_have_are_passed_over() -> None:
 def test_a_later_version_is_left_alone() -> None:
     line = head_line(HEAD)[0]
     assert read(line.replace(b'"version":1', b'"version":2')) is None
+
+
+def test_a_file_system_may_use_every_bit_of_its_numbers() -> None:
+    most = (1 << 64) - 1
+    times = {"st_mtime_ns": 1_700_000_000_123_456_789}
+    found = os.stat_result((0o100644, most, most, 1, 0, 0, 5, 0, 0, 0), times)
+    head = attrs.evolve(HEAD, identity=Identity.of(found))
+    line, _ = head_line(head)
+    assert told(read(line)).head.identity == head.identity

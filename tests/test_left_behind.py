@@ -14,14 +14,20 @@ from doubles import ManualClock, until
 
 from nunu_async import (
     ClientClosed,
+    CompletedPart,
     DecodeError,
+    InputError,
+    MultipartTicket,
     NunuClient,
     PartDone,
+    RetryPolicy,
+    Timeouts,
     UploadError,
     UploadEvent,
     UploadOutcomeUnknown,
 )
 from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.upload.completion import Completion
 from nunu_async.upload.readers import Lane, Readers
 from nunu_async.upload.source import Source
 
@@ -375,3 +381,23 @@ def test_a_read_that_hangs_does_not_keep_the_process() -> None:
         [sys.executable, "-c", code], capture_output=True, timeout=30, check=True
     )
     assert done.stdout == b"over\n"
+
+
+async def test_a_complete_that_cannot_be_written_has_asked_for_nothing(
+    box: Sandbox, nunu: NunuClient, clock: ManualClock
+) -> None:
+    """No request can hold it: the upload may still be cancelled."""
+    ticket = MultipartTicket(
+        build_id="b", object_key="o", upload_id="mpu-0001", total_parts=1, part_size=5
+    )
+    completion = Completion(
+        nunu.builds,
+        clock=clock,
+        policy=RetryPolicy(),
+        timeouts=Timeouts(),
+        on_retry=lambda *_: None,
+    )
+    with pytest.raises(InputError):
+        await completion.run(ticket, 5, [CompletedPart(part_number=1, etag="\ud800")])
+    assert completion.may_cancel
+    assert len(box.journal) == 0

@@ -23,6 +23,7 @@ from nunu_async.core.wire import (
     NAME_LIFE,
     connect_timeout,
     headers_of,
+    is_success,
     read_capped,
     send_once,
     translate,
@@ -47,6 +48,8 @@ _LOG = logging.getLogger("nunu_async.core")
 # Requests that clean up are few, and must not wait for the slow ones that made them needed.
 _URGENT = 4
 _LARGEST_ANSWER = 32 * 1024 * 1024
+# Its details are looked through for secrets, one by one: far more than a refusal has to say.
+_LARGEST_REFUSAL = 1024 * 1024
 
 
 class Session:
@@ -209,7 +212,8 @@ class Session:
                 proxy=self._way.proxy,
                 proxy_headers=self._way.asking(),
             ) as response:
-                answer = await read_capped(response, _LARGEST_ANSWER)
+                most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
+                answer = await read_capped(response, most)
                 headers = headers_of(response)
                 status = response.status
                 hidden = (self._config.api_key, *request.secrets)

@@ -17,6 +17,7 @@ from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
     ApiError,
     DecodeError,
+    InputError,
     NotFound,
     NunuError,
     TransportError,
@@ -65,6 +66,7 @@ class Completion:
         self._timeouts = timeouts
         self._on_retry = on_retry
         self._flight = Flight()
+        self._is_asking = False
         self._called_off = False
         self.may_cancel = True
         self.done = False
@@ -72,9 +74,9 @@ class Completion:
     async def run(self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]) -> None:
         """Complete an upload of `size` bytes.
 
-        When the caller is cancelled meanwhile, a request on the wire is heard out first, for at
-        most the `settle` limit: deleting unheard could delete a finished build. None is begun any
-        more.
+        When the caller is cancelled meanwhile, a request on the wire is heard out first, and so is
+        the question what became of one, for at most the `settle` limit: deleting unheard could
+        delete a finished build. None is begun any more.
 
         Raises: ApiError, TransportError or DecodeError when the server did not complete it;
         UploadOutcomeUnknown when it would not say.
@@ -89,7 +91,7 @@ class Completion:
 
     async def _hear(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
         self._flight.last = True
-        if not self._flight.on_wire:
+        if not (self._flight.on_wire or self._is_asking):
             self._called_off = True
             task.cancel()
             await asyncio.wait({task})
@@ -121,6 +123,9 @@ class Completion:
             except asyncio.CancelledError:
                 # Called off while it waited to go out: this one has asked for nothing.
                 self.may_cancel = self._called_off and not in_doubt
+                raise
+            except InputError:  # it cannot be written: nothing went out
+                self.may_cancel = not in_doubt
                 raise
             except (ApiError, DecodeError, TransportError) as error:
                 failure = error
@@ -154,12 +159,15 @@ class Completion:
 
     async def _is_built(self, ticket: Ticket, size: int) -> bool | None:
         """Ask the server whether the build exists; None where it would not say."""
+        self._is_asking = True
         try:
             build = await self._builds.get(ticket.build_id, replay=Replay.NEVER)
         except NotFound:
             return False
         except NunuError:
             return None
+        finally:
+            self._is_asking = False
         if build.build_id != ticket.build_id or build.size not in (None, size):
             return None
         status = (build.status or "").lower()

@@ -285,6 +285,7 @@ class Upload:
         except NotFound:
             return True  # gone already
         except (NunuError, TimeoutError) as error:
-            _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
+            told = str(error) or f"no answer within {self._timeouts.cleanup:g} seconds"
+            _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, told)
             return False
         return True

@@ -29,6 +29,7 @@ _FLAGS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_63_BITS: Final = (1 << 63) - 1
 # Threads that one file may keep busy.
 _THREADS: Final = 4
 _KINDS: Final = (
@@ -55,7 +56,9 @@ class Identity:
     @classmethod
     def of(cls, found: os.stat_result) -> Self:
         """Take it from what the system says."""
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
+        # Some file systems use all 64 bits of it, where JSON's readers know 63.
+        inode, device = found.st_ino & _63_BITS, found.st_dev & _63_BITS
+        return cls(found.st_size, found.st_mtime_ns, inode, device)
 
 
 class Source:

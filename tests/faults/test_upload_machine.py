@@ -433,9 +433,15 @@ class Stage:
             _file_of(upload) for upload in self.box.uploads.values() if upload.state == "completed"
         )
         for number, count in built.items():
-            # Who is told that a build is complete, or has another file, means another one.
+            # Who is told that a build is complete, or has another file, means another one; and of
+            # one part no journal is kept, so that one that may be complete is not asked for.
             calls = [call for call in self.calls if call.number == number]
-            anew = len(self.contents[number]) > 1 or "is complete" in _notes(calls[0].error)
+            first = calls[0].error
+            told = "is complete" in _notes(first) or (
+                not self.what.uploads[number].multipart
+                and ("was let be" in _notes(first) or isinstance(first, UploadOutcomeUnknown))
+            )
+            anew = told or len(self.contents[number]) > 1
             assert count == 1 or (anew and count == len(calls)), "I2: built twice"
         for call in self.calls:
             assert call.error is not None or built[call.number], "a build that is not there"
@@ -535,7 +541,7 @@ def run_scenario(what: Scenario, folder: Path) -> None:
             raise
 
 
-@settings(max_examples=120, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=80, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.integers(0, 2**64 - 1))
 @example(0)
 def _any_scenario(folders: Iterator[Path], seed: int) -> None:
