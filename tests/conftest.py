@@ -72,9 +72,12 @@ def _eager_loop() -> asyncio.AbstractEventLoop:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The machine's own NUNU_ variables and proxies must not reach a test, nor one its state."""
+    """The machine's own settings must not reach a test, nor one its state.
+
+    Each client reads the certificates that a variable names, and a whole bundle takes a while.
+    """
     for name in list(os.environ):
-        if name.startswith("NUNU_") or name.lower().endswith("_proxy"):
+        if name.startswith(("NUNU_", "SSL_CERT_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NUNU_STATE_DIR", str(tmp_path / "nunu state"))
 

@@ -212,11 +212,11 @@ class _PartBody(aiohttp.Payload):
         """
         transport = None if self._answered else self._wire
         sock = transport.get_extra_info("socket") if transport is not None else None
-        if sock is not None:
-            with suppress(OSError, AttributeError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        # Not one that is gone: asyncio's transports are not made to be asked again.
+        # Not one that is gone: neither asyncio's transports nor uvloop's sockets bear being asked.
         if transport is not None and (sock is None or sock.fileno() >= 0):
+            if sock is not None:
+                with suppress(OSError, AttributeError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
         if self._writer is not None:
             await self._left.wait()

@@ -534,7 +534,7 @@ CASES = [
         operation="list",
         steps={"list_runs": [hold()]},
         requests={"list_runs": 2},
-        seconds=(60, 70),
+        seconds=(60, 90),
     ),
     Case(
         "N14",
@@ -543,7 +543,7 @@ CASES = [
         steps={"list_runs": [hold().always()]},
         error=DeadlineExceeded,
         requests={"list_runs": 2},
-        seconds=(120, 130),
+        seconds=(120, 150),
     ),
     Case(
         "N14",
@@ -551,14 +551,14 @@ CASES = [
         steps={"initiate_upload": [hold()]},
         attributes={"possible_orphans": 1},
         requests={"initiate_upload": 2},
-        seconds=(60, 70),
+        seconds=(60, 90),
     ),
     Case(
         "N14",
         "complete-done",
         steps={"complete_upload": [hold(effect=True)]},
         requests={"complete_upload": 1, "get_build": 1, "cancel_upload": 0},
-        seconds=(600, 620),
+        seconds=(600, 660),
     ),
     Case(
         "N14",
@@ -567,7 +567,7 @@ CASES = [
         error=UploadOutcomeUnknown,
         attributes={"stage": "complete"},
         requests={"complete_upload": 1, "cancel_upload": 0},
-        seconds=(600, 620),
+        seconds=(600, 660),
         allow={"I1": "a complete that was never answered may still be worked on"},
     ),
     Case(
@@ -576,7 +576,7 @@ CASES = [
         steps={"put_part": [refuse(400, "x")], "cancel_upload": [hold().always()]},
         error=UploadError,
         attributes={"cancelled": False},
-        seconds=(30, 40),
+        seconds=(30, 60),
         allow={"I1": "the server never answers a DELETE; its own limit frees the build"},
     ),
     # --- N15: slow and healthy

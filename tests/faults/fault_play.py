@@ -16,6 +16,7 @@ import pickle
 import random
 import re
 import socket
+import sys
 import threading
 import traceback
 import warnings
@@ -211,7 +212,8 @@ async def _go(
         task = asyncio.ensure_future(asked(nunu, path, played, **case.options))
         if case.cancel is not None:
             server.on_moment = _canceller(task, case.cancel)
-        await _drive(task, server, clock, case)
+        with _short_stacks():
+            await _drive(task, server, clock, case)
         try:
             played.result = task.result()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - looked at below
@@ -415,6 +417,16 @@ def _everything_logged(played: Played) -> Iterator[None]:
     told = [str(warning.message) for warning in caught]
     played.texts["warnings"] = "\n".join(told)
     played.left += [f"warning {text}" for text in told]
+
+
+@contextmanager
+def _short_stacks() -> Iterator[None]:
+    """Let asyncio's debug mode note two frames of each future's origin, not pytest's sixty."""
+    sys.tracebacklimit = 2
+    try:
+        yield
+    finally:
+        del sys.tracebacklimit
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class Connection:
             return False
         try:
             told = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except (OSError, AttributeError):  # closed; or a system that does not tell
+        except (OSError, AttributeError, ValueError):  # closed; or a system that does not tell
             return False
         return bool(told[0] == _ESTABLISHED)
 
