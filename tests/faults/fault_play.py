@@ -201,8 +201,7 @@ async def _go(
         "clock": clock,
         "timeout": case.timeouts,
         "retry": case.retry,
-        # Also for plain http: the system's certificates take as long to read as a case to play.
-        "ssl_context": client_context(),
+        "ssl_context": client_context() if case.tls else None,
     }
     nunu = NunuClient(KEY, **(settings | dict(case.settings)))
     try:
