@@ -212,7 +212,8 @@ class _PartBody(aiohttp.Payload):
         transport = None if self._answered else self._wire
         sock = transport.get_extra_info("socket") if transport is not None else None
         if sock is not None:
-            with suppress(OSError, AttributeError):
+            # A ValueError is uvloop's word for a socket that is closed.
+            with suppress(OSError, AttributeError, ValueError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         # Not one that is gone: asyncio's transports are not made to be asked again.
         if transport is not None and (sock is None or sock.fileno() >= 0):
