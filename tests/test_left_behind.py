@@ -14,6 +14,7 @@ from doubles import ManualClock, until
 
 from nunu_async import (
     ClientClosed,
+    Completed,
     CompletedPart,
     DecodeError,
     InputError,
@@ -330,6 +331,22 @@ async def test_a_listener_that_closes_the_client_does_not_hang(
         await task
     assert states(box) == ["cancelled"]
     await nunu.close()
+
+
+async def test_a_listener_may_upload_another_file(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    files = [make_file(PART, "second.zip")]
+
+    async def go_on(event: UploadEvent) -> None:
+        if isinstance(event, Completed) and files:
+            await nunu.upload_build(files.pop(), name="second", platform="linux")
+
+    first = await nunu.upload_build(
+        make_file(PART), name="first", platform="linux", on_progress=go_on
+    )
+    assert states(box) == ["completed"] * 2
+    assert first.build_id == next(iter(box.uploads))
 
 
 def test_readers_serve_many_calls_on_few_threads_and_end() -> None:

@@ -66,7 +66,8 @@ class Uploader:
         # An upload that could send nothing yet must not reserve a build either: its URLs would
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
-        self._running: dict[asyncio.Task[object], asyncio.Event] = {}
+        # By their ends: a listener may upload another file in the same task.
+        self._running: dict[asyncio.Event, asyncio.Task[object]] = {}
         self._closed = False
 
     async def upload(self, job: BuildFile, listener: Listener | None = None) -> UploadedBuild:
@@ -80,7 +81,7 @@ class Uploader:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
         over = asyncio.Event()
-        self._running[task] = over
+        self._running[over] = task
         try:
             async with self._admission:
                 return await self._upload(job, listener)
@@ -92,7 +93,7 @@ class Uploader:
                 raise ClientClosed(f"the client was closed while uploading: {told}") from None
             raise
         finally:
-            del self._running[task]
+            del self._running[over]
             over.set()
 
     def _is_closed(self) -> bool:
@@ -183,8 +184,8 @@ class Uploader:
         if self._closed:  # also a listener of an upload that is being ended
             return
         self._closed = True
-        ends = list(self._running.values())
-        for task in list(self._running):
+        ends = list(self._running)
+        for task in set(self._running.values()):
             task.cancel()
         limit = self._timeouts.settle + self._timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself
