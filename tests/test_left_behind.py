@@ -15,6 +15,7 @@ from doubles import ManualClock, until
 from nunu_async import (
     Cancelled,
     ClientClosed,
+    Completed,
     CompletedPart,
     DecodeError,
     InputError,
@@ -365,6 +366,22 @@ async def test_a_listener_told_of_the_end_that_a_close_brought_may_close_again(
         with pytest.raises(ClientClosed):
             await task
     assert states(box) == ["cancelled"]
+
+
+async def test_a_listener_may_upload_another_file(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    files = [make_file(PART, "second.zip")]
+
+    async def go_on(event: UploadEvent) -> None:
+        if isinstance(event, Completed) and files:
+            await nunu.upload_build(files.pop(), name="second", platform="linux")
+
+    first = await nunu.upload_build(
+        make_file(PART), name="first", platform="linux", on_progress=go_on
+    )
+    assert states(box) == ["completed"] * 2
+    assert first.build_id == next(iter(box.uploads))
 
 
 def test_readers_serve_many_calls_on_few_threads_and_end() -> None:

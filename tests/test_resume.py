@@ -24,6 +24,7 @@ from doubles import ManualClock
 from nunu_async import (
     AuthenticationError,
     ClientClosed,
+    Completed,
     ConfigError,
     Kept,
     MultipartTicket,
@@ -246,6 +247,35 @@ async def test_two_tasks_do_not_mix_either(
     # Under another name it is another upload.
     await asyncio.gather(*(send(small, state, path, name=name) for name in ("a", "b")))
     assert states(small) == ["completed"] * 3
+
+
+async def test_the_end_of_one_upload_leaves_the_journal_of_the_next_alone(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    """The first has removed its journal and not let go of it yet when the second makes its own."""
+    path = make_file(PARTS * PART)
+    over, go = asyncio.Event(), asyncio.Event()
+
+    async def wait_at_the_end(event: UploadEvent) -> None:
+        if isinstance(event, Completed):
+            over.set()
+            await go.wait()
+
+    first = asyncio.ensure_future(send(small, state, path, on_progress=wait_at_the_end))
+    await over.wait()
+
+    async def end_the_first(event: UploadEvent) -> None:
+        if isinstance(event, PartDone) and not first.done():
+            go.set()
+            await first
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        await send(small, state, path, on_progress=end_the_first)
+    assert len(journals(state)) == 1
+    assert (await send(small, state, path)).build_id == list(small.uploads)[1]
+    assert states(small) == ["completed"] * 2
+    assert journals(state) == []
 
 
 # --- what stays, and for how long

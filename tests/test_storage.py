@@ -148,6 +148,28 @@ async def test_a_dropped_put_is_one_request(clock: ManualClock, source: Source) 
     assert len(server.heads) == 1
 
 
+def test_a_dropped_put_is_one_on_uvloop_too(make_file: Callable[..., Path]) -> None:
+    """Its closed sockets say so by a ValueError, which must not be what comes of a lost one."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        writer.transport.abort()
+
+    async def put() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            async with (
+                await Source.open(make_file(10), executor) as source,
+                raw_server(drop) as server,
+                storage_for(ManualClock()) as storage,
+            ):
+                with pytest.raises(TransportError, match="connection was lost"):
+                    await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(put())
+
+
 async def test_an_early_success_is_not_believed(clock: ManualClock, source: Source) -> None:
     async def early(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes

@@ -355,7 +355,9 @@ class Journal:
         # Windows removes no open file. Elsewhere nobody else must have got the lock meanwhile.
         if remove and os.name != "nt":
             with suppress(OSError):
-                self._path.unlink()
+                # Once `forget` has removed it, the name may be that of another one's journal.
+                if _is_at(self._path, descriptor):
+                    self._path.unlink()
         os.close(descriptor)
         if remove and os.name == "nt":
             with suppress(OSError):

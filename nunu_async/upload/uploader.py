@@ -30,8 +30,8 @@ __all__ = ["Uploader"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# The end of the upload in whose listener, or other task, code runs.
-_OWN_END: ContextVar[asyncio.Event | None] = ContextVar("nunu_async_own_end", default=None)
+# The ends of the uploads in whose listeners, or other tasks, code runs.
+_OWN_ENDS: ContextVar[tuple[asyncio.Event, ...]] = ContextVar("nunu_async_own_ends", default=())
 
 
 class Uploader:
@@ -70,7 +70,8 @@ class Uploader:
         # An upload that could send nothing yet must not reserve a build either: its URLs would
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
-        self._running: dict[asyncio.Task[object], asyncio.Event] = {}
+        # By their ends: a listener may upload another file in the same task.
+        self._running: dict[asyncio.Event, asyncio.Task[object]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -93,8 +94,8 @@ class Uploader:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
         over = asyncio.Event()
-        _OWN_END.set(over)
-        self._running[task] = over
+        within = _OWN_ENDS.set((*_OWN_ENDS.get(), over))
+        self._running[over] = task
         try:
             async with self._admission:
                 return await self._upload(job, listener)
@@ -106,7 +107,8 @@ class Uploader:
                 raise ClientClosed(f"the client was closed while uploading: {told}") from None
             raise
         finally:
-            del self._running[task]
+            _OWN_ENDS.reset(within)
+            del self._running[over]
             over.set()
 
     def _is_closed(self) -> bool:
@@ -199,9 +201,10 @@ class Uploader:
         needs. But not for its own upload, if it is made by a listener that is told of the end.
         """
         first, self._closed = not self._closed, True
-        ends = [end for end in self._running.values() if first or end is not _OWN_END.get()]
+        own = _OWN_ENDS.get()
+        ends = [end for end in self._running if first or end not in own]
         if first:
-            for task in list(self._running):
+            for task in set(self._running.values()):
                 task.cancel()
         limit = self._timeouts.settle + self._timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself
