@@ -696,7 +696,7 @@ P14 = [
         "waiting",
         operation=_leave_a_wait,
         steps={"get_job": [_job("job-1", "COMPLETED"), _job("job-2", "QUEUED").always()]},
-        requests={"get_job": (2, 4)},
+        requests={"get_job": (1, 4)},
     ),
 ]
 
