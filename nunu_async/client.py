@@ -117,7 +117,7 @@ class NunuClient:
             path_style=path_style,
             state_dir=None if state_dir is None else os.fspath(state_dir),
         )
-        if ssl_context is None:
+        if ssl_context is None and not config.is_local:
             check_certificates(os.environ)
         proxies = Proxies.load(os.environ) if trust_env else Proxies()
         timeouts = _timeouts(timeout)
