@@ -173,6 +173,7 @@ class Config:
             why = "an organization key" if of_organization else 'path_style="project"'
             raise ConfigError(f"{why} needs a project_id, or NUNU_PROJECT_ID")
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
+        url = normalize_base_url(url, allow_http=allow_http)
         if _clean_key(api_key) and not base_url and url != DEFAULT_BASE_URL:
             # Whoever can set a variable must not be able to have somebody else's key sent to them.
             name = next(name for name in BASE_URL_VARIABLES if environ.get(name, "").strip())
@@ -182,7 +183,7 @@ class Config:
             )
         return cls(
             api_key=Secret(key),
-            base_url=normalize_base_url(url, allow_http=allow_http),
+            base_url=url,
             project_id=project,
             allow_http=allow_http,
             path_style=style,

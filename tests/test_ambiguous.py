@@ -21,6 +21,7 @@ from nunu_async import (
     InitiateUpload,
     InputError,
     NunuClient,
+    QuotaExceeded,
     StartedRun,
     TransportError,
     UploadOutcomeUnknown,
@@ -112,6 +113,24 @@ async def test_an_upload_whose_reservation_was_not_heard_of_asks_once_more(
             with pytest.raises(TransportError):
                 await uploading
         assert len(box.journal.of("initiate_upload")) == 2
+
+
+async def test_a_refusal_after_a_lost_reservation_says_what_may_be_held(
+    clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    """The space that it wants may be taken by that very reservation."""
+    faults = [
+        Fault(on="initiate_upload", do="cut", effect=True),
+        Fault(on="initiate_upload", first=2, status=402),
+    ]
+    async with (
+        Sandbox(faults=faults) as box,
+        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+    ):
+        with pytest.raises(QuotaExceeded) as caught:
+            await nunu.upload_build(make_file(9), name="n", platform="linux")
+    (note,) = caught.value.__notes__
+    assert "up to 1 reservations" in note
 
 
 async def test_an_upload_whose_reservation_was_heard_of_leaves_no_other(

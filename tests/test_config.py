@@ -82,6 +82,8 @@ def test_a_key_that_was_passed_in_does_not_go_where_the_environment_says(variabl
     assert "argument-key" not in str(refused.value)
     config = Config.load(environ, api_key="argument-key", base_url="https://nunu.ai")
     assert config.base_url == DEFAULT_BASE_URL
+    for usual in ("https://nunu.ai", "https://nunu.ai/api/", DEFAULT_BASE_URL):
+        assert Config.load({variable: usual}, api_key="argument-key").base_url == DEFAULT_BASE_URL
 
 
 def test_what_nothing_sets_has_its_default() -> None:

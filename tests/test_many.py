@@ -117,10 +117,30 @@ async def test_what_is_wrong_with_an_argument_is_told_before_anything_is_sent(
         [path, make_file(9, "no.extension")],
         [path, other, path],
         [path, str(path)],
+        [path, path.parent / "no" / ".." / path.name],
     ):
         with pytest.raises(InputError):
             await nunu.upload_builds(wrong)
     assert len(box.journal) == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+async def test_a_listener_that_is_cancelled_by_nobody_ends_all_with_an_error(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile, at_once: int
+) -> None:
+    """As one that awaits a future which somebody else has cancelled."""
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    gone.cancel()
+
+    async def listen(_: BuildFile, __: UploadEvent) -> None:
+        await gone
+
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=at_once
+    ) as nunu:
+        with pytest.raises(RuntimeError, match="nobody did that"):
+            await nunu.upload_builds(files(make_file, 5), platform="linux", on_progress=listen)
+    assert {upload.state for upload in box.uploads.values()} <= {"cancelled", "completed"}
 
 
 async def test_the_same_file_under_two_names_is_two_builds(

@@ -128,6 +128,52 @@ async def test_an_injected_session_is_used_not_closed_and_not_replaying(
     assert len(server.heads) == 5
 
 
+async def test_another_build_than_was_asked_for_is_no_answer(clock: ManualClock) -> None:
+    """As where an answer that nobody waited for lay on a kept-alive connection."""
+    other = answer(body=b'{"build_id": "other"}')
+    async with raw_server(Script([other])) as server, client(server, clock) as nunu:
+        with pytest.raises(DecodeError, match="another build"):
+            await nunu.builds.get("b")
+
+
+async def test_a_session_closed_under_a_look_up_is_no_cancellation(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp cancels who looks up a name then; nobody here has cancelled anything."""
+    looking = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> list[object]:
+        looking.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    nunu = NunuClient(KEY, base_url="https://nowhere.example", clock=clock)
+    asking = asyncio.ensure_future(nunu.builds.get("b"))
+    await looking.wait()
+    await nunu.close()
+    with pytest.raises((ClientClosed, TransportError)):
+        await asking
+    assert not asking.cancelled()
+
+
+async def test_the_upload_id_is_hidden_in_the_form_in_which_it_was_sent(
+    clock: ManualClock,
+) -> None:
+    """A gateway repeats the request line that it could not pass on."""
+    ticket = attrs.evolve(TICKET, upload_id="AbC+dEf/gHi==")
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        told = b"cannot " + head.split(b"\r\n")[0] + b" AbC%2BdEf%2FgHi%3D%3D"
+        writer.write(answer(400, told))
+
+    async with raw_server(echo) as server, client(server, clock) as nunu:
+        with pytest.raises(BadRequest) as caught:
+            await nunu.builds.get_upload_parts(ticket, [1])
+    assert "AbC" not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
 async def test_a_refused_connection_is_tried_again_even_for_a_post(clock: ManualClock) -> None:
     async with raw_server(Script([None])) as server:
         pass
@@ -489,7 +535,8 @@ def test_repr_shows_no_key() -> None:
 async def test_every_attempt_is_one_debug_line_without_ids(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    script = Script([answer(503), None, answer(body=BUILD)])
+    build = b'{"build_id": "an-id-of-a-build"}'
+    script = Script([answer(503), None, answer(body=build)])
     with caplog.at_level(logging.DEBUG, "nunu_async"):
         async with raw_server(script) as server, client(server, clock) as nunu:
             await nunu.builds.get("an-id-of-a-build")

@@ -298,6 +298,20 @@ async def test_an_address_of_another_part_is_not_sent_to(
     assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
 
 
+@pytest.mark.parametrize(
+    "query", ["?sig=1", "?partNumber=1&partNumber=2", "?partNumber=2&partNumber=1"]
+)
+async def test_one_address_is_not_used_for_two_parts(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, query: str
+) -> None:
+    """The second would overwrite the first."""
+    same = [{"part_number": n, "url": f"{box.storage_url}/k{query}"} for n in (1, 2)]
+    box.add_fault(Fault(on="get_upload_parts", status=200, body={"upload_urls": same}, times=None))
+    with pytest.raises(DecodeError, match="no URL for part"):
+        await send(nunu, make_file(2 * PART))
+    assert box.journal.of("put_part") == []
+
+
 async def test_expired_urls_are_replaced(clock: ManualClock, make_file: MakeFile) -> None:
     """The store's own clock jumps past every URL's life after the first part."""
     wall = 1_800_000_000.0

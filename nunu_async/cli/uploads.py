@@ -76,7 +76,9 @@ async def cancel(arguments: argparse.Namespace) -> int:
                 end = "cancelled"
                 if journal.kept is not None:  # else it was settled a moment ago
                     clock, within = SystemClock(), TIMEOUTS.cleanup
-                    end = await give_up(nunu.builds, journal.kept, clock=clock, within=within)
+                    end = await give_up(
+                        nunu.builds, journal.kept, clock=clock, within=within, asked=True
+                    )
                 if end != "failed":
                     await journal.forget()
             finally:

@@ -28,6 +28,7 @@ from nunu_async.core.wire import (
     read_capped,
     send_once,
     translate,
+    was_cancelled,
 )
 from nunu_async.errors import (
     ApiError,
@@ -223,6 +224,10 @@ class Session:
                 status = response.status
                 hidden = (self._config.api_key, *request.secrets)
                 return responses.read(request, status, headers, answer, hidden)
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            failure = translate(error, request.method, request.path)
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
             failure = translate(error, request.method, request.path)
         finally:

@@ -29,6 +29,7 @@ __all__ = [
     "read_capped",
     "send_once",
     "translate",
+    "was_cancelled",
 ]
 
 # Seconds for which the addresses of a name are used. The pauses between the attempts of one part
@@ -45,6 +46,15 @@ class Response(aiohttp.ClientResponse):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.method} {self.url.host} [{self.status}]>"
+
+
+def was_cancelled() -> bool:
+    """Tell whether somebody has cancelled this task, as a CancelledError alone does not say.
+
+    aiohttp raises one of its own in who looks up a name while the session is closed.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class _Dropped(Exception):
@@ -67,7 +77,7 @@ async def send_once(request: ClientRequest, handler: ClientHandlerType) -> Clien
         raise _Dropped(_cause(error)) from None
 
 
-def translate(error: Exception, method: str, path: str) -> NunuError:
+def translate(error: BaseException, method: str, path: str) -> NunuError:
     """Make ours of any exception of a request; ours stay as they are.
 
     To be raised after the `except` block and not in it: `str` and `repr` of aiohttp's errors, and

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import cast
+from urllib.parse import quote
 
 import attrs
+from yarl import URL
 
 from nunu_async.core import codec
 from nunu_async.core.request import Flight, Replay, Request
@@ -35,7 +37,10 @@ from nunu_async.models.builds import (
 )
 from nunu_async.redact import Secret
 
-__all__ = ["Builds"]
+__all__ = ["CARRIES_ERROR", "Builds"]
+
+CARRIES_ERROR = "the answer carries an error @ $.error"
+"""What is wrong with a 200 in which the API says that it failed."""
 
 _OLD_NAMES = {"id": "build_id", "file_name": "filename", "file_size": "size"}
 
@@ -181,7 +186,7 @@ class Builds:
                 method="GET",
                 path=f"/builds/{in_path('build_id', build_id)}",
                 template="/builds/{buildId}",
-                answer=_build,
+                answer=lambda data: _asked_for(_build(data), build_id),
                 replay=replay,
             )
         )
@@ -204,7 +209,13 @@ class _CancelAnswer(Model):
 
 
 def _secrets(ticket: Ticket) -> tuple[Secret, ...]:
-    return (Secret(ticket.upload_id),) if isinstance(ticket, MultipartTicket) else ()
+    """Return what no message may repeat; a gateway repeats it as it stands in the request line."""
+    if not isinstance(ticket, MultipartTicket):
+        return ()
+    upload_id = ticket.upload_id
+    sent = URL.build(query={"q": upload_id}).raw_query_string.removeprefix("q=")
+    forms = dict.fromkeys((upload_id, sent, quote(upload_id, safe="")))
+    return tuple(Secret(form) for form in forms)
 
 
 def _completion(ticket: Ticket, parts: Sequence[CompletedPart]) -> dict[str, object]:
@@ -279,7 +290,7 @@ def _completed(data: object, build_id: str) -> None:
     # A 200 that carries an error, or nothing that was promised, is no success.
     answer = codec.structure(data, _CompleteAnswer)
     if isinstance(data, Mapping) and data.get("error"):
-        raise codec.Misfit("the answer carries an error @ $.error")
+        raise codec.Misfit(CARRIES_ERROR)
     if answer.status is not None and answer.status.lower() != "success":
         raise codec.Misfit(f"not success: {answer.status!r} @ $.status")
     if answer.build_id not in (None, build_id):
@@ -297,3 +308,9 @@ def _build(data: object) -> Build:
     if isinstance(data, Mapping):
         data = {_OLD_NAMES.get(name, name): value for name, value in data.items()}
     return codec.structure(data, Build)
+
+
+def _asked_for(build: Build, build_id: str) -> Build:
+    if build.build_id.lower() != build_id.lower():
+        raise codec.Misfit(f"another build: {build.build_id!a} @ $.build_id")
+    return build

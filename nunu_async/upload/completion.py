@@ -13,13 +13,14 @@ from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Flight, Replay
 from nunu_async.core.retry import Attempts, RetryPolicy
-from nunu_async.endpoints.builds import Builds
+from nunu_async.endpoints.builds import CARRIES_ERROR, Builds
 from nunu_async.errors import (
     ApiError,
     DecodeError,
     InputError,
     NotFound,
     NunuError,
+    ServerError,
     TransportError,
     UploadOutcomeUnknown,
 )
@@ -142,7 +143,7 @@ class Completion:
             tried = tried or not refused
             self.may_cancel = not in_doubt
             delay = attempts.pause_after(
-                failure,
+                _as_refusal(failure),
                 replay=Replay.ALWAYS,
                 chance=self._clock.random(),
                 remaining=deadline.remaining(),
@@ -171,7 +172,7 @@ class Completion:
             return None
         finally:
             self._is_asking = False
-        if build.build_id != ticket.build_id or build.size not in (None, size):
+        if build.size not in (None, size):
             return None
         status = (build.status or "").lower()
         return True if status in BUILT else False if status in NOT_BUILT else None
@@ -190,8 +191,17 @@ def _did_nothing(failure: NunuError) -> bool:
     )
 
 
+def _as_refusal(failure: NunuError) -> NunuError:
+    """Return what to repeat by: a 200 that is no success is a server error that hides as one."""
+    if isinstance(failure, DecodeError):
+        return ServerError(status=500, message=str(failure))
+    return failure
+
+
 def _was_explained(failure: NunuError) -> bool:
     """Tell whether the API itself has ended the request, in its own words or by HTTP's."""
+    if isinstance(failure, DecodeError):
+        return CARRIES_ERROR in failure.problems
     if not isinstance(failure, ApiError):
         return False
     if failure.status < 400:  # noqa: PLR2004 - HTTP's redirects

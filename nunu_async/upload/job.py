@@ -77,8 +77,8 @@ class UploadedBuild:
     seconds: float
     """From opening the file to the server's confirmation."""
     verified: int | None = None
-    """Parts that storage has with the MD5 of what was sent; fewer than `parts` where an ETag is no
-    MD5, and None if `verify` was not asked for."""
+    """Parts that storage has with the MD5 of what this call sent; fewer than `parts` where an ETag
+    is no MD5 or an earlier call had sent a part, and None if `verify` was not asked for."""
     possible_orphans: int = 0
     """Reservations that the server may have made for this upload unheard, which hold space until
     they expire: their answers were lost."""

@@ -33,7 +33,7 @@ def check(files: Sequence[BuildFile]) -> None:
             error.add_note(f"of the file {os.fspath(file.path)!a}")
             raise
         # Not resolved: two links may be two builds. Another name makes another build of a file.
-        same = (str(Path(file.path).absolute()), file.name)
+        same = (os.path.abspath(file.path), file.name)  # noqa: PTH100 - `resolve` follows links
         if same in seen:
             raise InputError("files", f"{os.fspath(file.path)!a} is given twice under one name")
         seen.add(same)

@@ -8,7 +8,7 @@ import logging
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import time_limit
 from nunu_async.core.request import Flight, Replay
-from nunu_async.errors import DecodeError, NotFound, NunuError, UploadError
+from nunu_async.errors import NotFound, NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.upload.completion import Completion
 from nunu_async.upload.job import UploadedBuild
@@ -221,9 +221,15 @@ class Upload:
         except asyncio.CancelledError:
             await finish(self._forget(task, flight))
             raise
-        except DecodeError as error:
-            if isinstance(error.leftover, SinglePartTicket | MultipartTicket):
-                await finish(self._clean_up(error.leftover, error))
+        except NunuError as error:
+            leftover = getattr(error, "leftover", None)
+            if isinstance(leftover, SinglePartTicket | MultipartTicket):
+                await finish(self._clean_up(leftover, error))
+            elif flight.unheard and not isinstance(error, UploadOutcomeUnknown):
+                error.add_note(
+                    f"the server may hold up to {flight.unheard} reservations of which no answer "
+                    "came; they take up space until they expire"
+                )
             raise
 
     async def _forget(self, task: asyncio.Task[Ticket], flight: Flight) -> None:

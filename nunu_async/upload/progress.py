@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import attrs
 
+from nunu_async.core.wire import was_cancelled
+
 __all__ = [
     "BytesSent",
     "Cancelled",
@@ -182,6 +184,12 @@ class Reporter:
     async def drain(self) -> None:
         """Deliver what is queued."""
         while self._events and self._listener is not None:
-            answer = self._listener(self._events.popleft())
-            if inspect.isawaitable(answer):
-                await answer
+            try:
+                answer = self._listener(self._events.popleft())
+                if inspect.isawaitable(answer):
+                    await answer
+            except asyncio.CancelledError as error:
+                if was_cancelled():
+                    raise
+                # As of a future that it awaited: a task that ends so would only be missed.
+                raise RuntimeError("on_progress was cancelled, and nobody did that") from error

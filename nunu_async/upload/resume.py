@@ -78,7 +78,7 @@ async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standi
     except NunuError as error:
         _LOG.warning("build %s: asking for it failed: %s", ticket.build_id, error)
         return "unknown"
-    if build.build_id != ticket.build_id or build.size not in (None, size):
+    if build.size not in (None, size):
         return "unknown"
     status = (build.status or "").lower()
     if status in BUILT:
@@ -120,9 +120,12 @@ def unknown(ticket: MultipartTicket) -> UploadOutcomeUnknown:
 
 
 async def give_up(
-    builds: Builds, kept: Kept, *, clock: Clock, within: float
+    builds: Builds, kept: Kept, *, clock: Clock, within: float, asked: bool
 ) -> Literal["cancelled", "built", "failed"]:
     """Cancel an upload on the server, unless it may have become a build.
+
+    One that the server was asked to complete, and that is no build yet, may be on its way to be
+    one: that is deleted only where the user has `asked`.
 
     ``cancelled`` is also one that the server has forgotten; ``failed`` one that it may still have.
     """
@@ -131,7 +134,7 @@ async def give_up(
         found = await standing(builds, ticket, kept.head.identity.size)
         if found == "built":
             return "built"
-        if found == "unknown":
+        if found == "unknown" or (found == "sending" and not asked):
             return "failed"
     try:
         async with time_limit(clock, within):

@@ -99,11 +99,10 @@ class Sending:
         senders = min(concurrency, self._plan.total_parts - len(self._ledger.etags))
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._feed(batch, ready, senders))
+                tasks = [group.create_task(self._feed(batch, ready, senders))]
                 group.create_task(self._reporter.pump())
-                await asyncio.wait(
-                    [group.create_task(self._send_all(ready)) for _ in range(senders)]
-                )
+                tasks += [group.create_task(self._send_all(ready)) for _ in range(senders)]
+                await asyncio.wait(tasks)
                 self._reporter.end()
                 return
         except BaseExceptionGroup as failures:

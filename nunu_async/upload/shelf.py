@@ -35,8 +35,12 @@ _LOG = logging.getLogger("nunu_async.upload")
 
 _SUFFIX: Final = ".jsonl"
 _LARGEST: Final = 64 * 1024 * 1024
+# O_NONBLOCK for a FIFO that somebody has put there: opening one waits for a writer.
 _FLAGS: Final = (
-    getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
 )
 # Seconds for one line; a local disk takes far less than one, and a dead one must hold up nobody.
 _PATIENCE: Final = 30.0
@@ -57,6 +61,15 @@ class LeftBehind:
     """Some process is sending it right now."""
     file: str
     """What became of the build file: ``same``, ``changed`` or ``missing``."""
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """A journal that is there; its build file was not looked at, which may be on a dead disk."""
+
+    path: Path
+    kept: Kept
+    is_busy: bool
 
 
 class Shelf:
@@ -93,9 +106,16 @@ class Shelf:
         The same file with the same name, platform, description and tags for the same project is
         the same upload; what else may be said of it does not count.
 
-        Raises: SourceError when it is being sent already; ConfigError where none can be kept.
+        Raises: SourceError when it is being sent already, or its path is no text; ConfigError where
+        none can be kept.
         """
         path = _absolute(source)
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                ascii(path), "has a path that no journal can hold; it goes up without resume"
+            ) from None
         base_url, project_id = self._place
         same: list[object] = [base_url, project_id, path, request.name, request.platform]
         same += [request.multipart, request.description, list(request.tags)]
@@ -117,55 +137,55 @@ class Shelf:
         await journal.open(path, create=True)
         return journal
 
-    async def outdated(self, source: Source) -> list[Journal]:
-        """Lock the journals of what the file was before it was changed, under whatever name."""
+    async def outdated(self, source: Source) -> list[Found]:
+        """Find the journals of what the file was before it was changed, under whatever name."""
         path = _absolute(source)
-        journals = []
-        for left in await _on(self.executor, self.left_behind):
-            head = left.kept.head
-            if left.is_ours and head.path == path and head.identity != source.identity:
-                with suppress(SourceError, ConfigError):  # busy, or gone
-                    journals.append(await self.take(left))
-        return journals
+        try:
+            async with time_limit(self._clock, _PATIENCE):
+                found = await _on(self.executor, self._all)
+        except TimeoutError:
+            _LOG.warning("the journals' disk hangs; those of older states are let be")
+            return []
+        return [
+            one
+            for one in found
+            if self._is_ours(one.kept.head)
+            and one.kept.head.path == path
+            and one.kept.head.identity != source.identity
+        ]
 
-    async def take(self, left: LeftBehind) -> Journal:
+    async def take(self, one: Found | LeftBehind) -> Journal:
         """Lock a journal that is there. Raises: SourceError when it is busy; ConfigError."""
-        journal = Journal(left.path, self.executor, self._clock)
-        await journal.open(left.kept.head.path, create=False)
+        journal = Journal(one.path, self.executor, self._clock)
+        await journal.open(one.kept.head.path, create=False)
         return journal
+
+    def _is_ours(self, head: Head) -> bool:
+        return (head.base_url, head.project_id) == self._place
 
     def left_behind(self) -> list[LeftBehind]:
         """Read all journals, oldest first; blocks. One that cannot be read is passed over.
 
         Raises: ConfigError where the folder cannot be read.
         """
-        try:
-            found = sorted(self.folder.glob(f"*{_SUFFIX}"))
-        except OSError as error:
-            raise _unusable(self.folder, error) from None
-        lefts = [left for path in found for left in self._look(path)]
+        lefts = [
+            LeftBehind(
+                path=one.path,
+                kept=one.kept,
+                is_ours=self._is_ours(one.kept.head),
+                is_busy=one.is_busy,
+                file=_state_of(one.kept.head),
+            )
+            for one in self._all()
+        ]
         return sorted(lefts, key=lambda left: left.kept.head.began)
 
-    def _look(self, path: Path) -> Iterator[LeftBehind]:
+    def _all(self) -> list[Found]:
         try:
-            descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-        except OSError:
-            return
-        try:
-            is_busy = not try_lock(descriptor, shared=True)
-            kept = read(_read_all(descriptor))
-        except OSError:
-            return
-        finally:
-            os.close(descriptor)
-        if kept is not None:
-            yield LeftBehind(
-                path=path,
-                kept=kept,
-                is_ours=(kept.head.base_url, kept.head.project_id) == self._place,
-                is_busy=is_busy,
-                file=_state_of(kept.head),
-            )
+            paths = sorted(self.folder.glob(f"*{_SUFFIX}"))
+        except OSError as error:
+            raise _unusable(self.folder, error) from None
+        return [found for path in paths for found in _look(path)]
 
 
 class Journal:
@@ -200,9 +220,16 @@ class Journal:
         Raises: SourceError when it is locked; ConfigError where that cannot be.
         """
         try:
-            await _on(self._executor, self._open, path, create=create)
-        except asyncio.CancelledError:
+            async with time_limit(self._clock, _PATIENCE):
+                await _on(self._executor, self._open, path, create=create)
+        except TimeoutError:
             self._executor.submit(self._close)  # the one thread takes it after the opening
+            raise ConfigError(
+                f"journals cannot be kept in {self._path.parent} (the disk hangs); see "
+                "NUNU_STATE_DIR"
+            ) from None
+        except asyncio.CancelledError:
+            self._executor.submit(self._close)
             raise
 
     async def begin(self, ticket: MultipartTicket) -> None:
@@ -216,8 +243,12 @@ class Journal:
         await self._do(lambda: self._append(lambda before: part_line(number, etag, before)))
 
     async def completing(self) -> None:
-        """Note that from now on the upload may be complete."""
-        await self._do(lambda: self._append(mark_line, flush=True))
+        """Note that from now on the upload may be complete.
+
+        Where that cannot be noted, the journal goes: without the mark a later call would take the
+        upload for one that may be deleted.
+        """
+        await self._do(self._mark)
 
     async def void(self) -> None:
         """Empty it: what it had is over, and something else may begin."""
@@ -228,7 +259,7 @@ class Journal:
 
         Raises: ConfigError where that cannot be.
         """
-        await finish(_on(self._executor, self._set_aside))
+        await self._do(self._set_aside)
 
     async def forget(self) -> None:
         """Remove it: there is nothing to resume. The lock stays until `close`."""
@@ -314,6 +345,11 @@ class Journal:
         else:
             self._checksum = checksum
 
+    def _mark(self) -> None:
+        self._append(mark_line, flush=True)
+        if self._broken and self.build_id is not None:
+            self._remove()
+
     def _give_up(self, error: OSError) -> None:
         # Nothing may follow what was perhaps written in part.
         self._broken = True
@@ -362,6 +398,24 @@ class Journal:
         if remove and os.name == "nt":
             with suppress(OSError):
                 self._path.unlink()
+
+
+def _look(path: Path) -> Iterator[Found]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return
+        is_busy = not try_lock(descriptor, shared=True)
+        kept = read(_read_all(descriptor))
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+    if kept is not None:
+        yield Found(path=path, kept=kept, is_busy=is_busy)
 
 
 async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -21,7 +21,7 @@ __all__ = ["Signed", "Signer"]
 _LONGEST_LIFE: Final = 3600.0
 _LIFE: Final = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
 # What the address itself says of its part: a mix-up there would mix up bytes.
-_PART: Final = re.compile(r"[?&]partNumber=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
+_PART: Final = re.compile(r"(?<=[?&])partNumber=([0-9]{1,9})(?=&|$)", re.IGNORECASE)
 # One older than this part of its life is replaced before it is used.
 _USABLE: Final = 0.8
 # A server that answers a request for URLs without some of them is asked again so often.
@@ -68,7 +68,11 @@ class Signer:
             if not missing:
                 break
             answer = await self._builds.get_upload_parts(ticket, missing)
-            urls |= {url.part_number: url for url in answer if _is_for(url, missing)}
+            for url in answer:
+                # One address for two parts would have the second overwrite the first.
+                taken = any(url.url == other.url for other in urls.values())
+                if _is_for(url, missing) and not taken:
+                    urls[url.part_number] = url
         now = self._clock.monotonic()
         try:
             return [Signed(self._plan.part(n), urls[n], now) for n in numbers]
@@ -91,5 +95,5 @@ class Signer:
 
 def _is_for(address: PartUrl, wanted: Container[int]) -> bool:
     """Tell whether an address is for one of the parts wanted, and for no other."""
-    found = _PART.search(address.url)
-    return address.part_number in wanted and (found is None or int(found[1]) == address.part_number)
+    told = {int(number) for number in _PART.findall(address.url)}
+    return address.part_number in wanted and told <= {address.part_number}

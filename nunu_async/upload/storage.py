@@ -34,6 +34,7 @@ from nunu_async.core.wire import (
     read_capped,
     send_once,
     translate,
+    was_cancelled,
 )
 from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
@@ -115,7 +116,7 @@ class _PartBody(aiohttp.Payload):
 
     def progress(self) -> Progress:
         """Return figures that change when a byte leaves, down to the kernel where it tells."""
-        return Progress(self._given, self._buffered(), self._queued(), self.handed_over)
+        return Progress(self._given, self._buffered(), self.queued(), self.handed_over)
 
     async def md5(self) -> str | None:
         """Return the MD5 of the part; None if it is not wanted, or some bytes were not taken."""
@@ -127,7 +128,8 @@ class _PartBody(aiohttp.Payload):
         transport = self._transport
         return transport.get_write_buffer_size() if transport is not None else 0
 
-    def _queued(self) -> int:
+    def queued(self) -> int:
+        """Return the bytes that the peer has not acknowledged; 0 where the kernel does not tell."""
         sock = self._socket()
         if sock is None or _OUTQ is None:
             return 0
@@ -179,8 +181,7 @@ class _PartBody(aiohttp.Payload):
     async def _flush(self, writer: AbstractStreamWriter) -> None:
         """Wait until the transport's own buffer is empty.
 
-        An answer that comes before that is not one to the whole part, however well it reads. What
-        the kernel holds cannot be seen: an early answer to its last bytes is believed.
+        An answer that comes before that is not one to the whole part, however well it reads.
         """
         transport = self._transport
         if transport is None:
@@ -323,7 +324,8 @@ class Storage:
             ) as response:
                 if not body.handed_over:
                     await lapse()  # the body's own task may be one turn behind the answer
-                whole = body.handed_over
+                # What storage has read it has received, and its answer acknowledges all of that.
+                whole = body.handed_over and not body.queued()
                 answer = await read_capped(response, _LARGEST_ERROR, cut=True)
                 if whole:
                     body.answered()
@@ -338,6 +340,10 @@ class Storage:
                     return _refusal(part.number, response.status, told, answer, hidden)
                 md5 = await body.md5()
                 return _verdict(part.number, response.status, told, etags, whole=whole, md5=md5)
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            failure = translate(error, "PUT", f"to storage (part {part.number})")
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
             failure = translate(error, "PUT", f"to storage (part {part.number})")
         raise failure

@@ -13,7 +13,7 @@ from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds
-from nunu_async.errors import ClientClosed, ConfigError
+from nunu_async.errors import ClientClosed, ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload
 from nunu_async.upload.job import BuildFile, UploadedBuild
 from nunu_async.upload.journal import Kept
@@ -107,9 +107,10 @@ class Uploader:
                 raise ClientClosed(f"the client was closed while uploading: {told}") from None
             raise
         finally:
-            _OWN_ENDS.reset(within)
             del self._running[over]
             over.set()
+            with suppress(ValueError):  # dropped, and ended from elsewhere
+                _OWN_ENDS.reset(within)
 
     def _is_closed(self) -> bool:
         return self._closed
@@ -147,7 +148,11 @@ class Uploader:
         journal: Journal,
     ) -> UploadedBuild:
         """Go on with what the journal has of this very file; else start, and keep a journal."""
-        for old in await self._shelf.outdated(source):
+        for found in await self._shelf.outdated(source):
+            try:
+                old = await self._shelf.take(found)
+            except (SourceError, ConfigError):  # busy, or gone
+                continue
             try:
                 if old.kept is not None and await self._give_up(old.kept):
                     await old.forget()
@@ -187,7 +192,11 @@ class Uploader:
     async def _give_up(self, kept: Kept) -> bool:
         """Let go of an upload of which nothing can be used; False where the server may have it."""
         end = await give_up(
-            self.equipment.builds, kept, clock=self._clock, within=self._timeouts.cleanup
+            self.equipment.builds,
+            kept,
+            clock=self._clock,
+            within=self._timeouts.cleanup,
+            asked=False,
         )
         _LOG.info(
             "build %s was left behind and is of no more use: %s", kept.head.ticket.build_id, end

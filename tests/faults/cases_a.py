@@ -625,18 +625,27 @@ A10 += [
         error=UploadOutcomeUnknown,
         cause=DecodeError,
         attributes={"cancelled": None},
-        requests={"complete_upload": count, "cancel_upload": 0},
+        requests={"complete_upload": 5, "cancel_upload": 0},
         allow=UNSETTLED,
     )
-    for variant, count, step in (
-        ("html", 5, answer(200, HTML)),
-        ("empty", 5, answer(200, b"")),
-        ("204", 5, answer(204, b"")),
-        ("error", 1, answer(200, {"error": "InternalError"})),
-        ("another-build", 1, answer(200, {"build_id": "another"})),
-        ("nothing", 1, answer(200, {})),
+    for variant, step in (
+        ("html", answer(200, HTML)),
+        ("empty", answer(200, b"")),
+        ("204", answer(204, b"")),
+        ("another-build", answer(200, {"build_id": "another"})),
+        ("nothing", answer(200, {})),
     )
 ]
+A10.append(
+    Case(
+        "A10",
+        "error-for-ever",
+        steps={"complete_upload": [answer(200, {"error": "InternalError"}).always()]},
+        error=DecodeError,
+        match="was cancelled on the server",
+        requests={"complete_upload": 5, "get_build": 5, "cancel_upload": 1},
+    )
+)
 
 _BAD_PARTS = {"error": "InvalidPart: part 2", "code": "InvalidPart"}
 A11 = [
@@ -822,6 +831,7 @@ A14 += [
     Case(
         "A14",
         f"url-{variant}",
+        size=PART,
         steps={"get_upload_parts": [_urls(_each(url=lambda _, told=told: told)).always()]},
         error=UploadError,
         match="nothing was sent",
@@ -1002,7 +1012,12 @@ A17 = [
             "get_build": [
                 answer(
                     200,
-                    {"build_id": "b", "status": "QUARANTINED", "region": ["eu", None], "size": 5.0},
+                    {
+                        "build_id": "build-0",
+                        "status": "QUARANTINED",
+                        "region": ["eu", None],
+                        "size": 5.0,
+                    },
                 )
             ]
         },
@@ -1522,8 +1537,8 @@ A24 += [
         "A24",
         "duplicate-keys",
         operation="get_build",
-        steps={"get_build": [answer(200, '{"build_id": "a", "build_id": "b", "size": 1}')]},
-        attributes={"build_id": "b"},
+        steps={"get_build": [answer(200, '{"build_id": "a", "build_id": "build-0"}')]},
+        attributes={"build_id": "build-0"},
     ),
 ]
 

@@ -397,6 +397,8 @@ _MAY_END = {
     ("upload/sending.py", "run"): "a group: the first of its failures is raised behind it",
     ("upload/readers.py", "run"): "not in a coroutine: the future of a thread carries it",
     ("upload/readers.py", "_run"): "not in a coroutine: the future of a thread carries it",
+    ("core/session.py", "_exchange"): "one that nobody asked for: the session was closed",
+    ("upload/storage.py", "_exchange"): "one that nobody asked for: the session was closed",
     ("cli/serve.py", "serve"): "how the command is told to end",
     ("cli/run.py", "run"): "not in a coroutine: the process ends with this code",
     ("__main__.py", ""): "not in a coroutine: the process ends with this code",
