@@ -23,6 +23,8 @@ from doubles import ManualClock
 
 from nunu_async import (
     AuthenticationError,
+    BadRequest,
+    Cancelled,
     ClientClosed,
     Completed,
     ConfigError,
@@ -44,6 +46,7 @@ from nunu_async import (
 from nunu_async.sandbox import Fault, Sandbox
 from nunu_async.upload.journal import read
 from nunu_async.upload.plan import upload_minutes
+from nunu_async.upload.shelf import Journal
 
 PART = 4096
 PARTS = 40
@@ -750,6 +753,147 @@ async def test_a_disk_that_hangs_ends_the_journal_and_not_the_upload(
     assert states(small) == ["completed"]
     assert "the journal's disk hangs" in caplog.text
     await until(lambda: journals(state) == [])
+
+
+async def test_without_the_mark_before_completing_there_is_no_journal(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later call would take what may be assembled for one that may be deleted."""
+    write = os.write
+    left: list[list[Path]] = []
+
+    def full(descriptor: int, data: bytes) -> int:
+        if b"completing" in data:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    small.add_fault(Fault(on="complete_upload", status=400))
+
+    async def look(event: UploadEvent) -> None:
+        if isinstance(event, Cancelled):
+            left.append(journals(state))
+
+    with pytest.raises(BadRequest):
+        await send(small, state, make_file(5 * PART), on_progress=look)
+    assert left == [[]]
+    assert states(small) == ["cancelled"]
+
+
+async def test_what_may_be_assembled_is_not_deleted_because_the_file_has_changed(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    """Only `uploads cancel` may: there somebody has asked for it."""
+    path = make_file(6 * PART)
+    small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
+    small.add_fault(Fault(on="get_build", status=500))
+    with pytest.raises(UploadOutcomeUnknown):
+        await send(small, state, path, retry=RetryPolicy(attempts=1))
+    (build_id,) = small.uploads
+    body = {"build_id": build_id, "status": "uploading", "size": 6 * PART}
+    small.add_fault(Fault(on="get_build", status=200, body=body, times=None))
+    path.write_bytes(os.urandom(6 * PART))
+    await send(small, state, path)
+    assert states(small) == ["completed", "completed"]
+    assert small.journal.of("cancel_upload") == []
+    (left,) = journals(state)
+    kept = read(left.read_bytes())
+    assert kept is not None
+    assert kept.head.ticket.build_id == build_id
+    assert kept.completing
+
+
+async def test_no_journal_of_another_file_holds_up_an_upload(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may name a file on a dead disk, and not all that is called a journal is a file."""
+    await interrupt(small, state, make_file(PARTS * PART))
+    folder = journals(state)[0].parent
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.jsonl")
+    other = make_file(3 * PART, "other.zip")
+    stat = os.stat
+
+    def dead(path: object, *more: object, **options: object) -> os.stat_result:
+        assert not str(path).endswith("game.zip"), "somebody would wait for ever"
+        return stat(path, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", dead)
+    async with asyncio.timeout(20):
+        build = await send(small, state, other)
+    monkeypatch.undo()
+    assert small.read_object(build.build_id) == other.read_bytes()
+    async with client(small, state) as nunu:
+        assert len(nunu._shelf.left_behind()) == 1
+
+
+@pytest.mark.parametrize("moment", ["opening", "setting aside"])
+async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
+    small: Sandbox,
+    make_file: MakeFile,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    path.write_bytes(os.urandom(PARTS * PART))
+    small.add_fault(Fault(on="cancel_upload", status=500, times=5))
+    hangs, released = threading.Event(), threading.Event()
+    name = "_open" if moment == "opening" else "_set_aside"
+    real = getattr(Journal, name)
+
+    def hang(self: Journal, *more: object, **options: object) -> None:
+        hangs.set()
+        released.wait(60)
+        real(self, *more, **options)
+
+    monkeypatch.setattr(Journal, name, hang)
+    clock = ManualClock()
+    task = asyncio.ensure_future(send(small, state, path, clock))
+    await until(hangs.is_set)
+    while not task.done():
+        clock.advance(10)
+        await asyncio.sleep(0.001)
+    released.set()
+    if moment == "opening":
+        with pytest.raises(ConfigError, match="disk hangs"):
+            await task
+    else:
+        assert small.read_object((await task).build_id) == path.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+async def test_a_path_that_is_no_text_is_refused_before_anything_is_sent(
+    small: Sandbox, tmp_path: Path, state: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    folder.mkdir()
+    path = folder / "game.zip"
+    path.write_bytes(bytes(3 * PART))
+    with pytest.raises(SourceError, match="no journal can hold"):
+        await send(small, state, path)
+    assert len(small.journal) == 0
+    assert (await send(small, state, path, resume=False)).parts == 3
+
+
+async def test_a_cancelled_call_keeps_no_lock_on_what_it_would_have_given_up(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    for name in ("a", "b"):
+        await interrupt(small, state, path, name=name)
+    path.write_bytes(os.urandom(PARTS * PART))
+    small.add_fault(Fault(on="cancel_upload", do="stall"))
+    async with client(small, state) as nunu:
+        task = asyncio.ensure_future(
+            nunu.upload_build(path, name="c", platform="linux", multipart=True, resume=True)
+        )
+        await until(lambda: any(s.outcome == "stalled" for s in small.journal.of("cancel_upload")))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [left.is_busy for left in nunu._shelf.left_behind()] == [False, False]
 
 
 async def test_a_head_that_cannot_be_written_leaves_an_upload_as_without_resume(

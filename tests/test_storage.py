@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -181,6 +182,28 @@ async def test_an_early_success_is_not_believed(clock: ManualClock, source: Sour
     async with raw_server(early) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError, match="before all of it was sent"):
             await storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, ignore)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is unacknowledged")
+async def test_a_success_with_bytes_still_in_the_kernel_is_not_believed(
+    clock: ManualClock, source: Source
+) -> None:
+    """All bytes are handed over; but what storage has read its answer would acknowledge."""
+    gone = asyncio.Event()
+    counts: list[int] = []
+
+    async def hasty(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(1000)
+        await until(lambda: counts and counts[-1] == 2 * MIB)
+        writer.write(answer(headers=ETAG))
+        await gone.wait()
+
+    async with raw_server(hasty) as server, storage_for(clock) as storage:
+        with pytest.raises(StorageError, match="before all of it was sent"):
+            await storage.put(at(server.url + "/k"), Part(1, 0, 2 * MIB), source, counts.append)
+        gone.set()
 
 
 async def test_an_early_refusal_is_read_and_ends_the_sending(
