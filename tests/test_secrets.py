@@ -12,12 +12,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles import ManualClock, answer, raw_server, until
 from yarl import URL
 
-from nunu_async import NunuClient, NunuError, RetryPolicy, Timeouts, UploadEvent
+from nunu_async import (
+    ConfigError,
+    NunuClient,
+    NunuError,
+    RetryPolicy,
+    Timeouts,
+    UploadEvent,
+)
 from nunu_async.core.wire import Response
 from nunu_async.sandbox import Fault, Sandbox
 
@@ -187,6 +195,34 @@ async def test_a_stalled_part_shows_nothing(
         text = shown(caught.value)
         for secret in (KEY, "X-Amz-Signature=", *(u.upload_id for u in box.uploads.values())):
             assert secret is None or secret not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ"),
+    [
+        ({"api_key": KEY, "project_id": "no such"}, {}),
+        ({"project_id": "no such"}, {"NUNU_API_KEY": KEY}),
+        ({"api_key": KEY, "base_url": f"https://user:{KEY}@nunu.test"}, {}),
+        ({"base_url": KEY}, {"NUNU_API_TOKEN": KEY}),
+        ({"api_key": f"{KEY} {KEY}"}, {}),
+        ({"api_key": KEY, "storage_concurrency": 0}, {}),
+        ({"api_key": KEY, "timeout": -1}, {}),
+        ({"api_key": KEY}, {"SSL_CERT_FILE": "/nowhere"}),
+        ({}, {"NUNU_API_KEY": KEY, "SSL_CERT_DIR": "/nowhere"}),
+        ({"api_key": KEY}, {"HTTPS_PROXY": f"socks5://user:{KEY}@127.0.0.1"}),
+    ],
+)
+def test_settings_that_cannot_work_show_nothing(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], environ: dict[str, str]
+) -> None:
+    """Nor does the client that was not made, which is a local of the frame as well."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        NunuClient(**settings)
+    text = shown(caught.value)
+    assert KEY not in text
+    assert "NunuClient" in text
 
 
 async def test_an_answer_that_cannot_be_read_shows_nothing(clock: ManualClock) -> None:
