@@ -218,10 +218,13 @@ class Session:
                 proxy=self._way.proxy,
                 proxy_headers=self._way.asking(),
             ) as response:
-                most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
-                answer = await read_capped(response, most)
-                headers = headers_of(response)
-                status = response.status
+                try:
+                    most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
+                    answer = await read_capped(response, most)
+                    headers = headers_of(response)
+                    status = response.status
+                finally:
+                    del response  # it shows the query, and an error keeps the locals of its frames
                 hidden = (self._config.api_key, *request.secrets)
                 return responses.read(request, status, headers, answer, hidden)
         except asyncio.CancelledError as error:
