@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import ssl
 from contextlib import suppress
@@ -206,7 +207,7 @@ class Session:
                 request.method,
                 # This, the body and the headers are made in the call, to be in no local.
                 URL(self._config.url(request.path), encoded=True).with_query(request.query),
-                data=None if request.body is None else encode(request.body),
+                data=None if request.body is None else io.BytesIO(encode(request.body)),
                 headers=self._headers(request),
                 # aiohttp would call the body of a POST octets even where there is none.
                 skip_auto_headers=("Content-Type",),
