@@ -237,8 +237,8 @@ def _open(path: Path) -> tuple[int, Identity]:
     try:
         descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError) as error:
-        # Windows cannot open one at all. `Path.is_dir` would raise where the path is the trouble.
-        if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112
+        # Windows cannot open one at all.
+        if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
             raise SourceError(str(path), "is a directory") from None
         raise _unreadable(path, error) from None
     try:
