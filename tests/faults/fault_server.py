@@ -689,7 +689,7 @@ class FaultServer:
         if build.upload_id is None:
             url = self._issue(build, 1)
             return _json(200, told | {"upload_type": "single-part", "upload_url": url})
-        self.secrets.append(build.upload_id)
+        self.secrets.append(build.upload_id.partition("/")[0])  # however the rest is quoted
         return _json(
             200,
             told
