@@ -102,24 +102,27 @@ class NunuClient:
         state_dir: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
+        settings = _settings(
+            api_key=api_key,
+            project_id=project_id,
+            base_url=base_url,
+            allow_http=allow_http,
+            path_style=path_style,
+            state_dir=state_dir,
+            tls=ssl_context,
+            trust_env=trust_env,
+        )
+        # Error trackers record the locals of every frame that an error leaves by.
+        del api_key, base_url
+        if isinstance(settings, ConfigError):
+            raise settings
+        config, proxies = settings
         for name, limit in (
             ("api_concurrency", api_concurrency),
             ("storage_concurrency", storage_concurrency),
         ):
             if problem := check_at_once(limit):
                 raise ConfigError(f"{name} {problem}")
-        config = Config.load(
-            os.environ,
-            api_key=api_key,
-            project_id=project_id,
-            base_url=base_url,
-            allow_http=allow_http,
-            path_style=path_style,
-            state_dir=None if state_dir is None else os.fspath(state_dir),
-        )
-        if ssl_context is None and not config.is_local:
-            check_certificates(os.environ)
-        proxies = Proxies.load(os.environ) if trust_env else Proxies()
         timeouts = _timeouts(timeout)
         clock = clock or SystemClock()
         policy = retry or RetryPolicy()
@@ -578,8 +581,42 @@ class NunuClient:
         await self.close()
 
     def __repr__(self) -> str:
-        project = self._config.project_id
-        return f"<NunuClient base_url={self._config.base_url!r} project_id={project!r}>"
+        if (config := getattr(self, "_config", None)) is None:
+            return "<NunuClient without settings>"  # in the locals of the error that refused them
+        return f"<NunuClient base_url={config.base_url!r} project_id={config.project_id!r}>"
+
+
+def _settings(
+    *,
+    api_key: str | None,
+    project_id: str | None,
+    base_url: str | None,
+    allow_http: bool,
+    path_style: PathStyle | None,
+    state_dir: str | os.PathLike[str] | None,
+    tls: ssl.SSLContext | None,
+    trust_env: bool,
+) -> tuple[Config, Proxies] | ConfigError:
+    """Return the settings, or what is wrong with them; to be raised elsewhere.
+
+    The frames where it was found hold the key, the environment and passwords of proxies.
+    """
+    try:
+        config = Config.load(
+            os.environ,
+            api_key=api_key,
+            project_id=project_id,
+            base_url=base_url,
+            allow_http=allow_http,
+            path_style=path_style,
+            state_dir=None if state_dir is None else os.fspath(state_dir),
+        )
+        if tls is None and not config.is_local:
+            check_certificates(os.environ)
+        return config, Proxies.load(os.environ) if trust_env else Proxies()
+    except ConfigError as error:
+        error.__context__ = None
+        return error.with_traceback(None)
 
 
 def _timeouts(value: float | Timeouts | None) -> Timeouts:

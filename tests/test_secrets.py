@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import json
 import logging
 import os
 import pickle
@@ -12,12 +13,23 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from doubles import ManualClock, answer, raw_server, until
+from doubles import ManualClock, answer, body_length, raw_server, until
 from yarl import URL
 
-from nunu_async import NunuClient, NunuError, RetryPolicy, Timeouts, UploadEvent
+from nunu_async import (
+    ConfigError,
+    MultipartTicket,
+    NunuClient,
+    NunuError,
+    RetryPolicy,
+    Timeouts,
+    TransportError,
+    UploadError,
+    UploadEvent,
+)
 from nunu_async.core.wire import Response
 from nunu_async.sandbox import Fault, Sandbox
 
@@ -189,6 +201,34 @@ async def test_a_stalled_part_shows_nothing(
             assert secret is None or secret not in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "environ"),
+    [
+        ({"api_key": KEY, "project_id": "no such"}, {}),
+        ({"project_id": "no such"}, {"NUNU_API_KEY": KEY}),
+        ({"api_key": KEY, "base_url": f"https://user:{KEY}@nunu.test"}, {}),
+        ({"base_url": KEY}, {"NUNU_API_TOKEN": KEY}),
+        ({"api_key": f"{KEY} {KEY}"}, {}),
+        ({"api_key": KEY, "storage_concurrency": 0}, {}),
+        ({"api_key": KEY, "timeout": -1}, {}),
+        ({"api_key": KEY}, {"SSL_CERT_FILE": "/nowhere"}),
+        ({}, {"NUNU_API_KEY": KEY, "SSL_CERT_DIR": "/nowhere"}),
+        ({"api_key": KEY}, {"HTTPS_PROXY": f"socks5://user:{KEY}@127.0.0.1"}),
+    ],
+)
+def test_settings_that_cannot_work_show_nothing(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], environ: dict[str, str]
+) -> None:
+    """Nor does the client that was not made, which is a local of the frame as well."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        NunuClient(**settings)
+    text = shown(caught.value)
+    assert KEY not in text
+    assert "NunuClient" in text
+
+
 async def test_an_answer_that_cannot_be_read_shows_nothing(clock: ManualClock) -> None:
     async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         writer.write(answer(body=f'{{"build_id": 7, "{KEY}": 1}}'.encode(), headers={"X": KEY}))
@@ -200,6 +240,63 @@ async def test_an_answer_that_cannot_be_read_shows_nothing(clock: ManualClock) -
         with pytest.raises(NunuError) as caught:
             await nunu.builds.get("b")
     assert KEY not in shown(caught.value)
+
+
+CUT = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 100\r\n\r\n{"upload_urls"'
+ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 40000000\r\n\r\n" + bytes(34 * 1024 * 1024)
+
+
+@pytest.mark.parametrize("told", [CUT, ENDLESS], ids=["cut", "too long"])
+async def test_an_answer_that_breaks_off_does_not_show_what_was_asked(
+    clock: ManualClock, told: bytes
+) -> None:
+    """An upload id in the query: aiohttp's own response would show it, as a local of a frame."""
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(told)
+        await writer.drain()
+        writer.close()
+
+    ticket = MultipartTicket(
+        build_id="b", object_key="k", total_parts=1, part_size=1, upload_id="MARKED_UPLOAD_ID"
+    )
+    once = RetryPolicy(attempts=1)
+    async with (
+        raw_server(odd) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock, retry=once) as nunu,
+    ):
+        with pytest.raises(TransportError) as caught:
+            await nunu.builds.get_upload_parts(ticket, [1])
+    text = shown(caught.value)
+    assert "_exchange" in text
+    assert ticket.upload_id not in text
+    assert KEY not in text
+
+
+async def test_storage_that_breaks_off_does_not_show_the_address(
+    clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        if head.startswith(b"PUT"):
+            writer.write(CUT)
+            writer.close()
+        elif head.startswith(b"POST /api/v1/builds/upload "):
+            url = f"http://127.0.0.1:{server.port}/key?X-Amz-Signature=MARKED_SIGNATURE"
+            ticket = {"build_id": "b", "object_key": "k", "upload_url": url}
+            writer.write(answer(body=json.dumps(ticket | {"upload_type": "single-part"}).encode()))
+        else:
+            writer.write(answer())
+
+    async with (
+        raw_server(odd) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock) as nunu,
+    ):
+        with pytest.raises(UploadError) as caught:
+            await nunu.upload_build(make_file(1000), name="n", platform="linux")
+    text = shown(caught.value)
+    assert "_exchange" in text
+    assert "MARKED_SIGNATURE" not in text
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "timed out"])

@@ -12,6 +12,7 @@ import aiohttp
 import attrs
 import pytest
 from doubles import ManualClock, RawServer, answer, body_length, raw_server, until
+from scripted import answered, told
 
 from nunu_async import (
     ApiError,
@@ -547,3 +548,13 @@ async def test_every_attempt_is_one_debug_line_without_ids(
         "GET /builds/{buildId} attempt 3: 200 in 0 ms",
     ]
     assert all(r.name.startswith("nunu_async") for r in caplog.records if "build" in r.getMessage())
+
+
+async def test_a_body_of_megabytes_is_sent_without_a_warning() -> None:
+    """Every warning is an error here: aiohttp has one for bytes of more than a MiB."""
+    body = {"text": "x" * 3 * 1024 * 1024}
+    async with answered(told({"ok": True})) as wire:
+        assert await wire.nunu.request("POST", "/anything", json=body) == {"ok": True}
+    assert [json.loads(sent) for sent in wire.bodies] == [body]
+    assert wire.header("Transfer-Encoding") is None
+    assert wire.header("Content-Type") == "application/json"

@@ -261,6 +261,22 @@ def test_what_is_no_file_has_no_measure(
         measure(odd)
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE])
+async def test_a_path_that_cannot_even_be_looked_at_is_refused(
+    path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As one in a folder that is closed to the caller: neither opened nor asked what it is."""
+    with monkeypatch.context() as patch:
+
+        def refuse(asked: object, *_: object, **__: object) -> Any:
+            raise OSError(code, os.strerror(code), str(asked))
+
+        patch.setattr(os, "open", refuse)
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(SourceError, match=f"cannot be read.*{os.strerror(code)}"):
+            await Source.open(path, threads)
+
+
 def test_a_path_that_no_system_allows_is_refused() -> None:
     with pytest.raises(SourceError):
         measure("game\x00.zip")

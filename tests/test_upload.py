@@ -980,3 +980,21 @@ async def test_an_unreachable_server_is_a_transport_error(
     async with NunuClient("nunu_some_key", base_url=lost_server, clock=clock) as nunu:
         with pytest.raises(TransportError):
             await send(nunu, make_file(10))
+
+
+@pytest.mark.parametrize("odd", ["x\r\nWARNING forged", "x\x1b[2J", "x\u202ey", 1000 * "x"])
+async def test_a_build_id_that_no_message_could_show_is_refused_and_freed(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile, caplog: pytest.LogCaptureFixture, odd: str
+) -> None:
+    """It would stand in notes, messages and logs, as the server wrote it."""
+    ticket = {"build_id": odd, "object_key": "k", "upload_type": "single-part", "upload_url": "u"}
+    box.add_fault(Fault(on="initiate_upload", status=200, body=ticket))
+    box.add_fault(Fault(on="cancel_upload", status=400))
+    with pytest.raises(DecodeError, match=r"\$\.build_id") as caught:
+        await send(nunu, make_file(PART))
+    texts = [str(caught.value), *caught.value.__notes__, *(r.getMessage() for r in caplog.records)]
+    assert any("could not be cancelled" in text for text in texts)
+    for text in texts:
+        assert text.isprintable()
+        assert len(text) < 1000
+    assert box.journal.operations() == ["initiate_upload", "cancel_upload"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import ssl
 from contextlib import suppress
@@ -206,7 +207,7 @@ class Session:
                 request.method,
                 # This, the body and the headers are made in the call, to be in no local.
                 URL(self._config.url(request.path), encoded=True).with_query(request.query),
-                data=None if request.body is None else encode(request.body),
+                data=None if request.body is None else io.BytesIO(encode(request.body)),
                 headers=self._headers(request),
                 # aiohttp would call the body of a POST octets even where there is none.
                 skip_auto_headers=("Content-Type",),
@@ -218,10 +219,13 @@ class Session:
                 proxy=self._way.proxy,
                 proxy_headers=self._way.asking(),
             ) as response:
-                most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
-                answer = await read_capped(response, most)
-                headers = headers_of(response)
-                status = response.status
+                try:
+                    most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
+                    answer = await read_capped(response, most)
+                    headers = headers_of(response)
+                    status = response.status
+                finally:
+                    del response  # it shows the query, and an error keeps the locals of its frames
                 hidden = (self._config.api_key, *request.secrets)
                 return responses.read(request, status, headers, answer, hidden)
         except asyncio.CancelledError as error:

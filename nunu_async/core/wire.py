@@ -89,7 +89,7 @@ def translate(error: BaseException, method: str, path: str) -> NunuError:
     sent = True
     match error:
         case NunuError():
-            return error
+            return error.with_traceback(None)  # whose frames hold the answer
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
             kind, sent = CertificateError, False
             told = "the server's certificate is not to be trusted"

@@ -35,7 +35,7 @@ from nunu_async.models.builds import (
     SinglePartTicket,
     Ticket,
 )
-from nunu_async.redact import Secret
+from nunu_async.redact import Secret, clean
 
 __all__ = ["CARRIES_ERROR", "Builds"]
 
@@ -260,11 +260,16 @@ def _ticket(data: object) -> Ticket:
         raise codec.Misfit(f"expected an object, got {type(data).__name__} @ $")
     kind = data.get("upload_type")
     try:
+        ticket: Ticket
         if kind == "single-part":
-            return codec.structure(data, SinglePartTicket)
-        if kind == "multipart":
-            return codec.structure(data, MultipartTicket)
-        raise codec.Misfit(f"neither single-part nor multipart: {kind!r} @ $.upload_type")
+            ticket = codec.structure(data, SinglePartTicket)
+        elif kind == "multipart":
+            ticket = codec.structure(data, MultipartTicket)
+        else:
+            raise codec.Misfit(f"neither single-part nor multipart: {kind!r} @ $.upload_type")
+        if clean(ticket.build_id) != ticket.build_id:  # it will be in messages, notes and logs
+            raise codec.Misfit("control characters, or over 500 characters @ $.build_id")
+        return ticket
     except codec.Misfit as misfit:
         # The server has reserved something all the same, and only these ids can free it.
         raise codec.Misfit(*misfit.problems, leftover=_leftover(data)) from None

@@ -10,6 +10,7 @@ from nunu_async.core.clock import time_limit
 from nunu_async.core.request import Flight, Replay
 from nunu_async.errors import NotFound, NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
+from nunu_async.redact import clean
 from nunu_async.upload.completion import Completion
 from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.journal import Kept as KeptUpload
@@ -276,7 +277,8 @@ class Upload:
         if isinstance(error, UploadError):
             error.cancelled = done
         told = "was cancelled" if done else "could not be cancelled"
-        error.add_note(f"the upload of build {ticket.build_id} {told} on the server")
+        # Cleaned, as below: an answer that was refused may have been so for its ids.
+        error.add_note(f"the upload of build {clean(ticket.build_id)} {told} on the server")
         await self._tell_end(Cancelled(build_id=ticket.build_id, on_server=done), error)
 
     async def _tell_end(self, event: UploadEvent, error: BaseException) -> None:
@@ -295,6 +297,7 @@ class Upload:
             if isinstance(error, NotFound) and error.explained:
                 return True  # gone already; the page of some edge would say nothing of it
             told = str(error) or f"no answer within {self._timeouts.cleanup:g} seconds"
-            _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, told)
+            named = clean(ticket.build_id)
+            _LOG.warning("build %s: cancelling on the server failed: %s", named, told)
             return False
         return True

@@ -237,7 +237,8 @@ def _open(path: Path) -> tuple[int, Identity]:
     try:
         descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and path.is_dir():  # Windows cannot open one at all
+        # Windows cannot open one at all.
+        if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
             raise SourceError(str(path), "is a directory") from None
         raise _unreadable(path, error) from None
     try:

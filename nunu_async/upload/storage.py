@@ -322,24 +322,28 @@ class Storage:
                 proxy=way.proxy,
                 proxy_headers=way.asking(),
             ) as response:
-                if not body.handed_over:
-                    await lapse()  # the body's own task may be one turn behind the answer
-                # What storage has read it has received, and its answer acknowledges all of that.
-                whole = body.handed_over and not body.queued()
-                answer = await read_capped(response, _LARGEST_ERROR, cut=True)
-                if whole:
-                    body.answered()
-                else:
-                    # Before the connection could go back to the pool; a refused part that was
-                    # sent whole leaves a good one, which other parts may use at once.
-                    await body.cut_off()
-                told = headers_of(response)
-                etags = response.headers.getall("ETag", [])
-                if not is_success(response.status):
+                try:
+                    if not body.handed_over:
+                        await lapse()  # the body's own task may be one turn behind the answer
+                    # What storage has read it has received, and its answer acknowledges all
+                    # of that.
+                    whole = body.handed_over and not body.queued()
+                    answer = await read_capped(response, _LARGEST_ERROR, cut=True)
+                    if whole:
+                        body.answered()
+                    else:
+                        # Before the connection could go back to the pool; a refused part that was
+                        # sent whole leaves a good one, which other parts may use at once.
+                        await body.cut_off()
+                    status, told = response.status, headers_of(response)
+                    etags = response.headers.getall("ETag", [])
+                finally:
+                    del response  # it shows the query, and frames keep their locals
+                if not is_success(status):
                     hidden = _signed_values(address.url)
-                    return _refusal(part.number, response.status, told, answer, hidden)
+                    return _refusal(part.number, status, told, answer, hidden)
                 md5 = await body.md5()
-                return _verdict(part.number, response.status, told, etags, whole=whole, md5=md5)
+                return _verdict(part.number, status, told, etags, whole=whole, md5=md5)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise

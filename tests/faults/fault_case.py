@@ -69,6 +69,7 @@ class Case:
         operation: a name of `fault_play.OPERATIONS`, or a coroutine function of client and path.
         steps: see `FaultServer`.
         size: of the file, in bytes.
+        files: how many files the operation uploads; those that it makes itself it compares.
         options: more arguments of `upload_build`.
         settings: more arguments of the client.
         server: more arguments of `FaultServer`.
@@ -98,6 +99,7 @@ class Case:
     operation: str | Callable[[Any, Path], Any] = attrs.field(default="upload", kw_only=True)
     steps: Mapping[str, Sequence[Step]] = attrs.field(factory=dict, kw_only=True)
     size: int = attrs.field(default=2 * PART + 1, kw_only=True)
+    files: int = attrs.field(default=1, kw_only=True)
     options: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
     settings: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
     timeouts: Timeouts = attrs.field(factory=Timeouts, kw_only=True)

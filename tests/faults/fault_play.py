@@ -170,7 +170,7 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
                 longest=case.seconds[1] if case.seconds else None,
                 calls=played.calls,
                 allowed=case.allow,
-                files=1,
+                files=case.files,
             )
         )
     if case.also is not None:

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import attrs
 from doubles import ManualClock
@@ -689,7 +689,7 @@ class FaultServer:
         if build.upload_id is None:
             url = self._issue(build, 1)
             return _json(200, told | {"upload_type": "single-part", "upload_url": url})
-        self.secrets.append(build.upload_id)
+        self.secrets.append(build.upload_id.partition("/")[0])  # however the rest is quoted
         return _json(
             200,
             told
@@ -706,7 +706,7 @@ class FaultServer:
         token = f"MARKED-TOKEN-{next(self._serials):06}"
         # Legal escapes that a URL library would write otherwise; the signature covers each byte.
         target = (
-            f"/bucket%28a%29%7E1/{build.object_key.replace('/', '%2F')}?X-Amz-Algorithm=AWS4"
+            f"/bucket%28a%29%7E1/{quote(build.object_key, safe='')}?X-Amz-Algorithm=AWS4"
             f"&X-Amz-Credential=MARKED-CREDENTIAL%2Fauto&X-Amz-Security-Token={token}"
             f"&X-Note=%7Ea%20b+c%28d%29&partNumber={number}&X-Amz-Signature={signature}"
         )

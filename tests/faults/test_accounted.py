@@ -13,7 +13,7 @@ from fault_case import HERE, all_cases
 # How many rows each letter has.
 ROWS = {"N": 22, "S": 22, "A": 27, "F": 17, "P": 18, "C": 15, "L": 12, "X": 12}
 # Letters of which no row may say "not yet".
-FILLED = "NSAP"
+FILLED = "NSAPFCLX"
 
 _LINE = re.compile(r"^\| ([A-Z]\d+) \| (.*) \| (.*) \|$", re.MULTILINE)
 _NAMED = re.compile(r"`([^`]+)`")
