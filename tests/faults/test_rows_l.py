@@ -29,7 +29,7 @@ from nunu_async.sandbox import Outcome, Sandbox
 from nunu_async.upload.plan import Plan
 from nunu_async.upload.slots import Slots
 
-BUILD = json.dumps({"build_id": "b", "status": "OK"}).encode()
+BUILD = json.dumps({"build_id": "once", "status": "OK"}).encode()
 
 
 async def test_l1_a_thousand_waits_share_their_looks() -> None:
