@@ -26,6 +26,14 @@ async def test_a_file_without_certificates_is_refused_at_once(
         client()
 
 
+async def test_a_folder_in_the_place_of_a_file_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path))
+    with pytest.raises(ConfigError, match="SSL_CERT_FILE"):
+        client()
+
+
 async def test_a_file_with_certificates_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -32,8 +32,9 @@ def check_certificates(environ: Mapping[str, str]) -> None:
     Raises: ConfigError, which names the variable.
     """
     file = environ.get(_FILE)
-    # What is no regular file, such as a pipe of the shell's, can be read but once.
-    if file and (Path(file).is_file() or not Path(file).exists()):
+    # A pipe of the shell's can be read but once, and a folder not at all.
+    place = Path(file or "")
+    if file and (place.is_file() or place.is_dir() or not place.exists()):
         try:
             ssl.create_default_context(cafile=file)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
