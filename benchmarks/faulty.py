@@ -96,8 +96,8 @@ class Entry:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether it goes on, though the client knows of it."""
-        return self.upload.state == "uploading" and not self.is_excused
+        """Whether nobody ended it, though the client knows of it."""
+        return self.upload.state in ("uploading", "expired") and not self.is_excused
 
 
 class Ledger(Journal):
@@ -115,6 +115,8 @@ class Ledger(Journal):
         self.requests: Counter[str] = Counter()
         self.most_parts = 0
         self.unwanted: list[str] = []
+        self.expired: list[str] = []
+        """Orphans whose time was over; few, or it is all over anyway."""
 
     def arrive(self, **given: Any) -> Seen:  # noqa: ANN401 - as the base takes it
         """Count a request, and look at what its first line tells."""
@@ -195,6 +197,8 @@ class Ledger(Journal):
                 ended.append(build_id)
             elif now - entry.ended > MEMORY:
                 self._close(entry)
+                if entry.is_orphan:
+                    self.expired.append(build_id)
                 del self.entries[build_id], self.depot.uploads[build_id]
         return ended
 
@@ -211,12 +215,12 @@ class Ledger(Journal):
             self._close(entry)
         told = self.counts
         self.counts = so_far
-        open_ = [e.upload.build_id for e in self.entries.values() if e.is_orphan]
+        orphans = [e.upload.build_id for e in self.entries.values() if e.is_orphan]
         return {
             "requests": dict(self.requests),
             "faults": dict(self.faults),
             "most_parts": self.most_parts,
-            "orphans": open_,
+            "orphans": self.expired + orphans,
             "unwanted": self.unwanted,
             **told,
         }

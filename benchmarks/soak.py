@@ -13,8 +13,12 @@ began. Retries multiply requests by (requests the sandbox got) / (first attempts
 parts), asking for the build after a lost complete not counted as a call. An upload is no orphan
 if the answer to its initiate was lost: nobody could have cancelled it. One that was given up while
 a complete had failed in a way that may have worked is let be by the client, which says so, and is
-counted apart. Memory is judged by its
-slope where the run is long enough for one, else by its growth.
+counted apart.
+
+Memory is what the process has after free memory was given back to the system, with one arena of
+malloc's for all threads: it would take long for what several keep free to stop growing, and to
+tell that from a leak. It is judged by its slope where the run is long enough for one, else by its
+growth.
 
 Other modes: `--outage`, `--storm` and `--files`; see their functions. Needs Linux's /proc.
 """
@@ -24,6 +28,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import hashlib
@@ -76,6 +81,10 @@ MOST_AMPLIFICATION = 1.10
 
 
 _LET_BE = re.compile(r"build (\S+?):? (?:may be complete|the server did not say)")
+
+
+# glibc's; other systems are measured as they are.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 # What is looked for and looked at.
@@ -201,7 +210,9 @@ class Gauge:
 
 
 def resident() -> float:
-    """Return this process's memory, in MiB."""
+    """Return this process's memory in MiB, without what malloc keeps for later."""
+    if _TRIM is not None:
+        _TRIM(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / MIB
 
@@ -945,6 +956,7 @@ def alone(mode: Mode, course: Course) -> dict[str, Any]:
     limit = course.seconds + 3 * PATIENCE
     ours, its = SPAWN.Pipe()
     process = SPAWN.Process(target=child, args=(mode, course, limit, its))
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")  # read when a process starts
     process.start()
     its.close()
     try:
