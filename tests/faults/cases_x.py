@@ -44,11 +44,11 @@ NOT_SENT = {"requests": {"api": 0, "storage": 0, "foreign": 0}}
 
 @cache
 def bomb(kind: str) -> bytes:
-    """Return some hundred KB that become 64 MiB and more."""
+    """Return some hundred KB that become 96 MiB and more."""
     if kind == "members":
         return gzip.compress(bytes(MIB // 2)) * 1024
     packer = zlib.compressobj(9, wbits=31 if kind == "gzip" else 15)
-    return b"".join(packer.compress(bytes(MIB)) for _ in range(256)) + packer.flush()
+    return b"".join(packer.compress(bytes(MIB)) for _ in range(96)) + packer.flush()
 
 
 def packed(kind: str, status: int = 200) -> Step:

@@ -20,6 +20,7 @@ import sys
 import threading
 import traceback
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -391,7 +392,10 @@ async def _left_over(
 
 @contextmanager
 def _everything_logged(played: Played) -> Iterator[None]:
-    """Keep every logger's records at DEBUG, with asyncio in its debug mode, and all warnings."""
+    """Keep every logger's records at DEBUG, and all warnings.
+
+    asyncio's debug mode, which tells more, makes a case a fifth dearer: one in three has it.
+    """
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s %(args)s"))
@@ -401,7 +405,7 @@ def _everything_logged(played: Played) -> Iterator[None]:
     debug = loop.get_debug()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
-    loop.set_debug(True)
+    loop.set_debug(debug or zlib.crc32(played.case.id.encode()) % 3 == 0)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
