@@ -58,7 +58,15 @@ from typing import Any, TypeVar
 import attrs
 
 from benchmarks.faulty import SLOW, SPAWN, KiB, Server, Setup, faulty_sandbox
-from nunu_async import ClientClosed, NotFound, NunuClient, NunuError, Timeouts, WaitTimeout
+from nunu_async import (
+    BuildFile,
+    ClientClosed,
+    NotFound,
+    NunuClient,
+    NunuError,
+    Timeouts,
+    WaitTimeout,
+)
 from nunu_async.core.clock import SystemClock, Timer
 
 R = TypeVar("R")
@@ -70,7 +78,6 @@ SHARE = 0.05
 TIMEOUTS = Timeouts(connect=5, attempt=2, call=30, complete=20, stall=3, answer=2)
 OUTAGE = 30.0  # seconds
 SLOTS = 16  # parts at once
-FILES_AT_ONCE = 24
 PATIENCE = 120.0  # seconds for what comes after the load
 UPLOADERS, CALLERS, WAITERS = 5, 8, 6
 
@@ -898,7 +905,7 @@ def files(course: Course) -> dict[str, Any]:
             ("files that are not up", course.count - report.get("completed", 0), 0),
             *_back(meter),
             ("memory above the start, MiB", meter.memory.most - meter.memory.start, 64.0),
-            ("descriptors at most", meter.fds.most, 2 * FILES_AT_ONCE + SLOTS + 32),
+            ("descriptors at most", meter.fds.most, 2 * SLOTS + 32 + 36),
         ],
     }
 
@@ -927,21 +934,17 @@ async def _files(
 
 
 async def upload_all(nunu: NunuClient, builds: list[Build]) -> dict[Build, NunuError]:
-    """Upload many files, some at once; return those that failed, and why."""
-    failed: dict[Build, NunuError] = {}
-    waiting = iter(builds)
-
-    async def work() -> None:
-        for build in waiting:
-            try:
-                await nunu.upload_build(
-                    build.path, name=build.name, platform="linux", multipart=True
-                )
-            except NunuError as error:
-                failed[build] = error
-
-    await asyncio.gather(*(work() for _ in range(FILES_AT_ONCE)))
-    return failed
+    """Upload many files; return those that failed, and why."""
+    files = [
+        BuildFile(path=build.path, name=build.name, platform="linux", multipart=True)
+        for build in builds
+    ]
+    results = await nunu.upload_builds(files)
+    return {
+        build: result.error
+        for build, result in zip(builds, results, strict=True)
+        if isinstance(result.error, NunuError)
+    }
 
 
 def child(mode: Mode, course: Course, limit: float, pipe: Connection) -> None:
