@@ -21,8 +21,8 @@ class Replay(enum.Enum):
     ALWAYS = "always"
     """Twice does what once does: GET, part PUT, cancel."""
 
-    ONCE_UNHEARD = "once unheard"
-    """As `UNLESS_ACTED`, and a single time where the server may have acted."""
+    TWICE_UNHEARD = "twice unheard"
+    """As `UNLESS_ACTED`, and twice where the server may have acted."""
 
     NEVER = "never"
     """For a caller that settles by itself what became of it."""

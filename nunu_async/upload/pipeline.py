@@ -212,7 +212,7 @@ class Upload:
         # A reservation that nobody has heard of holds space until it expires, and no build: better
         # one of those than an upload that fails.
         asking = self._builds.initiate_upload(
-            self._request, replay=Replay.ONCE_UNHEARD, flight=flight
+            self._request, replay=Replay.TWICE_UNHEARD, flight=flight
         )
         task = asyncio.ensure_future(asking)
         try:

@@ -364,9 +364,18 @@ A6 += [
         "A6",
         "lost-twice",
         steps={"initiate_upload": [rst("all", effect=True).repeat(2)]},
-        error=TransportError,
-        requests={"initiate_upload": 2, "put_part": 0},
+        attributes={"possible_orphans": 2},
+        requests={"initiate_upload": 3, "put_part": 3},
         also=_orphans(2),
+        allow=UNHEARD | TWICE,
+    ),
+    Case(
+        "A6",
+        "lost-for-ever",
+        steps={"initiate_upload": [rst("all", effect=True).always()]},
+        error=TransportError,
+        requests={"initiate_upload": 3, "put_part": 0},
+        also=_orphans(3),
         allow=UNHEARD | TWICE,
     ),
     Case(
@@ -1633,7 +1642,7 @@ A26 += [
         f"initiate-{variant}",
         steps={"initiate_upload": [step.always()]},
         error=DecodeError,
-        requests={"initiate_upload": 2, "storage": 0},
+        requests={"initiate_upload": 3, "storage": 0},
     )
     for variant, step in (("204", answer(204, "")), ("empty", answer(200, "")))
 ]

@@ -361,11 +361,11 @@ CASES = [
     ),
     Case(
         "N8",
-        "initiate-twice",
+        "initiate-for-ever",
         steps={"initiate_upload": [fin("all", effect=True).always()]},
         error=TransportError,
         attributes={"sent": True},
-        requests={"initiate_upload": 2, "cancel_upload": 0},
+        requests={"initiate_upload": 3, "cancel_upload": 0},
         allow=UNHEARD,
     ),
     *(
@@ -658,7 +658,7 @@ CASES = [
         steps={"initiate_upload": [answer(200, PORTAL, HTML).always()]},
         error=DecodeError,
         attributes={"status": 200, "garbled": True},
-        requests={"initiate_upload": 2},
+        requests={"initiate_upload": 3},
     ),
     Case(
         "N18",
