@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import aiohttp
 
@@ -579,6 +579,10 @@ class NunuClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        # Half of it is the event loop's; the other half is a key.
+        raise TypeError("a NunuClient cannot be copied or pickled; make another one")
 
     def __repr__(self) -> str:
         if (config := getattr(self, "_config", None)) is None:
