@@ -634,6 +634,6 @@ def _timeouts(value: float | Timeouts | None) -> Timeouts:
 def _user_agent() -> str:
     try:
         ours = version("nunu_async")
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):  # the latter where no descriptor is left
         ours = "0"
     return f"nunu_async/{ours} aiohttp/{aiohttp.__version__} python/{host.python_version()}"
