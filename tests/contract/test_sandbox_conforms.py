@@ -74,7 +74,7 @@ def _schema(family: str) -> Any:
 UNSCOPED, SCOPED = (_schema(family) for family in CORE)
 
 generated = settings(
-    max_examples=40,
+    max_examples=20,
     derandomize=True,
     database=None,
     deadline=None,
