@@ -861,6 +861,7 @@ async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
             await task
     else:
         assert small.read_object((await task).build_id) == path.read_bytes()
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})  # the thread's last word
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
