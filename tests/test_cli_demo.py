@@ -12,7 +12,7 @@ from cli_tools import listing, make, run, together
 from nunu_async.cli import demo
 from nunu_async.sandbox import Script
 
-PROGRESS = r"nunu-async: .+ of 72\.0 MB, .+/s.*|nunu-async: [0-9]+s: 2 jobs: .+"
+PROGRESS = r"nunu-async: .+ of (72\.0 MB|1\.0 kB), .+/s.*|nunu-async: [0-9]+s: 2 jobs: .+"
 
 
 async def test_the_demo_makes_a_build_uploads_it_and_says_what_it_did(tmp_path: Path) -> None:
