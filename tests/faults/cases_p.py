@@ -508,7 +508,7 @@ P7 = [
         },
         error=UploadError,
         attributes={"part_number": 4, "cancelled": True},
-        requests={"put_part": 4, "complete_upload": 0, "cancel_upload": 1},
+        requests={"put_part": (2, 4), "complete_upload": 0, "cancel_upload": 1},
     ),
 ]
 
