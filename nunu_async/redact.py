@@ -10,6 +10,8 @@ __all__ = ["Secret", "clean", "clean_details", "shown_url"]
 _HIDDEN = "***"
 # Shorter values would tear holes into innocent text; no real key or upload id is that short.
 _SHORTEST = 6
+# Levels of an error's details; those of the API have one or two.
+_DEEPEST = 50
 
 
 class Secret:
@@ -71,15 +73,20 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = 500) -> str
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def clean_details(value: object, secrets: tuple[Secret, ...]) -> object:
-    """Return JSON data with every secret in its strings hidden, keys included."""
+def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _DEEPEST) -> object:
+    """Return JSON data with every secret in its strings hidden, keys included.
+
+    What lies deeper than `depth` is left out: it could neither be shown nor pickled.
+    """
     if isinstance(value, str):
         return clean(value, secrets, limit=10_000)
+    if isinstance(value, Mapping | list) and depth == 0:
+        return "..."
     if isinstance(value, Mapping):
         return {
-            clean(str(k), secrets, limit=10_000): clean_details(v, secrets)
+            clean(str(k), secrets, limit=10_000): clean_details(v, secrets, depth=depth - 1)
             for k, v in value.items()
         }
     if isinstance(value, list):
-        return [clean_details(v, secrets) for v in value]
+        return [clean_details(v, secrets, depth=depth - 1) for v in value]
     return value

@@ -200,3 +200,13 @@ def test_details_are_cleaned_at_every_depth() -> None:
 )
 def test_no_secret_survives_in_details(details: object) -> None:
     assert KEY not in repr(clean_details(details, (Secret(KEY),)))
+
+
+def test_details_of_hostile_depth_end_where_they_can_still_be_shown() -> None:
+    deep: object = "bottom"
+    for _ in range(5000):
+        deep = {"d": deep}
+    cleaned = clean_details(deep, ())
+    assert repr(cleaned).count("d") == 50
+    assert repr(cleaned).endswith("'...'" + "}" * 50)
+    assert pickle.loads(pickle.dumps(cleaned)) == cleaned  # noqa: S301 - what was just made
