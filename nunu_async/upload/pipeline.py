@@ -8,7 +8,7 @@ import logging
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import time_limit
 from nunu_async.core.request import Flight, Replay
-from nunu_async.errors import NotFound, NunuError, UploadError, UploadOutcomeUnknown
+from nunu_async.errors import NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.redact import clean
 from nunu_async.upload.completion import Completion
@@ -27,6 +27,7 @@ from nunu_async.upload.progress import (
     UploadStarted,
 )
 from nunu_async.upload.resume import (
+    cancel,
     is_forgotten,
     is_resumable,
     kept_note,
@@ -290,14 +291,4 @@ class Upload:
             error.add_note(f"on_progress failed as well: {listener_error!r}")
 
     async def _cancel_on_server(self, ticket: Ticket) -> bool:
-        try:
-            async with time_limit(self._clock, self._timeouts.cleanup):
-                await self._builds.cancel_upload(ticket, within=self._timeouts.cleanup)
-        except (NunuError, TimeoutError) as error:
-            if isinstance(error, NotFound) and error.explained:
-                return True  # gone already; the page of some edge would say nothing of it
-            told = str(error) or f"no answer within {self._timeouts.cleanup:g} seconds"
-            named = clean(ticket.build_id)
-            _LOG.warning("build %s: cancelling on the server failed: %s", named, told)
-            return False
-        return True
+        return await cancel(self._builds, ticket, clock=self._clock, within=self._timeouts.cleanup)

@@ -16,13 +16,15 @@ from nunu_async.errors import (
     UploadError,
     UploadOutcomeUnknown,
 )
-from nunu_async.models.builds import MultipartTicket
+from nunu_async.models.builds import MultipartTicket, Ticket
+from nunu_async.redact import clean
 from nunu_async.upload.completion import BUILT, NOT_BUILT
 from nunu_async.upload.journal import Kept
 
 __all__ = [
     "KEPT",
     "Standing",
+    "cancel",
     "give_up",
     "is_forgotten",
     "is_resumable",
@@ -136,12 +138,20 @@ async def give_up(
             return "built"
         if found == "unknown" or (found == "sending" and not asked):
             return "failed"
+    return "cancelled" if await cancel(builds, ticket, clock=clock, within=within) else "failed"
+
+
+async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float) -> bool:
+    """Have the server forget an upload; False where it may have it still."""
     try:
         async with time_limit(clock, within):
             await builds.cancel_upload(ticket, within=within)
-    except NotFound as error:
-        return "cancelled" if error.explained else "failed"
     except (NunuError, TimeoutError) as error:
-        _LOG.warning("build %s: cancelling on the server failed: %s", ticket.build_id, error)
-        return "failed"
-    return "cancelled"
+        if isinstance(error, NotFound) and error.explained:
+            return True  # gone already; the page of some edge would say nothing of it
+        told = str(error) or f"no answer within {within:g} seconds"
+        # Cleaned: an answer that was refused may have been so for its ids.
+        named = clean(ticket.build_id)
+        _LOG.warning("build %s: cancelling on the server failed: %s", named, told)
+        return False
+    return True
