@@ -86,6 +86,17 @@ class RawServer:
         return f"http://127.0.0.1:{self.port}"
 
 
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Reset a server's connection and hear how it ended.
+
+    A reset by the client is the server's own error, which asyncio would tell of as unheard
+    whenever the garbage collector takes the stream's future before its protocol.
+    """
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 @asynccontextmanager
 async def raw_server(
     exchange: Exchange, tls: ssl.SSLContext | None = None
@@ -111,8 +122,8 @@ async def raw_server(
         except asyncio.CancelledError:
             pass
         finally:
+            await hang_up(writer)
             tasks.discard(task)
-            writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     seen.port = server.sockets[0].getsockname()[1]

@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote
 
 import attrs
-from doubles import ManualClock
+from doubles import ManualClock, hang_up
 from fault_steps import Step, refuse
 
 Listening = Literal["api", "storage", "storage2", "foreign"]
@@ -387,8 +387,8 @@ class FaultServer:
         finally:
             connection.is_open = False
             self.moved += 1
+            await hang_up(writer)
             self._tasks.discard(task)
-            writer.transport.abort()
 
     async def _request(
         self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
