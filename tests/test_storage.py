@@ -19,13 +19,12 @@ from doubles import Exchange, ManualClock, answer, body_length, raw_server, unti
 
 from nunu_async import PartUrl, StallError, StorageError, Timeouts, TransportError
 from nunu_async.core.clock import Clock
+from nunu_async.upload.body import BLOCK, PartBody
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import (
-    BLOCK,
     Storage,
     Stored,
-    _PartBody,
     _verdict,
     refusal_of,
 )
@@ -726,7 +725,7 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
             lambda: BaseProtocol(loop), "127.0.0.1", server.port
         )
         transport.write(b"PUT / HTTP/1.1\r\n\r\n" + bytes(16 * MIB))
-        body = _PartBody(source, Part(1, 0, 0), ignore, None)
+        body = PartBody(source, Part(1, 0, 0), ignore, None)
         writing = asyncio.ensure_future(body.write(StreamWriter(protocol, loop)))
         await until(lambda: transport.get_write_buffer_limits() == (0, 0))
         await until(lambda: len(server.heads) == 1)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import ssl
-import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from html import unescape
 from typing import Final
 from urllib.parse import unquote
 
 import aiohttp
 import attrs
-from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from nunu_async.config import Timeouts, address_of, is_loopback
@@ -39,38 +36,22 @@ from nunu_async.core.wire import (
 from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import Secret, clean
-from nunu_async.upload.digest import Digest, md5_told
+from nunu_async.upload.body import OnSent, PartBody
+from nunu_async.upload.digest import md5_told
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.watch import Progress, Watch
-
-try:
-    import fcntl
-    import termios
-
-    # Bytes the kernel still holds for the peer: SIOCOUTQ, which Linux numbers as TIOCOUTQ.
-    _OUTQ: int | None = termios.TIOCOUTQ
-except (ImportError, AttributeError):  # Windows
-    _OUTQ = None
+from nunu_async.upload.watch import Watch
 
 __all__ = ["Storage", "Stored", "refusal_of"]
 
-# 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
-# loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
-BLOCK: Final = 256 * 1024
-# A socket that always accepts would otherwise keep the loop to itself: one turn in each 4 MiB.
-_BLOCKS_A_TURN: Final = 16
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
 # Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
 _SHORTEST_SIGNED: Final = 17
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _XML = {
     name: re.compile(rf"<{name}>([^<]{{0,1000}})</{name}>", re.IGNORECASE)
     for name in ("Code", "Message")
 }
-
-OnSent = Callable[[int], None]
 
 
 @attrs.frozen
@@ -81,150 +62,6 @@ class Stored:
     """Without quotes."""
     verified: bool
     """Whether the ETag was compared with the MD5 of what was sent, and is it."""
-
-
-class _PartBody(aiohttp.Payload):
-    """A part's bytes on their way from the file to one connection.
-
-    `write_with_length` is aiohttp's own way for a body to write itself. It gives what an async
-    generator cannot: the transport, for the stall watch and for cutting a failed attempt off, and
-    the certainty whether the whole length was handed over.
-    """
-
-    def __init__(self, source: Source, part: Part, on_sent: OnSent, digest: Digest | None) -> None:
-        super().__init__(part, content_type="application/octet-stream")
-        self._size = part.length
-        self._consumed = True  # aiohttp must never take it for one it can send again
-        self._source = source
-        self._part = part
-        self._on_sent = on_sent
-        self._digest = digest
-        self._writer: AbstractStreamWriter | None = None
-        self._wire: asyncio.Transport | None = None
-        self._answered = False
-        self._left = asyncio.Event()
-        self._given = 0
-        self.sent = 0
-        self.handed_over = False
-        """Whether every byte has left for the kernel; said by the transport, never assumed."""
-        self.error: NunuError | None = None
-
-    @property
-    def _transport(self) -> asyncio.Transport | None:
-        # None again once the connection is lost: a transport that is gone must not be asked.
-        return getattr(self._writer, "transport", None)
-
-    def progress(self) -> Progress:
-        """Return figures that change when a byte leaves, down to the kernel where it tells."""
-        return Progress(self._given, self._buffered(), self.queued(), self.handed_over)
-
-    async def md5(self) -> str | None:
-        """Return the MD5 of the part; None if it is not wanted, or some bytes were not taken."""
-        if self._digest is None or self.sent < self._part.length:
-            return None
-        return await self._digest.hexdigest()
-
-    def _buffered(self) -> int:
-        transport = self._transport
-        return transport.get_write_buffer_size() if transport is not None else 0
-
-    def queued(self) -> int:
-        """Return the bytes that the peer has not acknowledged; 0 where the kernel does not tell."""
-        sock = self._socket()
-        if sock is None or _OUTQ is None:
-            return 0
-        try:
-            return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
-        except (OSError, ValueError, AttributeError):
-            return 0
-
-    def _socket(self) -> socket.socket | None:
-        transport = self._transport
-        return transport.get_extra_info("socket") if transport is not None else None
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(
-        self,
-        writer: AbstractStreamWriter,
-        content_length: int | None,  # noqa: ARG002 - ours is the planned length
-    ) -> None:
-        self._writer = writer
-        self._wire = self._transport
-        try:
-            await self._write_blocks(writer)
-            await self._flush(writer)
-        except NunuError as error:
-            # aiohttp wraps what a body raises in an error of its own; `put` raises this one.
-            self.error = error
-            raise
-        finally:
-            self._left.set()
-
-    async def _write_blocks(self, writer: AbstractStreamWriter) -> None:
-        offset, end = self._part.offset, self._part.offset + self._part.length
-        turns = 0
-        while offset < end:
-            block = await self._source.read(offset, min(BLOCK, end - offset))
-            if self._digest is not None:
-                await self._digest.take(block)
-            self._given += len(block)
-            await writer.write(block)
-            offset += len(block)
-            self.sent += len(block)
-            self._on_sent(self.sent)
-            turns += 1
-            if turns % _BLOCKS_A_TURN == 0:
-                await asyncio.sleep(0)
-
-    async def _flush(self, writer: AbstractStreamWriter) -> None:
-        """Wait until the transport's own buffer is empty.
-
-        An answer that comes before that is not one to the whole part, however well it reads.
-        """
-        transport = self._transport
-        if transport is None:
-            return
-        # Only with bytes in it: TLS transports pause at `size >= high`, so that an empty buffer
-        # with the limit at 0 pauses, and nothing that we do would ever resume it.
-        if transport.get_write_buffer_size():
-            transport.set_write_buffer_limits(high=0)
-            try:
-                await writer.drain()  # raises if the connection is lost with bytes still in it
-            finally:
-                # That of uvloop raises once it is closed, and would hide why this ends.
-                if self._transport is not None:
-                    transport.set_write_buffer_limits()
-        self.handed_over = True
-
-    def answered(self) -> None:
-        """Take note that the exchange is over: the connection may carry another part by now."""
-        self._answered = True
-
-    async def cut_off(self) -> None:
-        """Make sure that no further byte of this attempt reaches the peer; wait until it is so.
-
-        A plain close would first flush what is buffered, and a late copy of a part must not
-        arrive after the upload was cancelled. A reset also drops what the kernel holds.
-
-        By now aiohttp may have closed the connection and let go of it; to a peer that takes
-        nothing that close has no end, so it is the transport itself that is reset.
-        """
-        transport = None if self._answered else self._wire
-        sock = transport.get_extra_info("socket") if transport is not None else None
-        # Not one that is gone: neither asyncio's transports nor uvloop's sockets bear being asked.
-        if transport is not None and (sock is None or sock.fileno() >= 0):
-            if sock is not None:
-                with suppress(OSError, AttributeError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            transport.abort()
-        if self._writer is not None:
-            await self._left.wait()
-        await lapse()
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
-        raise TypeError("a part is never held as text")
 
 
 class Storage:
@@ -281,7 +118,7 @@ class Storage:
             told = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=told)
         digest = source.digest() if verify else None
-        body = _PartBody(source, part, on_sent, digest)
+        body = PartBody(source, part, on_sent, digest)
         try:
             async with self._stall_watch(body, part):
                 outcome = await self._exchange(address, part, body)
@@ -300,7 +137,7 @@ class Storage:
         raise outcome  # here, and not in the frames that hold the address and the answer
 
     async def _exchange(
-        self, address: PartUrl, part: Part, body: _PartBody
+        self, address: PartUrl, part: Part, body: PartBody
     ) -> Stored | StorageError:
         way = self._proxies.way_to(address.url)
         headers = {
@@ -353,7 +190,7 @@ class Storage:
         raise failure
 
     @asynccontextmanager
-    async def _stall_watch(self, body: _PartBody, part: Part) -> AsyncIterator[None]:
+    async def _stall_watch(self, body: PartBody, part: Part) -> AsyncIterator[None]:
         """Raise StallError in the body when nothing has moved for too long, or too little.
 
         aiohttp has no write timeout, and its read timeout starts when the last byte is queued
