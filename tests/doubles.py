@@ -93,7 +93,7 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
     whenever the garbage collector takes the stream's future before its protocol.
     """
     writer.transport.abort()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, asyncio.CancelledError):  # it ends all the same
         await writer.wait_closed()
 
 

@@ -20,6 +20,7 @@ from doubles import Exchange, ManualClock, answer, body_length, raw_server, unti
 from nunu_async import PartUrl, StallError, StorageError, Timeouts, TransportError
 from nunu_async.core.clock import Clock
 from nunu_async.upload.body import BLOCK, PartBody
+from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import (
@@ -725,7 +726,7 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
             lambda: BaseProtocol(loop), "127.0.0.1", server.port
         )
         transport.write(b"PUT / HTTP/1.1\r\n\r\n" + bytes(16 * MIB))
-        body = PartBody(source, Part(1, 0, 0), ignore, None)
+        body = PartBody(source, Part(1, 0, 0), ignore, None, Pace(ManualClock(), None))
         writing = asyncio.ensure_future(body.write(StreamWriter(protocol, loop)))
         await until(lambda: transport.get_write_buffer_limits() == (0, 0))
         await until(lambda: len(server.heads) == 1)
@@ -735,6 +736,7 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
             writing.cancel()
     with pytest.raises(asyncio.CancelledError if cancelled else OSError):
         await writing
+    await body.cut_off()
     assert not body.handed_over
 
 
@@ -758,7 +760,7 @@ async def test_a_put_to_a_peer_that_takes_nothing_leaves_no_connection(
             storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, counts.append)
         )
         await until(lambda: accepted.is_set() and steady(counts))
-        assert open_descriptors() == before + 2
+        assert open_descriptors() == before + 2 + source.sends  # both ends, and the channel
         if ends == "cancelled":
             put.cancel()
         while not put.done():

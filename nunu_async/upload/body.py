@@ -6,7 +6,6 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import aiohttp
@@ -14,7 +13,9 @@ from aiohttp.abc import AbstractStreamWriter
 
 from nunu_async.core.wire import lapse
 from nunu_async.errors import NunuError
+from nunu_async.upload.channel import Channel, reset_on_close
 from nunu_async.upload.digest import Digest
+from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.watch import Progress
@@ -33,9 +34,11 @@ __all__ = ["BLOCK", "OnSent", "PartBody"]
 # 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
 # loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
 BLOCK: Final = 256 * 1024
+_FIRST: Final = 16 * 1024
+# What the kernel is given to send in one go, where it sends the file itself.
+_CHUNK: Final = 1024 * 1024
 # A socket that always accepts would otherwise keep the loop to itself: one turn in each 4 MiB.
-_BLOCKS_A_TURN: Final = 16
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_BYTES_A_TURN: Final = 4 * 1024 * 1024
 
 OnSent = Callable[[int], None]
 
@@ -48,7 +51,9 @@ class PartBody(aiohttp.Payload):
     the certainty whether the whole length was handed over.
     """
 
-    def __init__(self, source: Source, part: Part, on_sent: OnSent, digest: Digest | None) -> None:
+    def __init__(
+        self, source: Source, part: Part, on_sent: OnSent, digest: Digest | None, pace: Pace
+    ) -> None:
         super().__init__(part, content_type="application/octet-stream")
         self._size = part.length
         self._consumed = True  # aiohttp must never take it for one it can send again
@@ -56,6 +61,9 @@ class PartBody(aiohttp.Payload):
         self._part = part
         self._on_sent = on_sent
         self._digest = digest
+        self._pace = pace
+        self._is_held = False
+        self._channel: Channel | None = None
         self._writer: AbstractStreamWriter | None = None
         self._wire: asyncio.Transport | None = None
         self._answered = False
@@ -73,7 +81,9 @@ class PartBody(aiohttp.Payload):
 
     def progress(self) -> Progress:
         """Return figures that change when a byte leaves, down to the kernel where it tells."""
-        return Progress(self._given, self._buffered(), self.queued(), self.handed_over)
+        return Progress(
+            self._given, self._buffered(), self.queued(), self.handed_over, self._is_held
+        )
 
     async def md5(self) -> str | None:
         """Return the MD5 of the part; None if it is not wanted, or some bytes were not taken."""
@@ -112,8 +122,9 @@ class PartBody(aiohttp.Payload):
         self._writer = writer
         self._wire = self._transport
         try:
-            await self._write_blocks(writer)
+            await self._write_all(writer)
             await self._flush(writer)
+            self.handed_over = True
         except NunuError as error:
             # aiohttp wraps what a body raises in an error of its own; `put` raises this one.
             self.error = error
@@ -121,21 +132,77 @@ class PartBody(aiohttp.Payload):
         finally:
             self._left.set()
 
-    async def _write_blocks(self, writer: AbstractStreamWriter) -> None:
-        offset, end = self._part.offset, self._part.offset + self._part.length
-        turns = 0
-        while offset < end:
-            block = await self._source.read(offset, min(BLOCK, end - offset))
+    async def _write_all(self, writer: AbstractStreamWriter) -> None:
+        if self._digest is None and self._source.sends:
+            self._channel = Channel.of(self._wire)
+        while self._channel is not None and self._source.sends:
+            # First what takes the request's head along, then what the disk has to be asked for.
+            await self._write_blocks(writer, BLOCK if self.sent else _FIRST)
+            await self._flush(writer)  # nothing may overtake what the transport still has
+            if not await self._send_cached(self._channel):
+                return
+        await self._write_blocks(writer, self._part.length)
+
+    async def _send_cached(self, channel: Channel) -> int:
+        """Have the kernel send bytes that the page cache holds; return how many are left."""
+        size = self._pace.grain(_CHUNK)
+        while length := min(size, self._part.length - self.sent):
+            length = self._source.cached(self._part.offset + self.sent, length)
+            if not length:
+                break
+            await self._hold(length)
+            while length:
+                if self._is_gone():
+                    raise aiohttp.ClientConnectionResetError("the connection is closed")
+                try:
+                    sent = self._source.send(
+                        channel.descriptor, self._part.offset + self.sent, length
+                    )
+                except BlockingIOError:
+                    await channel.writable()
+                    continue
+                except OSError:
+                    await lapse()  # the answer that came before the end may not be read yet
+                    raise
+                if not sent:
+                    return self._part.length - self.sent
+                length -= sent
+                self._given += sent
+                await self._went(sent)
+        return self._part.length - self.sent
+
+    async def _write_blocks(self, writer: AbstractStreamWriter, count: int) -> None:
+        """Read and write the next `count` bytes, or what there is."""
+        size = self._pace.grain(BLOCK)
+        end = min(self.sent + count, self._part.length)
+        while self.sent < end:
+            length = min(size, end - self.sent)
+            block = await self._source.read(self._part.offset + self.sent, length)
             if self._digest is not None:
                 await self._digest.take(block)
-            self._given += len(block)
+            await self._hold(length)
+            self._given += length
             await writer.write(block)
-            offset += len(block)
-            self.sent += len(block)
-            self._on_sent(self.sent)
-            turns += 1
-            if turns % _BLOCKS_A_TURN == 0:
-                await asyncio.sleep(0)
+            await self._went(length)
+
+    async def _hold(self, count: int) -> None:
+        """Wait until `count` more bytes may leave this client."""
+        self._is_held = True
+        try:
+            await self._pace.turn(count, self._is_gone)
+        finally:
+            self._is_held = False
+
+    async def _went(self, count: int) -> None:
+        turn = self.sent // _BYTES_A_TURN
+        self.sent += count
+        self._on_sent(self.sent)
+        if self.sent // _BYTES_A_TURN > turn:
+            await asyncio.sleep(0)
+
+    def _is_gone(self) -> bool:
+        transport = self._transport
+        return transport is None or transport.is_closing()
 
     async def _flush(self, writer: AbstractStreamWriter) -> None:
         """Wait until the transport's own buffer is empty.
@@ -155,11 +222,12 @@ class PartBody(aiohttp.Payload):
                 # That of uvloop raises once it is closed, and would hide why this ends.
                 if self._transport is not None:
                     transport.set_write_buffer_limits()
-        self.handed_over = True
 
     def answered(self) -> None:
         """Take note that the exchange is over: the connection may carry another part by now."""
         self._answered = True
+        if self._channel is not None:
+            self._channel.close()
 
     async def cut_off(self) -> None:
         """Make sure that no further byte of this attempt reaches the peer; wait until it is so.
@@ -175,11 +243,14 @@ class PartBody(aiohttp.Payload):
         # Not one that is gone: neither asyncio's transports nor uvloop's sockets bear being asked.
         if transport is not None and (sock is None or sock.fileno() >= 0):
             if sock is not None:
-                with suppress(OSError, AttributeError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                reset_on_close(sock)
             transport.abort()
+        if self._channel is not None:
+            self._channel.cut()
         if self._writer is not None:
             await self._left.wait()
+        if self._channel is not None:  # last: what aiohttp has closed in order ends here, by force
+            self._channel.close()
         await lapse()
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002

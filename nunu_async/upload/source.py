@@ -29,6 +29,13 @@ _FLAGS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
+# Whether the kernel can send what it has read, and say beforehand that it has.
+_SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
+_CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSOCK, errno.EOVERFLOW}
+# One byte in each so many is looked for in the page cache; the kernel reads no less ahead.
+_PROBE: Final = 64 * 1024
+# What a read from the disk is told to go on with: the next blocks are then in the page cache.
+_AHEAD: Final = 4 * 1024 * 1024
 _63_BITS: Final = (1 << 63) - 1
 # Threads that one file may keep busy.
 _THREADS: Final = 4
@@ -80,6 +87,8 @@ class Source:
         self._reading = 0
         self._closed = False
         self._nowait = _NOWAIT is not None
+        self.sends = _SENDS
+        """Whether `send` can be tried."""
         self._pread = wrap(self._pread_whole)
         self._stat = wrap(self._measure)
 
@@ -115,6 +124,42 @@ class Source:
                 return block
         return await self._pread(offset, length, executor=self._executor)
 
+    def cached(self, offset: int, length: int) -> int:
+        """Return how many bytes from `offset` can be sent without waiting for the disk.
+
+        `length` at most, 0 for none or where the platform does not tell.
+
+        Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
+        """
+        probe = bytearray(1)
+        end = offset + length
+        for at in range(offset, end, _PROBE):
+            if not self._cached(probe, at):
+                return at - offset
+        return length
+
+    def send(self, descriptor: int, offset: int, length: int) -> int:
+        """Have the kernel send bytes that are `cached`; return how many the socket took.
+
+        0 where it cannot, for now or at all (then `sends` is false): they are to be read.
+
+        Raises: BlockingIOError when the socket is full; another OSError of the connection;
+        SourceChanged if the file has become shorter.
+        """
+        if self._closed:
+            raise SourceError(str(self.path), "is closed already")
+        try:
+            sent = os.sendfile(descriptor, self._descriptor, offset, length)
+        except OSError as error:
+            if error.errno in _CANNOT:
+                self.sends = False
+            elif error.errno != errno.EIO:
+                raise
+            return 0
+        if not sent:
+            raise _shorter(self.path)
+        return sent
+
     def digest(self) -> Digest:
         """Return an MD5 that is computed on the threads that read."""
         return Digest(self._executor)
@@ -138,8 +183,8 @@ class Source:
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
-                self._nowait = False
+            if error.errno in _CANNOT:
+                self._nowait = self.sends = False
                 return 0
             if error.errno == errno.EIO:
                 return 0  # the thread tries again
@@ -149,6 +194,8 @@ class Source:
         blocks: list[bytes] = []
         self._enter()
         try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._descriptor, offset, _AHEAD, os.POSIX_FADV_WILLNEED)
             while length:
                 try:
                     block = self._pread_once(offset, length)
@@ -158,9 +205,7 @@ class Source:
                         raise
                     block = self._pread_once(offset, length)
                 if not block:
-                    raise SourceChanged(
-                        str(self.path), "became shorter while it was being uploaded"
-                    )
+                    raise _shorter(self.path)
                 blocks.append(block)
                 offset += len(block)
                 length -= len(block)
@@ -278,6 +323,10 @@ class _Opening:
             self._abandoned = True
             if self._descriptor is not None:
                 os.close(self._descriptor)
+
+
+def _shorter(path: Path) -> SourceChanged:
+    return SourceChanged(str(path), "became shorter while it was being uploaded")
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> SourceError:

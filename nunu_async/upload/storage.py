@@ -38,6 +38,7 @@ from nunu_async.models.builds import PartUrl
 from nunu_async.redact import Secret, clean
 from nunu_async.upload.body import OnSent, PartBody
 from nunu_async.upload.digest import md5_told
+from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.watch import Watch
@@ -81,6 +82,7 @@ class Storage:
         allow_loopback: bool,
         tls: ssl.SSLContext | None = None,
         proxies: Proxies | None = None,
+        max_bandwidth: float | None = None,
     ) -> None:
         self._clock = clock
         self._timeouts = timeouts
@@ -90,6 +92,7 @@ class Storage:
         self._allow_loopback = allow_loopback
         self._tls = tls
         self._proxies = proxies or Proxies()
+        self._pace = Pace(clock, max_bandwidth)
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -118,7 +121,7 @@ class Storage:
             told = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=told)
         digest = source.digest() if verify else None
-        body = PartBody(source, part, on_sent, digest)
+        body = PartBody(source, part, on_sent, digest, self._pace)
         try:
             async with self._stall_watch(body, part):
                 outcome = await self._exchange(address, part, body)

@@ -29,6 +29,8 @@ class Progress:
     """Of those, in the kernel and not acknowledged by the peer; 0 where it does not tell."""
     handed_over: bool
     """Whether the kernel has every byte."""
+    held: bool = False
+    """Whether the client itself holds the next bytes back."""
 
     @property
     def left(self) -> int:
@@ -54,6 +56,10 @@ class Watch:
 
     def problem(self, now: float, progress: Progress) -> str:
         """Say why the PUT is to be given up; "" while it is not."""
+        if progress.held:  # and the peer is owed nothing
+            self._seen, self._moved = progress, now
+            self._marks.clear()
+            return ""
         moves = progress != self._seen
         if moves:
             self._seen, self._moved = progress, now

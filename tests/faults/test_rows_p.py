@@ -63,6 +63,7 @@ async def main():
     async with NunuClient() as nunu:
         await nunu.upload_build("game.zip", name="n", platform="linux", multipart=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may ignore it
 default = signal.getsignal(signal.SIGTERM)
 try:
     asyncio.run(main())

@@ -1,0 +1,394 @@
+"""How a part's bytes get from the file to the socket: by the kernel, or block by block."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+from doubles import HeldClock, ManualClock, answer, body_length, raw_server, until
+
+from nunu_async import PartUrl, SourceChanged, SourceError, StorageError, Timeouts, TransportError
+from nunu_async.upload.pace import Pace
+from nunu_async.upload.plan import Part
+from nunu_async.upload.readers import Readers
+from nunu_async.upload.source import Source
+from nunu_async.upload.storage import Storage
+
+MIB = 1024 * 1024
+SIZE = 8 * MIB + 7
+ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
+
+needs_sendfile = pytest.mark.skipif(
+    not (hasattr(os, "sendfile") and hasattr(os, "RWF_NOWAIT")),
+    reason="this system does not send files, or does not tell what it has in memory",
+)
+
+
+@asynccontextmanager
+async def storage_for(
+    clock: ManualClock, max_bandwidth: float | None = None
+) -> AsyncIterator[Storage]:
+    storage = Storage(
+        clock=clock,
+        timeouts=Timeouts(),
+        concurrency=4,
+        user_agent="test",
+        allow_http=False,
+        allow_loopback=True,
+        max_bandwidth=max_bandwidth,
+    )
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+@pytest.fixture
+async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
+    readers = Readers(4)
+    async with await Source.open(make_file(SIZE), readers) as opened:
+        yield opened
+    readers.shutdown()
+
+
+@attrs.define
+class Kernel:
+    """What the system is asked to do, and what it does instead of its own.
+
+    Attributes:
+        sent: offset and length of what was asked for with sendfile.
+        cold: ranges of the file that are not in memory until a thread has read them.
+        fails: error numbers of sendfile, one for each call; None does it.
+        largest: the most bytes that it sends in one call.
+    """
+
+    sent: list[tuple[int, int]] = attrs.field(factory=list)
+    read: list[tuple[int, int]] = attrs.field(factory=list)
+    cold: list[tuple[int, int]] = attrs.field(factory=list)
+    fails: list[int | None] = attrs.field(factory=list)
+    largest: int = 2**31
+    before_read: Callable[[], None] = lambda: None
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    one = Kernel()
+    sendfile, preadv, pread = os.sendfile, os.preadv, os.pread
+
+    def send(out: int, file: int, offset: int, count: int) -> int:
+        one.sent.append((offset, count))
+        if one.fails and (number := one.fails.pop(0)) is not None:
+            raise OSError(number, os.strerror(number))
+        return sendfile(out, file, offset, min(count, one.largest))
+
+    def cached(file: int, blocks: Sequence[bytearray], offset: int, flags: int = 0) -> int:
+        for begin, end in one.cold:
+            if begin <= offset < end:
+                raise BlockingIOError(errno.EAGAIN, "not in memory")
+        return preadv(file, blocks, offset, flags)
+
+    def read(file: int, length: int, offset: int) -> bytes:
+        one.before_read()
+        one.read.append((offset, length))
+        return pread(file, length, offset)
+
+    monkeypatch.setattr(os, "sendfile", send)
+    monkeypatch.setattr(os, "preadv", cached)
+    monkeypatch.setattr(os, "pread", read)
+    return one
+
+
+class Taken:
+    """A storage that takes everything."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def __call__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        self.bodies.append(await reader.readexactly(body_length(head)))
+        writer.write(answer(headers=ETAG))
+
+
+def at(url: str) -> PartUrl:
+    return PartUrl(part_number=1, url=url + "/k")
+
+
+def whole(source: Source) -> Part:
+    return Part(1, 0, source.size)
+
+
+def same(source: Source, bodies: list[bytes]) -> bool:
+    want = hashlib.sha256(source.path.read_bytes()).digest()
+    return [hashlib.sha256(body).digest() for body in bodies] == [want] * len(bodies)
+
+
+@needs_sendfile
+async def test_the_kernel_sends_what_it_has_read(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    taken, counts = Taken(), list[int]()
+    async with raw_server(taken) as server, storage_for(clock) as storage:
+        for _ in range(2):  # the second one on the same connection
+            await storage.put(at(server.url), whole(source), source, counts.append)
+    assert server.connections == 1
+    assert len(taken.bodies) == 2
+    assert same(source, taken.bodies)
+    assert counts.count(SIZE) == 2
+    assert kernel.sent
+    assert not kernel.read
+
+
+@needs_sendfile
+async def test_a_socket_that_takes_little_at_a_time_gets_it_all(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    kernel.largest = 70_001
+    taken = Taken()
+    async with raw_server(taken) as server, storage_for(clock) as storage:
+        await storage.put(at(server.url), whole(source), source, int)
+    assert same(source, taken.bodies)
+
+
+@needs_sendfile
+async def test_with_verify_no_byte_passes_by_its_md5(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    tag = {"ETag": f'"{hashlib.md5(source.path.read_bytes()).hexdigest()}"'}  # noqa: S324 - S3's
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        writer.write(answer(headers=tag))
+
+    async with raw_server(take) as server, storage_for(clock) as storage:
+        stored = await storage.put(at(server.url), whole(source), source, int, verify=True)
+    assert stored.verified
+    assert not kernel.sent
+
+
+@needs_sendfile
+async def test_a_disk_that_takes_its_time_never_holds_the_loop(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    """The kernel would wait for it in the middle of sending; a thread does it instead."""
+    kernel.cold = [(0, 3 * MIB), (5 * MIB + 100_000, 7 * MIB)]
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def slowly() -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        begun.release()
+        assert go.wait(20)
+
+    kernel.before_read = slowly
+    taken, turns = Taken(), 0
+    async with raw_server(taken) as server, storage_for(clock) as storage:
+        put = asyncio.ensure_future(storage.put(at(server.url), whole(source), source, int))
+        await until(lambda: begun.acquire(blocking=False))
+        for turns in range(1, 501):  # noqa: B007 - the last one is judged
+            await asyncio.sleep(0)
+        assert not put.done()
+        assert not kernel.sent
+        go.set()
+        await put
+    assert turns == 500
+    assert same(source, taken.bodies)
+    for begin, end in kernel.cold:
+        covered = sum(
+            min(end, at + n) - max(begin, at)
+            for at, n in kernel.read
+            if at < end and at + n > begin
+        )
+        # The kernel is asked about one byte in each 64 KiB.
+        assert covered >= end - begin - 64 * 1024
+        for offset, count in kernel.sent:
+            assert offset + count <= begin + 64 * 1024 or offset >= end
+    assert kernel.sent
+
+
+@needs_sendfile
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+async def test_a_system_that_cannot_is_asked_once(
+    clock: ManualClock, source: Source, kernel: Kernel, number: int
+) -> None:
+    kernel.fails = [None, number]
+    kernel.largest = MIB // 2
+    taken = Taken()
+    async with raw_server(taken) as server, storage_for(clock) as storage:
+        for _ in range(2):
+            await storage.put(at(server.url), whole(source), source, int)
+    assert len(kernel.sent) == 2
+    assert len(taken.bodies) == 2
+    assert same(source, taken.bodies)
+
+
+@needs_sendfile
+async def test_a_medium_that_fails_under_the_kernel_is_read_by_a_thread(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    kernel.fails = [None, errno.EIO]
+    kernel.largest = MIB // 2
+    taken = Taken()
+    async with raw_server(taken) as server, storage_for(clock) as storage:
+        await storage.put(at(server.url), whole(source), source, int)
+    assert same(source, taken.bodies)
+    assert kernel.read or len(kernel.sent) > 2
+
+
+@needs_sendfile
+async def test_a_file_that_shrinks_under_the_kernel_is_noticed(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    def shrink(sent: int) -> None:
+        if sent > MIB:
+            os.truncate(source.path, 2 * MIB)
+
+    async with raw_server(Taken()) as server, storage_for(clock) as storage:
+        with pytest.raises(SourceChanged, match="shorter"):
+            await storage.put(at(server.url), whole(source), source, shrink)
+    assert kernel.sent
+
+
+@needs_sendfile
+async def test_a_source_that_was_closed_sends_nothing(source: Source) -> None:
+    source.close()
+    with pytest.raises(SourceError, match="closed"):
+        source.send(1, 0, 10)
+    with pytest.raises(SourceError, match="closed"):
+        source.cached(0, 10)
+
+
+@needs_sendfile
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT])
+async def test_a_connection_that_breaks_under_the_kernel_is_a_transport_error(
+    clock: ManualClock, source: Source, kernel: Kernel, number: int
+) -> None:
+    kernel.fails = [None, number]
+    kernel.largest = MIB // 2
+    async with raw_server(Taken()) as server, storage_for(clock) as storage:
+        with pytest.raises(TransportError):
+            await storage.put(at(server.url), whole(source), source, int)
+
+
+@needs_sendfile
+async def test_a_refusal_is_heard_while_the_socket_is_full(
+    clock: ManualClock, source: Source, kernel: Kernel
+) -> None:
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await until(lambda: full)
+        writer.write(answer(403, b"<Code>AccessDenied</Code>"))
+        await asyncio.Event().wait()
+
+    full: list[int] = []
+    counts: list[int] = []
+    async with raw_server(refuse) as server, storage_for(clock) as storage:
+        put = asyncio.ensure_future(
+            storage.put(at(server.url), whole(source), source, counts.append)
+        )
+        await until(lambda: len(kernel.sent) > 1 and _steady(counts))
+        full.append(1)
+        with pytest.raises(StorageError, match="AccessDenied") as caught:
+            await put
+    assert caught.value.status == 403
+    assert counts[-1] < SIZE
+
+
+def _steady(counts: list[int], seen: dict[str, int] = {}) -> bool:  # noqa: B006 - its memory
+    seen["times"] = seen.get("times", 0) + 1 if seen.get("count") == len(counts) else 0
+    seen["count"] = len(counts)
+    return seen["times"] > 20
+
+
+# --- A limit on bytes a second
+
+
+@pytest.mark.parametrize("rate", [50_000, 1_000_000, 1_234_567_890])
+@pytest.mark.parametrize("way", ["kernel", "blocks"])
+async def test_a_part_takes_as_long_as_its_bytes_may(
+    clock: ManualClock, source: Source, rate: int, way: str
+) -> None:
+    source.sends = source.sends and way == "kernel"
+    taken = Taken()
+    async with raw_server(taken) as server, storage_for(clock, max_bandwidth=rate) as storage:
+        before = clock.now
+        await storage.put(at(server.url), Part(1, 0, MIB), source, int)
+        assert clock.now - before == pytest.approx(MIB / rate, rel=0.05)
+    assert taken.bodies == [source.path.read_bytes()[:MIB]]
+
+
+async def test_many_parts_share_one_limit(source: Source) -> None:
+    clock = HeldClock()
+    taken = Taken()
+    rate = 1_000_000
+    async with raw_server(taken) as server, storage_for(clock, max_bandwidth=rate) as storage:
+        before = clock.now
+        parts = [Part(n, (n - 1) * MIB, MIB) for n in range(1, 5)]
+        puts = [
+            asyncio.ensure_future(storage.put(at(server.url), part, source, int)) for part in parts
+        ]
+        together = asyncio.gather(*puts)
+        while not together.done():
+            if clock.asleep:
+                clock.advance(0.01)
+            await asyncio.sleep(0)
+        await together
+        assert clock.now - before == pytest.approx(4 * MIB / rate, rel=0.05)
+    assert sorted(map(len, taken.bodies)) == [MIB] * 4
+
+
+async def test_what_the_client_holds_back_is_no_stall(clock: ManualClock, source: Source) -> None:
+    """One KiB a second is far below the floor, and a grain takes longer than some limits."""
+    async with raw_server(Taken()) as server, storage_for(clock, max_bandwidth=1024) as storage:
+        before = clock.now
+        await storage.put(at(server.url), Part(1, 0, MIB), source, int)
+    assert clock.now - before == pytest.approx(1024, rel=0.05)
+
+
+async def test_a_part_that_waits_for_its_turn_ends_when_it_is_cancelled(source: Source) -> None:
+    clock = HeldClock()
+    async with raw_server(Taken()) as server, storage_for(clock, max_bandwidth=1024) as storage:
+        put = asyncio.ensure_future(storage.put(at(server.url), Part(1, 0, MIB), source, int))
+        await until(lambda: clock.asleep)
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+
+
+async def test_an_idle_client_does_not_save_its_bytes_up(clock: ManualClock) -> None:
+    pace = Pace(clock, 1000.0)
+    await pace.turn(1000, bool)
+    clock.advance(3600)
+    before = clock.now
+    await pace.turn(10_000, bool)
+    assert clock.now - before == pytest.approx(10, rel=0.05)
+
+
+async def test_a_pause_that_lasts_too_long_is_made_good(clock: ManualClock) -> None:
+    pace = Pace(clock, 1000.0)
+    before = clock.now
+    for _ in range(100):
+        await pace.turn(50, bool)
+        clock.advance(0.02)  # the system is late each time
+    assert clock.now - before == pytest.approx(5, rel=0.05)
+
+
+def test_without_a_limit_nothing_is_cut_or_waits() -> None:
+    assert Pace(ManualClock(), None).grain(123) == 123
+
+
+@pytest.mark.parametrize(
+    ("rate", "most", "grain"),
+    [(1024, 2**20, 4096), (1024, 100, 100), (10**6, 2**20, 50_000), (10**9, 2**20, 2**20)],
+)
+def test_a_limit_is_kept_in_grains_of_a_twentieth_of_a_second(
+    rate: float, most: int, grain: int
+) -> None:
+    assert Pace(ManualClock(), rate).grain(most) == grain
