@@ -13,7 +13,7 @@ from typing import NoReturn, Self
 
 import aiohttp
 
-from nunu_async.config import Config, PathStyle, Timeouts, check_at_once
+from nunu_async.config import Config, PathStyle, Timeouts, check_at_once, check_bandwidth
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.core.proxies import Proxies
 from nunu_async.core.retry import RetryPolicy
@@ -72,6 +72,8 @@ class NunuClient:
         ssl_context: for both API and storage, where the system's certificates are not enough.
         api_concurrency: API requests under way at once.
         storage_concurrency: parts under way at once, over all uploads of this client.
+        max_bandwidth: bytes a second that leave for storage, over all uploads of this client, from
+            1024; None is no limit.
         allow_http: permit plain http to hosts other than this machine.
         trust_env: take proxies from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`; what runs on this
             machine is reached straight all the same. `.netrc` is never read.
@@ -96,6 +98,7 @@ class NunuClient:
         ssl_context: ssl.SSLContext | None = None,
         api_concurrency: int = 32,
         storage_concurrency: int = 16,
+        max_bandwidth: float | None = None,
         allow_http: bool = False,
         trust_env: bool = True,
         path_style: PathStyle | None = None,
@@ -123,6 +126,8 @@ class NunuClient:
         ):
             if problem := check_at_once(limit):
                 raise ConfigError(f"{name} {problem}")
+        if problem := check_bandwidth(max_bandwidth):
+            raise ConfigError(f"max_bandwidth {problem}")
         timeouts = _timeouts(timeout)
         clock = clock or SystemClock()
         policy = retry or RetryPolicy()
@@ -148,6 +153,7 @@ class NunuClient:
             allow_loopback=config.is_local,
             tls=ssl_context,
             proxies=proxies,
+            max_bandwidth=max_bandwidth,
         )
         self._readers = Readers(_READERS_A_FILE * storage_concurrency + _READERS_A_FILE)
         self._writer = Readers(1)
@@ -180,6 +186,7 @@ class NunuClient:
             concurrency=storage_concurrency,
             executor=self._readers,
             shelf=self._shelf,
+            max_bandwidth=max_bandwidth,
         )
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
@@ -217,8 +224,9 @@ class NunuClient:
             auto_delete: let the server delete old builds when storage is full.
             deletion_policy: which builds `auto_delete` takes first.
             upload_timeout: minutes, 1 to 1440, after which the server forgets the upload; None
-                takes what 1 MiB/s needs, at least the server's own 10 for a single part and 60
-                for several, and 1440 for several with `resume`.
+                takes what 1 MiB/s needs (or `max_bandwidth`, if that is less), at least the
+                server's own 10 for a single part and 60 for several, and 1440 for several with
+                `resume`.
             details: where the build comes from.
             concurrency: parts of this file under way at once.
             verify: compare the MD5 of each part with its ETag, where that is one, and send the

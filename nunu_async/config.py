@@ -7,7 +7,7 @@ import math
 import re
 import socket
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 
 import attrs
@@ -40,6 +40,8 @@ _ORGANIZATION_KEY = "nunu_org_"
 _WITHOUT_PREFIX = "/minions/download"
 # More connections than this to one host are a mistake, and would end in descriptors running out.
 _MOST_AT_ONCE = 1000
+# Less is a mistake of units: bytes a second, and not megabytes.
+_LEAST_BANDWIDTH = 1024
 # A slug or a UUID; the vendor's command line takes just these characters.
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
@@ -56,7 +58,7 @@ def _not_negative(_: object, attribute: attrs.Attribute[float], value: float) ->
         raise ConfigError(f"{attribute.name} must be a finite number, 0 or more, not {value!r}")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -66,6 +68,13 @@ def check_at_once(value: object) -> str:
     if type(value) is int and 1 <= value <= _MOST_AT_ONCE:
         return ""
     return f"must be a whole number from 1 to {_MOST_AT_ONCE}, not {value!r}"
+
+
+def check_bandwidth(value: object) -> str:
+    """Say what is wrong with a limit of bytes a second; "" if nothing is."""
+    if value is None or (is_number(value) and value >= _LEAST_BANDWIDTH):
+        return ""
+    return f"must be None or {_LEAST_BANDWIDTH} bytes a second or more, not {value!r}"
 
 
 @attrs.frozen(kw_only=True)

@@ -13,7 +13,16 @@ import attrs
 import pytest
 from doubles import HeldClock, ManualClock, answer, body_length, raw_server, until
 
-from nunu_async import PartUrl, SourceChanged, SourceError, StorageError, Timeouts, TransportError
+from nunu_async import (
+    NunuClient,
+    PartUrl,
+    SourceChanged,
+    SourceError,
+    StorageError,
+    Timeouts,
+    TransportError,
+)
+from nunu_async.sandbox import Sandbox
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.readers import Readers
@@ -342,6 +351,31 @@ async def test_many_parts_share_one_limit(source: Source) -> None:
         await together
         assert clock.now - before == pytest.approx(4 * MIB / rate, rel=0.05)
     assert sorted(map(len, taken.bodies)) == [MIB] * 4
+
+
+async def test_all_files_of_a_client_share_one_limit(
+    box: Sandbox, clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    paths = [make_file(MIB + n, f"{n}.zip") for n in range(3)]
+    rate = 200_000
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, max_bandwidth=rate
+    ) as nunu:
+        before = clock.now
+        told = await nunu.upload_builds(paths, platform="linux", multipart=True)
+        assert clock.now - before == pytest.approx((3 * MIB + 3) / rate, rel=0.05)
+    assert [one.error for one in told] == [None] * 3
+
+
+async def test_a_limit_gives_an_upload_the_time_that_it_takes(
+    box: Sandbox, clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, max_bandwidth=1024
+    ) as nunu:
+        await nunu.upload_build(make_file(1024 * 60 * 11 + 1), name="n", platform="linux")
+    (asked,) = box.journal.of("initiate_upload")
+    assert asked.body["upload_timeout"] == 12
 
 
 async def test_what_the_client_holds_back_is_no_stall(clock: ManualClock, source: Source) -> None:

@@ -997,6 +997,13 @@ def test_the_time_for_an_upload_is_what_1_mib_a_second_takes(
 ) -> None:
     assert upload_minutes(size, multipart=False) == single
     assert upload_minutes(size, multipart=True) == several
+    for limit in (None, 1024 * 1024, 10**9):
+        assert upload_minutes(size, multipart=True, max_bandwidth=limit) == several
+
+
+def test_a_limit_below_that_makes_it_longer() -> None:
+    assert upload_minutes(600 * MIB, multipart=True, max_bandwidth=100 * 1024) == 103
+    assert upload_minutes(GIB, multipart=True, max_bandwidth=1024) == 1440
 
 
 @pytest.mark.parametrize(

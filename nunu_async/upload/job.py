@@ -42,12 +42,19 @@ class BuildFile:
         if problem := check_at_once(self.concurrency):
             raise InputError("concurrency", problem)
 
-    def request(self, file_name: str, size: int) -> InitiateUpload:
-        """Return what is asked of the server for a file of this name and size."""
+    def request(
+        self, file_name: str, size: int, max_bandwidth: float | None = None
+    ) -> InitiateUpload:
+        """Return what is asked of the server for a file of this name and size.
+
+        `max_bandwidth` is how many bytes a second may leave, None where there is no limit.
+        """
         multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
         minutes = self.upload_timeout
         if minutes is None:
-            minutes = minutes_to_ask(size, multipart=multipart, resume=self.resume)
+            minutes = minutes_to_ask(
+                size, multipart=multipart, resume=self.resume, max_bandwidth=max_bandwidth
+            )
         return InitiateUpload(
             name=self.name,
             file_name=file_name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import islice
+from math import ceil
 
 import attrs
 
@@ -26,8 +27,8 @@ repeated in pieces."""
 
 # The service's own minutes for an upload of one part and of several, and the most it takes.
 _SINGLE_MINUTES, _MULTIPART_MINUTES, _MOST_MINUTES = 10, 60, 1440
-# Bytes a minute that a link is trusted to carry: 1 MiB a second.
-_PESSIMISTIC_RATE = 60 * 1024 * 1024
+# Bytes a second that a link is trusted to carry.
+_PESSIMISTIC_RATE = 1024 * 1024
 
 # The service advises 3 to 10 URLs a request.
 _SMALLEST_BATCH, _LARGEST_BATCH = 3, 10
@@ -94,13 +95,15 @@ def batch_size(concurrency: int) -> int:
     return max(_SMALLEST_BATCH, min(concurrency, _LARGEST_BATCH))
 
 
-def upload_minutes(size: int, *, multipart: bool) -> int:
+def upload_minutes(size: int, *, multipart: bool, max_bandwidth: float | None = None) -> int:
     """Return the minutes to allow for an upload: as many as 1 MiB/s takes, to the full minute.
 
+    Or as `max_bandwidth` takes, the bytes a second that may leave, where that is less.
     At least the service's own 10 for a single part and 60 for several, at most its 1440.
     """
     least = _MULTIPART_MINUTES if multipart else _SINGLE_MINUTES
-    return min(max(least, -(-size // _PESSIMISTIC_RATE)), _MOST_MINUTES)
+    rate = min(_PESSIMISTIC_RATE, max_bandwidth or _PESSIMISTIC_RATE)
+    return min(max(least, ceil(size / (60 * rate))), _MOST_MINUTES)
 
 
 def minutes_kept(asked: InitiateUpload) -> int:
@@ -110,12 +113,14 @@ def minutes_kept(asked: InitiateUpload) -> int:
     return _MULTIPART_MINUTES if asked.multipart else _SINGLE_MINUTES
 
 
-def minutes_to_ask(size: int, *, multipart: bool, resume: bool) -> int | None:
+def minutes_to_ask(
+    size: int, *, multipart: bool, resume: bool, max_bandwidth: float | None = None
+) -> int | None:
     """Return the `upload_timeout` to send; None where the service's own is what is wanted.
 
     An upload that is to be resumed stays for as long as the service keeps any: a day.
     """
     if resume and multipart:
         return _MOST_MINUTES
-    minutes = upload_minutes(size, multipart=multipart)
+    minutes = upload_minutes(size, multipart=multipart, max_bandwidth=max_bandwidth)
     return None if minutes == (_MULTIPART_MINUTES if multipart else _SINGLE_MINUTES) else minutes

@@ -52,6 +52,7 @@ class Uploader:
         concurrency: int,
         executor: Executor,
         shelf: Shelf,
+        max_bandwidth: float | None,
     ) -> None:
         self.equipment = Equipment(
             builds=builds,
@@ -67,6 +68,7 @@ class Uploader:
         self._timeouts = timeouts
         self._executor = executor
         self._shelf = shelf
+        self._max_bandwidth = max_bandwidth
         # An upload that could send nothing yet must not reserve a build either: its URLs would
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
@@ -118,7 +120,7 @@ class Uploader:
     async def _upload(self, job: BuildFile, listener: Listener | None) -> UploadedBuild:
         began = self._clock.monotonic()
         async with await Source.open(job.path, self._executor) as source:
-            request = job.request(source.path.name, source.size)
+            request = job.request(source.path.name, source.size, self._max_bandwidth)
             if not job.resume:
                 return await self._begin(job, source, request, listener).run(began)
             journal = await self._shelf.open(source, request)
