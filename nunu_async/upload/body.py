@@ -133,23 +133,21 @@ class PartBody(aiohttp.Payload):
             self._left.set()
 
     async def _write_all(self, writer: AbstractStreamWriter) -> None:
-        if self._digest is None and self._source.sends:
+        if self._digest is None and self._source.is_warm:
             self._channel = Channel.of(self._wire)
-        while self._channel is not None and self._source.sends:
-            # First what takes the request's head along, then what the disk has to be asked for.
-            await self._write_blocks(writer, BLOCK if self.sent else _FIRST)
+        if self._channel is not None:
+            await self._write_blocks(writer, _FIRST)  # takes the request's head along
             await self._flush(writer)  # nothing may overtake what the transport still has
-            if not await self._send_cached(self._channel):
-                return
+            await self._send_cached(self._channel)
         await self._write_blocks(writer, self._part.length)
 
-    async def _send_cached(self, channel: Channel) -> int:
-        """Have the kernel send bytes that the page cache holds; return how many are left."""
+    async def _send_cached(self, channel: Channel) -> None:
+        """Have the kernel send bytes up to the first ones that the page cache does not hold."""
         size = self._pace.grain(_CHUNK)
-        while length := min(size, self._part.length - self.sent):
+        while self._source.is_warm and (length := min(size, self._part.length - self.sent)):
             length = self._source.cached(self._part.offset + self.sent, length)
             if not length:
-                break
+                return
             await self._hold(length)
             while length:
                 if self._is_gone():
@@ -165,11 +163,10 @@ class PartBody(aiohttp.Payload):
                     await lapse()  # the answer that came before the end may not be read yet
                     raise
                 if not sent:
-                    return self._part.length - self.sent
+                    return
                 length -= sent
                 self._given += sent
                 await self._went(sent)
-        return self._part.length - self.sent
 
     async def _write_blocks(self, writer: AbstractStreamWriter, count: int) -> None:
         """Read and write the next `count` bytes, or what there is."""

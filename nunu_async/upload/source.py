@@ -34,6 +34,10 @@ _SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
 _CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSOCK, errno.EOVERFLOW}
 # One byte in each so many is looked for in the page cache; the kernel reads no less ahead.
 _PROBE: Final = 64 * 1024
+# After a miss so many bytes have to come from memory before the kernel is let at them again. While
+# a file is on its way into memory, sending it would also start reads ahead, and to a disk that is
+# busy those held the loop for up to 20 ms.
+_WARM: Final = 256 * 1024 * 1024
 # What a read from the disk is told to go on with: the next blocks are then in the page cache.
 _AHEAD: Final = 4 * 1024 * 1024
 _63_BITS: Final = (1 << 63) - 1
@@ -88,7 +92,8 @@ class Source:
         self._closed = False
         self._nowait = _NOWAIT is not None
         self.sends = _SENDS
-        """Whether `send` can be tried."""
+        """Whether the system can `send`, as far as is known."""
+        self._since_miss = float("inf")
         self._pread = wrap(self._pread_whole)
         self._stat = wrap(self._measure)
 
@@ -117,12 +122,19 @@ class Source:
             block = bytearray(length)
             got = self._cached(block, offset)
             if got == length:
+                self._since_miss += got
                 return block
+            self._since_miss = 0
             if got:
                 rest = await self._pread(offset + got, length - got, executor=self._executor)
                 block[got:] = rest
                 return block
         return await self._pread(offset, length, executor=self._executor)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the disk had to be asked for nothing of late, so that `send` does not meet it."""
+        return self.sends and self._since_miss >= _WARM
 
     def cached(self, offset: int, length: int) -> int:
         """Return how many bytes from `offset` can be sent without waiting for the disk.
@@ -135,6 +147,7 @@ class Source:
         end = offset + length
         for at in range(offset, end, _PROBE):
             if not self._cached(probe, at):
+                self._since_miss = 0
                 return at - offset
         return length
 
