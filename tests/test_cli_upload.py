@@ -39,6 +39,18 @@ async def test_one_file_goes_up_and_only_what_was_said_is_asked_for(tmp_path: Pa
         assert keys == {"api": box.api_key, "storage": None}
 
 
+async def test_a_limit_on_bytes_a_second_counts_for_the_time_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    (file,) = make(tmp_path, "game.apk", size=1)
+    os.truncate(file, 70 * 60 * 512 * 1024 + 1)  # for 70 minutes, and most of it a hole
+    said = ["upload", "game.apk", "-n", "N", "--max-bandwidth", "512k"]
+    async with Sandbox(faults=[Fault(on="get_upload_parts", status=400)]) as box:
+        ran = await run(*said, env=box.environment, cwd=tmp_path)
+        assert ran.code == 1
+        assert [body["upload_timeout"] for body in bodies(box)] == [71]
+
+
 async def test_every_option_reaches_the_server(tmp_path: Path) -> None:
     (file,) = make(tmp_path, "game.zip", size=2500)
     said = ["upload", "game.zip", "-n", "Nightly", "--platform", "windows", "-d"]
@@ -231,6 +243,10 @@ async def test_a_pattern_without_a_file_stops_everything(tmp_path: Path) -> None
         ("upload game.apk --name N --upload-timeout 1441", "1 to 1440"),
         ("upload game.apk --name N --upload-timeout soon", "1 to 1440"),
         ("upload game.apk --name N --concurrency 0", "--concurrency"),
+        ("upload game.apk --name N --max-bandwidth 20", "1024 bytes a second or more"),
+        ("upload game.apk --name N --max-bandwidth 20X", "--max-bandwidth"),
+        ("upload game.apk --name N --max-bandwidth nan", "--max-bandwidth"),
+        ("uploads resume --max-bandwidth M", "--max-bandwidth"),
         ("upload game.apk --name N --deletion-policy newest", "newest"),
         ("upload game.apk --name N --multipart --single-part", "not allowed with"),
         ("upload game.apk --name N --api-key K", "--api-key"),

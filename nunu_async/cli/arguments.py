@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from nunu_async.config import check_bandwidth
 from nunu_async.models.builds import PLATFORMS
 
 __all__ = ["build_parser", "parse"]
@@ -98,7 +99,7 @@ def _add_uploads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("--json", action="store_true", help="print one JSON array instead")
     resume = _add_action(actions, "resume", "send what is missing, with the options of back then")
     _add_names(resume)
-    _add_concurrency(resume)
+    _add_pace(resume)
     resume.add_argument("--json", action="store_true", help="print one JSON object instead")
     _add_names(_add_action(actions, "cancel", "give uploads up, here and on the server"))
 
@@ -116,13 +117,20 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="all of this project")
 
 
-def _add_concurrency(parser: argparse.ArgumentParser) -> None:
+def _add_pace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency",
         type=_whole(1, 256),
         default=4,
         metavar="N",
         help="parts under way at once, over all files (default 4)",
+    )
+    parser.add_argument(
+        "--max-bandwidth",
+        type=_bandwidth,
+        metavar="BYTES",
+        help="bytes a second that leave at most, over all files; with K, M or G after it KiB, MiB "
+        "or GiB (such as 20M)",
     )
 
 
@@ -170,7 +178,7 @@ def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
         action="store_true",
         help="compare each part's MD5 with what storage says it has; send again what differs",
     )
-    _add_concurrency(upload)
+    _add_pace(upload)
     kind = upload.add_mutually_exclusive_group()
     kind.add_argument(
         "--multipart", action="store_true", default=None, help="send in parts, whatever the size"
@@ -553,6 +561,18 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError("must be a number of seconds above 0")
+    return value
+
+
+def _bandwidth(text: str) -> float:
+    units = {"k": 2**10, "m": 2**20, "g": 2**30}
+    unit = units.get(text[-1:].lower())
+    try:
+        value = float(text if unit is None else text[:-1]) * (unit or 1)
+    except ValueError:
+        value = math.nan
+    if check_bandwidth(value):
+        raise argparse.ArgumentTypeError("must be 1024 bytes a second or more, such as 500K or 20M")
     return value
 
 

@@ -138,6 +138,7 @@ async def ci(arguments: argparse.Namespace) -> int:
         course = _plan(arguments)
         client = NunuClient(
             storage_concurrency=arguments.concurrency,
+            max_bandwidth=arguments.max_bandwidth,
             timeout=TIMEOUTS,
         )
     except NunuError as error:

@@ -129,6 +129,7 @@ async def upload(arguments: argparse.Namespace) -> int:
         check_key()
         client = NunuClient(
             storage_concurrency=arguments.concurrency,
+            max_bandwidth=arguments.max_bandwidth,
             api_concurrency=arguments.concurrency,
             timeout=TIMEOUTS,
         )

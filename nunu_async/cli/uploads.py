@@ -133,7 +133,11 @@ async def resume(arguments: argparse.Namespace) -> int:
         return 1 if results.failed else code
 
     def client() -> NunuClient:
-        return NunuClient(storage_concurrency=arguments.concurrency, timeout=TIMEOUTS)
+        return NunuClient(
+            storage_concurrency=arguments.concurrency,
+            max_bandwidth=arguments.max_bandwidth,
+            timeout=TIMEOUTS,
+        )
 
     return await ask(command, client)
 
