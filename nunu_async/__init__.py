@@ -1,115 +1,240 @@
-"""The asyncio client for the nunu.ai API: builds go up concurrently and survive bad links."""
+"""The asyncio client for the nunu.ai API: builds go up concurrently and survive bad links.
+
+A name is loaded, with the module that has it, when it is first asked for: `import nunu_async` alone
+costs next to nothing, and a program pays for what it uses.
+"""
 
 import logging
+from typing import TYPE_CHECKING
 
-from nunu_async.client import NunuClient
-from nunu_async.config import Timeouts
-from nunu_async.core.clock import Clock, SystemClock
-from nunu_async.core.retry import RetryPolicy
-from nunu_async.endpoints.paging import Listing
-from nunu_async.errors import (
-    ApiError,
-    AuthenticationError,
-    BadRequest,
-    CertificateError,
-    ClientClosed,
-    ConfigError,
-    Conflict,
-    ConnectError,
-    DeadlineExceeded,
-    DecodeError,
-    InputError,
-    NotFound,
-    NunuError,
-    PayloadTooLarge,
-    PermissionDenied,
-    PlanMismatch,
-    ProxyError,
-    QuotaExceeded,
-    RateLimited,
-    RunFailed,
-    ServerError,
-    SourceChanged,
-    SourceError,
-    StallError,
-    StorageError,
-    TransportError,
-    UploadError,
-    UploadOutcomeUnknown,
-    WaitError,
-    WaitTimeout,
-)
-from nunu_async.models.base import Model
-from nunu_async.models.builds import (
-    AppDetails,
-    Build,
-    BuildDetails,
-    CiDetails,
-    CommitDetails,
-    CompilationDetails,
-    CompletedPart,
-    DeletionPolicy,
-    InitiateUpload,
-    MultipartTicket,
-    PartUrl,
-    Platform,
-    PullRequestDetails,
-    SinglePartTicket,
-    Ticket,
-    UploadDetails,
-    VcsDetails,
-)
-from nunu_async.models.jobs import FinishedRun, Job, JobRetries, JobRun
-from nunu_async.models.page import Page, Pagination
-from nunu_async.models.run_requests import GpsLocation, RunOptions
-from nunu_async.models.runs import (
-    BaseAgent,
-    BugInfo,
-    BugOccurrence,
-    BuildRef,
-    Initiator,
-    Player,
-    PlayerDetails,
-    PlayerPlatform,
-    Run,
-    RunApp,
-    RunArtifact,
-    RunDetails,
-    RunStep,
-    StartedRun,
-    StepItem,
-    StepTest,
-    StopOutcome,
-    StopResult,
-    TestRef,
-)
-from nunu_async.models.test_plan_executions import ExecutionTestStatus, TestPlanExecution
-from nunu_async.models.vocab import (
-    BugCategory,
-    BugConfidence,
-    BugSeverity,
-    ExecutionStatus,
-    JobStatus,
-    RunResult,
-    RunState,
-    TestType,
-    Word,
-)
-from nunu_async.polling.wait import Change
-from nunu_async.response import ResponseInfo
-from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
-from nunu_async.upload.progress import (
-    BytesSent,
-    Cancelled,
-    Completed,
-    Completing,
-    Kept,
-    Listener,
-    PartDone,
-    Retrying,
-    UploadEvent,
-    UploadStarted,
-)
+if TYPE_CHECKING:
+    from nunu_async.client import NunuClient
+    from nunu_async.config import Timeouts
+    from nunu_async.core.clock import Clock, SystemClock
+    from nunu_async.core.retry import RetryPolicy
+    from nunu_async.endpoints.paging import Listing
+    from nunu_async.errors import (
+        ApiError,
+        AuthenticationError,
+        BadRequest,
+        CertificateError,
+        ClientClosed,
+        ConfigError,
+        Conflict,
+        ConnectError,
+        DeadlineExceeded,
+        DecodeError,
+        InputError,
+        NotFound,
+        NunuError,
+        PayloadTooLarge,
+        PermissionDenied,
+        PlanMismatch,
+        ProxyError,
+        QuotaExceeded,
+        RateLimited,
+        RunFailed,
+        ServerError,
+        SourceChanged,
+        SourceError,
+        StallError,
+        StorageError,
+        TransportError,
+        UploadError,
+        UploadOutcomeUnknown,
+        WaitError,
+        WaitTimeout,
+    )
+    from nunu_async.models.base import Model
+    from nunu_async.models.builds import (
+        AppDetails,
+        Build,
+        BuildDetails,
+        CiDetails,
+        CommitDetails,
+        CompilationDetails,
+        CompletedPart,
+        InitiateUpload,
+        MultipartTicket,
+        PartUrl,
+        PullRequestDetails,
+        SinglePartTicket,
+        Ticket,
+        UploadDetails,
+        VcsDetails,
+    )
+    from nunu_async.models.choices import DeletionPolicy, Platform
+    from nunu_async.models.jobs import FinishedRun, Job, JobRetries, JobRun
+    from nunu_async.models.page import Page, Pagination
+    from nunu_async.models.run_requests import GpsLocation, RunOptions
+    from nunu_async.models.runs import (
+        BaseAgent,
+        BugInfo,
+        BugOccurrence,
+        BuildRef,
+        Initiator,
+        Player,
+        PlayerDetails,
+        PlayerPlatform,
+        Run,
+        RunApp,
+        RunArtifact,
+        RunDetails,
+        RunStep,
+        StartedRun,
+        StepItem,
+        StepTest,
+        StopOutcome,
+        StopResult,
+        TestRef,
+    )
+    from nunu_async.models.test_plan_executions import ExecutionTestStatus, TestPlanExecution
+    from nunu_async.models.vocab import (
+        BugCategory,
+        BugConfidence,
+        BugSeverity,
+        ExecutionStatus,
+        JobStatus,
+        RunResult,
+        RunState,
+        TestType,
+        Word,
+    )
+    from nunu_async.polling.wait import Change
+    from nunu_async.response import ResponseInfo
+    from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
+    from nunu_async.upload.progress import (
+        BytesSent,
+        Cancelled,
+        Completed,
+        Completing,
+        Kept,
+        Listener,
+        PartDone,
+        Retrying,
+        UploadEvent,
+        UploadStarted,
+    )
+else:
+    from nunu_async.late import names_of
+
+    # What the imports above say, for when the program runs.
+    __getattr__ = names_of(
+        __name__,
+        {
+            "client": ("NunuClient",),
+            "config": ("Timeouts",),
+            "core.clock": ("Clock", "SystemClock"),
+            "core.retry": ("RetryPolicy",),
+            "endpoints.paging": ("Listing",),
+            "errors": (
+                "ApiError",
+                "AuthenticationError",
+                "BadRequest",
+                "CertificateError",
+                "ClientClosed",
+                "ConfigError",
+                "Conflict",
+                "ConnectError",
+                "DeadlineExceeded",
+                "DecodeError",
+                "InputError",
+                "NotFound",
+                "NunuError",
+                "PayloadTooLarge",
+                "PermissionDenied",
+                "PlanMismatch",
+                "ProxyError",
+                "QuotaExceeded",
+                "RateLimited",
+                "RunFailed",
+                "ServerError",
+                "SourceChanged",
+                "SourceError",
+                "StallError",
+                "StorageError",
+                "TransportError",
+                "UploadError",
+                "UploadOutcomeUnknown",
+                "WaitError",
+                "WaitTimeout",
+            ),
+            "models.base": ("Model",),
+            "models.builds": (
+                "AppDetails",
+                "Build",
+                "BuildDetails",
+                "CiDetails",
+                "CommitDetails",
+                "CompilationDetails",
+                "CompletedPart",
+                "InitiateUpload",
+                "MultipartTicket",
+                "PartUrl",
+                "PullRequestDetails",
+                "SinglePartTicket",
+                "Ticket",
+                "UploadDetails",
+                "VcsDetails",
+            ),
+            "models.choices": ("DeletionPolicy", "Platform"),
+            "models.jobs": ("FinishedRun", "Job", "JobRetries", "JobRun"),
+            "models.page": ("Page", "Pagination"),
+            "models.run_requests": ("GpsLocation", "RunOptions"),
+            "models.runs": (
+                "BaseAgent",
+                "BugInfo",
+                "BugOccurrence",
+                "BuildRef",
+                "Initiator",
+                "Player",
+                "PlayerDetails",
+                "PlayerPlatform",
+                "Run",
+                "RunApp",
+                "RunArtifact",
+                "RunDetails",
+                "RunStep",
+                "StartedRun",
+                "StepItem",
+                "StepTest",
+                "StopOutcome",
+                "StopResult",
+                "TestRef",
+            ),
+            "models.test_plan_executions": ("ExecutionTestStatus", "TestPlanExecution"),
+            "models.vocab": (
+                "BugCategory",
+                "BugConfidence",
+                "BugSeverity",
+                "ExecutionStatus",
+                "JobStatus",
+                "RunResult",
+                "RunState",
+                "TestType",
+                "Word",
+            ),
+            "polling.wait": ("Change",),
+            "response": ("ResponseInfo",),
+            "upload.job": ("BuildFile", "UploadedBuild", "UploadResult"),
+            "upload.progress": (
+                "BytesSent",
+                "Cancelled",
+                "Completed",
+                "Completing",
+                "Kept",
+                "Listener",
+                "PartDone",
+                "Retrying",
+                "UploadEvent",
+                "UploadStarted",
+            ),
+        },
+    )
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 # Without it Python prints a library's warnings to standard error where nobody asked for logs.
 logging.getLogger("nunu_async").addHandler(logging.NullHandler())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform as host
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
 import aiohttp
 
+from nunu_async import endpoints, models, polling, upload
 from nunu_async.config import Config, PathStyle, Timeouts, check_at_once, check_bandwidth
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.core.proxies import Proxies
@@ -20,25 +22,10 @@ from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.session import Session
 from nunu_async.core.tls import check_certificates
 from nunu_async.endpoints.anything import anything
-from nunu_async.endpoints.builds import Builds
-from nunu_async.endpoints.jobs import Jobs
-from nunu_async.endpoints.runs import Runs
-from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
-from nunu_async.errors import ConfigError
-from nunu_async.models.builds import BuildDetails, DeletionPolicy, Platform
-from nunu_async.models.jobs import FinishedRun, Job
-from nunu_async.models.run_requests import RunOptions
-from nunu_async.models.runs import Run
-from nunu_async.models.test_plan_executions import TestPlanExecution
-from nunu_async.polling.room import OnStart, Polling
-from nunu_async.polling.waiting import INTERVAL, OnChange, Terms
-from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
-from nunu_async.upload.many import FileListener, check, upload_all
-from nunu_async.upload.progress import Listener
+from nunu_async.errors import ClientClosed, ConfigError
+from nunu_async.polling import INTERVAL
 from nunu_async.upload.readers import Readers
-from nunu_async.upload.shelf import Shelf
-from nunu_async.upload.storage import Storage
-from nunu_async.upload.uploader import Uploader
+from nunu_async.version import VERSION
 
 __all__ = ["NunuClient"]
 
@@ -48,12 +35,6 @@ _READERS_A_FILE = 4
 
 class NunuClient:
     """Talk to the nunu.ai API.
-
-    Attributes:
-        builds: the operations of build storage, one by one.
-        runs: list, read, start and stop runs.
-        jobs: list and read what starts have queued.
-        test_plan_executions: list executions of test plans.
 
     An async context manager; one for each event loop, shared by any number of tasks in it.
 
@@ -128,25 +109,27 @@ class NunuClient:
                 raise ConfigError(f"{name} {problem}")
         if problem := check_bandwidth(max_bandwidth):
             raise ConfigError(f"max_bandwidth {problem}")
-        timeouts = _timeouts(timeout)
-        clock = clock or SystemClock()
-        policy = retry or RetryPolicy()
         agent = _user_agent()
         self._config = config
+        self._clock = clock or SystemClock()
+        self._policy = retry or RetryPolicy()
+        self._timeouts = _timeouts(timeout)
+        self._storage_concurrency = storage_concurrency
+        self._max_bandwidth = max_bandwidth
         self._session = Session(
             config,
-            clock=clock,
-            policy=policy,
-            timeouts=timeouts,
+            clock=self._clock,
+            policy=self._policy,
+            timeouts=self._timeouts,
             concurrency=api_concurrency,
             user_agent=agent,
             http=session,
             tls=ssl_context,
             proxies=proxies,
         )
-        self._storage = Storage(
-            clock=clock,
-            timeouts=timeouts,
+        self._open_storage: Callable[[], upload.Storage] = lambda: upload.Storage(
+            clock=self._clock,
+            timeouts=self._timeouts,
             concurrency=storage_concurrency,
             user_agent=agent,
             allow_http=allow_http,
@@ -157,56 +140,99 @@ class NunuClient:
         )
         self._readers = Readers(_READERS_A_FILE * storage_concurrency + _READERS_A_FILE)
         self._writer = Readers(1)
-        self._shelf = Shelf(
-            config.state_dir,
-            base_url=config.base_url,
-            project_id=config.project_id,
-            executor=self._writer,
-            clock=clock,
+        self._closed = False
+
+    # What follows is made when it is first asked for, and so is its code loaded: who lists runs
+    # needs nothing that uploads, and who uploads nothing that waits.
+
+    @cached_property
+    def builds(self) -> endpoints.Builds:
+        """The operations of build storage, one by one."""
+        return endpoints.Builds(
+            self._session, project_id=self._config.project_id, patience=self._timeouts.complete
         )
-        self.builds = Builds(
-            self._session, project_id=config.project_id, patience=timeouts.complete
-        )
-        self.runs = Runs(self._session)
-        self.jobs = Jobs(self._session)
-        self.test_plan_executions = TestPlanExecutions(self._session)
-        self._polling = Polling(
+
+    @cached_property
+    def runs(self) -> endpoints.Runs:
+        """List, read, start and stop runs."""
+        return endpoints.Runs(self._session)
+
+    @cached_property
+    def jobs(self) -> endpoints.Jobs:
+        """List and read what starts have queued."""
+        return endpoints.Jobs(self._session)
+
+    @cached_property
+    def test_plan_executions(self) -> endpoints.TestPlanExecutions:
+        """List executions of test plans."""
+        return endpoints.TestPlanExecutions(self._session)
+
+    @cached_property
+    def _polling(self) -> polling.Polling:
+        return polling.Polling(
             runs=self.runs,
             jobs=self.jobs,
             executions=self.test_plan_executions,
-            clock=clock,
-            cleanup=timeouts.cleanup,
+            clock=self._clock,
+            cleanup=self._timeouts.cleanup,
+            closed=self._closed,
         )
-        self._uploader = Uploader(
+
+    @cached_property
+    def _storage(self) -> upload.Storage:
+        return self._open_storage()
+
+    @cached_property
+    def _shelf(self) -> upload.Shelf:
+        return upload.Shelf(
+            self._config.state_dir,
+            base_url=self._config.base_url,
+            project_id=self._config.project_id,
+            executor=self._writer,
+            clock=self._clock,
+        )
+
+    @cached_property
+    def _uploader(self) -> upload.Uploader:
+        if self._closed:
+            raise ClientClosed("this client is closed; make a new one")
+        return upload.Uploader(
             self.builds,
             self._storage,
-            clock=clock,
-            policy=policy,
-            timeouts=timeouts,
-            concurrency=storage_concurrency,
+            clock=self._clock,
+            policy=self._policy,
+            timeouts=self._timeouts,
+            concurrency=self._storage_concurrency,
             executor=self._readers,
             shelf=self._shelf,
-            max_bandwidth=max_bandwidth,
+            max_bandwidth=self._max_bandwidth,
         )
+
+    async def _load_uploader(self) -> None:
+        """Load the code that uploads; a thread does, as it takes longer than a turn of the loop."""
+        # A package has the name of a module of its own once that is loaded to its end.
+        if "uploader" not in vars(upload) and not self._closed:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._readers, getattr, upload, "Uploader")
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
         self,
         path: str | os.PathLike[str],
         *,
         name: str,
-        platform: Platform | None = None,
+        platform: models.Platform | None = None,
         description: str | None = None,
         tags: Sequence[str] = (),
         multipart: bool | None = None,
         auto_delete: bool = False,
-        deletion_policy: DeletionPolicy | None = None,
+        deletion_policy: models.DeletionPolicy | None = None,
         upload_timeout: int | None = None,
-        details: BuildDetails | None = None,
+        details: models.BuildDetails | None = None,
         concurrency: int = 4,
         verify: bool = False,
         resume: bool = False,
-        on_progress: Listener | None = None,
-    ) -> UploadedBuild:
+        on_progress: upload.Listener | None = None,
+    ) -> upload.UploadedBuild:
         """Put a build file into build storage.
 
         The file is streamed: memory does not grow with it. `concurrency` parts of it are sent at
@@ -243,7 +269,8 @@ class NunuClient:
             ApiErrors; UploadError when a part does not go up; SourceChanged when the file
             changes meanwhile; UploadOutcomeUnknown when the server would not say.
         """
-        job = BuildFile(
+        await self._load_uploader()
+        job = upload.BuildFile(
             path=path,
             name=name,
             platform=platform,
@@ -262,24 +289,24 @@ class NunuClient:
 
     async def upload_builds(  # noqa: PLR0913 - those of `upload_build`, for many
         self,
-        files: Iterable[str | os.PathLike[str] | BuildFile],
+        files: Iterable[str | os.PathLike[str] | upload.BuildFile],
         *,
         name: str | None = None,
-        platform: Platform | None = None,
+        platform: models.Platform | None = None,
         description: str | None = None,
         tags: Sequence[str] = (),
         multipart: bool | None = None,
         auto_delete: bool = False,
-        deletion_policy: DeletionPolicy | None = None,
+        deletion_policy: models.DeletionPolicy | None = None,
         upload_timeout: int | None = None,
-        details: BuildDetails | None = None,
+        details: models.BuildDetails | None = None,
         concurrency: int = 4,
         verify: bool = False,
         resume: bool = False,
         fail_fast: bool = False,
-        on_progress: FileListener | None = None,
-        on_result: Callable[[UploadResult], None] | None = None,
-    ) -> tuple[UploadResult, ...]:
+        on_progress: upload.FileListener | None = None,
+        on_result: Callable[[upload.UploadResult], None] | None = None,
+    ) -> tuple[upload.UploadResult, ...]:
         """Put many build files into build storage; return what became of each, in that order.
 
         All of them share the client's `storage_concurrency`: that many files are open and that
@@ -308,10 +335,11 @@ class NunuClient:
 
         Raises: InputError before anything is sent, also for a file given twice under one name.
         """
+        await self._load_uploader()
         jobs = [
             file
-            if isinstance(file, BuildFile)
-            else BuildFile(
+            if isinstance(file, upload.BuildFile)
+            else upload.BuildFile(
                 path=file,
                 name=Path(file).name if name is None else name,
                 platform=platform,
@@ -328,8 +356,8 @@ class NunuClient:
             )
             for file in files
         ]
-        check(jobs)
-        return await upload_all(
+        upload.check(jobs)
+        return await upload.upload_all(
             self._uploader,
             jobs,
             fail_fast=fail_fast,
@@ -343,11 +371,11 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[TestPlanExecution] | None = None,
+        on_change: polling.OnChange[models.TestPlanExecution] | None = None,
         raise_on_failure: bool = False,
-    ) -> TestPlanExecution:
+    ) -> models.TestPlanExecution:
         """Wait until one execution is over; see `wait_for_executions`."""
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.executions.one(execution_id, terms)
 
     async def wait_for_executions(
@@ -356,9 +384,9 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[TestPlanExecution] | None = None,
+        on_change: polling.OnChange[models.TestPlanExecution] | None = None,
         raise_on_failure: bool = False,
-    ) -> tuple[TestPlanExecution, ...]:
+    ) -> tuple[models.TestPlanExecution, ...]:
         """Wait until all of these test-plan executions are over; return them in the order asked.
 
         All waits of a client share one loop, which reads lists: ten thousand calls cost the server
@@ -380,7 +408,7 @@ class NunuClient:
             last state of the rest; NotFound; RunFailed; AuthenticationError and PermissionDenied,
             which end every wait of the client; ClientClosed.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.executions.many(execution_ids, terms)
 
     def executions_as_completed(
@@ -389,14 +417,14 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[TestPlanExecution] | None = None,
+        on_change: polling.OnChange[models.TestPlanExecution] | None = None,
         raise_on_failure: bool = False,
-    ) -> AsyncGenerator[TestPlanExecution, None]:
+    ) -> AsyncGenerator[models.TestPlanExecution, None]:
         """Give each execution as it is over, each once; see `wait_for_executions`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return self._polling.executions.as_completed(execution_ids, terms)
 
     async def wait_for_run(
@@ -405,11 +433,11 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[Run] | None = None,
+        on_change: polling.OnChange[models.Run] | None = None,
         raise_on_failure: bool = False,
-    ) -> Run:
+    ) -> models.Run:
         """Wait until one run is over; see `wait_for_runs`."""
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.runs.one(run_id, terms)
 
     async def wait_for_runs(
@@ -418,14 +446,14 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[Run] | None = None,
+        on_change: polling.OnChange[models.Run] | None = None,
         raise_on_failure: bool = False,
-    ) -> tuple[Run, ...]:
+    ) -> tuple[models.Run, ...]:
         """Wait until all of these runs are over; return them in the order asked.
 
         As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` tells the steps of a run.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.runs.many(run_ids, terms)
 
     def runs_as_completed(
@@ -434,14 +462,14 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[Run] | None = None,
+        on_change: polling.OnChange[models.Run] | None = None,
         raise_on_failure: bool = False,
-    ) -> AsyncGenerator[Run, None]:
+    ) -> AsyncGenerator[models.Run, None]:
         """Give each run as it is over, each once; see `wait_for_runs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return self._polling.runs.as_completed(run_ids, terms)
 
     async def wait_for_job(
@@ -450,11 +478,11 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[Job] | None = None,
+        on_change: polling.OnChange[models.Job] | None = None,
         raise_on_failure: bool = False,
-    ) -> Job:
+    ) -> models.Job:
         """Wait until one job is over; see `wait_for_jobs`."""
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.jobs.one(job_id, terms)
 
     async def wait_for_jobs(
@@ -463,14 +491,14 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[Job] | None = None,
+        on_change: polling.OnChange[models.Job] | None = None,
         raise_on_failure: bool = False,
-    ) -> tuple[Job, ...]:
+    ) -> tuple[models.Job, ...]:
         """Wait until all of these jobs are over, retries included; return them in the order asked.
 
         As `wait_for_executions`. Job ids are what a start gives; the runs of a job are in `.runs`.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.jobs.many(job_ids, terms)
 
     def jobs_as_completed(
@@ -479,14 +507,14 @@ class NunuClient:
         *,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_change: OnChange[Job] | None = None,
+        on_change: polling.OnChange[models.Job] | None = None,
         raise_on_failure: bool = False,
-    ) -> AsyncGenerator[Job, None]:
+    ) -> AsyncGenerator[models.Job, None]:
         """Give each job as it is over, each once; see `wait_for_jobs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return self._polling.jobs.as_completed(job_ids, terms)
 
     async def run_and_wait(  # noqa: PLR0913 - the documented members of a start, and how to wait
@@ -504,15 +532,15 @@ class NunuClient:
         instances: int | None = None,
         render_templates: bool = False,
         template_data: Mapping[str, object] | None = None,
-        options: RunOptions | None = None,
+        options: models.RunOptions | None = None,
         marker: bool = True,
         timeout: float | None = None,
         interval: float = INTERVAL,
-        on_start: OnStart | None = None,
-        on_change: OnChange[Job] | None = None,
+        on_start: polling.OnStart | None = None,
+        on_change: polling.OnChange[models.Job] | None = None,
         raise_on_failure: bool = False,
         stop_on_cancel: bool = True,
-    ) -> FinishedRun:
+    ) -> models.FinishedRun:
         """Start a test, a test plan or instructions, and wait until all of its jobs are over.
 
         Takes what `nunu.runs.start` and `wait_for_jobs` take; `timeout` is for the wait, and what
@@ -521,7 +549,7 @@ class NunuClient:
 
         Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
         """
-        terms = Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         start = self.runs.start(
             deployment_config_id=deployment_config_id,
             multiplayer_test_id=multiplayer_test_id,
@@ -570,10 +598,15 @@ class NunuClient:
 
         They end with `ClientClosed`, uploads as if cancelled. An injected session stays open.
         """
-        await self._polling.close()
-        await self._uploader.close()
+        self._closed = True
+        made = vars(self)
+        if "_polling" in made:
+            await self._polling.close()
+        if "_uploader" in made:
+            await self._uploader.close()
         await self._session.close()
-        await self._storage.close()
+        if "_storage" in made:
+            await self._storage.close()
         self._readers.shutdown(wait=False)
         self._writer.shutdown(wait=False)
 
@@ -640,8 +673,4 @@ def _timeouts(value: float | Timeouts | None) -> Timeouts:
 
 
 def _user_agent() -> str:
-    try:
-        ours = version("nunu_async")
-    except (PackageNotFoundError, OSError):  # the latter where no descriptor is left
-        ours = "0"
-    return f"nunu_async/{ours} aiohttp/{aiohttp.__version__} python/{host.python_version()}"
+    return f"nunu_async/{VERSION} aiohttp/{aiohttp.__version__} python/{host.python_version()}"

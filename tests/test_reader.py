@@ -16,7 +16,7 @@ from scripted import bug, details, execution, page, player, run
 from shapes import MODELS, ODD, QUICK, mutated, valid
 
 from nunu_async import Model
-from nunu_async.core import codec, reader
+from nunu_async.core import codec, converter, reader
 from nunu_async.core.reader import Unexpected
 from nunu_async.models.runs import BugOccurrence, PlayerDetails, Run, RunDetails
 from nunu_async.models.test_plan_executions import TestPlanExecution
@@ -30,7 +30,7 @@ def by_converter(data: object, model: type[Model]) -> Model:
     """Read in the slow way alone."""
     if not isinstance(data, Mapping):
         raise codec.Misfit("expected an object @ $")
-    return codec._CONVERTER.structure(data, model)
+    return converter.CONVERTER.structure(data, model)
 
 
 def tried(way: Callable[[], Model]) -> Model | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gzip
 import json
 import logging
@@ -64,16 +63,6 @@ class Script:
             writer.transport.abort()
             return
         writer.write(reply)
-
-
-def test_a_client_is_made_without_a_descriptor_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its version is read from a file, and is only for the server's logs."""
-
-    def exhausted(name: str) -> str:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr("nunu_async.client.version", exhausted)
-    assert "nunu.ai" in repr(NunuClient(KEY))
 
 
 def client(server: RawServer, clock: ManualClock, **settings: object) -> NunuClient:

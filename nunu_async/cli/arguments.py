@@ -6,10 +6,9 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
-from nunu_async.config import check_bandwidth
-from nunu_async.models.builds import PLATFORMS
+from nunu_async.models.choices import PLATFORMS, POLICIES
+from nunu_async.version import VERSION
 
 __all__ = ["build_parser", "parse"]
 
@@ -57,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"nunu-async {_version()}")
+    parser.add_argument("--version", action="version", version=f"nunu-async {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_upload(commands)
     _add_uploads(commands)
@@ -156,7 +155,7 @@ def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
     upload.add_argument(
         "--deletion-policy",
         type=_underscored,
-        choices=("least_recent", "oldest"),
+        choices=POLICIES,
         help="which builds go first: least_recent or oldest",
         metavar="POLICY",
     )
@@ -565,6 +564,8 @@ def _seconds(text: str) -> float:
 
 
 def _bandwidth(text: str) -> float:
+    from nunu_async.config import check_bandwidth  # noqa: PLC0415 - help needs none of it
+
     units = {"k": 2**10, "m": 2**20, "g": 2**30}
     unit = units.get(text[-1:].lower())
     try:
@@ -581,10 +582,3 @@ def _tags(text: str) -> tuple[str, ...]:
     if not tags:
         raise argparse.ArgumentTypeError("must name at least one tag")
     return tags
-
-
-def _version() -> str:
-    try:
-        return version("nunu_async")
-    except PackageNotFoundError:
-        return "unknown"

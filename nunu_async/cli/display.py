@@ -10,25 +10,12 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
-from typing import TextIO, cast
+from typing import TextIO
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Column
-from rich.text import Text
 
-from nunu_async.cli.output import Screen, tell
+from nunu_async.cli.output import tell
+from nunu_async.cli.terminal import is_terminal
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.upload.progress import (
     BytesSent,
@@ -41,10 +28,9 @@ from nunu_async.upload.progress import (
     UploadEvent,
 )
 
-__all__ = ["Board", "heartbeat", "show"]
+__all__ = ["Board", "heartbeat", "retry_line", "show"]
 
 _HEARTBEAT = 10.0
-_NARROW = 70
 
 
 class Board:
@@ -110,65 +96,18 @@ def show(
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
         return nullcontext()
-    console = Console(file=cast("TextIO", Screen(stream)))
-    if stream.isatty() and not console.is_dumb_terminal:
-        return _bars(board, console)
+    if is_terminal(stream):
+        from nunu_async.cli.bars import bars  # noqa: PLC0415 - drawing takes a while to load
+
+        return bars(board, stream)
     return _lines(board, stream, SystemClock(), first)
-
-
-class _SpeedColumn(TransferSpeedColumn):
-    """The rate, and what goes on once there is none: the server may take a while to assemble."""
-
-    def render(self, task: Task) -> Text:
-        return Text("completing") if task.fields.get("completing") else super().render(task)
-
-
-@asynccontextmanager
-async def _bars(board: Board, console: Console) -> AsyncIterator[None]:
-    narrow = console.width < _NARROW
-    width = 14 if narrow else min(40, console.width - 60)
-    progress = Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=8 if narrow else 16),
-        DownloadColumn(table_column=Column(no_wrap=True)),
-        _SpeedColumn(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        # Standard output may be a pipe that somebody parses: it is never drawn to.
-        redirect_stdout=False,
-    )
-    several = len(board.sizes) > 1
-    total = progress.add_task("all files", total=sum(board.sizes.values()), visible=several)
-    tasks: dict[str, TaskID] = {}
-
-    def watch(file: str, event: UploadEvent) -> None:
-        task = tasks.get(file)
-        if task is None:
-            label = escape(_label(file, width))
-            task = tasks[file] = progress.add_task(label, total=board.sizes[file])
-        if isinstance(event, BytesSent):
-            progress.update(task, completed=event.sent)
-            progress.update(total, completed=board.sent_now, total=board.size_now)
-        elif isinstance(event, Completing):
-            progress.update(task, completing=True)
-        elif isinstance(event, Retrying):
-            progress.console.print(_retry_line(file, event), markup=False, highlight=False)
-        elif isinstance(event, Completed | Cancelled | Kept) and several:
-            progress.update(task, visible=False)
-
-    board.watchers.append(watch)
-    with progress:
-        try:
-            yield
-        finally:
-            board.watchers.remove(watch)
 
 
 @asynccontextmanager
 async def _lines(board: Board, stream: TextIO, clock: Clock, first: float) -> AsyncIterator[None]:
     def watch(file: str, event: UploadEvent) -> None:
         if isinstance(event, Retrying):
-            tell(_retry_line(file, event), stream)
+            tell(retry_line(file, event), stream)
 
     board.watchers.append(watch)
     beating = asyncio.ensure_future(heartbeat(board, stream, clock, first))
@@ -209,16 +148,8 @@ def _span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _label(file: str, width: int) -> str:
-    """Return a file's name within `width`; what is cut is the middle, where names are alike."""
-    name = file.replace("\\", "/").rpartition("/")[2]
-    if len(name) <= width:
-        return name
-    tail = (width - 1) * 2 // 3
-    return f"{name[: width - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
-
-
-def _retry_line(file: str, event: Retrying) -> str:
+def retry_line(file: str, event: Retrying) -> str:
+    """Return what is told of something that is tried again."""
     what = "completing" if event.part_number is None else f"part {event.part_number}"
     reason = event.reason.removeprefix(f"{what}: ")
     told = f"attempt {event.attempt} failed, next in {event.delay:.1f} s: {reason}"

@@ -5,26 +5,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import select
-import shutil
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Generic, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Generic, TextIO, TypeVar
 
 import attrs
-from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
+from nunu_async.cli.terminal import ENDLESS, GAP, is_plain, width_of, width_of_output
 from nunu_async.client import NunuClient
 from nunu_async.errors import ConfigError, InputError, NunuError
 from nunu_async.models.base import Model
 from nunu_async.redact import clean
+
+if TYPE_CHECKING:  # executions are shown without them
+    from nunu_async.models.runs import Run
 
 __all__ = [
     "NOTHING",
@@ -32,13 +30,13 @@ __all__ = [
     "as_json",
     "ask",
     "at_a_time",
+    "build_of",
     "cell",
-    "colour",
-    "drawn",
     "span",
     "tell_rows",
     "tell_table",
     "when",
+    "word",
     "write",
 ]
 
@@ -49,28 +47,9 @@ NOTHING = "-"
 _USAGE = 2
 _TABLE_ROWS = 50
 _LARGEST_PAGE = 100
-_GAP = 2
 _PIECE = 100
-_ENDLESS = 1_000_000
 # A pipe that has room takes a page of 4096 bytes at once (Linux, pipe(7)), whatever they encode.
 _BLOCK = 1024
-_COLOURS = {
-    "success": "green",
-    "passed": "green",
-    "running": "cyan",
-    "in_progress": "cyan",
-    "failed": "red",
-    "failure": "red",
-    "error": "red",
-    "timeout": "red",
-    "blocked": "red",
-    "critical": "red",
-    "high": "red",
-    "stopped": "yellow",
-    "max_steps": "yellow",
-    "skipped": "yellow",
-    "medium": "yellow",
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +134,7 @@ async def tell_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
 
     Raises: OSError; BrokenPipeError when nobody will read any more.
     """
-    table = _lay_out(columns, rows, _width())
+    table = _lay_out(columns, rows, width_of_output())
     for piece in table.pieces():
         await write(piece)
         await asyncio.sleep(0)  # a long table takes a while, in which a signal may come
@@ -210,22 +189,6 @@ async def _room(stream: TextIO) -> None:
         loop.remove_writer(number)
 
 
-def drawn(*parts: RenderableType) -> str:
-    """Draw for standard output: as wide as a terminal, elsewhere as wide as it gets."""
-    width = _width()
-    console = Console(file=sys.stdout, width=width, highlight=False, emoji=False, markup=False)
-    with console.capture() as captured:
-        console.print(*parts, sep="\n", soft_wrap=False)
-    return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
-
-
-def _width() -> int:
-    # Whoever reads a pipe or a file cuts for themselves.
-    if sys.stdout is not None and (sys.stdout.isatty() or os.environ.get("COLUMNS")):
-        return shutil.get_terminal_size().columns
-    return _ENDLESS
-
-
 @attrs.frozen(kw_only=True)
 class _Table:
     """A table whose columns are chosen, and cut to a width each."""
@@ -233,26 +196,34 @@ class _Table:
     titles: Sequence[str]
     widths: Sequence[int]
     lines: Sequence[tuple[str, ...]]
+    is_plain: bool
+    """Each cell is as wide as its column takes, and no colour is wanted."""
     missing: Sequence[str]
     """Titles of the columns with something to tell for which there was no room."""
 
     def pieces(self) -> Iterator[str]:
         """Draw some lines at a time."""
+        if self.is_plain:
+            lines = [self.titles, *self.lines]
+            for begin in range(0, len(lines), _PIECE):
+                yield "".join(map(self._plain, lines[begin : begin + _PIECE]))
+            return
+        from nunu_async.cli.drawing import table  # noqa: PLC0415 - it takes a while to load
+
         for begin in range(0, len(self.lines), _PIECE):
-            # The gap is made here: versions of rich differ on what padding adds to the last column.
-            table = Table(box=None, padding=0, show_header=begin == 0, header_style="bold")
-            for place, (title, width) in enumerate(zip(self.titles, self.widths, strict=True), 1):
-                gap = _GAP if place < len(self.widths) else 0
-                table.add_column(_cut(title, width), width=width + gap, no_wrap=True)
-            for line in self.lines[begin : begin + _PIECE]:
-                table.add_row(*map(_cut, line, self.widths))
-            yield drawn(table)
+            piece = self.lines[begin : begin + _PIECE]
+            yield table(self.titles, self.widths, piece, header=begin == 0)
+
+    def _plain(self, texts: Sequence[str]) -> str:
+        cells = zip(texts, self.widths, strict=True)
+        padded = [text + " " * (width - width_of(text)) for text, width in cells]
+        return (" " * GAP).join(padded).rstrip() + "\n"
 
 
 def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Table:
     """Choose the columns: those that fit, without those that have nothing to tell."""
     cells = {column.title: [column.text(row) for row in rows] for column in columns}
-    if room != _ENDLESS:
+    if room != ENDLESS:
         # In a pipe all stay, so that a script finds each where it was.
         columns = [
             column
@@ -260,7 +231,7 @@ def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Tab
             if place == 0 or any(text != NOTHING for text in cells[column.title])
         ]
     needed = [
-        max(cell_len(column.title), *map(cell_len, cells[column.title])) for column in columns
+        max(width_of(column.title), *map(width_of, cells[column.title])) for column in columns
     ]
     widths = _fit(columns, needed, room)
     titles = [columns[index].title for index in widths]
@@ -268,14 +239,9 @@ def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Tab
         titles=titles,
         widths=list(widths.values()),
         lines=list(zip(*(cells[title] for title in titles), strict=True)),
+        is_plain=room == ENDLESS and is_plain(),
         missing=[column.title for column in columns if column.title not in titles],
     )
-
-
-def _cut(text: str, width: int) -> Text:
-    told = Text(text, style=colour(text))
-    told.truncate(width, overflow=_overflow())
-    return told
 
 
 def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict[int, int]:
@@ -283,7 +249,7 @@ def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict
     widths: dict[int, int] = {}
     granted = used = 0
     for index, (column, need) in enumerate(zip(columns, needed, strict=True)):
-        gap = _GAP if widths else 0
+        gap = GAP if widths else 0
         least = need if column.least is None else min(need, column.least)
         if widths and granted + gap + least > room:
             continue
@@ -300,19 +266,19 @@ def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict
     return widths
 
 
-def _overflow() -> Literal["crop", "ellipsis"]:
-    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
-    return "ellipsis" if encoding.startswith("utf") else "crop"
-
-
-def colour(word: str) -> str:
-    """Return the style of a state, a result or a severity; "" for any other word."""
-    return _COLOURS.get(word, "")
-
-
 def cell(value: object) -> str:
     """Return a value of the server's as one line that can do nothing to a terminal."""
     return (clean(str(value)) or NOTHING) if value is not None else NOTHING
+
+
+def word(told: str | None) -> str:
+    """Return a word of the service's, in lower case."""
+    return cell(None if told is None else told.lower())
+
+
+def build_of(run: Run) -> str:
+    """Return the name of the build that a run was made with, or else its id."""
+    return cell(run.build and (run.build.name or run.build.id))
 
 
 def when(moment: datetime | None) -> str:

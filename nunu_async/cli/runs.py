@@ -7,36 +7,26 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from rich.console import RenderableType
-from rich.filesize import decimal
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
 from nunu_async.cli.output import result, tell
 from nunu_async.cli.rows import (
-    NOTHING,
     Column,
     as_json,
     ask,
     at_a_time,
+    build_of,
     cell,
-    colour,
-    drawn,
     span,
     tell_rows,
     when,
+    word,
     write,
 )
 from nunu_async.client import NunuClient
 from nunu_async.errors import ApiError, DecodeError, NotFound, NunuError, TransportError
-from nunu_async.models.runs import BugOccurrence, PlayerDetails, Run, RunDetails
-from nunu_async.models.vocab import RunResult
-from nunu_async.redact import clean
+from nunu_async.models.runs import BugOccurrence, Run
 
 __all__ = ["MAYBE", "bugs", "get", "list_runs", "may_have_acted", "start", "stop"]
 
-_LONGEST_REPORT = 10_000
 _SERVER_FAILED = 500
 
 # Whether it was started is not known.
@@ -46,34 +36,26 @@ _NO_RUN = "a job id? `runs list --job ID` gives the runs of a job"
 _NO_JOB = "`runs stop` takes job ids; `runs list` shows them"
 
 
-def _word(word: str | None) -> str:
-    return cell(None if word is None else word.lower())
-
-
-def _build(run: Run) -> str:
-    return cell(run.build and (run.build.name or run.build.id))
-
-
 _RUNS: tuple[Column[Run], ...] = (
     Column(title="RUN", text=lambda run: cell(run.multiplayer_run_id)),
-    Column(title="STATE", text=lambda run: _word(run.state)),
-    Column(title="RESULT", text=lambda run: _word(run.result)),
+    Column(title="STATE", text=lambda run: word(run.state)),
+    Column(title="RESULT", text=lambda run: word(run.result)),
     Column(title="CREATED", text=lambda run: when(run.created_at)),
     Column(title="TEST", text=lambda run: cell(run.test.name), least=8, fair=18),
     Column(title="DURATION", text=lambda run: span(run.duration_ms)),
     Column(title="BUGS", text=lambda run: cell(run.bug_info and run.bug_info.bug_count)),
     Column(title="JOB", text=lambda run: cell(run.job_id)),
     Column(title="TAGS", text=lambda run: cell(",".join(run.tags)), least=8, fair=16),
-    Column(title="BUILD", text=_build, least=8, fair=16),
+    Column(title="BUILD", text=build_of, least=8, fair=16),
 )
 
 _BUGS: tuple[Column[BugOccurrence], ...] = (
-    Column(title="SEVERITY", text=lambda bug: _word(bug.severity)),
-    Column(title="CATEGORY", text=lambda bug: _word(bug.category)),
+    Column(title="SEVERITY", text=lambda bug: word(bug.severity)),
+    Column(title="CATEGORY", text=lambda bug: word(bug.category)),
     Column(title="TITLE", text=lambda bug: cell(bug.title), least=12, fair=40),
     Column(title="STEP", text=lambda bug: cell(bug.test_step)),
     Column(title="DETECTED", text=lambda bug: when(bug.detected_at)),
-    Column(title="CONFIDENCE", text=lambda bug: _word(bug.confidence)),
+    Column(title="CONFIDENCE", text=lambda bug: word(bug.confidence)),
     Column(title="PLAYER", text=lambda bug: cell(bug.player_number)),
     Column(title="BUG", text=lambda bug: cell(bug.bug_id)),
 )
@@ -104,7 +86,12 @@ async def get(arguments: argparse.Namespace) -> int:
     async def command(nunu: NunuClient) -> int:
         with _hint(_NO_RUN):
             run = await nunu.runs.get(arguments.run_id)
-        await write(as_json(run) + "\n" if arguments.json else drawn(*_summary(run)))
+        if arguments.json:
+            await write(as_json(run) + "\n")
+            return 0
+        from nunu_async.cli.summary import summary  # noqa: PLC0415 - drawing takes a while to load
+
+        await write(summary(run))
         return 0
 
     return await ask(command)
@@ -202,72 +189,3 @@ def may_have_acted(error: NunuError) -> bool:
             return error.status >= _SERVER_FAILED
         case _:
             return isinstance(error, DecodeError)
-
-
-def _summary(run: RunDetails) -> Iterator[RenderableType]:
-    facts = {
-        "test": f"{cell(run.test.name)} ({_word(run.test.type)})",
-        "created": when(run.created_at),
-        "started": when(run.started_at),
-        "completed": when(run.completed_at),
-        "duration": span(run.duration_ms),
-        "build": _build(run),
-        "tags": cell(", ".join(run.tags)),
-        "bugs": cell(run.bug_info and run.bug_info.bug_count),
-        "job": cell(run.job_id),
-    }
-    yield _heading(f"run {cell(run.multiplayer_run_id)}", run)
-    grid = _grid(1)
-    for name, fact in facts.items():
-        if fact != NOTHING:
-            grid.add_row(name, Text(fact))
-    yield Padding.indent(grid, 2)
-    for player in run.players:
-        yield Text()
-        yield from _player(player)
-
-
-def _player(player: PlayerDetails) -> Iterator[RenderableType]:
-    device = player.platform and (player.platform.device_name or player.platform.kind)
-    heading = _heading(f"player {player.player_number}", player)
-    yield heading.append(f", on {cell(device)}") if device else heading
-    steps = _grid(3)
-    for step in player.steps:
-        standing = _word(step.run_result or step.run_state)
-        goal = Text(cell(step.test and step.test.goal))
-        if step.report and step.run_result not in (None, RunResult.SUCCESS):
-            for line in step.report.splitlines():
-                goal.append("\n" + clean(line, limit=_LONGEST_REPORT), style="dim")
-        steps.add_row(
-            Text(f"{step.step_number}"),
-            Text(standing, style=colour(standing)),
-            Text(span(step.duration_ms)),
-            goal,
-        )
-    if player.steps:
-        yield Padding.indent(steps, 2)
-    artifacts = _grid(1)
-    for artifact in player.artifacts:
-        artifacts.add_row(Text(decimal(artifact.size)), Text(cell(artifact.filename)))
-    if player.artifacts:
-        yield Padding.indent(Text("artifacts"), 2)
-        yield Padding.indent(artifacts, 4)
-
-
-def _heading(name: str, what: RunDetails | PlayerDetails) -> Text:
-    heading = Text()
-    heading.append(name, style="bold")
-    for mark, word in (": ", what.state), (", ", what.result):
-        if word is not None:
-            heading.append(mark)
-            heading.append(_word(word), style=colour(word.lower()))
-    return heading
-
-
-def _grid(fixed: int) -> Table:
-    """Return a table without lines: so many columns that are not cut, and one that is folded."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(fixed):
-        grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    return grid

@@ -10,30 +10,25 @@ import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Generic, TextIO, TypeVar, cast
+from typing import Generic, TextIO, TypeVar
 
 import attrs
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from nunu_async.cli.output import Screen, count, tell
-from nunu_async.cli.rows import NOTHING, cell, colour, span
+from nunu_async.cli.output import count, tell
+from nunu_async.cli.rows import NOTHING, cell, span
+from nunu_async.cli.terminal import is_terminal
 from nunu_async.cli.verdict import Row, name_of, standing_of
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.polling.wait import Change
 
-__all__ = ["Standings", "heartbeat", "show"]
+__all__ = ["Standings", "heartbeat", "show", "time_of"]
 
 R = TypeVar("R", bound=Row)
 
 _HEARTBEAT = 10.0
 _BATCH = 1.0
-_REFRESH = 0.25
 _LAST = 5
 _TOLD = 3
-_WIDE = 110
 _UNSEEN = "not seen yet"
 
 
@@ -138,7 +133,7 @@ class Standings(Generic[R]):
         words = [f"{moved.name}: {moved.words}" for moved in told[:_TOLD]]
         if len(told) > _TOLD:
             words.append(f"{len(told) - _TOLD} more changes")
-        what = f"{_time(self.elapsed)}: {count(len(self._words), self.noun)}: {counts}"
+        what = f"{time_of(self.elapsed)}: {count(len(self._words), self.noun)}: {counts}"
         return f"nunu-async: {'; '.join([what, *words])}"
 
 
@@ -154,64 +149,11 @@ def show(
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
         return nullcontext()
-    console = Console(file=cast("TextIO", Screen(stream)))
-    if stream.isatty() and not console.is_dumb_terminal:
-        return _table(standings, console)
+    if is_terminal(stream):
+        from nunu_async.cli.live import table  # noqa: PLC0415 - drawing takes a while to load
+
+        return table(standings, stream)
     return _lines(standings, stream, SystemClock(), batch)
-
-
-@asynccontextmanager
-async def _table(standings: Standings[R], console: Console) -> AsyncIterator[None]:
-    live = Live(
-        get_renderable=lambda: _draw(standings, console),
-        console=console,
-        auto_refresh=False,  # its thread would read what this one writes
-        # Standard output may be a pipe that somebody parses: it is never drawn to.
-        redirect_stdout=False,
-    )
-
-    async def refresh() -> None:
-        while True:
-            live.refresh()
-            await asyncio.sleep(_REFRESH)
-
-    with live:
-        refreshing = asyncio.ensure_future(refresh())
-        try:
-            yield
-        finally:
-            refreshing.cancel()
-            await asyncio.wait({refreshing})
-
-
-def _draw(standings: Standings[R], console: Console) -> RenderableType:
-    """Draw the counts, and below them the last changes."""
-    total = len(standings.ids)
-    if not total:
-        return Text(f"starting {standings.noun}s")
-    head = Text(f"{_time(standings.elapsed)}  {count(total, standings.noun)}")
-    for place, (word, number) in enumerate(standings.counts()):
-        head.append(", " if place else ": ")
-        head.append(f"{number} {word}", style=colour(word))
-    last = list(standings.last)
-    if not last:
-        return head
-    times = [_time(moved.at) for moved in last]
-    widest = max(len(time) for time in times)
-    words = max(len(moved.words) for moved in last)
-    ids = max(len(moved.key) for moved in last) if console.width >= _WIDE else 0
-    room = console.width - widest - words - ids - 8
-    overflow = "ellipsis" if console.encoding.startswith("utf") else "crop"
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3 if not ids else 4):
-        table.add_column(no_wrap=True)
-    for time, moved in zip(times, last, strict=True):
-        name = Text(moved.name)
-        name.truncate(max(room, 8), overflow="ellipsis" if overflow == "ellipsis" else "crop")
-        change = Text(moved.words, style=colour(moved.after))
-        cells = [Text(time, style="dim"), Text(moved.key), name, change]
-        table.add_row(*(cells if ids else [cells[0], *cells[2:]]))
-    return Group(head, table)
 
 
 @asynccontextmanager
@@ -243,5 +185,6 @@ async def heartbeat(
             tell(standings.line(), stream)
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
+    """Return a time since the wait began, in whole seconds."""
     return span(1000 * int(seconds)) if seconds >= 1 else "0s"

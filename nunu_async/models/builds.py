@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 from unicodedata import bidirectional, category
 
 import attrs
 
 from nunu_async.errors import InputError
 from nunu_async.models.base import Model
+from nunu_async.models.choices import PLATFORMS, POLICIES, DeletionPolicy, Platform
 
 __all__ = [
     "PLATFORMS",
@@ -35,14 +36,6 @@ __all__ = [
     "UploadDetails",
     "VcsDetails",
 ]
-
-Platform: TypeAlias = Literal[
-    "windows", "macos", "linux", "android", "ios-native", "ios-simulator", "xbox", "playstation"
-]
-DeletionPolicy: TypeAlias = Literal["least_recent", "oldest"]
-
-PLATFORMS: tuple[Platform, ...] = get_args(Platform)
-_POLICIES: tuple[str, ...] = get_args(DeletionPolicy)
 
 # `str.isprintable` would also refuse the spaces that file names of macOS and joined emoji hold.
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})
@@ -97,8 +90,8 @@ def _platform(_: object, attribute: attrs.Attribute[Platform], value: object) ->
 
 
 def _policy(_: object, attribute: attrs.Attribute[DeletionPolicy | None], value: object) -> None:
-    if value is not None and value not in _POLICIES:
-        raise InputError(attribute.name, f"must be one of {', '.join(_POLICIES)}, not {value!r}")
+    if value is not None and value not in POLICIES:
+        raise InputError(attribute.name, f"must be one of {', '.join(POLICIES)}, not {value!r}")
 
 
 def _size(_: object, attribute: attrs.Attribute[int], value: object) -> None:

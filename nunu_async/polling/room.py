@@ -39,15 +39,17 @@ class Polling:
         executions: TestPlanExecutions,
         clock: Clock,
         cleanup: float,
+        closed: bool = False,
     ) -> None:
         self._runs_api = runs
         self._jobs_api = jobs
         self._clock = clock
         self._cleanup = cleanup
-        watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=self._refused)
-        watch_jobs = Watcher(job_kind(jobs, runs), clock=clock, on_refused=self._refused)
+        refused = self._refused
+        watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=refused, closed=closed)
+        watch_jobs = Watcher(job_kind(jobs, runs), clock=clock, on_refused=refused, closed=closed)
         watch_executions = Watcher(
-            execution_kind(executions), clock=clock, on_refused=self._refused
+            execution_kind(executions), clock=clock, on_refused=refused, closed=closed
         )
         self._watchers = (watch_runs, watch_jobs, watch_executions)
         self.runs: Waiter[Run] = Waiter(watch_runs, clock=clock)

@@ -12,14 +12,14 @@ from nunu_async.core.clock import Clock
 from nunu_async.endpoints.ids import in_path
 from nunu_async.errors import InputError, NotFound, NunuError, RunFailed, WaitTimeout
 from nunu_async.models.checks import short
+from nunu_async.polling import INTERVAL
 from nunu_async.polling.wait import Change, Outcome, Wait
 from nunu_async.polling.watcher import Watcher
 
-__all__ = ["INTERVAL", "OnChange", "Terms", "Waiter"]
+__all__ = ["OnChange", "Terms", "Waiter"]
 
 R = TypeVar("R", bound=Outcome)
 
-INTERVAL = 10.0
 _LONGEST = 1e9
 OnChange = Callable[[Change[R]], Awaitable[None] | None]
 

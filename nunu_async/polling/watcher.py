@@ -57,7 +57,12 @@ class Watcher(Generic[R]):
     """
 
     def __init__(
-        self, kind: Kind[R], *, clock: Clock, on_refused: Callable[[NunuError], None]
+        self,
+        kind: Kind[R],
+        *,
+        clock: Clock,
+        on_refused: Callable[[NunuError], None],
+        closed: bool = False,
     ) -> None:
         self._kind = kind
         self._clock = clock
@@ -65,7 +70,7 @@ class Watcher(Generic[R]):
         self._board: Board[Wait[R]] = Board()
         self._task: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
-        self._closed = False
+        self._closed = closed
         self._history = History(self._read_done, kind.moment)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = 0

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Final
 
 from nunu_async.errors import InputError
-from nunu_async.models.builds import PLATFORMS, Platform
+from nunu_async.models.choices import PLATFORMS, Platform
 
 __all__ = ["infer_platform"]
 

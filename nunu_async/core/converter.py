@@ -1,0 +1,156 @@
+"""The one cattrs converter: takes what is not exactly right, or says what is wrong and where.
+
+Apart from the codec, which loads it when it is needed: cattrs is not small, and most answers are
+exactly right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeVar, cast, get_origin
+
+import attrs
+from cattrs import Converter, transform_error
+from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
+from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_structure_fn, override
+
+from nunu_async.core.reader import LARGEST, OWN
+from nunu_async.models.base import NOTHING, Extra, Model
+from nunu_async.models.vocab import Word
+
+__all__ = ["CONVERTER", "Unfit", "convert"]
+
+T = TypeVar("T")
+
+
+class Unfit(Exception):
+    """The data does not fit; the arguments are what is wrong, one for each place."""
+
+
+_Hook = Callable[..., object]
+
+
+# cattrs' own hooks turn None into 'None', 1.5 into 1 and "rc" into ('r', 'c'); here a wrong type
+# is an error.
+def _text(value: object, _: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"expected a string, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds a lone surrogate") from None
+    return value
+
+
+def _truth(value: object, _: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"expected true or false, got {type(value).__name__}")
+    return value
+
+
+def _integer(value: object, _: object) -> int:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise TypeError(f"expected an integer, got {type(value).__name__}")
+    if abs(value) > LARGEST:
+        raise ValueError("expected an integer of at most 64 bits")
+    return value
+
+
+def _number(value: object, _: object) -> float:
+    if type(value) in (int, float):
+        float(cast("float", value))  # refuses an integer beyond every float
+        return cast("float", value)  # 3 stays 3, so that what came can be given back
+    raise TypeError(f"expected a number, got {type(value).__name__}")
+
+
+def _time(value: object, _: object) -> datetime:
+    if type(value) is not str:
+        raise TypeError(f"expected a time, got {type(value).__name__}")
+    parsed = datetime.fromisoformat(value)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _only(kind: type, told: str, inner: _Hook) -> _Hook:
+    def hook(value: object, model: object) -> object:
+        if not isinstance(value, kind):
+            raise TypeError(f"expected {told}, got {type(value).__name__}")
+        return inner(value, model)
+
+    return hook
+
+
+def _word(value: object, kind: type[Word]) -> Word:
+    return kind(_text(value, str))
+
+
+def _is_row(kind: object) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _build_converter() -> Converter:
+    converter = Converter(prefer_attrib_converters=False)
+
+    def model(kind: type[attrs.AttrsInstance]) -> _Hook:
+        if not issubclass(kind, Model):
+            return _only(Mapping, "an object", make_dict_structure_fn(kind, converter))
+        leave_out = override(omit=True)
+        inner = make_dict_structure_fn(
+            kind, converter, extra=leave_out, response=leave_out, absent=leave_out
+        )
+        known = attrs.fields_dict(kind).keys() - OWN
+
+        def hook(value: Mapping[str, object], model: object) -> object:
+            return attrs.evolve(
+                inner(value, model),
+                extra=Extra({name: value[name] for name in value if name not in known}) or NOTHING,
+                absent=tuple(known - value.keys()),
+            )
+
+        return _only(Mapping, "an object", hook)
+
+    def mapping(kind: type[Mapping[object, object]]) -> _Hook:
+        return _only(Mapping, "an object", mapping_structure_factory(kind, converter))
+
+    def row(kind: type[tuple[object, ...]]) -> _Hook:
+        structured = list_structure_factory(kind, converter)
+        return _only(list, "a list", lambda value, kind: tuple(structured(value, kind)))
+
+    # By predicate: registered for `object` itself it would serve every class there is.
+    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+    converter.register_structure_hook_factory(attrs.has, model)
+    converter.register_structure_hook_factory(is_mapping, mapping)
+    converter.register_structure_hook_factory(_is_row, row)
+    converter.register_structure_hook(str, _text)
+    for word in Word.__subclasses__():  # or the hook of `str` would serve them
+        converter.register_structure_hook(word, _word)
+    converter.register_structure_hook(bool, _truth)
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(datetime, _time)
+    return converter
+
+
+CONVERTER: Final = _build_converter()
+
+
+def convert(data: object, model: type[T]) -> T:
+    """Make a model of decoded JSON.
+
+    Raises: Unfit, with every wrong place and its JSON path.
+    """
+    try:
+        return CONVERTER.structure(data, model)
+    except BaseValidationError as error:
+        raise Unfit(*transform_error(error, path="$", format_exception=_explain)) from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise Unfit(f"{_explain(error, None)} @ $") from None
+
+
+def _explain(error: BaseException, _: type | None) -> str:
+    if isinstance(error, KeyError):
+        return "is missing"
+    return str(error) or type(error).__name__

@@ -1,0 +1,49 @@
+"""A table in a pipe is made by hand, and must be what a terminal's drawing would be."""
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nunu_async.cli import rows
+from nunu_async.cli.rows import Column, cell
+from nunu_async.cli.terminal import ENDLESS, is_plain
+
+CELLS = st.text(max_size=12).map(cell) | st.sampled_from(["-", "success", "日本語", "🎮 done", "é"])
+
+
+def columns(count: int) -> list[Column[tuple[str, ...]]]:
+    return [Column(title=f"C{n}", text=lambda row, n=n: row[n]) for n in range(count)]
+
+
+@pytest.fixture
+def _a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("_a_pipe")
+def test_it_is_the_same_to_the_character() -> None:
+    @settings(deadline=None)  # the first one loads what draws
+    @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[CELLS] * n), min_size=1)))
+    def same(lines: list[tuple[str, ...]]) -> None:
+        made = rows._lay_out(columns(len(lines[0])), lines, ENDLESS)
+        assert made.is_plain
+        assert list(made.pieces()) == list(attrs.evolve(made, is_plain=False).pieces())
+
+    same()
+
+
+@pytest.mark.usefixtures("_a_pipe")
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
+def test_a_long_one_is_told_in_pieces_and_has_its_header_once(count: int) -> None:
+    made = rows._lay_out(columns(1), [(f"row {n}",) for n in range(count)], ENDLESS)
+    told = "".join(made.pieces())
+    assert told == "".join(attrs.evolve(made, is_plain=False).pieces())
+    assert told.splitlines() == ["C0", *(f"row {n}" for n in range(count))]
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_who_asks_for_colours_gets_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert not is_plain()
