@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-__all__ = ["Secret", "clean", "clean_details", "shown_url"]
+__all__ = ["Secret", "clean", "clean_details", "clean_values", "shown_url"]
 
 _HIDDEN = "***"
+# Characters of a text that are shown.
+_LONGEST = 500
 # Shorter values would tear holes into innocent text; no real key or upload id is that short.
 _SHORTEST = 6
 # Levels of an error's details; those of the API have one or two.
@@ -54,7 +56,7 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{place}{parts.path}{query}"
 
 
-def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = 500) -> str:
+def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _LONGEST) -> str:
     """Return server text fit for a log or a terminal.
 
     Secrets become ``***``, control and direction characters are escaped, and what is over
@@ -67,10 +69,24 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = 500) -> str
     # Escaping only makes it longer: what is behind the limit now is cut in any case, and an answer
     # may have 32 MiB of it, which took the event loop 20 seconds.
     text = text[: limit + 1]
-    text = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+        )
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
+    """Return the same with each value cleaned as `clean` does; names stay as they are."""
+    # Looked through as one first: every answer has headers, and hardly ever one to be changed.
+    whole = "".join(texts.values())
+    if (
+        whole.isprintable()
+        and not any(secret.reveal() in whole for secret in secrets)
+        and (len(whole) <= _LONGEST or max(map(len, texts.values())) <= _LONGEST)
+    ):
+        return texts
+    return {name: clean(value, secrets) for name, value in texts.items()}
 
 
 def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _DEEPEST) -> object:

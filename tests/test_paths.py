@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted import BUILD, JOB, KEY, PLAN, PROJECT, RUN, answered, told
+from yarl import URL
 
 from nunu_async import (
     AuthenticationError,
@@ -16,8 +19,14 @@ from nunu_async import (
     InitiateUpload,
     MultipartTicket,
     NunuClient,
+    RetryPolicy,
     SinglePartTicket,
+    Timeouts,
 )
+from nunu_async.config import Config
+from nunu_async.core.clock import SystemClock
+from nunu_async.core.request import Request
+from nunu_async.core.session import Session
 
 ORGANIZATION_KEY = "nunu_org_a_key_for_tests_only_0001"
 SINGLE = SinglePartTicket(build_id=BUILD, object_key="k/a.zip", upload_url="https://s/x")
@@ -222,3 +231,47 @@ def test_a_missing_project_is_told_with_the_way_to_give_it() -> None:
         NunuClient(ORGANIZATION_KEY)
     with pytest.raises(ConfigError, match='path_style="project" needs a project_id'):
         NunuClient(KEY, path_style="project")
+
+
+segments = st.text("abcXYZ019-_.~%2F:@!$&'()*+,;=", min_size=1, max_size=12)
+texts = st.text(min_size=1, max_size=12).filter(lambda text: text.isprintable())
+
+
+@given(
+    base=st.sampled_from(
+        [
+            "https://nunu.ai",
+            "https://nunu.ai:443/api",
+            "http://127.0.0.1:8080/proxy/nunu/",
+            "https://[2001:db8::1]:8443",
+        ]
+    ),
+    style=st.sampled_from(["key", "project"]),
+    steps=st.lists(segments, min_size=1, max_size=3),
+    query=st.lists(st.tuples(st.text("abc_", min_size=1, max_size=9), texts), max_size=3),
+)
+def test_the_address_is_what_a_url_of_its_text_would_be(
+    base: str, style: str, steps: list[str], query: list[tuple[str, str]]
+) -> None:
+    config = Config.load({}, api_key=KEY, base_url=base, project_id=PROJECT, path_style=style)  # type: ignore[arg-type]
+    session = Session(
+        config,
+        clock=SystemClock(),
+        policy=RetryPolicy(),
+        timeouts=Timeouts(),
+        concurrency=1,
+        user_agent="test",
+    )
+    request = Request(
+        operation="any",
+        method="GET",
+        path="/" + "/".join(steps),
+        query=tuple(query),
+        answer=lambda data: data,
+    )
+    told = URL(config.url(request.path), encoded=True).with_query(request.query)
+    address = session._address(request)
+    assert str(address) == str(told)
+    assert address == told
+    assert (address.raw_host, address.port) == (told.raw_host, told.port)
+    assert address.host_port_subcomponent == told.host_port_subcomponent

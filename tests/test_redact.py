@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async.redact import Secret, clean, clean_details, shown_url
+from nunu_async.redact import Secret, clean, clean_details, clean_values, shown_url
 
 KEY = "nk_live_0123456789abcdef"
 
@@ -210,3 +210,26 @@ def test_details_of_hostile_depth_end_where_they_can_still_be_shown() -> None:
     assert repr(cleaned).count("d") == 50
     assert repr(cleaned).endswith("'...'" + "}" * 50)
     assert pickle.loads(pickle.dumps(cleaned)) == cleaned  # noqa: S301 - what was just made
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["server", "x-request-id", "via", "vary", "date"]),
+        st.one_of(
+            anything,
+            st.text("abc ", max_size=600),
+            st.sampled_from([KEY, f"a {KEY} b", KEY[:-1], KEY[-1:], "abcde"]),
+        ),
+    ),
+    st.sampled_from([(), (Secret(KEY),), (Secret("abcde"), Secret(KEY)), (Secret(""),)]),
+)
+def test_values_are_cleaned_as_each_alone_would_be(
+    texts: dict[str, str], secrets: tuple[Secret, ...]
+) -> None:
+    alone = {name: clean(text, secrets) for name, text in texts.items()}
+    assert clean_values(texts, secrets) == alone
+
+
+def test_of_many_values_the_one_that_is_too_long_is_cut() -> None:
+    texts = {"server": "edge", "csp": "x" * 501}
+    assert clean_values(texts, ()) == {"server": "edge", "csp": "x" * 497 + "..."}

@@ -191,7 +191,7 @@ async def test_a_slow_part_delays_only_itself(
 async def test_urls_are_signed_just_ahead_of_need(
     make_file: MakeFile,
 ) -> None:
-    """With every sender busy, at most two batches are signed beyond what is being sent."""
+    """With every sender busy, two batches wait beyond what is being sent, and none is asked for."""
     release = asyncio.Event()
 
     async def hold(_: float) -> None:
@@ -214,6 +214,27 @@ async def test_urls_are_signed_just_ahead_of_need(
     for seen in slow.journal.of("get_upload_parts"):
         numbers = seen.target.partition("part_numbers=")[2].replace("%2C", ",").split(",")
         assert 1 <= len(numbers) <= 10
+
+
+async def test_a_slow_api_does_not_keep_senders_waiting_once_for_each_batch(
+    make_file: MakeFile,
+) -> None:
+    release = asyncio.Event()
+
+    async def hold(_: float) -> None:
+        await release.wait()
+
+    fault = Fault(on="get_upload_parts", latency=1, times=None)
+    async with (
+        Sandbox(part_size=PART, faults=[fault], sleep=hold) as slow,
+        client(slow, ManualClock()) as other,
+    ):
+        task = asyncio.ensure_future(send(other, make_file(12 * PART), concurrency=4))
+        await until(lambda: slow.journal.peak("api") == 3)
+        assert slow.journal.of("put_part") == []
+        release.set()
+        await task
+        assert len(slow.journal.of("get_upload_parts")) == 3
 
 
 # --- it survives

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from nunu_async.core.retry import parse_retry_after
 from nunu_async.errors import ApiError, DecodeError, error_for_status
 from nunu_async.models.base import Model
 from nunu_async.models.page import Page
-from nunu_async.redact import Secret, clean, clean_details, shown_url
+from nunu_async.redact import Secret, clean, clean_details, clean_values, shown_url
 from nunu_async.response import ResponseInfo
 
 __all__ = ["read", "request_id"]
@@ -66,10 +66,12 @@ def _with_response(
     answer: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
 ) -> T:
     """Return the answer with its `response`; where it is rows or has rows, each row has it too."""
-    models: list[object] = list(answer) if isinstance(answer, tuple | list) else [answer]
+    rows: Iterable[object] = (answer,)
     if isinstance(answer, Page):
-        models += answer.data
-    models = [model for model in models if isinstance(model, Model)]
+        rows = (answer, *answer.data)
+    elif isinstance(answer, tuple | list):
+        rows = answer
+    models = [row for row in rows if isinstance(row, Model)]
     if not models:
         return answer
     info = ResponseInfo(
@@ -154,11 +156,12 @@ def _safe_details(
 
 
 def _safe_headers(headers: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
-    return {
-        name: clean(shown_url(value) if name == "location" else value, secrets)
+    shown = {
+        name: shown_url(value) if name == "location" else value
         for name, value in headers.items()
         if name != "set-cookie"
     }
+    return clean_values(shown, secrets)
 
 
 def _host(location: str) -> str:

@@ -76,10 +76,13 @@ class Session:
         proxies: Proxies | None = None,
     ) -> None:
         self._config = config
+        self._base = URL(config.base_url, encoded=True)
+        self._origin = len(config.base_url) - len(self._base.raw_path)
         self._clock = clock
         self._policy = policy
         self._traffic = Traffic(clock, policy)
         self._timeouts = timeouts
+        self._connecting = connect_timeout(timeouts.connect)
         self._concurrency = concurrency
         self._user_agent = user_agent
         self._http = http
@@ -206,16 +209,16 @@ class Session:
             async with http.request(
                 request.method,
                 # This, the body and the headers are made in the call, to be in no local.
-                URL(self._config.url(request.path), encoded=True).with_query(request.query),
+                self._address(request),
                 data=None if request.body is None else io.BytesIO(encode(request.body)),
                 headers=self._headers(request),
                 # aiohttp would call the body of a POST octets even where there is none.
-                skip_auto_headers=("Content-Type",),
+                skip_auto_headers=None if request.method == "GET" else ("Content-Type",),
                 # A custom header such as ours follows a redirect to any host.
                 allow_redirects=False,
                 raise_for_status=False,
                 middlewares=(send_once,),
-                timeout=connect_timeout(self._timeouts.connect),
+                timeout=self._connecting,
                 proxy=self._way.proxy,
                 proxy_headers=self._way.asking(),
             ) as response:
@@ -244,6 +247,12 @@ class Session:
                 1000 * (self._clock.monotonic() - began),
             )
         raise failure
+
+    def _address(self, request: Request[T]) -> URL:
+        path = self._config.url(request.path)[self._origin :]
+        # From a URL that is there: host and port, which aiohttp asks for, are read from it once.
+        address = self._base.with_path(path, encoded=True)
+        return address.with_query(request.query) if request.query else address
 
     def _headers(self, request: Request[T]) -> dict[str, str]:
         headers = {

@@ -35,6 +35,8 @@ __all__ = [
 # Seconds for which the addresses of a name are used. The pauses between the attempts of one part
 # come to 26 on average: a host that has moved is looked up anew before the last of them.
 NAME_LIFE: Final = 10
+# Bytes read from a body at a time, at most.
+_BLOCK: Final = 65_536
 
 
 class Response(aiohttp.ClientResponse):
@@ -136,6 +138,9 @@ def _cause(error: BaseException) -> str:
 
 def headers_of(response: ClientResponse) -> dict[str, str]:
     """Return an answer's headers, names in lower case; one that differs from itself is a list."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    if len(headers) == len(response.headers):
+        return headers
     found: dict[str, dict[str, None]] = {}
     for name, value in response.headers.items():
         found.setdefault(name.lower(), {})[value] = None
@@ -154,7 +159,7 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
     blocks: list[bytes] = []
     left = limit
     try:
-        async for block in response.content.iter_chunked(65_536):
+        while block := await response.content.read(_BLOCK):
             blocks.append(block[:left])
             if len(block) > left:
                 response.close()

@@ -20,7 +20,7 @@ from nunu_async.models.builds import Ticket
 from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
 from nunu_async.upload.shelf import Journal
-from nunu_async.upload.signing import Signed, Signer
+from nunu_async.upload.signing import Ahead, Signed, Signer
 from nunu_async.upload.slots import Slots
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
@@ -94,14 +94,14 @@ class Sending:
         listener raises.
         """
         batch = batch_size(concurrency)
-        # One batch waits here while another is being asked for: signed late, sent soon.
-        ready: asyncio.Queue[Signed | None] = asyncio.Queue(batch)
         senders = min(concurrency, self._plan.total_parts - len(self._ledger.etags))
+        batches = self._plan.batches(batch, self._ledger.etags)
+        ahead = Ahead(self._signer, batches, batch, senders)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._feed(batch, ready, senders))]
+                tasks = [group.create_task(ahead.run())]
                 group.create_task(self._reporter.pump())
-                tasks += [group.create_task(self._send_all(ready)) for _ in range(senders)]
+                tasks += [group.create_task(self._send_all(ahead)) for _ in range(senders)]
                 await asyncio.wait(tasks)
                 self._reporter.end()
                 return
@@ -110,15 +110,8 @@ class Sending:
         # Out here, so that the group does not hang on to the error as its context.
         raise first
 
-    async def _feed(self, batch: int, ready: asyncio.Queue[Signed | None], senders: int) -> None:
-        for numbers in self._plan.batches(batch, self._ledger.etags):
-            for signed in await self._signer.sign(numbers):
-                await ready.put(signed)
-        for _ in range(senders):
-            await ready.put(None)
-
-    async def _send_all(self, ready: asyncio.Queue[Signed | None]) -> None:
-        while (signed := await ready.get()) is not None:
+    async def _send_all(self, ahead: Ahead) -> None:
+        while (signed := await ahead.take()) is not None:
             await self._send(signed)
 
     async def _send(self, signed: Signed) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -14,7 +15,7 @@ from nunu_async.errors import DecodeError
 from nunu_async.models.builds import MultipartTicket, PartUrl, Ticket
 from nunu_async.upload.plan import Part, Plan
 
-__all__ = ["Signed", "Signer"]
+__all__ = ["Ahead", "Signed", "Signer"]
 
 # Presigned URLs last "about an hour", or as long as they say. Judged by the time since they came:
 # clocks disagree, and the moment of signing that stands in them is the server's.
@@ -26,6 +27,10 @@ _PART: Final = re.compile(r"(?<=[?&])partNumber=([0-9]{1,9})(?=&|$)", re.IGNOREC
 _USABLE: Final = 0.8
 # A server that answers a request for URLs without some of them is asked again so often.
 _SIGN_ROUNDS: Final = 3
+# Batches that wait to be sent, or are asked for; with fewer, another is asked for. So many more may
+# become of it where senders are quicker than the API.
+_BATCHES_AHEAD: Final = 2
+_MOST_BATCHES_AHEAD: Final = 10
 
 
 @attrs.frozen
@@ -91,6 +96,75 @@ class Signer:
         found = _LIFE.search(signed.address.url)
         life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
         return self.renews and self._clock.monotonic() - signed.received > _USABLE * life
+
+
+class Ahead:
+    """URLs of the parts of one upload, asked for ahead of those who send them.
+
+    Signed late, sent soon; but several batches may be asked for at once: one at a time would hold
+    up senders that are quicker than the API. Each time that one of them has to wait for a URL,
+    there may be a batch more.
+
+    Args:
+        batches: numbers of parts, in the order in which they are to be sent.
+        length: of a batch, the last apart.
+        senders: how many take from it.
+    """
+
+    def __init__(
+        self, signer: Signer, batches: Iterable[Sequence[int]], length: int, senders: int
+    ) -> None:
+        self._signer = signer
+        self._batches = batches
+        self._length = length
+        self._senders = senders
+        self._enough = _BATCHES_AHEAD * length
+        self._count = 0  # ready, or asked for
+        self._idle = 0  # senders that wait
+        self._changed = asyncio.Event()
+        self._ready: asyncio.Queue[Signed | None] = asyncio.Queue()
+        self._began = False
+        self._all_asked_for = False
+
+    async def run(self) -> None:
+        """Ask until there is a URL for every part.
+
+        Raises: what asking raises, in a group.
+        """
+        async with asyncio.TaskGroup() as group:
+            for numbers in self._batches:
+                while self._count >= self._enough + self._idle:
+                    self._changed.clear()
+                    await self._changed.wait()
+                self._count += len(numbers)
+                group.create_task(self._ask(numbers))
+            self._all_asked_for = True
+        for _ in range(self._senders):
+            self._ready.put_nowait(None)
+
+    async def _ask(self, numbers: Sequence[int]) -> None:
+        for signed in await self._signer.sign(numbers):
+            self._ready.put_nowait(signed)
+        self._began = True
+
+    async def take(self) -> Signed | None:
+        """Return the next part and where to send it; None when there is no further one."""
+        if self._ready.empty():
+            if self._began and not self._all_asked_for:
+                most = _MOST_BATCHES_AHEAD * self._length
+                self._enough = min(self._enough + self._length, most)
+            self._idle += 1
+            self._changed.set()
+            try:
+                signed = await self._ready.get()
+            finally:
+                self._idle -= 1
+        else:
+            signed = self._ready.get_nowait()
+        if signed is not None:
+            self._count -= 1
+            self._changed.set()
+        return signed
 
 
 def _is_for(address: PartUrl, wanted: Container[int]) -> bool:
