@@ -62,10 +62,11 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _LONGEST) -
     Secrets become ``***``, control and direction characters are escaped, and what is over
     `limit` characters is cut.
     """
-    hidden = (secret.reveal() for secret in secrets)
-    for value in sorted(hidden, key=len, reverse=True):  # one may begin another
-        if len(value) >= _SHORTEST:
-            text = text.replace(value, _HIDDEN)
+    if secrets:
+        hidden = (secret.reveal() for secret in secrets)
+        for value in sorted(hidden, key=len, reverse=True):  # one may begin another
+            if len(value) >= _SHORTEST:
+                text = text.replace(value, _HIDDEN)
     # Escaping only makes it longer: what is behind the limit now is cut in any case, and an answer
     # may have 32 MiB of it, which took the event loop 20 seconds.
     text = text[: limit + 1]

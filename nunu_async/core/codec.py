@@ -76,13 +76,13 @@ def structure(data: object, model: type[T]) -> T:
 
     Raises: Misfit, with every wrong place and its JSON path.
     """
-    if attrs.has(model) and not isinstance(data, Mapping):
-        raise Misfit(f"expected an object, got {type(data).__name__} @ $")
     if issubclass(model, Model):
         try:
             return cast("T", reader(model)(data))
         except _ODD:
             pass  # something is not exactly right: let the converter take it, or say what it is
+    if attrs.has(model) and not isinstance(data, Mapping):
+        raise Misfit(f"expected an object, got {type(data).__name__} @ $")
     from nunu_async.core.converter import Unfit, convert  # noqa: PLC0415 - seldom needed
 
     try:

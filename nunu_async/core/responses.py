@@ -74,11 +74,8 @@ def _with_response(
     models = [row for row in rows if isinstance(row, Model)]
     if not models:
         return answer
-    info = ResponseInfo(
-        status=status,
-        request_id=request_id(headers, secrets),
-        headers=_safe_headers(headers, secrets),
-    )
+    shown = _safe_headers(headers, secrets)
+    info = ResponseInfo(status=status, request_id=request_id(shown), headers=shown)
     for model in models:
         # They are frozen for callers; these were made a moment ago, and nobody else has them yet.
         # A copy of each would cost as much as reading it did.
@@ -156,12 +153,13 @@ def _safe_details(
 
 
 def _safe_headers(headers: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
-    shown = {
-        name: shown_url(value) if name == "location" else value
-        for name, value in headers.items()
-        if name != "set-cookie"
-    }
-    return clean_values(shown, secrets)
+    if "set-cookie" in headers or "location" in headers:
+        headers = {
+            name: shown_url(value) if name == "location" else value
+            for name, value in headers.items()
+            if name != "set-cookie"
+        }
+    return clean_values(headers, secrets)
 
 
 def _host(location: str) -> str:

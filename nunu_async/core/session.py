@@ -6,7 +6,6 @@ import asyncio
 import io
 import logging
 import ssl
-from contextlib import suppress
 from typing import TypeVar
 
 import aiohttp
@@ -178,7 +177,7 @@ class Session:
         patience = request.patience or self._timeouts.attempt
         remaining = deadline.remaining()
         failure: ApiError | DecodeError | None = None
-        with suppress(TimeoutError):
+        try:
             async with time_limit(self._clock, min(patience, remaining)):
                 try:
                     outcome = await self._exchange(http, request, number)
@@ -188,6 +187,8 @@ class Session:
                 if not isinstance(outcome, ApiError | DecodeError):
                     return outcome
                 failure = outcome
+        except TimeoutError:
+            pass  # told below
         # As above, errors are raised here and not where they were found: those frames hold the key,
         # or an answer that echoes it, and error trackers record the locals of frames.
         if failure is not None:
