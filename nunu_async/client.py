@@ -250,9 +250,9 @@ class NunuClient:
             auto_delete: let the server delete old builds when storage is full.
             deletion_policy: which builds `auto_delete` takes first.
             upload_timeout: minutes, 1 to 1440, after which the server forgets the upload; None
-                takes what 1 MiB/s needs (or `max_bandwidth`, if that is less), at least the
-                server's own 10 for a single part and 60 for several, and 1440 for several with
-                `resume`.
+                takes what 1 MiB/s needs (or its share of `max_bandwidth` where all uploads that
+                may run at once share it, if that is less), at least the server's own 10 for a
+                single part and 60 for several, and 1440 for several with `resume`.
             details: where the build comes from.
             concurrency: parts of this file under way at once.
             verify: compare the MD5 of each part with its ETag, where that is one, and send the

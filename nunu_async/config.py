@@ -60,7 +60,12 @@ def _not_negative(_: object, attribute: attrs.Attribute[float], value: float) ->
 
 def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can be
+        return False
 
 
 def check_at_once(value: object) -> str:

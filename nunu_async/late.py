@@ -25,7 +25,9 @@ def names_of(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str]
 
     def load(name: str) -> object:
         module = f"{package}.{home_of.get(name, name)}"
-        if not name.startswith("_"):  # those are looked for by tools, in any module
+        if name.isidentifier() and not name.startswith(
+            "_"
+        ):  # those are looked for by tools, in any module
             try:
                 found: object = import_module(module)
             except ModuleNotFoundError as error:

@@ -43,8 +43,8 @@ async def test_a_limit_on_bytes_a_second_counts_for_the_time_that_is_asked_for(
     tmp_path: Path,
 ) -> None:
     (file,) = make(tmp_path, "game.apk", size=1)
-    os.truncate(file, 70 * 60 * 512 * 1024 + 1)  # for 70 minutes, and most of it a hole
-    said = ["upload", "game.apk", "-n", "N", "--max-bandwidth", "512k"]
+    os.truncate(file, 70 * 60 * 512 * 1024 + 1)  # for 70 minutes, and all of it a hole
+    said = ["upload", "game.apk", "-n", "N", "--max-bandwidth", "512k", "--concurrency", "1"]
     async with Sandbox(faults=[Fault(on="get_upload_parts", status=400)]) as box:
         ran = await run(*said, env=box.environment, cwd=tmp_path)
         assert ran.code == 1

@@ -528,7 +528,9 @@ def test_a_nonsense_limit_is_refused(name: str, value: object) -> None:
         NunuClient(KEY, **{name: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", [0, -1, 10, 1023.9, True, "1M", float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "value", [0, -1, 10, 1023.9, True, "1M", float("nan"), float("inf"), 10**400]
+)
 def test_a_bandwidth_that_cannot_be_meant_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="max_bandwidth must be None or 1024 bytes a second"):
         NunuClient(KEY, max_bandwidth=value)  # type: ignore[arg-type]

@@ -82,7 +82,12 @@ class PartBody(aiohttp.Payload):
     def progress(self) -> Progress:
         """Return figures that change when a byte leaves, down to the kernel where it tells."""
         return Progress(
-            self._given, self._buffered(), self.queued(), self.handed_over, self._is_held
+            self._given,
+            self._buffered(),
+            self.queued(),
+            self.handed_over,
+            paced=self._pace.is_limited,
+            held=self._is_held,
         )
 
     async def md5(self) -> str | None:

@@ -47,7 +47,7 @@ class BuildFile:
     ) -> InitiateUpload:
         """Return what is asked of the server for a file of this name and size.
 
-        `max_bandwidth` is how many bytes a second may leave, None where there is no limit.
+        `max_bandwidth` is how many bytes a second may leave of it, None where there is no limit.
         """
         multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
         minutes = self.upload_timeout

@@ -27,6 +27,11 @@ class Pace:
         self._rate = rate
         self._next = float("-inf")
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._rate is not None
+
     def grain(self, most: int) -> int:
         """Return how many bytes to take at once, `most` at most."""
         if self._rate is None:
@@ -41,6 +46,13 @@ class Pace:
         if self._next < now - _SLACK:
             self._next = now
         # They leave when the time that they take is over: the first ones are not for nothing.
-        at = self._next = self._next + count / self._rate
-        while (left := at - self._clock.monotonic()) > 0 and not is_over():
-            await self._clock.sleep(min(left, _LOOK))
+        takes = count / self._rate
+        at = self._next = self._next + takes
+        came = False
+        try:
+            while (left := at - self._clock.monotonic()) > 0 and not is_over():
+                await self._clock.sleep(min(left, _LOOK))
+            came = left <= 0
+        finally:
+            if not came:  # nothing leaves: the time is for those who come next
+                self._next -= takes

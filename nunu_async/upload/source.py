@@ -32,6 +32,17 @@ _FLAGS: Final = (
 # Whether the kernel can send what it has read, and say beforehand that it has.
 _SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
 _CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSOCK, errno.EOVERFLOW}
+_OF_A_CONNECTION: Final = {
+    errno.EPIPE,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+}
 # One byte in each so many is looked for in the page cache; the kernel reads no less ahead.
 _PROBE: Final = 64 * 1024
 # After a miss so many bytes have to come from memory before the kernel is let at them again. While
@@ -154,7 +165,7 @@ class Source:
     def send(self, descriptor: int, offset: int, length: int) -> int:
         """Have the kernel send bytes that are `cached`; return how many the socket took.
 
-        0 where it cannot, for now or at all (then `sends` is false): they are to be read.
+        0 where it cannot: they are to be read, and so is all that follows.
 
         Raises: BlockingIOError when the socket is full; another OSError of the connection;
         SourceChanged if the file has become shorter.
@@ -164,10 +175,10 @@ class Source:
         try:
             sent = os.sendfile(descriptor, self._descriptor, offset, length)
         except OSError as error:
-            if error.errno in _CANNOT:
-                self.sends = False
-            elif error.errno != errno.EIO:
+            if isinstance(error, BlockingIOError) or error.errno in _OF_A_CONNECTION:
                 raise
+            # Of the file, or of a system that cannot or may not do it: reading will tell.
+            self.sends = False
             return 0
         if not sent:
             raise _shorter(self.path)

@@ -68,7 +68,8 @@ class Uploader:
         self._timeouts = timeouts
         self._executor = executor
         self._shelf = shelf
-        self._max_bandwidth = max_bandwidth
+        # So many uploads may share it.
+        self._share = None if max_bandwidth is None else max_bandwidth / concurrency
         # An upload that could send nothing yet must not reserve a build either: its URLs would
         # age, and a single-part URL cannot be signed anew. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
@@ -120,7 +121,7 @@ class Uploader:
     async def _upload(self, job: BuildFile, listener: Listener | None) -> UploadedBuild:
         began = self._clock.monotonic()
         async with await Source.open(job.path, self._executor) as source:
-            request = job.request(source.path.name, source.size, self._max_bandwidth)
+            request = job.request(source.path.name, source.size, self._share)
             if not job.resume:
                 return await self._begin(job, source, request, listener).run(began)
             journal = await self._shelf.open(source, request)

@@ -29,8 +29,15 @@ class Progress:
     """Of those, in the kernel and not acknowledged by the peer; 0 where it does not tell."""
     handed_over: bool
     """Whether the kernel has every byte."""
+    paced: bool = False
+    """Whether the client holds itself to a rate: then bytes given say nothing of the peer."""
     held: bool = False
-    """Whether the client itself holds the next bytes back."""
+    """Whether it holds the next bytes back right now."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the peer has all that it was given, and is to be given more later."""
+        return self.held and not self.buffered and not self.queued
 
     @property
     def left(self) -> int:
@@ -56,11 +63,12 @@ class Watch:
 
     def problem(self, now: float, progress: Progress) -> str:
         """Say why the PUT is to be given up; "" while it is not."""
-        if progress.held:  # and the peer is owed nothing
-            self._seen, self._moved = progress, now
+        if progress.is_idle:
             self._marks.clear()
-            return ""
-        moves = progress != self._seen
+        seen = self._seen
+        moves = seen is None or progress != seen
+        if seen is not None and progress.paced and not progress.handed_over:
+            moves = progress.is_idle or progress.left != seen.left
         if moves:
             self._seen, self._moved = progress, now
         waiting = progress.handed_over
@@ -70,7 +78,7 @@ class Watch:
         # What waits for its answer is not slow; but the last few MB may trickle out of the kernel.
         if waiting and not (moves and progress.queued):
             return ""
-        if progress.given and self._is_slow(now, progress.left):
+        if progress.given and not progress.is_idle and self._is_slow(now, progress.left):
             rate = self._limits.trickle_rate
             return f"fewer than {rate:.10g} bytes a second left for {self._window:g} seconds"
         return ""
