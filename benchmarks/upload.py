@@ -43,7 +43,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
@@ -77,6 +77,7 @@ class Course:
     Attributes:
         sizes: of the builds, the smallest first.
         rounds: that are counted.
+        stored_rounds: of them on the S3 server, which takes longer than any client of it.
         warm: whether one more, of the smaller build, comes before.
         weighed: rounds of the smaller build for its peak memory at each concurrency.
         sparse_seconds: after which the large sparse build is given up.
@@ -84,6 +85,7 @@ class Course:
 
     sizes: tuple[int, ...]
     rounds: int
+    stored_rounds: int
     warm: bool
     weighed: int
     sparse_seconds: float
@@ -92,6 +94,10 @@ class Course:
     crowds: tuple[int, ...] = (4, 16)
     sparse_size: int = 100 * GIB
     sparse_part: int = 100 * MIB
+
+    def rounds_of(self, target: str) -> int:
+        """Return how many rounds are counted at a target."""
+        return self.stored_rounds if target == "s3" else self.rounds
 
     @property
     def tells_more(self) -> bool:
@@ -104,10 +110,13 @@ class Course:
         return self.sizes[-1]
 
 
-FULL = Course(sizes=(GIB, 4 * GIB), rounds=5, warm=True, weighed=3, sparse_seconds=60)
+FULL = Course(
+    sizes=(GIB, 4 * GIB), rounds=5, stored_rounds=3, warm=True, weighed=3, sparse_seconds=60
+)
 SHORT = Course(
     sizes=(64 * MIB,),
     rounds=1,
+    stored_rounds=1,
     warm=False,
     weighed=1,
     sparse_seconds=0.5,
@@ -394,37 +403,28 @@ class Told:
         }
 
 
-def schedule(course: Course, clients: int) -> Iterator[tuple[int, int, int]]:
+def schedule(course: Course, rounds: int, clients: int) -> Iterator[tuple[int, int, int]]:
     """Yield round, size and client of each run; a round below 0 warms up and is not counted.
 
     In each round each client has a turn at each size, one after the other, and another begins.
     """
-    for number in range(-course.warm, course.rounds):
+    for number in range(-course.warm, rounds):
         for size in course.sizes[:1] if number < 0 else course.sizes:
             for at in range(clients):
                 yield number, size, (at + number) % clients
 
 
-def compare_all(rig: Rig, told: Told, targets: Sequence[str]) -> None:
-    """Let all clients take turns, and print the table of each target."""
+def compare(rig: Rig, told: Told, target: str) -> None:
+    """Let all clients of a target take turns, and print its table."""
     course = told.course
-    turns = []
-    for target in targets:
-        for client in CLIENTS:
-            if target in client.targets and client.is_there():
-                row = Row(target, client.name, {size: [] for size in course.sizes})
-                turns.append((client, row))
-                told.rows.append(row)
-    begun = None
-    for number, size, at in schedule(course, len(turns)):
-        if number != begun and number >= 0:
-            print(f"round {number + 1} of {course.rounds}", file=sys.stderr, flush=True)
-        begun = number
-        client, row = turns[at]
+    clients = [client for client in CLIENTS if target in client.targets and client.is_there()]
+    rows = [Row(target, client.name, {size: [] for size in course.sizes}) for client in clients]
+    for number, size, at in schedule(course, course.rounds_of(target), len(clients)):
+        client, row = clients[at], rows[at]
         if row.failed:
             continue
         job = Job(
-            target=row.target,
+            target=target,
             build=rig.build(size),
             size=size,
             part_size=course.part_size,
@@ -434,12 +434,12 @@ def compare_all(rig: Rig, told: Told, targets: Sequence[str]) -> None:
             figures = run(rig, client, job, compare=size == course.sizes[0])
         except RigError as error:
             row.failed = str(error)
-            print(f"FAILED: {client.name}, {row.target}: {error}", file=sys.stderr, flush=True)
+            print(f"FAILED: {client.name}, {target}: {error}", file=sys.stderr, flush=True)
             continue
         if number >= 0:
             row.runs[size].append(figures)
-    for target in targets:
-        show(told, target)
+    told.rows += rows
+    show(told, target)
 
 
 def weigh(rig: Rig, told: Told, targets: Sequence[str]) -> None:
@@ -510,12 +510,13 @@ def show(told: Told, target: str) -> None:
     names = [_size(size) for size in course.sizes]
     print(
         f"\n{TITLES[target]}: parts of {_size(course.part_size)}, {course.at_once} at once, "
-        f"medians of {course.rounds} (least-most)"
+        f"medians of {course.rounds_of(target)} (least-most)"
     )
     heads = ["client", *(f"CPU s {name}" for name in names)]
     heads += ["CPU s/GiB", "x ours"] if course.tells_more else []
     heads += [*(f"wall s {name}" for name in names), "x ours"]
-    heads += [*(f"peak MiB {name}" for name in names), "connections"]
+    heads += [*(f"peak MiB {name}" for name in names)]
+    heads += [] if target == "s3" else ["connections"]
     lines = [heads]
     ours = told.row(target, OURS)
     for row in (row for row in told.rows if row.target == target):
@@ -533,6 +534,7 @@ def show(told: Told, target: str) -> None:
             cells.append(f"{row.median(course.largest, 'connections'):.0f}")
         lines.append(cells)
     print_table(lines)
+    sys.stdout.flush()
 
 
 def _ratio(figure: float, ours: float | None) -> str:
@@ -626,8 +628,8 @@ def draw(told: Told, folder: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(title, fontsize=11)
         figure.supxlabel(
-            f"whole processes, medians of {course.rounds}; less is better. "
-            f"Python {machine['python']}, {machine['cores']} cores, servers on loopback",
+            f"whole processes, medians of {course.rounds} ({course.stored_rounds} with S3); "
+            f"less is better. Python {machine['python']}, {machine['cores']} cores, on loopback",
             fontsize=8,
         )
         figure.savefig(folder / f"upload-{name}.png", dpi=120)
@@ -737,7 +739,8 @@ def play(told: Told, folder: str | None, target: str | None) -> None:
             rig = Rig(room=room, nginx=nginx, store=store, environ=environ)
             into_nginx = [name for name in targets if name != "s3"]
             make_builds(rig, told.course, parts=bool(into_nginx and find("curl")))
-            compare_all(rig, told, targets)
+            for each in targets:
+                compare(rig, told, each)
             weigh(rig, told, into_nginx)
 
 
@@ -750,7 +753,7 @@ def main(argv: list[str] | None = None) -> int:
     size.add_argument("--short", action="store_true", help="64 MiB, one round")
     size.add_argument("--full", action="store_true", help="1 and 4 GiB; the default")
     parser.add_argument("--target", choices=TITLES, help="measure nothing else")
-    parser.add_argument("--rounds", type=int, help="that are counted; 5 in the full form")
+    parser.add_argument("--rounds", type=int, help="that are counted; 5 in the full form, 3 on S3")
     parser.add_argument("--folder", help="where 9 to 14 GiB may lie meanwhile")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--chart", type=Path, help="draw PNGs into this folder; needs matplotlib")
@@ -759,7 +762,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("a chart needs matplotlib: pip install 'nunu_async[bench]'")
     course = SHORT if asked.short else FULL
     if asked.rounds:
-        course = Course(**asdict(course) | {"rounds": asked.rounds})
+        course = replace(course, rounds=asked.rounds, stored_rounds=asked.rounds)
     told = Told(describe_machine(), course)
     # So that servers end, and files go, also then.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

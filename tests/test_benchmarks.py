@@ -26,7 +26,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_each_client_has_a_turn_at_each_size_in_each_round(upload: ModuleType) -> None:
-    turns = list(upload.schedule(upload.FULL, 3))
+    turns = list(upload.schedule(upload.FULL, 5, 3))
     counted = Counter(turn for turn in turns if turn[0] >= 0)
     sizes = upload.FULL.sizes
     assert counted == Counter((n, size, at) for n in range(5) for size in sizes for at in range(3))
@@ -36,7 +36,7 @@ def test_each_client_has_a_turn_at_each_size_in_each_round(upload: ModuleType) -
 
 
 def test_another_client_begins_each_round(upload: ModuleType) -> None:
-    turns = list(upload.schedule(upload.FULL, 3))
+    turns = list(upload.schedule(upload.FULL, 5, 3))
     first = [
         next(at for n, size, at in turns if (n, size) == (number, upload.GIB))
         for number in range(3)
