@@ -194,8 +194,6 @@ class NunuClient:
 
     @cached_property
     def _uploader(self) -> upload.Uploader:
-        if self._closed:
-            raise ClientClosed("this client is closed; make a new one")
         return upload.Uploader(
             self.builds,
             self._storage,
@@ -209,11 +207,16 @@ class NunuClient:
         )
 
     async def _load_uploader(self) -> None:
-        """Load the code that uploads; a thread does, as it takes longer than a turn of the loop."""
+        """Load the code that uploads: in a thread, as it takes longer than a turn of the loop may.
+
+        Raises: ClientClosed.
+        """
         # A package has the name of a module of its own once that is loaded to its end.
         if "uploader" not in vars(upload) and not self._closed:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._readers, getattr, upload, "Uploader")
+        if self._closed:
+            raise ClientClosed("this client is closed; make a new one")
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
         self,
