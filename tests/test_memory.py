@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from doubles import until
 
-from nunu_async.sandbox import Sandbox
+from nunu_async.sandbox import Fault, Sandbox
 
 MIB = 1024 * 1024
 
@@ -34,7 +35,15 @@ async def test_an_upload_of_half_a_gib_stays_under_96_mib(
     path = tmp_path / "build.bin"
     with path.open("wb") as file:
         file.truncate(512 * MIB)
-    async with Sandbox(part_size=32 * MIB, directory=tmp_path / "storage") as box:
+
+    async def wait(_: float) -> None:
+        # Or the first parts could be there before the last ones begin.
+        await until(lambda: box.journal.peak("storage") == concurrency)
+
+    faults = [Fault(on="put_part", times=None, latency=1.0)]
+    async with Sandbox(
+        part_size=32 * MIB, directory=tmp_path / "storage", faults=faults, sleep=wait
+    ) as box:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", UPLOAD, "upload", str(path), "--name", "n"),
             *("--platform", "linux", "--concurrency", str(concurrency), *options),
