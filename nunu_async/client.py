@@ -16,6 +16,7 @@ import aiohttp
 
 from nunu_async import endpoints, models, polling, upload
 from nunu_async.config import Config, PathStyle, Timeouts, check_at_once, check_bandwidth
+from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.core.proxies import Proxies
 from nunu_async.core.retry import RetryPolicy
@@ -603,12 +604,17 @@ class NunuClient:
         """
         self._closed = True
         made = vars(self)
-        if "_polling" in made:
-            await self._polling.close()
-        if "_uploader" in made:
-            await self._uploader.close()
+        try:
+            if "_polling" in made:
+                await self._polling.close()
+            if "_uploader" in made:
+                await self._uploader.close()
+        finally:  # also where the caller is cancelled: nobody else would do it
+            await finish(self._disconnect())
+
+    async def _disconnect(self) -> None:
         await self._session.close()
-        if "_storage" in made:
+        if "_storage" in vars(self):
             await self._storage.close()
         self._readers.shutdown(wait=False)
         self._writer.shutdown(wait=False)

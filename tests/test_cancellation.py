@@ -464,3 +464,21 @@ async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
             await task
     assert len(box.journal.of("complete_upload")) == len(box.journal.of("get_build")) == 1
     assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_close_that_is_cancelled_closes_every_connection(
+    clock: ManualClock, make_file: MakeFile, turns: int
+) -> None:
+    async with Sandbox(part_size=PART) as box:
+        nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock)
+        await start(nunu, make_file(2 * PART))
+        closing = asyncio.ensure_future(nunu.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        assert nunu._session._http is not None
+        assert nunu._session._http.closed
+        assert nunu._storage._http is not None
+        assert nunu._storage._http.closed
