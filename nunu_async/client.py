@@ -604,13 +604,12 @@ class NunuClient:
         """
         self._closed = True
         made = vars(self)
-        try:
-            if "_polling" in made:
-                await self._polling.close()
-            if "_uploader" in made:
-                await self._uploader.close()
-        finally:  # also where the caller is cancelled: nobody else would do it
-            await finish(self._disconnect())
+        if "_polling" in made:
+            await self._polling.close()
+        # A listener's own close is cancelled here with its upload, which needs the connections yet.
+        if "_uploader" in made:
+            await self._uploader.close()
+        await finish(self._disconnect())
 
     async def _disconnect(self) -> None:
         await self._session.close()
