@@ -12,12 +12,17 @@ from pathlib import Path
 
 import pytest
 from doubles import ManualClock
+from hypothesis import settings
 
 from nunu_async import NunuClient
 from nunu_async.sandbox import Sandbox
 
 PART = 256 * 1024
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+# How long an example takes says more of the machine than of what is tested.
+settings.register_profile("nunu", deadline=None)
+settings.load_profile("nunu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
