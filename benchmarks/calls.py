@@ -16,20 +16,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
 
 from benchmarks.apart import SPAWN, Counts, Server, answer, bare_apart
+from benchmarks.machine import describe, tell
 from nunu_async import NunuClient
 from nunu_async.sandbox import Sandbox
 
@@ -202,15 +200,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     worst = max(row["ratio"] for row in rows)
     print(f"a typed call takes at most {worst:.2f} times the CPU of a raw one (target: {TARGET:g})")
-    machine = {
-        "python": platform.python_version(),
-        "aiohttp": version("aiohttp"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    tell(describe("aiohttp"), {"rows": rows}, asked.json)
     return 0
 
 

@@ -11,17 +11,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import random
 import statistics
 import sys
 import time
 import uuid
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import describe, tell
 from nunu_async.core import codec
 from nunu_async.models.runs import Run
 
@@ -140,16 +138,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{name}: bytes to models take {figures['ratio']:.2f} times json.loads "
             f"(target: at most {TARGET:g}); the models alone {figures['ratio_without_json']:.2f}"
         )
-    machine = {
-        "python": platform.python_version(),
-        "attrs": version("attrs"),
-        "cattrs": version("cattrs"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    tell(describe("attrs", "cattrs"), {"rows": rows}, asked.json)
     return 0
 
 

@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import os
-import platform
 import random
 import statistics
 import sys
@@ -23,13 +21,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
 from benchmarks.apart import SPAWN, Server, sandbox_apart
+from benchmarks.machine import describe, tell
 from nunu_async import NunuClient
 
 SIZE = 64 * 1024
@@ -181,16 +179,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{median['storage_connections']:>13.0f}"
         )
     is_kept = judge(rows)
-    machine = {
-        "python": platform.python_version(),
-        "aiohttp": version("aiohttp"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "seed": SEED,
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    tell(describe("aiohttp", seed=SEED), {"rows": rows}, asked.json)
     return 0 if is_kept else 1
 
 

@@ -12,15 +12,14 @@ What an upload or a listing loads beyond the client is loaded at its first use, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.machine import describe, tell
 
 BASE = "import aiohttp"
 CLIENT = "from nunu_async import NunuClient"
@@ -92,17 +91,13 @@ def main(asked: list[str] | None = None) -> int:
     print(
         f"{HELP}: {rows[HELP]['wall_s']:.3f} s (target: under {TARGET_HELP:g} on a quiet machine)"
     )
-    machine = {
-        "python": platform.python_version(),
-        "aiohttp": version("aiohttp"),
-        "attrs": version("attrs"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    tell(
+        describe(
+            "aiohttp", "attrs", load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        ),
+        {"rows": rows},
+        options.json,
+    )
     return 0
 
 

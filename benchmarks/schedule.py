@@ -19,8 +19,6 @@ import asyncio
 import hashlib
 import heapq
 import json
-import os
-import platform
 import random
 import statistics
 import sys
@@ -29,7 +27,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -38,6 +35,7 @@ import attrs
 from yarl import URL
 
 from benchmarks.apart import SPAWN, Counts, Server, answer, bare_apart
+from benchmarks.machine import describe, tell
 from nunu_async import CompletedPart, InitiateUpload, MultipartTicket, NunuClient
 
 PARTS = 60
@@ -267,16 +265,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     worst = max(row["ours_ratio"] for row in rows)
     print(f"ours takes at most {worst:.3f} times the ideal (target: {TARGET:g})")
-    machine = {
-        "python": platform.python_version(),
-        "aiohttp": version("aiohttp"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "seed": SEED,
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    tell(describe("aiohttp", seed=SEED), {"rows": rows}, asked.json)
     return 0
 
 

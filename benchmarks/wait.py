@@ -20,10 +20,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import json
 import multiprocessing
-import os
-import platform
 import random
 import statistics
 import sys
@@ -31,13 +28,13 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from benchmarks.machine import describe, tell
 from nunu_async import NunuClient
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.models.runs import Run
@@ -594,14 +591,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--chart", type=Path, help="draw a PNG here; needs matplotlib")
     asked = parser.parse_args(argv)
     course = SHORT if asked.short else FULL
-    machine = {
-        "python": platform.python_version(),
-        "aiohttp": version("aiohttp"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "seed": SEED,
-    }
-    told: dict[str, Any] = {"machine": machine}
+    told: dict[str, Any] = {"machine": describe("aiohttp", seed=SEED)}
     print("per tick: mean and most requests, client CPU milliseconds, median (min-max) of rounds")
     print(f"{'way':>7} {'waiters':>8} {'looks':>6} {'requests':>10} {'most':>7} {'CPU ms':>10}")
     told["shared"] = costs("shared", course.shared)
@@ -615,9 +605,7 @@ def main(argv: list[str] | None = None) -> int:
     told["histories"] = histories(course)
     print()
     is_kept = judge(told)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if asked.json:
-        asked.json.write_text(json.dumps(told, indent=1))
+    tell(told["machine"], told, asked.json)
     if asked.chart:
         draw(told, asked.chart)
     return 0 if is_kept else 1
