@@ -34,11 +34,9 @@ import gc
 import hashlib
 import heapq
 import itertools
-import json
 import logging
 import math
 import os
-import platform
 import random
 import re
 import resource
@@ -50,13 +48,13 @@ import traceback
 import warnings
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 
+from benchmarks import machine
 from benchmarks.faulty import SLOW, SPAWN, KiB, Server, Setup, faulty_sandbox
 from nunu_async import (
     BuildFile,
@@ -1023,20 +1021,11 @@ def main(argv: list[str] | None = None) -> int:
     else:
         minutes = 2.0 if asked.short else asked.minutes
         run, course = soak, Course(seed=asked.seed, seconds=minutes * 60)
-    machine = {
-        "python": platform.python_version(),
-        "aiohttp": version("aiohttp"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "seed": asked.seed,
-    }
     length = f"{course.seconds / 60:g} minutes" if course.seconds else f"{course.count}"
     print(f"{run.__name__}: {length}", flush=True)
     told = alone(run, course)
     is_kept = tell(told)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, **told}, indent=1))
+    machine.tell(machine.describe("aiohttp", seed=asked.seed), told, asked.json)
     return 0 if is_kept else 1
 
 
