@@ -31,7 +31,7 @@ _FLAGS: Final = (
 )
 # Whether the kernel can send what it has read, and say beforehand that it has.
 _SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
-_CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSOCK, errno.EOVERFLOW}
+_CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _OF_A_CONNECTION: Final = {
     errno.EPIPE,
     errno.ECONNRESET,
