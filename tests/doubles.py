@@ -12,6 +12,10 @@ from contextlib import asynccontextmanager
 
 import attrs
 
+from nunu_async.config import Timeouts
+from nunu_async.core.clock import Clock
+from nunu_async.upload.storage import Storage
+
 
 @attrs.define(order=True)
 class _Timer:
@@ -84,6 +88,31 @@ class RawServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def storage_for(
+    clock: Clock,
+    *,
+    tls: ssl.SSLContext | None = None,
+    max_bandwidth: float | None = None,
+    **limits: float,
+) -> AsyncIterator[Storage]:
+    """Open a `Storage` for servers on this machine; `limits` are those of `Timeouts`."""
+    storage = Storage(
+        clock=clock,
+        timeouts=Timeouts(**limits),
+        concurrency=4,
+        user_agent="test",
+        allow_http=False,
+        allow_loopback=True,
+        tls=tls,
+        max_bandwidth=max_bandwidth,
+    )
+    try:
+        yield storage
+    finally:
+        await storage.close()
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:

@@ -7,12 +7,11 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
 import pytest
-from doubles import HeldClock, ManualClock, answer, body_length, raw_server, until
+from doubles import HeldClock, ManualClock, answer, body_length, raw_server, storage_for, until
 
 from nunu_async import (
     NunuClient,
@@ -21,7 +20,6 @@ from nunu_async import (
     SourceError,
     StallError,
     StorageError,
-    Timeouts,
     TransportError,
 )
 from nunu_async.sandbox import Sandbox
@@ -29,7 +27,6 @@ from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.source import Source
-from nunu_async.upload.storage import Storage
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB + 7
@@ -39,25 +36,6 @@ needs_sendfile = pytest.mark.skipif(
     not (hasattr(os, "sendfile") and hasattr(os, "RWF_NOWAIT")),
     reason="this system does not send files, or does not tell what it has in memory",
 )
-
-
-@asynccontextmanager
-async def storage_for(
-    clock: ManualClock, max_bandwidth: float | None = None
-) -> AsyncIterator[Storage]:
-    storage = Storage(
-        clock=clock,
-        timeouts=Timeouts(),
-        concurrency=4,
-        user_agent="test",
-        allow_http=False,
-        allow_loopback=True,
-        max_bandwidth=max_bandwidth,
-    )
-    try:
-        yield storage
-    finally:
-        await storage.close()
 
 
 @pytest.fixture

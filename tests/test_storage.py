@@ -8,23 +8,20 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
-from doubles import Exchange, ManualClock, answer, body_length, raw_server, until
+from doubles import Exchange, ManualClock, answer, body_length, raw_server, storage_for, until
 
-from nunu_async import PartUrl, StallError, StorageError, Timeouts, TransportError
-from nunu_async.core.clock import Clock
+from nunu_async import PartUrl, StallError, StorageError, TransportError
 from nunu_async.upload.body import BLOCK, PartBody
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import (
-    Storage,
     Stored,
     _verdict,
     refusal_of,
@@ -33,22 +30,6 @@ from nunu_async.upload.storage import (
 MIB = 1024 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
 AWKWARD = "/b/a%2Fb/%7Ename%20%281%29+x?X-Amz-Credential=AK%2Feu%2Fs3&sig=a%2Bb%3D&z=%e2%82%ac"
-
-
-@asynccontextmanager
-async def storage_for(clock: Clock, **limits: float) -> AsyncIterator[Storage]:
-    storage = Storage(
-        clock=clock,
-        timeouts=Timeouts(**limits),
-        concurrency=4,
-        user_agent="test",
-        allow_http=False,
-        allow_loopback=True,
-    )
-    try:
-        yield storage
-    finally:
-        await storage.close()
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from doubles import ManualClock, answer, body_length, raw_server, until
+from doubles import ManualClock, answer, body_length, raw_server, storage_for, until
 
-from nunu_async import CertificateError, NunuClient, PartUrl, StallError, StorageError, Timeouts
+from nunu_async import CertificateError, NunuClient, PartUrl, StallError, StorageError
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
@@ -49,17 +49,8 @@ async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
 
 @pytest.fixture
 async def storage(clock: ManualClock, client_tls: ssl.SSLContext) -> AsyncIterator[Storage]:
-    made = Storage(
-        clock=clock,
-        timeouts=Timeouts(),
-        concurrency=4,
-        user_agent="test",
-        allow_http=False,
-        allow_loopback=True,
-        tls=client_tls,
-    )
-    yield made
-    await made.close()
+    async with storage_for(clock, tls=client_tls) as opened:
+        yield opened
 
 
 def at(port: int) -> PartUrl:
