@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nunu_async.cli.terminal import GAP, colour, width_of_output
 
-__all__ = ["drawn", "table"]
+__all__ = ["drawn", "overflow_in", "table"]
 
 
 def drawn(*parts: RenderableType) -> str:
@@ -40,10 +40,10 @@ def table(
 
 def _cut(text: str, width: int) -> Text:
     told = Text(text, style=colour(text))
-    told.truncate(width, overflow=_overflow())
+    told.truncate(width, overflow=overflow_in(getattr(sys.stdout, "encoding", None)))
     return told
 
 
-def _overflow() -> Literal["crop", "ellipsis"]:
-    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
-    return "ellipsis" if encoding.startswith("utf") else "crop"
+def overflow_in(encoding: str | None) -> Literal["crop", "ellipsis"]:
+    """Return how a text is cut where characters are written in an encoding."""
+    return "ellipsis" if (encoding or "").lower().startswith("utf") else "crop"

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nunu_async.cli.drawing import overflow_in
 from nunu_async.cli.output import Screen, count
 from nunu_async.cli.standings import Standings, time_of
 from nunu_async.cli.terminal import colour
@@ -67,13 +68,12 @@ def _draw(standings: Standings[R], console: Console) -> RenderableType:
     words = max(len(moved.words) for moved in last)
     ids = max(len(moved.key) for moved in last) if console.width >= _WIDE else 0
     room = console.width - widest - words - ids - 8
-    overflow = "ellipsis" if console.encoding.startswith("utf") else "crop"
     changes = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3 if not ids else 4):
         changes.add_column(no_wrap=True)
     for time, moved in zip(times, last, strict=True):
         name = Text(moved.name)
-        name.truncate(max(room, 8), overflow="ellipsis" if overflow == "ellipsis" else "crop")
+        name.truncate(max(room, 8), overflow=overflow_in(console.encoding))
         change = Text(moved.words, style=colour(moved.after))
         cells = [Text(time, style="dim"), Text(moved.key), name, change]
         changes.add_row(*(cells if ids else [cells[0], *cells[2:]]))
