@@ -367,6 +367,17 @@ async def test_a_medium_that_fails_once_is_read_once_more(
     assert made == reads
 
 
+async def test_a_system_that_takes_no_hints_is_read_all_the_same(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSYS, "no such thing here")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    source._nowait = False
+    assert await source.read(5, 1000) == CONTENT[5:1005]
+
+
 async def test_a_failing_disk_is_a_source_error(path: Path, threads: Executor) -> None:
     async with await BrokenSource.open(path, threads) as source:
         read_by(source, "on a thread")

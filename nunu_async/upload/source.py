@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -218,7 +219,7 @@ class Source:
         blocks: list[bytes] = []
         self._enter()
         try:
-            if hasattr(os, "posix_fadvise"):
+            with suppress(AttributeError, OSError):  # a hint, which some systems do not take
                 os.posix_fadvise(self._descriptor, offset, _AHEAD, os.POSIX_FADV_WILLNEED)
             while length:
                 try:
