@@ -60,6 +60,9 @@ import asyncio, signal, sys
 from nunu_async import NunuClient
 
 async def main():
+    # Any handler of the loop lets every signal wake it: one that comes just before the loop begins
+    # to wait is seen otherwise only when something else happens.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
     async with NunuClient() as nunu:
         await nunu.upload_build("game.zip", name="n", platform="linux", multipart=True)
 
