@@ -30,6 +30,7 @@ from nunu_async.upload.source import Source
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB + 7
+PROBE = 256 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
 
 needs_sendfile = pytest.mark.skipif(
@@ -187,26 +188,80 @@ async def test_a_disk_that_takes_its_time_never_holds_the_loop(
         go.set()
         await put
     assert same(source, taken.bodies)
-    assert sum(length for _, length in kernel.read) >= cold[1] - cold[0] - 64 * 1024
-    # It is asked about one byte in each 64 KiB, and given nothing any more after that.
-    assert all(offset + count <= cold[0] + 64 * 1024 for offset, count in kernel.sent)
+    assert sum(length for _, length in kernel.read) >= cold[1] - cold[0] - PROBE
+    # It is asked about one byte in each so many, and given nothing any more after that.
+    assert all(offset + count <= cold[0] + PROBE for offset, count in kernel.sent)
     assert bool(kernel.sent) == (cold[0] > 0)
 
 
-@needs_sendfile
-async def test_a_file_that_came_from_the_disk_goes_by_the_kernel_again_in_a_while(
-    source: Source, kernel: Kernel
-) -> None:
-    assert source.is_warm
+async def miss(source: Source, kernel: Kernel) -> None:
     kernel.cold = [(0, 10)]
     await source.read(0, 10)
     assert not source.is_warm
     kernel.cold = []
-    for _ in range(256 // 8 - 1):
-        await source.read(0, 8 * MIB)
-    assert not source.is_warm
-    await source.read(0, 8 * MIB)
+
+
+async def from_memory_until_warm(source: Source) -> int:
+    """Return how many MiB it took."""
+    for count in range(1, 1000):
+        await source.read(0, MIB)
+        if source.is_warm:
+            return count
+    raise AssertionError("never")
+
+
+@needs_sendfile
+async def test_a_hole_in_the_page_cache_is_soon_past_and_a_cold_file_is_not(
+    source: Source, kernel: Kernel
+) -> None:
     assert source.is_warm
+    after = []
+    for _ in range(6):
+        await miss(source, kernel)
+        after.append(await from_memory_until_warm(source))
+    assert after == [16, 32, 64, 128, 256, 256]
+
+
+@needs_sendfile
+async def test_misses_that_lie_far_apart_stay_holes(source: Source, kernel: Kernel) -> None:
+    for _ in range(3):
+        await miss(source, kernel)
+        assert await from_memory_until_warm(source) == 16
+        for _ in range(256):
+            await source.read(0, MIB)
+
+
+@needs_sendfile
+async def test_what_is_missed_while_a_hole_is_passed_belongs_to_it(
+    source: Source, kernel: Kernel
+) -> None:
+    for _ in range(3):
+        await miss(source, kernel)
+        for _ in range(15):
+            await source.read(0, MIB)
+    await miss(source, kernel)
+    assert await from_memory_until_warm(source) == 16
+
+
+@needs_sendfile
+async def test_past_a_hole_the_kernel_goes_on_within_the_part(
+    clock: ManualClock, make_file: Callable[..., Path], kernel: Kernel
+) -> None:
+    kernel.cold = [(2 * MIB, 3 * MIB)]
+    taken = Taken()
+    readers = Readers(4)
+    async with (
+        await Source.open(make_file(24 * MIB), readers) as source,
+        raw_server(taken) as server,
+        storage_for(clock) as storage,
+    ):
+        await storage.put(at(server.url), whole(source), source, int)
+        assert same(source, taken.bodies)
+    readers.shutdown()
+    begins = [offset for offset, _ in kernel.sent]
+    assert min(begins) < 2 * MIB
+    assert [offset for offset in begins if 3 * MIB <= offset < 19 * MIB] == []
+    assert max(begins) >= 19 * MIB
 
 
 @needs_sendfile

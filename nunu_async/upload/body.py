@@ -36,7 +36,7 @@ __all__ = ["BLOCK", "OnSent", "PartBody"]
 BLOCK: Final = 256 * 1024
 _FIRST: Final = 16 * 1024
 # What the kernel is given to send in one go, where it sends the file itself.
-_CHUNK: Final = 1024 * 1024
+_CHUNK: Final = 4 * 1024 * 1024
 # A socket that always accepts would otherwise keep the loop to itself: one turn in each 4 MiB.
 _BYTES_A_TURN: Final = 4 * 1024 * 1024
 
@@ -138,13 +138,15 @@ class PartBody(aiohttp.Payload):
             self._left.set()
 
     async def _write_all(self, writer: AbstractStreamWriter) -> None:
-        if self._digest is None and self._source.is_warm:
+        if self._digest is None and self._source.sends:
             self._channel = Channel.of(self._wire)
         if self._channel is not None:
             await self._write_blocks(writer, _FIRST)  # takes the request's head along
-            await self._flush(writer)  # nothing may overtake what the transport still has
-            await self._send_cached(self._channel)
-        await self._write_blocks(writer, self._part.length)
+        while self.sent < self._part.length:
+            if self._channel is not None and self._source.is_warm:
+                await self._flush(writer)  # nothing may overtake what the transport still has
+                await self._send_cached(self._channel)
+            await self._write_blocks(writer, BLOCK)
 
     async def _send_cached(self, channel: Channel) -> None:
         """Have the kernel send bytes up to the first ones that the page cache does not hold."""
