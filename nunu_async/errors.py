@@ -100,11 +100,16 @@ class SourceError(NunuError):
 
     Attributes:
         path: the file as it was given.
+        errno: what the system said, as a number of the module of that name; None where it was not
+            the system that refused.
+        part_number: the part that was being read, from 1; None where it was none.
     """
 
-    def __init__(self, path: str, problem: str) -> None:
+    def __init__(self, path: str, problem: str, *, errno: int | None = None) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
+        self.errno = errno
+        self.part_number: int | None = None
 
 
 class SourceChanged(SourceError):

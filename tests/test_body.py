@@ -505,3 +505,30 @@ def test_a_limit_is_kept_in_grains_of_a_twentieth_of_a_second(
     rate: float, most: int, grain: int
 ) -> None:
     assert Pace(ManualClock(), rate).grain(most) == grain
+
+
+# --- What a file's trouble is told with
+
+
+@needs_sendfile
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+async def test_a_part_that_cannot_be_read_says_which_and_why(
+    clock: ManualClock, source: Source, kernel: Kernel, number: int
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    kernel.cold = [(0, SIZE)]
+    kernel.before_read = fail
+    async with raw_server(Taken()) as server, storage_for(clock) as storage:
+        with pytest.raises(SourceError, match="cannot be read") as caught:
+            await storage.put(at(server.url), Part(3, MIB, MIB), source, int)
+    assert (caught.value.errno, caught.value.part_number) == (number, 3)
+
+
+async def test_a_file_that_is_not_there_says_so_in_a_number(tmp_path: Path) -> None:
+    readers = Readers(1)
+    with pytest.raises(SourceError, match="No such file") as caught:
+        await Source.open(tmp_path / "game.zip", readers)
+    readers.shutdown()
+    assert (caught.value.errno, caught.value.part_number) == (errno.ENOENT, None)

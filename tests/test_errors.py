@@ -77,7 +77,7 @@ SAMPLES: dict[type[NunuError], NunuError] = {
     ConfigError: ConfigError("no key"),
     ClientClosed: ClientClosed("closed"),
     InputError: InputError("tags", "must be a list"),
-    SourceError: SourceError("/tmp/a b.zip", "is empty"),  # noqa: S108 - a text
+    SourceError: SourceError("/tmp/a b.zip", "is empty", errno=5),  # noqa: S108 - a text
     SourceChanged: SourceChanged("game.zip", "became shorter"),
     TransportError: TransportError("reset", method="GET", path="/runs", sent=True),
     ConnectError: ConnectError("refused", method="PUT", path="storage.example", sent=False),

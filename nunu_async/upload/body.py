@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from nunu_async.core.wire import lapse
-from nunu_async.errors import NunuError
+from nunu_async.errors import NunuError, SourceError
 from nunu_async.upload.channel import Channel, reset_on_close
 from nunu_async.upload.digest import Digest
 from nunu_async.upload.pace import Pace
@@ -133,6 +133,8 @@ class PartBody(aiohttp.Payload):
         except NunuError as error:
             # aiohttp wraps what a body raises in an error of its own; `put` raises this one.
             self.error = error
+            if isinstance(error, SourceError):
+                error.part_number = self._part.number
             raise
         finally:
             self._left.set()

@@ -366,5 +366,7 @@ def _shorter(path: Path) -> SourceChanged:
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> SourceError:
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return SourceError(str(path), f"cannot be read ({words})")
+    words, number = str(error), None
+    if isinstance(error, OSError):
+        words, number = error.strerror or words, error.errno
+    return SourceError(str(path), f"cannot be read ({words})", errno=number)
