@@ -153,6 +153,11 @@ class Reporter:
         self._wake = asyncio.Event()
         self._ended = False
 
+    @property
+    def listens(self) -> bool:
+        """Whether anybody is told."""
+        return self._listener is not None
+
     def tell(self, event: UploadEvent) -> None:
         """Queue an event; a byte count replaces one that was not delivered yet."""
         if self._listener is None:

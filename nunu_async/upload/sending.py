@@ -176,7 +176,8 @@ class Sending:
         self._tell_sent()
 
     def _tell_sent(self) -> None:
-        self._reporter.tell(BytesSent(sent=self._ledger.sent, size=self._plan.size))
+        if self._reporter.listens:
+            self._reporter.tell(BytesSent(sent=self._ledger.sent, size=self._plan.size))
 
     def _failed(self, part: Part, attempts: int, failure: NunuError) -> UploadError:
         hint = ""
