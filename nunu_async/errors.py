@@ -105,11 +105,13 @@ class SourceError(NunuError):
         part_number: the part that was being read, from 1; None where it was none.
     """
 
+    errno: int | None = None
+    part_number: int | None = None
+
     def __init__(self, path: str, problem: str, *, errno: int | None = None) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.errno = errno
-        self.part_number: int | None = None
 
 
 class SourceChanged(SourceError):

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import math
 import os
 import socket
 import threading
@@ -194,10 +195,15 @@ async def test_a_disk_that_takes_its_time_never_holds_the_loop(
     assert bool(kernel.sent) == (cold[0] > 0)
 
 
+def is_warm(source: Source) -> bool:
+    """Tell it for a part that itself has missed nothing."""
+    return source.is_warm(math.inf)
+
+
 async def miss(source: Source, kernel: Kernel) -> None:
     kernel.cold = [(0, 10)]
     await source.read(0, 10)
-    assert not source.is_warm
+    assert not is_warm(source)
     kernel.cold = []
 
 
@@ -205,7 +211,7 @@ async def from_memory_until_warm(source: Source) -> int:
     """Return how many MiB it took."""
     for count in range(1, 1000):
         await source.read(0, MIB)
-        if source.is_warm:
+        if is_warm(source):
             return count
     raise AssertionError("never")
 
@@ -214,7 +220,7 @@ async def from_memory_until_warm(source: Source) -> int:
 async def test_a_hole_in_the_page_cache_is_soon_past_and_a_cold_file_is_not(
     source: Source, kernel: Kernel
 ) -> None:
-    assert source.is_warm
+    assert is_warm(source)
     after = []
     for _ in range(6):
         await miss(source, kernel)
@@ -241,6 +247,47 @@ async def test_what_is_missed_while_a_hole_is_passed_belongs_to_it(
             await source.read(0, MIB)
     await miss(source, kernel)
     assert await from_memory_until_warm(source) == 16
+
+
+@needs_sendfile
+async def test_a_part_in_a_hole_is_not_led_astray_by_what_others_send(
+    clock: ManualClock, make_file: Callable[..., Path], kernel: Kernel
+) -> None:
+    """The hole ends in the middle of a part, where all others have long been sent from memory."""
+    kernel.cold = [(20 * MIB, 24 * MIB)]
+    warm, readers = asyncio.Event(), Readers(4)
+
+    def seen(sent: int) -> None:
+        if sent == 4 * MIB + 16 * 1024:  # what follows is in memory again
+            held.append(sent)
+
+    held: list[int] = []
+    async with (
+        await Source.open(make_file(72 * MIB), readers) as source,
+        raw_server(Taken()) as server,
+        storage_for(clock) as storage,
+    ):
+        before = source.read
+
+        async def read(
+            offset: int, length: int, on_miss: Callable[[], None] = lambda: None
+        ) -> bytes | bytearray:
+            if offset >= 24 * MIB and offset < 40 * MIB:
+                await warm.wait()
+            return await before(offset, length, on_miss)
+
+        source.read = read  # type: ignore[method-assign]
+        slow = asyncio.ensure_future(
+            storage.put(at(server.url), Part(1, 20 * MIB, 20 * MIB), source, seen)
+        )
+        await until(lambda: held)
+        await storage.put(at(server.url), Part(2, 40 * MIB, 32 * MIB), source, int)
+        assert is_warm(source)
+        warm.set()
+        await slow
+    readers.shutdown()
+    assert any(offset >= 40 * MIB for offset, _ in kernel.sent)
+    assert not [offset for offset, _ in kernel.sent if 20 * MIB <= offset < 39 * MIB]
 
 
 @needs_sendfile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from doubles import Exchange, ManualClock, answer, body_length, raw_server, stor
 
 from nunu_async import PartUrl, StallError, StorageError, TransportError
 from nunu_async.upload.body import BLOCK, PartBody
+from nunu_async.upload.channel import reset_on_close
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
@@ -707,7 +709,7 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
             lambda: BaseProtocol(loop), "127.0.0.1", server.port
         )
         transport.write(b"PUT / HTTP/1.1\r\n\r\n" + bytes(16 * MIB))
-        body = PartBody(source, Part(1, 0, 0), ignore, None, Pace(ManualClock(), None))
+        body = PartBody(source, Part(1, 0, 1), ignore, None, Pace(ManualClock(), None))
         writing = asyncio.ensure_future(body.write(StreamWriter(protocol, loop)))
         await until(lambda: transport.get_write_buffer_limits() == (0, 0))
         await until(lambda: len(server.heads) == 1)
@@ -719,6 +721,32 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
         await writing
     await body.cut_off()
     assert not body.handed_over
+
+
+async def test_a_block_that_is_dropped_as_it_is_written_was_not_handed_over(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transport that fails at once has an empty buffer, as one that has sent everything."""
+    monkeypatch.setattr("nunu_async.upload.body.BLOCK", 1000)
+    source.sends = False
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)  # noqa: FBT003 - the one way to say it
+        _, protocol = await loop.create_connection(
+            lambda: BaseProtocol(loop), *listener.getsockname()
+        )
+        peer, _ = await loop.sock_accept(listener)
+
+    def reset(sent: int) -> None:
+        if sent == 1000:
+            reset_on_close(peer)
+            peer.close()
+
+    body = PartBody(source, Part(1, 0, 2000), reset, None, Pace(ManualClock(), None))
+    with pytest.raises(OSError):  # noqa: PT011 - of which kind depends on the loop
+        await body.write(StreamWriter(protocol, loop))
+    assert not body.handed_over
+    await body.cut_off()
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "stalled"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import struct
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 
 from nunu_async.core.wire import lapse
 from nunu_async.errors import NunuError, SourceError
@@ -35,8 +37,10 @@ __all__ = ["BLOCK", "OnSent", "PartBody"]
 # loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
 BLOCK: Final = 256 * 1024
 _FIRST: Final = 16 * 1024
-# What the kernel is given to send in one go, where it sends the file itself.
-_CHUNK: Final = 4 * 1024 * 1024
+# What the kernel is given to send in one go, where it sends the file itself: at first, and at most.
+# It grows while the socket takes it all, so that few bytes are looked for that do not leave yet.
+_LEAST: Final = 64 * 1024
+_MOST: Final = 4 * 1024 * 1024
 # A socket that always accepts would otherwise keep the loop to itself: one turn in each 4 MiB.
 _BYTES_A_TURN: Final = 4 * 1024 * 1024
 
@@ -69,6 +73,8 @@ class PartBody(aiohttp.Payload):
         self._answered = False
         self._left = asyncio.Event()
         self._given = 0
+        self._paid = 0  # bytes that may leave, as far as the pace goes
+        self._since_miss = math.inf
         self.sent = 0
         self.handed_over = False
         """Whether every byte has left for the kernel; said by the transport, never assumed."""
@@ -128,7 +134,6 @@ class PartBody(aiohttp.Payload):
         self._wire = self._transport
         try:
             await self._write_all(writer)
-            await self._flush(writer)
             self.handed_over = True
         except NunuError as error:
             # aiohttp wraps what a body raises in an error of its own; `put` raises this one.
@@ -145,63 +150,85 @@ class PartBody(aiohttp.Payload):
         if self._channel is not None:
             await self._write_blocks(writer, _FIRST)  # takes the request's head along
         while self.sent < self._part.length:
-            if self._channel is not None and self._source.is_warm:
+            if self._channel is not None and self._source.is_warm(self._since_miss):
                 await self._flush(writer)  # nothing may overtake what the transport still has
                 await self._send_cached(self._channel)
             await self._write_blocks(writer, BLOCK)
 
     async def _send_cached(self, channel: Channel) -> None:
         """Have the kernel send bytes up to the first ones that the page cache does not hold."""
-        size = self._pace.grain(_CHUNK)
-        while self._source.is_warm and (length := min(size, self._part.length - self.sent)):
-            length = self._source.cached(self._part.offset + self.sent, length)
+        size = _LEAST
+        while wanted := self._pace.grain(min(size, self._part.length - self.sent)):
+            await self._hold(wanted)
+            if self._is_gone():
+                raise aiohttp.ClientConnectionResetError("the connection is closed")
+            # Looked for right before they are sent: pages may be dropped at any time.
+            length = self._source.cached(self._part.offset + self.sent, wanted)
             if not length:
+                self._missed()
                 return
-            await self._hold(length)
-            while length:
-                if self._is_gone():
-                    raise aiohttp.ClientConnectionResetError("the connection is closed")
-                try:
-                    sent = self._source.send(
-                        channel.descriptor, self._part.offset + self.sent, length
-                    )
-                except BlockingIOError:
-                    await channel.writable()
-                    continue
-                except OSError:
-                    await lapse()  # the answer that came before the end may not be read yet
-                    raise
-                if not sent:
-                    return
-                length -= sent
-                self._given += sent
-                await self._went(sent)
+            try:
+                sent = self._source.send(channel.descriptor, self._part.offset + self.sent, length)
+            except BlockingIOError:
+                await channel.writable()
+                continue
+            except OSError:
+                await lapse()  # the answer that came before the end may not be read yet
+                raise
+            if not sent:
+                return
+            self._given += sent
+            self._since_miss += sent
+            await self._went(sent)
+            if sent < length:
+                size = max(sent, _LEAST)
+                await channel.writable()
+            else:
+                size = min(2 * size, _MOST)
 
     async def _write_blocks(self, writer: AbstractStreamWriter, count: int) -> None:
         """Read and write the next `count` bytes, or what there is."""
+        assert isinstance(writer, StreamWriter)  # noqa: S101 - aiohttp's only one, which can wait
         size = self._pace.grain(BLOCK)
         end = min(self.sent + count, self._part.length)
         while self.sent < end:
             length = min(size, end - self.sent)
-            block = await self._source.read(self._part.offset + self.sent, length)
+            block = await self._source.read(self._part.offset + self.sent, length, self._missed)
+            self._since_miss += length
             if self._digest is not None:
                 await self._digest.take(block)
             await self._hold(length)
             self._given += length
-            await writer.write(block)
+            await writer.write(block, drain=False)
+            # A transport that fails at once says so by nothing else, and has dropped the block.
+            if self._is_gone():
+                await lapse()  # as above
+                raise aiohttp.ClientConnectionResetError("the connection is closed")
+            if self.sent + length < self._part.length:
+                await writer.drain()
+            else:  # at once: what happens to it from now on is told by this wait only
+                await self._flush(writer)
             await self._went(length)
 
+    def _missed(self) -> None:
+        self._since_miss = 0
+
     async def _hold(self, count: int) -> None:
-        """Wait until `count` more bytes may leave this client."""
+        """Wait until `count` bytes may leave this client."""
+        due = count - self._paid
+        if due <= 0:
+            return
         self._is_held = True
         try:
-            await self._pace.turn(count, self._is_gone)
+            await self._pace.turn(due, self._is_gone)
         finally:
             self._is_held = False
+        self._paid += due
 
     async def _went(self, count: int) -> None:
         turn = self.sent // _BYTES_A_TURN
         self.sent += count
+        self._paid -= count
         self._on_sent(self.sent)
         if self.sent // _BYTES_A_TURN > turn:
             await asyncio.sleep(0)

@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
@@ -48,9 +49,10 @@ _OF_A_CONNECTION: Final = {
 # runs, and each look costs a call: at 64 KiB they were a tenth of what sending costs.
 _PROBE: Final = 256 * 1024
 # After a miss so many bytes have to come from memory before the kernel is let at them again. While
-# a file is on its way into memory, sending it would also start reads ahead, and to a disk that is
-# busy those held the loop for up to 20 ms. A hole in what was cached is past after the first
-# figure; each further miss doubles it, up to the second, unless as much was sent in between.
+# a file is on its way into memory, sending it would wait for, and start, reads, and with a disk
+# that is busy those held the loop for up to 300 ms. A hole in what was cached is past after the
+# first figure, for the part that met it; for all parts each further miss doubles it, up to the
+# second, unless so much more came from memory in between.
 _PAST_HOLE: Final = 16 * 1024 * 1024
 _WARM: Final = 256 * 1024 * 1024
 # What a read from the disk is told to go on with: the next blocks are then in the page cache.
@@ -127,8 +129,10 @@ class Source:
             raise
         return cls(Path(path), descriptor, identity, executor)
 
-    async def read(self, offset: int, length: int) -> bytes | bytearray:
-        """Return exactly `length` bytes from `offset`.
+    async def read(
+        self, offset: int, length: int, on_miss: Callable[[], None] = lambda: None
+    ) -> bytes | bytearray:
+        """Return exactly `length` bytes from `offset`; tell when the page cache lacks some.
 
         The result is the caller's alone: a transport may hold on to it.
 
@@ -141,16 +145,20 @@ class Source:
                 self._since_miss += got
                 return block
             self._missed()
+            on_miss()
             if got:
                 rest = await self._pread(offset + got, length - got, executor=self._executor)
                 block[got:] = rest
                 return block
         return await self._pread(offset, length, executor=self._executor)
 
-    @property
-    def is_warm(self) -> bool:
-        """Whether the disk had to be asked for nothing of late, so that `send` does not meet it."""
-        return self.sends and self._since_miss >= self._enough
+    def is_warm(self, since_miss: float) -> bool:
+        """Tell whether to `send`, so that it does not meet the disk.
+
+        `since_miss` is how many bytes came from memory since the caller itself met a miss: what
+        others have sent says nothing of the place where it is.
+        """
+        return self.sends and since_miss >= _PAST_HOLE and self._since_miss >= self._enough
 
     def _missed(self) -> None:
         if self._since_miss >= self._enough + _WARM:
