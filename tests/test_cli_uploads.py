@@ -148,6 +148,23 @@ async def test_one_that_is_left_is_resumed_without_a_name(
     again.tells("nothing was left behind")
 
 
+async def test_what_was_to_be_verified_is_verified_when_it_is_resumed(
+    box: Sandbox, env: dict[str, str], tmp_path: Path
+) -> None:
+    make(tmp_path, "game.zip", size=PARTS * 1000)
+    box.add_fault(Fault(on="put_part", first=6, times=4, do="stall"))
+    said = ("upload", "game.zip", "-n", "N", "--verify", *SAID)
+    async with started(*said, env=env, cwd=tmp_path) as one:
+        await until(lambda: stalled(box) == 4)
+        one.process.send_signal(signal.SIGINT)
+        await one.end(within=10)
+    box.add_fault(Fault(on="put_part", times=1, do="corrupt"))
+    ran = await run("uploads", "resume", "--json", env=env)
+    (build,) = ran.report["builds"]
+    assert (build["parts"], build["verified"]) == (PARTS, PARTS - 5)
+    assert box.read_object(build["build_id"]) == (tmp_path / "game.zip").read_bytes()
+
+
 async def test_all_are_resumed_that_can_be(
     box: Sandbox, env: dict[str, str], tmp_path: Path
 ) -> None:

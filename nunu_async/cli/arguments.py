@@ -96,7 +96,9 @@ def _add_uploads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = uploads.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = _add_action(actions, "list", "list what was left behind; needs no key")
     listing.add_argument("--json", action="store_true", help="print one JSON array instead")
-    resume = _add_action(actions, "resume", "send what is missing, with the options of back then")
+    resume = _add_action(
+        actions, "resume", "send what is missing, with the build's options of then"
+    )
     _add_names(resume)
     _add_pace(resume)
     resume.add_argument("--json", action="store_true", help="print one JSON object instead")

@@ -215,6 +215,7 @@ def _job(left: LeftBehind, concurrency: int) -> BuildFile:
         deletion_policy=asked.deletion_policy,
         upload_timeout=asked.upload_timeout,
         details=asked.details,
+        verify=head.verify,
         concurrency=concurrency,
         resume=True,
     )

@@ -41,6 +41,8 @@ class Head:
     """With the upload id, which is a credential: hence the file's mode."""
     began: float
     """Unix seconds."""
+    verify: bool = False
+    """Whether each part's MD5 was to be compared with its ETag."""
 
 
 @attrs.frozen(kw_only=True)

@@ -100,11 +100,13 @@ class Shelf:
         state = self._directory or platformdirs.user_state_dir("nunu_async", appauthor=False)
         return Path(state) / "uploads"
 
-    async def open(self, source: Source, request: InitiateUpload) -> Journal:
+    async def open(
+        self, source: Source, request: InitiateUpload, *, verify: bool = False
+    ) -> Journal:
         """Lock the journal of an upload, a new one if there is none.
 
         The same file with the same name, platform, description and tags for the same project is
-        the same upload; what else may be said of it does not count.
+        the same upload; what else may be said of it does not count. A new one notes `verify`.
 
         Raises: SourceError when it is being sent already, or its path is no text; ConfigError where
         none can be kept.
@@ -131,6 +133,7 @@ class Shelf:
                 request=request,
                 ticket=ticket,
                 began=time.time(),
+                verify=verify,
             )
 
         journal.head_of = head

@@ -124,7 +124,7 @@ class Uploader:
             request = job.request(source.path.name, source.size, self._share)
             if not job.resume:
                 return await self._begin(job, source, request, listener).run(began)
-            journal = await self._shelf.open(source, request)
+            journal = await self._shelf.open(source, request, verify=job.verify)
             told: list[str] = []
             try:
                 built = await self._resume(job, source, request, listener, began, journal)
