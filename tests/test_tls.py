@@ -202,3 +202,26 @@ async def test_a_call_over_tls_works(
         ) as nunu:
             assert (await nunu.builds.get("b")).build_id == "b"
         await until(lambda: server.connections == 1)
+
+
+@pytest.mark.parametrize("count", [1, 100_000, 3 * MIB])
+async def test_a_refusal_that_ends_with_its_connection_is_heard_in_the_middle_of_a_part(
+    server_tls: ssl.SSLContext, storage: Storage, source: Source, count: int
+) -> None:
+    """A transport that its peer has closed in good order answers no questions any more."""
+
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(count)
+        writer.write(
+            b"HTTP/1.1 503 Busy\r\nConnection: close\r\n\r\n<Error><Code>SlowDown</Code></Error>"
+        )
+        await writer.drain()
+        writer.close()
+
+    async with raw_server(refuse, tls=server_tls) as server:
+        with pytest.raises(StorageError, match="SlowDown") as caught:
+            await storage.put(at(server.port), Part(1, 0, 8 * MIB), source, lambda _: None)
+        assert caught.value.status == 503
+        await storage.close()

@@ -117,8 +117,7 @@ class PartBody(aiohttp.Payload):
             return 0
 
     def _socket(self) -> socket.socket | None:
-        transport = self._transport
-        return transport.get_extra_info("socket") if transport is not None else None
+        return _socket_of(self._transport)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the part; aiohttp calls the other one."""
@@ -272,7 +271,7 @@ class PartBody(aiohttp.Payload):
         nothing that close has no end, so it is the transport itself that is reset.
         """
         transport = None if self._answered else self._wire
-        sock = transport.get_extra_info("socket") if transport is not None else None
+        sock = _socket_of(transport)
         # Not one that is gone: neither asyncio's transports nor uvloop's sockets bear being asked.
         if transport is not None and (sock is None or sock.fileno() >= 0):
             if sock is not None:
@@ -289,3 +288,10 @@ class PartBody(aiohttp.Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
         """Refuse, as the base class wants a way."""
         raise TypeError("a part is never held as text")
+
+
+def _socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
+    try:
+        return transport.get_extra_info("socket") if transport is not None else None
+    except AttributeError:  # asyncio's over TLS, once peer and client have closed it in good order
+        return None
