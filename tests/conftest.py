@@ -47,13 +47,6 @@ def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, NewLoop
     return {loop: _loop_factory(loop)}
 
 
-def pytest_collection_finish() -> None:
-    # What collecting made stays until the end. The many tests that look for garbage need not
-    # look through it each time.
-    gc.collect()
-    gc.freeze()
-
-
 def _loop_factory(name: str) -> NewLoop:
     """Return what makes the loops of `--loop name`. Raises: UsageError when it is not here."""
     if name == "uvloop":
@@ -73,6 +66,16 @@ def _eager_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     loop.set_task_factory(asyncio.eager_task_factory)
     return loop
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_objects_are_collected() -> None:
+    """Many tests look for garbage, and need not look through all that was there before.
+
+    Never undone: that would have the collector look through everything from then on.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

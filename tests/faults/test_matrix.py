@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +9,6 @@ from fault_case import Case, all_cases
 from fault_play import play
 
 CASES = all_cases()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _only_new_objects_are_collected() -> Iterator[None]:
-    """Each case collects garbage, to find what it forgot: not among all that was there before."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_every_case_has_an_id_of_its_own() -> None:

@@ -37,14 +37,6 @@ SOON = 10.0
 _signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _only_new_objects_are_collected() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def judge(box: Sandbox, path: Path, **allowed: str) -> None:
     check_invariants(Evidence.of_sandbox(box, content=path.read_bytes(), allowed=allowed))
 
