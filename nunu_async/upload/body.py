@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +14,7 @@ from aiohttp.http import StreamWriter
 
 from nunu_async.core.wire import lapse
 from nunu_async.errors import NunuError, SourceError
-from nunu_async.upload.channel import Channel, reset_on_close
+from nunu_async.upload.channel import Channel, reset_on_close, socket_of
 from nunu_async.upload.digest import Digest
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
@@ -108,16 +107,13 @@ class PartBody(aiohttp.Payload):
 
     def queued(self) -> int:
         """Return the bytes that the peer has not acknowledged; 0 where the kernel does not tell."""
-        sock = self._socket()
+        sock = socket_of(self._transport)
         if sock is None or _OUTQ is None:
             return 0
         try:
             return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
         except (OSError, ValueError, AttributeError):
             return 0
-
-    def _socket(self) -> socket.socket | None:
-        return _socket_of(self._transport)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the part; aiohttp calls the other one."""
@@ -271,7 +267,7 @@ class PartBody(aiohttp.Payload):
         nothing that close has no end, so it is the transport itself that is reset.
         """
         transport = None if self._answered else self._wire
-        sock = _socket_of(transport)
+        sock = socket_of(transport)
         # Not one that is gone: neither asyncio's transports nor uvloop's sockets bear being asked.
         if transport is not None and (sock is None or sock.fileno() >= 0):
             if sock is not None:
@@ -288,10 +284,3 @@ class PartBody(aiohttp.Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
         """Refuse, as the base class wants a way."""
         raise TypeError("a part is never held as text")
-
-
-def _socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
-    try:
-        return transport.get_extra_info("socket") if transport is not None else None
-    except AttributeError:  # asyncio's over TLS, once peer and client have closed it in good order
-        return None

@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Final, Self
 
-__all__ = ["Channel", "reset_on_close"]
+__all__ = ["Channel", "reset_on_close", "socket_of"]
 
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -32,10 +32,8 @@ class Channel:
     @classmethod
     def of(cls, transport: asyncio.Transport | None) -> Self | None:
         """Return one; None where bytes are changed on their way (TLS), or there is no socket."""
-        if transport is None or transport.get_extra_info("sslcontext") is not None:
-            return None
-        sock = transport.get_extra_info("socket")
-        if sock is None:
+        sock = socket_of(transport)
+        if transport is None or sock is None or transport.get_extra_info("sslcontext") is not None:
             return None
         try:
             return cls(socket.socket(fileno=os.dup(sock.fileno())))
@@ -70,6 +68,14 @@ class Channel:
         The connection ends with the last one of its socket.
         """
         self._sock.close()
+
+
+def socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
+    """Return a transport's socket; None where there is none, or it can no more be asked for it."""
+    try:
+        return transport.get_extra_info("socket") if transport is not None else None
+    except AttributeError:  # asyncio's over TLS, once peer and client have closed it in good order
+        return None
 
 
 def reset_on_close(sock: socket.socket) -> None:

@@ -160,7 +160,7 @@ class Reporter:
 
     def tell(self, event: UploadEvent) -> None:
         """Queue an event; a byte count replaces one that was not delivered yet."""
-        if self._listener is None:
+        if not self.listens:
             return
         if (
             self._events
