@@ -14,6 +14,7 @@ import attrs
 
 from nunu_async.config import Timeouts
 from nunu_async.core.clock import Clock
+from nunu_async.core.proxies import Proxies
 from nunu_async.upload.storage import Storage
 
 
@@ -95,6 +96,8 @@ async def storage_for(
     clock: Clock,
     *,
     tls: ssl.SSLContext | None = None,
+    proxies: Proxies | None = None,
+    allow_http: bool = False,
     max_bandwidth: float | None = None,
     **limits: float,
 ) -> AsyncIterator[Storage]:
@@ -104,9 +107,10 @@ async def storage_for(
         timeouts=Timeouts(**limits),
         concurrency=4,
         user_agent="test",
-        allow_http=False,
+        allow_http=allow_http,
         allow_loopback=True,
         tls=tls,
+        proxies=proxies,
         max_bandwidth=max_bandwidth,
     )
     try:

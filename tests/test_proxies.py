@@ -16,7 +16,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
-from doubles import Exchange, ManualClock, RawServer, answer, body_length, raw_server, until
+from doubles import (
+    Exchange,
+    ManualClock,
+    RawServer,
+    answer,
+    body_length,
+    raw_server,
+    storage_for,
+    until,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +42,6 @@ from nunu_async import (
 from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.storage import Storage
 
 KEY = "nunu_a_key_for_tests_only_0001"
 USER, PASSWORD = "agent", "p:w@ss-MARKED-0001"
@@ -220,19 +228,6 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head
     writer.write(STORED if head.startswith(b"PUT ") else answer(body=BUILD))
 
 
-def storage_of(clock: ManualClock, tls: ssl.SSLContext | None, proxies: Proxies) -> Storage:
-    return Storage(
-        clock=clock,
-        timeouts=Timeouts(),
-        concurrency=4,
-        user_agent="test",
-        allow_http=True,
-        allow_loopback=True,
-        tls=tls,
-        proxies=proxies,
-    )
-
-
 def with_credentials(server: RawServer) -> str:
     return (
         f"http://{USER}:{PASSWORD.replace(':', '%3A').replace('@', '%40')}@127.0.0.1:{server.port}"
@@ -275,12 +270,10 @@ async def test_a_tunnel_leads_to_storage(
         raw_server(serve, tls=server_tls) as store,
         raw_server(tunnel_to(lambda: store.port)) as proxy,
     ):
-        storage = storage_of(
-            clock, client_tls, Proxies.load({"HTTPS_PROXY": with_credentials(proxy)})
-        )
+        proxies = Proxies.load({"HTTPS_PROXY": with_credentials(proxy)})
         address = PartUrl(part_number=1, url=f"https://nunu.test{AWKWARD}")
-        await storage.put(address, Part(1, 0, 300_000), source, lambda _: None)
-        await storage.close()
+        async with storage_for(clock, tls=client_tls, proxies=proxies, allow_http=True) as storage:
+            await storage.put(address, Part(1, 0, 300_000), source, lambda _: None)
     (asked,) = proxy.heads
     assert asked.startswith(b"CONNECT nunu.test:443 HTTP/1.1\r\n")
     assert ASKED in asked
@@ -299,10 +292,10 @@ async def test_plain_http_goes_to_the_proxy_as_a_whole_address(
         ) as nunu:
             for _ in range(2):
                 await nunu.builds.get("b")
-        storage = storage_of(clock, None, Proxies.load({"HTTP_PROXY": proxy.url}))
+        proxies = Proxies.load({"HTTP_PROXY": proxy.url})
         address = PartUrl(part_number=1, url=f"http://store.test{AWKWARD}")
-        await storage.put(address, Part(1, 0, 1000), source, lambda _: None)
-        await storage.close()
+        async with storage_for(clock, proxies=proxies, allow_http=True) as storage:
+            await storage.put(address, Part(1, 0, 1000), source, lambda _: None)
     lines = [head.split(b"\r\n", 1)[0].decode() for head in proxy.heads]
     assert lines == [
         "GET http://nunu.test/api/v1/builds/b HTTP/1.1",
@@ -362,11 +355,11 @@ async def test_no_netrc_is_read(
         for url in ("http://nunu.test", straight.url):
             async with NunuClient(KEY, base_url=url, allow_http=True, clock=clock) as nunu:
                 await nunu.builds.get("b")
-        storage = storage_of(clock, None, Proxies.load({"HTTP_PROXY": proxy.url}))
-        for url in ("http://store.test", straight.url):
-            address = PartUrl(part_number=1, url=f"{url}/k?sig=1")
-            await storage.put(address, Part(1, 0, 10), source, lambda _: None)
-        await storage.close()
+        proxies = Proxies.load({"HTTP_PROXY": proxy.url})
+        async with storage_for(clock, proxies=proxies, allow_http=True) as storage:
+            for url in ("http://store.test", straight.url):
+                address = PartUrl(part_number=1, url=f"{url}/k?sig=1")
+                await storage.put(address, Part(1, 0, 10), source, lambda _: None)
     assert (len(proxy.heads), len(straight.heads)) == (2, 2)
     assert not any(b"authorization" in head.lower() for head in proxy.heads + straight.heads)
 
@@ -449,13 +442,11 @@ async def test_a_tunnel_that_breaks_mid_part_is_an_accident(
         raw_server(cut, tls=server_tls) as store,
         raw_server(tunnel_to(lambda: store.port)) as proxy,
     ):
-        storage = storage_of(
-            clock, client_tls, Proxies.load({"HTTPS_PROXY": with_credentials(proxy)})
-        )
+        proxies = Proxies.load({"HTTPS_PROXY": with_credentials(proxy)})
         address = PartUrl(part_number=1, url="https://nunu.test/k?sig=1")
-        with pytest.raises(NunuError) as caught:
-            await storage.put(address, Part(1, 0, 300_000), source, lambda _: None)
-        await storage.close()
+        async with storage_for(clock, tls=client_tls, proxies=proxies, allow_http=True) as storage:
+            with pytest.raises(NunuError) as caught:
+                await storage.put(address, Part(1, 0, 300_000), source, lambda _: None)
         await until(lambda: len(store.heads) == 1)
     assert not isinstance(caught.value, ConnectError | StorageError)
     shown_nowhere(caught.value, "")
