@@ -189,11 +189,14 @@ async def together(*runs: Coroutine[object, object, Ran]) -> list[Ran]:
     return [task.result() for task in tasks]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that the sandbox in this process is about to see."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def until(condition: Callable[[], object], told: Callable[[], str] = str) -> None:
+    """Wait for something that this process is about to see; `told` says what it saw instead."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not seen in {PATIENCE:g} seconds; {told()}") from None
 
 
 def make(folder: Path, *names: str, size: int = 1000) -> list[Path]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli_tools import Ran, run, started, together, until
+from cli_tools import Ran, run, started, together
 from test_cli_display import HandClock, needs_terminals, on_a_terminal
 
 from nunu_async.cli import main
@@ -228,9 +228,9 @@ async def test_the_table_fits_the_terminal(tmp_path: Path, columns: int) -> None
         jobs = [box.add_run(state="INITIALIZING").job_id for _ in range(12)]
         said = ["wait", "job", *jobs, "--interval", "0.1"]
         async with on_a_terminal(box, columns, *said, cwd=tmp_path) as (process, screen):
-            await until(lambda: "12 jobs: 12 starting" in screen.text)
+            await screen.shows("12 jobs: 12 starting")
             now[0] += 6
-            await until(lambda: "starting -> running" in screen.text)
+            await screen.shows("starting -> running")
             now[0] += 60
             out, _ = await process.communicate()
             assert process.returncode == 0
