@@ -7,6 +7,8 @@ costs next to nothing, and a program pays for what it uses.
 import logging
 from typing import TYPE_CHECKING
 
+from nunu_async.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from nunu_async.client import NunuClient
     from nunu_async.config import Timeouts

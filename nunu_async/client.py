@@ -26,7 +26,7 @@ from nunu_async.endpoints.anything import anything
 from nunu_async.errors import ClientClosed, ConfigError
 from nunu_async.polling import INTERVAL
 from nunu_async.upload.readers import Readers
-from nunu_async.version import VERSION
+from nunu_async.version import __version__
 
 __all__ = ["NunuClient"]
 
@@ -681,4 +681,4 @@ def _timeouts(value: float | Timeouts | None) -> Timeouts:
 
 
 def _user_agent() -> str:
-    return f"nunu_async/{VERSION} aiohttp/{aiohttp.__version__} python/{host.python_version()}"
+    return f"nunu_async/{__version__} aiohttp/{aiohttp.__version__} python/{host.python_version()}"

@@ -4,6 +4,6 @@ Said here as well as in pyproject.toml: asking the installed metadata for it rea
 the parser of e-mail, which costs over a tenth of what aiohttp does.
 """
 
-__all__ = ["VERSION"]
+__all__ = ["__version__"]
 
-VERSION = "0.1.0"
+__version__ = "0.1.0"

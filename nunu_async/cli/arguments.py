@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from nunu_async.models.choices import PLATFORMS, POLICIES
-from nunu_async.version import VERSION
+from nunu_async.version import __version__
 
 __all__ = ["build_parser", "parse"]
 
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"nunu-async {VERSION}")
+    parser.add_argument("--version", action="version", version=f"nunu-async {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_upload(commands)
     _add_uploads(commands)
