@@ -243,6 +243,7 @@ async def test_a_pattern_without_a_file_stops_everything(tmp_path: Path) -> None
         ("upload game.apk --name N --upload-timeout 1441", "1 to 1440"),
         ("upload game.apk --name N --upload-timeout soon", "1 to 1440"),
         ("upload game.apk --name N --concurrency 0", "--concurrency"),
+        ("upload game.apk --name N --concurrency 1001", "1 to 1000"),
         ("upload game.apk --name N --max-bandwidth 20", "1024 bytes a second or more"),
         ("upload game.apk --name N --max-bandwidth 20X", "--max-bandwidth"),
         ("upload game.apk --name N --max-bandwidth nan", "--max-bandwidth"),

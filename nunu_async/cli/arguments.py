@@ -121,7 +121,7 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 def _add_pace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency",
-        type=_whole(1, 256),
+        type=_whole(1, 1000),
         default=4,
         metavar="N",
         help="parts under way at once, over all files (default 4)",
