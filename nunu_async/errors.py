@@ -219,8 +219,8 @@ class ApiError(NunuError):
         details: the body's ``details``, empty if there were none.
         message: the server's own words.
         request_id: what the server called the request, if a header said so.
-        method: HTTP method of the request.
-        path: path below the base URL, without its query.
+        method: HTTP method of the request; "" where no single answer said so.
+        path: path below the base URL, without its query; "" as above.
         retry_after: seconds the server asked to wait, if it did.
         headers: the answer's headers, names in lower case.
         explained: the body was the API's own JSON error, and not the page of some edge.
@@ -260,6 +260,8 @@ class ApiError(NunuError):
         return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
 
     def _sentence(self) -> str:
+        if not self.method:
+            return self.message
         code = f" {self.code}" if self.code else ""
         asked = f" (request {self.request_id})" if self.request_id else ""
         return f"{self.method} {self.path} answered {self.status}{code}: {self.message}{asked}"
@@ -313,7 +315,7 @@ class PermissionDenied(ApiError):
 
 
 class NotFound(ApiError):
-    """404: the server does not know the thing asked for.
+    """404: the server does not know the thing asked for, or shows it in none of its lists.
 
     Attributes:
         finished: after a wait for many, those of them that are over, by id; empty elsewhere.

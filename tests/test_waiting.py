@@ -525,7 +525,9 @@ async def test_an_unknown_id_is_not_found_after_a_while_and_only_it(
         names = [on.add(kind, 80 + 5 * number) for number in range(count)]
         with pytest.raises(NotFound) as caught:
             await on.many(kind, [*names, lost], interval=interval)
-        assert lost in str(caught.value)
+        told = f"no {kind} {lost} is in any page of GET /"
+        assert str(caught.value).startswith(told)  # and not that some request was answered so
+        assert (caught.value.status, caught.value.method, caught.value.path) == (404, "", "")
         assert set(caught.value.finished) == set(names)
         assert all(row.is_terminal for row in caught.value.finished.values())  # type: ignore[attr-defined]
 

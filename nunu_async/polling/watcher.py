@@ -320,9 +320,7 @@ class Watcher(Generic[R]):
         # Its row may be the one that could not be read.
         error = unreadable or NotFound(
             status=404,
-            message=f"the server shows no {name} {self._board[key].asked}",
-            method="GET",
-            path=self._kind.path,
+            message=f"no {name} {self._board[key].asked} is in any page of GET {self._kind.path}",
         )
         self._end(key, error)
 
