@@ -15,7 +15,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import trustme
 from doubles import (
     Exchange,
     ManualClock,
@@ -172,25 +171,6 @@ def test_no_environment_breaks_the_reader(proxy: str, without: str) -> None:
 
 
 # --- Over real sockets: the names below are known to the proxy alone.
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def server_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("nunu.test").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def client_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 @pytest.fixture

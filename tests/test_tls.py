@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import trustme
 from doubles import ManualClock, answer, body_length, raw_server, storage_for, until
 
 from nunu_async import CertificateError, NunuClient, PartUrl, StallError, StorageError
@@ -19,25 +18,6 @@ from nunu_async.upload.storage import Storage
 
 MIB = 1024 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def server_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def client_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 @pytest.fixture
