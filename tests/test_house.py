@@ -35,9 +35,11 @@ MAY_IMPORT = {
     "sandbox": set(),
 }
 MAY_IMPORT_BACKOFF = {"core/retry.py"}
-MAY_IMPORT_AIOHTTP = {"core/session.py", "core/wire.py", "client.py"} | {
-    f"upload/{name}.py" for name in ("body", "storage")
-}
+MAY_IMPORT_AIOHTTP = (
+    {f"core/{name}.py" for name in ("connector", "session", "wire")}
+    | {"client.py"}
+    | {f"upload/{name}.py" for name in ("body", "storage")}
+)
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 EACH_FILE = pytest.mark.parametrize("file", FILES)

@@ -15,12 +15,12 @@ from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
+from nunu_async.core.connector import Connector
 from nunu_async.core.proxies import DIRECT, Proxies
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.traffic import Traffic
 from nunu_async.core.wire import (
-    NAME_LIFE,
     Response,
     connect_timeout,
     headers_of,
@@ -281,11 +281,7 @@ class Session:
             )
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._concurrency + _URGENT,
-                    ttl_dns_cache=NAME_LIFE,
-                    ssl=self._tls or True,
-                ),
+                connector=Connector(self._concurrency + _URGENT, self._tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 response_class=Response,
             )

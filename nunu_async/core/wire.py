@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Final
 
 import aiohttp
@@ -20,21 +21,19 @@ from nunu_async.errors import (
 )
 
 __all__ = [
-    "NAME_LIFE",
     "Response",
+    "Unasked",
     "connect_timeout",
     "headers_of",
     "is_success",
     "lapse",
     "read_capped",
     "send_once",
+    "socket_of",
     "translate",
     "was_cancelled",
 ]
 
-# Seconds for which the addresses of a name are used. The pauses between the attempts of one part
-# come to 26 on average: a host that has moved is looked up anew before the last of them.
-NAME_LIFE: Final = 10
 # Bytes read from a body at a time, at most.
 _BLOCK: Final = 65_536
 
@@ -63,6 +62,10 @@ class _Dropped(Exception):
     """The connection went away under a request."""
 
 
+class Unasked(Exception):
+    """A new connection had something on it before anything was sent."""
+
+
 async def send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
     """Keep aiohttp from sending a request a second time on its own.
 
@@ -79,7 +82,9 @@ async def send_once(request: ClientRequest, handler: ClientHandlerType) -> Clien
         raise _Dropped(_cause(error)) from None
 
 
-def translate(error: BaseException, method: str, path: str) -> NunuError:
+def translate(  # noqa: C901 - a list of cases
+    error: BaseException, method: str, path: str
+) -> NunuError:
     """Make ours of any exception of a request; ours stay as they are.
 
     To be raised after the `except` block and not in it: `str` and `repr` of aiohttp's errors, and
@@ -117,6 +122,9 @@ def translate(error: BaseException, method: str, path: str) -> NunuError:
         case aiohttp.ConnectionTimeoutError():
             kind, sent = ConnectError, False
             told = "no connection within the connect timeout"
+        case Unasked():
+            kind, sent = ConnectError, False
+            told = "the server spoke before it was asked"
         case _Dropped():
             told = f"the connection was lost ({error})"
         case TimeoutError():
@@ -196,3 +204,11 @@ async def lapse() -> None:
     """Give the loop two turns: enough for an aborted transport to have closed its socket."""
     for _ in range(2):
         await asyncio.sleep(0)
+
+
+def socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
+    """Return a transport's socket; None where there is none, or it can no more be asked for it."""
+    try:
+        return transport.get_extra_info("socket") if transport is not None else None
+    except AttributeError:  # asyncio's over TLS, once peer and client have closed it in good order
+        return None

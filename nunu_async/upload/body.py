@@ -12,9 +12,9 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
-from nunu_async.core.wire import lapse
+from nunu_async.core.wire import lapse, socket_of
 from nunu_async.errors import NunuError, SourceError
-from nunu_async.upload.channel import Channel, reset_on_close, socket_of
+from nunu_async.upload.channel import Channel, reset_on_close
 from nunu_async.upload.digest import Digest
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part

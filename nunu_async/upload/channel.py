@@ -9,7 +9,9 @@ import struct
 from contextlib import suppress
 from typing import Final, Self
 
-__all__ = ["Channel", "reset_on_close", "socket_of"]
+from nunu_async.core.wire import socket_of
+
+__all__ = ["Channel", "reset_on_close"]
 
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -68,14 +70,6 @@ class Channel:
         The connection ends with the last one of its socket.
         """
         self._sock.close()
-
-
-def socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
-    """Return a transport's socket; None where there is none, or it can no more be asked for it."""
-    try:
-        return transport.get_extra_info("socket") if transport is not None else None
-    except AttributeError:  # asyncio's over TLS, once peer and client have closed it in good order
-        return None
 
 
 def reset_on_close(sock: socket.socket) -> None:

@@ -18,11 +18,11 @@ from yarl import URL
 from nunu_async.config import Timeouts, address_of, is_loopback
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
+from nunu_async.core.connector import Connector
 from nunu_async.core.proxies import Proxies
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.wire import (
-    NAME_LIFE,
     Response,
     connect_timeout,
     headers_of,
@@ -226,9 +226,7 @@ class Storage:
             raise ClientClosed("this client is closed; make a new one")
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._concurrency, ttl_dns_cache=NAME_LIFE, ssl=self._tls or True
-                ),
+                connector=Connector(self._concurrency, self._tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 response_class=Response,
                 trust_env=False,

@@ -1,0 +1,73 @@
+"""Connections that are used again, unless something lies on them that nobody asked for."""
+
+from __future__ import annotations
+
+import select
+import weakref
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+
+from nunu_async.core.wire import Unasked, socket_of
+
+if TYPE_CHECKING:
+    import ssl
+
+    from aiohttp.tracing import Trace
+
+__all__ = ["Connector"]
+
+# Seconds for which the addresses of a name are used. The pauses between the attempts of one part
+# come to 26 on average: a host that has moved is looked up anew before the last of them.
+NAME_LIFE: Final = 10
+
+
+class Connector(aiohttp.TCPConnector):
+    """A pool that gives out no connection on which there are bytes already.
+
+    A server, or an edge before it, that answers a request twice, or tells an idle connection that
+    its time is over, leaves an answer on it. aiohttp 3.14 looks for such bytes when a connection
+    goes back to the pool and not when it is taken out (`BaseConnector._get`), and would hand them
+    to the next request as its answer. An answer that comes when that request is already on its way
+    is like a right one, and no client can tell.
+    """
+
+    def __init__(self, limit: int, tls: ssl.SSLContext | None) -> None:
+        super().__init__(limit=limit, ttl_dns_cache=NAME_LIFE, ssl=tls or True)
+        self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the base's signature
+    ) -> Connection:
+        """Give a connection on which nothing was said, from the pool or new.
+
+        Raises: Unasked where even a new one has something on it.
+        """
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            assert protocol is not None  # noqa: S101 - for the type checker: it was just taken
+            is_new = protocol not in self._used
+            if not protocol.should_close and (is_new or not _has_news(connection)):
+                self._used.add(protocol)
+                return connection
+            connection.close()
+            if is_new:
+                raise Unasked
+
+
+def _has_news(connection: Connection) -> bool:
+    """Tell whether the kernel has bytes, or the end, of a connection that should be silent."""
+    sock = socket_of(connection.transport)
+    if sock is None:
+        return False
+    if hasattr(select, "poll"):
+        looking = select.poll()
+        looking.register(sock.fileno(), select.POLLIN)
+        return bool(looking.poll(0))
+    return bool(select.select([sock.fileno()], [], [], 0)[0])  # Windows

@@ -1,0 +1,156 @@
+"""Connections that are used again, and what may lie on them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp.client_proto import ResponseHandler
+from doubles import ManualClock, answer, body_length, raw_server, storage_for, until
+
+from nunu_async import NunuClient, PartUrl
+from nunu_async.core.connector import Connector
+from nunu_async.core.wire import Unasked, translate
+from nunu_async.errors import ConnectError
+from nunu_async.upload.plan import Part
+from nunu_async.upload.source import Source
+
+KEY = "nunu_a_key_for_tests_only_0001"
+# What a server may say to a connection that nobody uses.
+UNASKED = {
+    "an-answer": answer(body=json.dumps({"build_id": "a"}).encode()),
+    "half-a-head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "half-a-body": answer(body=b'{"build_id": "a"}')[:-4],
+    "time-is-over": answer(408, b"", {"Connection": "close"}),
+    "an-empty-line": b"\r\n",
+    "no-http": b"\x00\xff",
+    "its-end": None,
+}
+# What aiohttp's parser has swallowed by itself when the connection is taken: it is lost, and no
+# answer any more.
+SWALLOWED = {"half-a-head", "an-empty-line"}
+# Turns of the loop after which the next request begins: at once, when the bytes are still in the
+# kernel, and when aiohttp has taken them.
+TURNS = [0, 1, 2, 5]
+
+
+class Talkative:
+    """Answers each request by the last word of its path, and says more when it is told to."""
+
+    def __init__(self) -> None:
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __call__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(body_length(head))
+        if writer not in self.writers:
+            self.writers.append(writer)
+        name = head.split(b" ")[1].rpartition(b"/")[2].decode()
+        body = json.dumps({"build_id": name}).encode()
+        writer.write(answer(body=body, headers={"ETag": f'"{name}"'}))
+
+    async def say(self, words: bytes | None, turns: int) -> None:
+        """Say it on the first connection, and let the loop turn."""
+        if words is None:
+            self.writers[0].close()
+            await self.writers[0].wait_closed()
+        else:
+            self.writers[0].write(words)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.parametrize("what", UNASKED)
+async def test_what_nobody_asked_for_is_no_answer_to_the_next_request(
+    clock: ManualClock, what: str, turns: int
+) -> None:
+    talk = Talkative()
+    async with (
+        raw_server(talk) as server,
+        NunuClient(KEY, base_url=server.url, clock=clock) as nunu,
+    ):
+        assert (await nunu.builds.get("a")).build_id == "a"
+        await talk.say(UNASKED[what], turns)
+        assert (await nunu.builds.get("b")).build_id == "b"
+        assert [head.split(b" ")[1] for head in server.heads] == [
+            b"/api/v1/builds/a",
+            b"/api/v1/builds/b",
+        ]
+        assert server.connections == 2 or what in SWALLOWED
+        assert (await nunu.builds.get("c")).build_id == "c"
+        assert server.connections <= 2  # the new one is as good as any
+    assert clock.sleeps == []  # and nothing was a failure
+
+
+@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.parametrize("what", UNASKED)
+async def test_what_nobody_asked_for_is_no_answer_over_tls_either(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, what: str, turns: int
+) -> None:
+    talk = Talkative()
+    async with raw_server(talk, tls=server_tls) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        async with NunuClient(KEY, base_url=url, ssl_context=client_tls) as nunu:
+            assert (await nunu.builds.get("a")).build_id == "a"
+            await talk.say(UNASKED[what], turns)
+            assert (await nunu.builds.get("b")).build_id == "b"
+            assert len(server.heads) == 2
+
+
+@pytest.mark.parametrize("turns", TURNS)
+async def test_no_part_takes_the_etag_of_another(
+    clock: ManualClock, make_file: Callable[..., Path], turns: int
+) -> None:
+    talk = Talkative()
+    with ThreadPoolExecutor(1) as executor:
+        async with (
+            await Source.open(make_file(20), executor) as source,
+            raw_server(talk) as server,
+            storage_for(clock) as storage,
+        ):
+            for number, name in enumerate(("a", "b"), 1):
+                address = PartUrl(part_number=number, url=f"{server.url}/{name}")
+                part = Part(number, 10 * (number - 1), 10)
+                assert (await storage.put(address, part, source, lambda _: None)).etag == name
+                if number == 1:
+                    await talk.say(answer(headers={"ETag": '"a"'}), turns)
+            assert len(server.heads) == 2
+
+
+class Late(Connector):
+    """Gives a new connection when something is on it."""
+
+    async def _create_connection(self, *told: object) -> ResponseHandler:
+        protocol = await super()._create_connection(*told)  # type: ignore[arg-type]
+        await until(lambda: protocol.should_close)
+        return protocol
+
+
+async def test_a_new_connection_on_which_the_server_spoke_first_is_not_used() -> None:
+    heads: list[bytes] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(body=b'{"build_id": "a"}'))
+        heads.append(await reader.read())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        async with aiohttp.ClientSession(connector=Late(4, None)) as session:
+            with pytest.raises(Unasked) as caught:
+                await session.get(f"http://127.0.0.1:{port}/")
+        await until(lambda: heads)
+    assert heads == [b""]
+    error = translate(caught.value, "GET", "/")
+    assert isinstance(error, ConnectError)
+    assert not error.sent
+    assert "spoke before it was asked" in str(error)
