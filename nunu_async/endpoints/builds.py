@@ -39,9 +39,10 @@ from nunu_async.redact import Secret, clean
 
 __all__ = ["CARRIES_ERROR", "Builds"]
 
-CARRIES_ERROR = "the answer carries an error @ $.error"
-"""What is wrong with a 200 in which the API says that it failed."""
+CARRIES_ERROR = "the answer carries an error"
+"""What is wrong with a 200 in which the API says that it failed; the place follows."""
 
+_OF_OTHERS = frozenset({"parts", "upload_id", "upload_type", "upload_url", "upload_urls"})
 _OLD_NAMES = {"id": "build_id", "file_name": "filename", "file_size": "size"}
 
 
@@ -294,8 +295,16 @@ def _leftover(data: Mapping[str, object]) -> Ticket | None:
 def _completed(data: object, build_id: str) -> None:
     # A 200 that carries an error, or nothing that was promised, is no success.
     answer = codec.structure(data, _CompleteAnswer)
-    if isinstance(data, Mapping) and data.get("error"):
-        raise codec.Misfit(CARRIES_ERROR)
+    told = data if isinstance(data, Mapping) else {}
+    wrong = [name for name in ("error", "errors") if told.get(name)]
+    wrong += [name for name in ("ok", "success") if name in told and told[name] is not True]
+    if answer.status is None and told.get("code"):
+        wrong.append("code")
+    if wrong:
+        raise codec.Misfit(f"{CARRIES_ERROR} @ $.{wrong[0]}")
+    # What an initiate is answered, or what this request itself says, names the build as well.
+    if strange := sorted(_OF_OTHERS & told.keys()):
+        raise codec.Misfit(f"not the answer to this request @ $.{strange[0]}")
     if answer.status is not None and answer.status.lower() != "success":
         raise codec.Misfit(f"not success: {answer.status!r} @ $.status")
     if answer.build_id not in (None, build_id):

@@ -201,7 +201,7 @@ def _as_refusal(failure: NunuError) -> NunuError:
 def _was_explained(failure: NunuError) -> bool:
     """Tell whether the API itself has ended the request, in its own words or by HTTP's."""
     if isinstance(failure, DecodeError):
-        return CARRIES_ERROR in failure.problems
+        return any(told.startswith(CARRIES_ERROR) for told in failure.problems)
     if not isinstance(failure, ApiError):
         return False
     if failure.status < 400:  # noqa: PLR2004 - HTTP's redirects

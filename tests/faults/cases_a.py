@@ -607,6 +607,12 @@ A9 += [
 
 # --- A10 to A13: completing and cancelling
 
+
+def _names_it(**more: Any) -> Step:
+    """Answer with the right build's id, and with what makes that no success."""
+    return answer(200, {"build_id": "build-1", **more})
+
+
 A10 = [
     Case(
         "A10",
@@ -624,6 +630,14 @@ A10 = [
         "another-build-of-one-that-worked": serve(body={"build_id": "another"}),
         "not-success-of-one-that-worked": serve(body={"status": "queued"}),
         "nothing-of-one-that-worked": serve(body={}),
+        "not-ok-of-one-that-worked": serve(edit=lambda told: told | {"ok": False}),
+        "no-success-of-one-that-worked": serve(edit=lambda told: told | {"success": "no"}),
+        "not-ok": _names_it(ok=False, message="assembly failed"),
+        "no-success": _names_it(success=False),
+        "code": _names_it(code="INVALID_PART", message="part 2 is missing"),
+        "errors": _names_it(errors=["part 2 is missing"]),
+        "a-ticket": _names_it(upload_type="multipart"),
+        "an-echo": _names_it(upload_id="u", object_key="o", parts=[]),
     }.items()
 ]
 A10 += [
