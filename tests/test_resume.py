@@ -585,12 +585,12 @@ async def test_a_build_that_is_still_assembled_is_waited_for(
         await send(small, state, path, retry=RetryPolicy(attempts=1))
     (build_id,) = small.uploads
     body = {"build_id": build_id, "status": "uploading", "size": 6 * PART}
-    small.add_fault(Fault(on="get_build", status=200, body=body, times=3))
+    small.add_fault(Fault(on="get_build", status=200, body=body, times=4))
     before = len(small.journal)
     clock = ManualClock()
     assert (await send(small, state, path, clock)).build_id == build_id
     assert small.journal.operations()[before:] == [
-        *("get_build", "complete_upload", "get_build", "get_build", "get_build")
+        *("get_build", "complete_upload", "get_build", "get_build", "get_build", "get_build")
     ]
     assert clock.sleeps == [1.0, 2.0]
     assert states(small) == ["completed"]

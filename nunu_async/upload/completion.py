@@ -150,6 +150,13 @@ class Completion:
             )
             if delay is None or self._flight.last:
                 if not in_doubt:
+                    # An edge may have sent it twice, and have told of the second one.
+                    if (
+                        isinstance(failure, ApiError)
+                        and refused
+                        and await self._is_built(ticket, size)
+                    ):
+                        return
                     raise failure
                 raise UploadOutcomeUnknown(
                     f"build {ticket.build_id}: the server did not say whether it completed the "

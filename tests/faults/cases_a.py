@@ -289,7 +289,7 @@ A5 = [
         "complete",
         steps={"complete_upload": [no(503), no(400)]},
         error=BadRequest,
-        requests={"complete_upload": 2, "get_build": 1, "cancel_upload": 1},
+        requests={"complete_upload": 2, "get_build": 2, "cancel_upload": 1},
     ),
 ]
 
@@ -679,7 +679,7 @@ A11 = [
         steps={"complete_upload": [answer(status, body)]},
         error=error,
         match="was cancelled on the server",
-        requests={"complete_upload": 1, "get_build": 0, "cancel_upload": 1},
+        requests={"complete_upload": 1, "get_build": 1, "cancel_upload": 1},
         sleeps=0,
     )
     for variant, operation, status, body, error in (
@@ -689,6 +689,23 @@ A11 = [
         ("404-first", "upload", 404, {"error": "no such upload"}, NotFound),
         ("413", "upload", 413, {"error": "too large"}, PayloadTooLarge),
         ("422", "upload", 422, {"error": "parts out of order"}, ApiError),
+    )
+]
+
+# As when an edge sends it twice, and tells of the second one.
+A11 += [
+    Case(
+        "A11",
+        f"{status}-{operation}-that-worked",
+        operation=operation,
+        steps={"complete_upload": [answer(status, {"error": "no"}, effect=True)]},
+        requests={"complete_upload": 1, "get_build": 1, "cancel_upload": 0},
+        sleeps=0,
+        also=_whole,
+    )
+    for operation, status in (
+        *(("upload", status) for status in (400, 401, 403, 404, 410, 412, 422)),
+        ("single", 404),
     )
 ]
 

@@ -253,7 +253,7 @@ P4 = [
         (
             "refused-soon",
             answer(400, {"error": "InvalidPart"}, delay=3.0),
-            *(0, 1, (3.0, 8.0), "was cancelled", {}),
+            *(1, 1, (3.0, 8.0), "was cancelled", {}),
         ),
         (
             "failed-soon",
