@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import attrs
 import pytest
+from doubles import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async import PartUrl
+from nunu_async import DecodeError, MultipartTicket, PartUrl
 from nunu_async.upload.plan import Plan, batch_size
-from nunu_async.upload.signing import Ahead, Signed
+from nunu_async.upload.signing import Ahead, Signed, Signer
 
 PARTS = 400
 PLAN = Plan(PARTS, 1, PARTS)
@@ -150,3 +151,24 @@ async def test_an_api_that_fails_ends_it_all() -> None:
         await running
     assert [type(error) for error in caught.value.exceptions] == [KeyError]
     assert answers.waiting == 0
+
+
+class Forgetful:
+    """Stands in for `Builds`: gives the same three addresses over and over."""
+
+    async def get_upload_parts(
+        self, ticket: MultipartTicket, numbers: Sequence[int]
+    ) -> tuple[PartUrl, ...]:
+        return tuple(PartUrl(part_number=n, url=f"https://s.test/{n % 3}") for n in numbers)
+
+
+async def test_an_address_is_one_part_s_for_the_whole_upload() -> None:
+    ticket = MultipartTicket(
+        build_id="b", object_key="o", upload_id="u", total_parts=PARTS, part_size=1
+    )
+    signer = Signer(Forgetful(), ManualClock(), ticket, PLAN)  # type: ignore[arg-type]
+    first, _ = await signer.sign([1, 2])
+    assert (await signer.renewed(first)).address == first.address  # it may come again for its own
+    await signer.sign([3])
+    with pytest.raises(DecodeError, match="no URL for part 5"):
+        await signer.sign([5])

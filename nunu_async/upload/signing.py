@@ -56,6 +56,7 @@ class Signer:
         self._ticket = ticket
         self._plan = plan
         self._began = clock.monotonic()
+        self._parts: dict[int, int] = {}
         self.renews = isinstance(ticket, MultipartTicket)
 
     async def sign(self, numbers: Sequence[int]) -> list[Signed]:
@@ -74,9 +75,7 @@ class Signer:
                 break
             answer = await self._builds.get_upload_parts(ticket, missing)
             for url in answer:
-                # One address for two parts would have the second overwrite the first.
-                taken = any(url.url == other.url for other in urls.values())
-                if _is_for(url, missing) and not taken:
+                if _is_for(url, missing) and self._gives(url):
                     urls[url.part_number] = url
         now = self._clock.monotonic()
         try:
@@ -85,6 +84,11 @@ class Signer:
             raise DecodeError(
                 "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
             ) from None
+
+    def _gives(self, address: PartUrl) -> bool:
+        """Note whose an address is; False where it is another part's, which it would overwrite."""
+        # Hashes, for there may be ten thousand addresses of half a KiB.
+        return self._parts.setdefault(hash(address.url), address.part_number) == address.part_number
 
     async def renewed(self, signed: Signed) -> Signed:
         """Return a fresh URL for the part, or the same one where there is no other."""
