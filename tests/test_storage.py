@@ -18,6 +18,7 @@ from aiohttp.http_writer import StreamWriter
 from doubles import Exchange, ManualClock, answer, body_length, raw_server, storage_for, until
 
 from nunu_async import PartUrl, StallError, StorageError, TransportError
+from nunu_async.redact import Secret
 from nunu_async.upload.body import BLOCK, PartBody
 from nunu_async.upload.channel import reset_on_close
 from nunu_async.upload.pace import Pace
@@ -245,12 +246,13 @@ async def test_an_etag_that_could_not_be_handed_on_is_not_accepted(
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
 
+@pytest.mark.parametrize("signature", ["0123456789abcdef" * 4, "short/sg"])
 @pytest.mark.parametrize("status", [400, 403, 502])
 async def test_an_echo_of_the_presigned_address_is_not_told(
-    clock: ManualClock, source: Source, status: int
+    clock: ManualClock, source: Source, status: int, signature: str
 ) -> None:
     """As written, with its values unquoted, and in a header."""
-    signature, token = "0123456789abcdef" * 4, "a+token/of=a+session"
+    token = "a+token/of=a+session"
     query = f"X-Amz-Security-Token={quote(token, safe='')}&X-Amz-Signature={signature}&partNumber=2"
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
@@ -268,6 +270,26 @@ async def test_an_echo_of_the_presigned_address_is_not_told(
     assert "partNumber=2" in told
     for secret in (signature, token, quote(token, safe="")):
         assert secret not in told
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_echo_of_the_upload_id_is_not_told_wherever_it_stands(
+    clock: ManualClock, source: Source, status: int
+) -> None:
+    """In the path of an address it is one word among innocent ones, and only the ticket knows."""
+    secret = "upload-0001"
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        target = head.split(b" ")[1]
+        writer.write(answer(status, b"no " + target, {"X-Amz-Request-Id": secret}))
+
+    async with raw_server(echo) as server, storage_for(clock) as storage:
+        address = at(f"{server.url}/k/{secret}?partNumber=1")
+        with pytest.raises(StorageError) as caught:
+            await storage.put(address, Part(1, 0, 10), source, ignore, secrets=(Secret(secret),))
+    assert caught.value.request_id == "***"
+    assert secret not in f"{caught.value} {vars(caught.value)}"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from nunu_async.models.builds import (
 )
 from nunu_async.redact import Secret, clean
 
-__all__ = ["CARRIES_ERROR", "Builds"]
+__all__ = ["CARRIES_ERROR", "Builds", "secrets_of"]
 
 CARRIES_ERROR = "the answer carries an error"
 """What is wrong with a 200 in which the API says that it failed; the place follows."""
@@ -120,7 +120,7 @@ class Builds:
                 answer=_part_urls,
                 replay=Replay.ALWAYS,
                 needs_key=False,
-                secrets=_secrets(ticket),
+                secrets=secrets_of(ticket),
             )
         )
 
@@ -148,7 +148,7 @@ class Builds:
                 body=_completion(ticket, parts),
                 answer=lambda data: _completed(data, ticket.build_id),
                 replay=replay,
-                secrets=_secrets(ticket),
+                secrets=secrets_of(ticket),
                 patience=self._patience,
                 within=within,
                 flight=flight,
@@ -170,7 +170,7 @@ class Builds:
                 query=_place(ticket),
                 answer=_cancelled,
                 replay=Replay.ALWAYS,
-                secrets=_secrets(ticket),
+                secrets=secrets_of(ticket),
                 within=within,
                 urgent=True,
             )
@@ -181,6 +181,16 @@ class Builds:
 
         Raises: InputError for an id that cannot stand in a path; NotFound.
         """
+        return await self._get(build_id, replay)
+
+    async def of_upload(self, ticket: Ticket, *, replay: Replay = Replay.ALWAYS) -> Build:
+        """Read the build that an upload has become, or is to become.
+
+        Raises: NotFound when there is none.
+        """
+        return await self._get(ticket.build_id, replay, secrets_of(ticket))
+
+    async def _get(self, build_id: str, replay: Replay, secrets: tuple[Secret, ...] = ()) -> Build:
         return await self._session.send(
             Request(
                 operation="get_build",
@@ -189,6 +199,7 @@ class Builds:
                 template="/builds/{buildId}",
                 answer=lambda data: _asked_for(_build(data), build_id),
                 replay=replay,
+                secrets=secrets,
             )
         )
 
@@ -209,7 +220,7 @@ class _CancelAnswer(Model):
     success: bool
 
 
-def _secrets(ticket: Ticket) -> tuple[Secret, ...]:
+def secrets_of(ticket: Ticket) -> tuple[Secret, ...]:
     """Return what no message may repeat; a gateway repeats it as it stands in the request line."""
     if not isinstance(ticket, MultipartTicket):
         return ()

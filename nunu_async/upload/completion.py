@@ -172,7 +172,7 @@ class Completion:
         """Ask the server whether the build exists; None where it would not say."""
         self._is_asking = True
         try:
-            build = await self._builds.get(ticket.build_id, replay=Replay.NEVER)
+            build = await self._builds.of_upload(ticket, replay=Replay.NEVER)
         except NotFound:
             return False
         except NunuError:

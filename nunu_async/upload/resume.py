@@ -74,7 +74,7 @@ def is_resumable(error: BaseException) -> bool:
 async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standing:
     """Ask what became of the build of an upload."""
     try:
-        build = await builds.get(ticket.build_id)
+        build = await builds.of_upload(ticket)
     except NotFound as error:
         return "gone" if error.explained else "unknown"
     except NunuError as error:

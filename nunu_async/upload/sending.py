@@ -14,7 +14,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused, renewals
 from nunu_async.core.traffic import Traffic
-from nunu_async.endpoints.builds import Builds
+from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
 from nunu_async.models.builds import Ticket
 from nunu_async.upload.plan import Part, Plan, batch_size
@@ -82,6 +82,7 @@ class Sending:
         self._verify = verify
         self._minutes = minutes
         self._began = equipment.clock.monotonic()
+        self._secrets = secrets_of(ticket)
         self._signer = Signer(equipment.builds, equipment.clock, ticket, plan)
         self.verified = 0
 
@@ -134,6 +135,7 @@ class Sending:
                         self._source,
                         lambda sent: self._sent(part, sent),
                         verify=self._verify,
+                        secrets=self._secrets,
                     )
                     attempts.succeeded()
                     tools.traffic.succeeded(began)

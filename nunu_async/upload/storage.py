@@ -49,6 +49,10 @@ _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
 # Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
 _SHORTEST_SIGNED: Final = 17
+# Names of what is secret however short it is.
+_SIGNS = re.compile(
+    "signature|(^|[-_.])sig$|token|credential|secret|access.?key|policy|upload.?id", re.IGNORECASE
+)
 _XML = {
     name: re.compile(rf"<{name}>([^<]{{0,1000}})</{name}>", re.IGNORECASE)
     for name in ("Code", "Message")
@@ -104,12 +108,14 @@ class Storage:
         on_sent: OnSent,
         *,
         verify: bool = False,
+        secrets: tuple[Secret, ...] = (),
     ) -> Stored:
         """Send one part once; return what storage made of it.
 
         `on_sent` is told the part's bytes handed over so far. With `verify`, an ETag that is an
-        MD5 has to be that of the bytes sent; then an answer may also come early. When this raises,
-        cancellation included, the connection is already cut off.
+        MD5 has to be that of the bytes sent; then an answer may also come early. No error repeats
+        the `secrets`, or what signs the address. When this raises, cancellation included, the
+        connection is already cut off.
 
         Raises: StorageError when storage refuses, or accepts what it cannot have read, or stored
         something else, or the address is none to send to; StallError; TransportError; SourceError.
@@ -124,7 +130,7 @@ class Storage:
         body = PartBody(source, part, on_sent, digest, self._pace)
         try:
             async with self._stall_watch(body, part):
-                outcome = await self._exchange(address, part, body)
+                outcome = await self._exchange(address, part, body, secrets)
         except BaseException as error:
             await finish(body.cut_off())
             if body.error is None or not isinstance(error, NunuError):
@@ -140,7 +146,7 @@ class Storage:
         raise outcome  # here, and not in the frames that hold the address and the answer
 
     async def _exchange(
-        self, address: PartUrl, part: Part, body: PartBody
+        self, address: PartUrl, part: Part, body: PartBody, secrets: tuple[Secret, ...]
     ) -> Stored | StorageError:
         way = self._proxies.way_to(address.url)
         headers = {
@@ -179,11 +185,14 @@ class Storage:
                     etags = response.headers.getall("ETag", [])
                 finally:
                     del response  # it shows the query, and frames keep their locals
+                hidden = (*secrets, *_signed_values(address.url))
                 if not is_success(status):
-                    hidden = _signed_values(address.url)
                     return _refusal(part.number, status, told, answer, hidden)
                 md5 = await body.md5()
-                return _verdict(part.number, status, told, etags, whole=whole, md5=md5)
+                verdict = _verdict(part.number, status, told, etags, whole=whole, md5=md5)
+                if isinstance(verdict, StorageError):
+                    verdict.request_id = request_id(told, hidden)
+                return verdict
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -295,9 +304,7 @@ def _verdict(
         if whole
         else "accepted the part before all of it was sent"
     )
-    return StorageError(
-        part_number=part_number, status=status, message=message, request_id=request_id(headers)
-    )
+    return StorageError(part_number=part_number, status=status, message=message)
 
 
 def _signed_values(url: str) -> tuple[Secret, ...]:
@@ -306,9 +313,13 @@ def _signed_values(url: str) -> tuple[Secret, ...]:
     One by one, as written and as meant: an echo may be quoted anew.
     """
     query = url.partition("?")[2].partition("#")[0]
-    values = [pair.partition("=")[2] for pair in query.split("&")]
-    forms = dict.fromkeys(form for value in values for form in (value, unquote(value)))
-    return tuple(Secret(form) for form in forms if len(form) >= _SHORTEST_SIGNED)
+    found: dict[str, None] = {}
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        for form in (value, unquote(value)):
+            if len(form) >= _SHORTEST_SIGNED or (form and _SIGNS.search(unquote(name))):
+                found[form] = None
+    return tuple(Secret(form) for form in found)
 
 
 def _refusal(

@@ -31,6 +31,7 @@ from nunu_async import (
     StorageError,
     TransportError,
     UploadError,
+    UploadOutcomeUnknown,
     VcsDetails,
 )
 
@@ -467,6 +468,23 @@ CASES = [
         "upload-id-of-parts",
         steps={"get_upload_parts": [answer(400, {"error": "MARKED-UPLOAD-0001-ID/+="})]},
         error=BadRequest,
+        requests={"cancel_upload": 1},
+    ),
+    Case(
+        "X6",
+        "upload-id-of-a-build",
+        steps={
+            "complete_upload": [rst("all", effect=True)],
+            "get_build": [answer(500, {"error": "MARKED-UPLOAD-0001-ID/+="}).always()],
+        },
+        error=UploadOutcomeUnknown,
+        requests={"cancel_upload": 0},
+    ),
+    Case(
+        "X6",
+        "upload-id-of-storage",
+        steps={"put_part:1": [refuse(400, "X", "no MARKED-UPLOAD-0001-ID/+=").always()]},
+        error=UploadError,
         requests={"cancel_upload": 1},
     ),
     Case(
