@@ -189,6 +189,7 @@ class NunuClient:
             self._config.state_dir,
             base_url=self._config.base_url,
             project_id=self._config.project_id,
+            key=self._config.api_key,
             executor=self._writer,
             clock=self._clock,
         )

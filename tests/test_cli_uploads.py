@@ -259,6 +259,23 @@ async def test_those_of_another_project_are_shown_and_skipped(
     assert [row["state"] for row in await rows(env)] == ["ready"]
 
 
+async def test_those_of_another_key_are_skipped_where_no_project_is_named(
+    box: Sandbox, env: dict[str, str], tmp_path: Path
+) -> None:
+    del env["NUNU_PROJECT_ID"]
+    await leave(box, env, tmp_path, "game.zip")
+    (build_id,) = box.uploads
+    before = len(box.journal)
+    other = env | {"NUNU_API_KEY": "nunu_of_another_project"}
+    ran = await run("uploads", "cancel", build_id, env=other)
+    assert ran.code == 1
+    ran.tells(build_id, "with the key of then", "skipped")
+    assert len(box.journal) == before
+    without = {name: value for name, value in env.items() if name != "NUNU_API_KEY"}
+    assert [row["state"] for row in await rows(without)] == ["ready"]
+    assert (await run("uploads", "cancel", env=env)).code == 0
+
+
 async def test_ctrl_c_while_resuming_leaves_it_for_the_next_time(
     box: Sandbox, env: dict[str, str], tmp_path: Path
 ) -> None:

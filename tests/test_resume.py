@@ -462,6 +462,27 @@ async def test_another_name_leaves_the_upload_of_the_same_file_alone(
     assert states(small) == ["completed"] * 4
 
 
+async def test_a_key_of_another_project_does_not_go_on_with_it(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    """It implies the project where none is named; its build must not land in the other one."""
+    path = make_file(PARTS * PART)
+    build_id = await interrupt(small, state, path)
+    before = len(small.journal)
+    other = NunuClient(
+        "nunu_of_another_project",
+        base_url=small.base_url,
+        state_dir=str(state),
+        clock=ManualClock(),
+    )
+    async with other:
+        with pytest.raises(AuthenticationError):
+            await other.upload_build(path, name="n", platform="linux", multipart=True, resume=True)
+    assert small.journal.operations()[before:] == ["initiate_upload"]
+    assert (await send(small, state, path)).build_id == build_id
+    assert journals(state) == []
+
+
 async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
     make_file: MakeFile, tmp_path: Path
 ) -> None:

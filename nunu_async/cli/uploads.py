@@ -196,6 +196,7 @@ def _shelf() -> Shelf:
         config.state_dir,
         base_url=config.base_url,
         project_id=config.project_id,
+        key=config.api_key if has_key else None,
         executor=Readers(1),
         clock=SystemClock(),
     )
@@ -259,5 +260,6 @@ def _age(left: LeftBehind) -> float:
 
 def _place(left: LeftBehind) -> str:
     head = left.kept.head
-    project = f", project {head.project_id}" if head.project_id is not None else ""
+    named = head.project_id is not None
+    project = f", project {head.project_id}" if named else ", with the key of then"
     return cell(f"{head.base_url}{project}")

@@ -41,6 +41,8 @@ class Head:
     """With the upload id, which is a credential: hence the file's mode."""
     began: float
     """Unix seconds."""
+    key_mark: str | None = None
+    """What tells the key from others, where no project is named; the key cannot be had from it."""
     verify: bool = False
     """Whether each part's MD5 was to be compared with its ETag."""
 

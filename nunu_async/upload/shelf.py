@@ -22,6 +22,7 @@ from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.errors import ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
+from nunu_async.redact import Secret
 from nunu_async.upload.journal import Head, Kept, head_line, mark_line, part_line, read
 from nunu_async.upload.locks import try_lock
 from nunu_async.upload.source import Identity, Source
@@ -77,6 +78,7 @@ class Shelf:
 
     Args:
         directory: None takes the system's place for state.
+        key: it implies the project where `project_id` names none; None for whoever only looks.
         executor: one thread: lines are written in the order they come, and never by the loop.
     """
 
@@ -86,11 +88,13 @@ class Shelf:
         *,
         base_url: str,
         project_id: str | None,
+        key: Secret | None,
         executor: Executor,
         clock: Clock,
     ) -> None:
         self._directory = directory
         self._place = (base_url, project_id)
+        self._key_mark = key.mark() if key is not None and project_id is None else None
         self.executor = executor
         self._clock = clock
 
@@ -119,7 +123,8 @@ class Shelf:
                 ascii(path), "has a path that no journal can hold; it goes up without resume"
             ) from None
         base_url, project_id = self._place
-        same: list[object] = [base_url, project_id, path, request.name, request.platform]
+        same: list[object] = [base_url, project_id, self._key_mark, path]
+        same += [request.name, request.platform]
         same += [request.multipart, request.description, list(request.tags)]
         name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32] + _SUFFIX
         journal = Journal(self.folder / name, self.executor, self._clock)
@@ -130,6 +135,7 @@ class Shelf:
                 identity=source.identity,
                 base_url=base_url,
                 project_id=project_id,
+                key_mark=self._key_mark,
                 request=request,
                 ticket=ticket,
                 began=time.time(),
@@ -164,7 +170,8 @@ class Shelf:
         return journal
 
     def _is_ours(self, head: Head) -> bool:
-        return (head.base_url, head.project_id) == self._place
+        same_key = None in (head.key_mark, self._key_mark) or head.key_mark == self._key_mark
+        return (head.base_url, head.project_id) == self._place and same_key
 
     def left_behind(self) -> list[LeftBehind]:
         """Read all journals, oldest first; blocks. One that cannot be read is passed over.
