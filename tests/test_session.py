@@ -129,6 +129,19 @@ async def test_an_injected_session_is_used_not_closed_and_not_replaying(
     assert len(server.heads) == 5
 
 
+async def test_an_injected_session_that_is_closed_sends_nothing_and_says_so(
+    clock: ManualClock,
+) -> None:
+    async with raw_server(Script([answer(body=BUILD)])) as server:
+        async with aiohttp.ClientSession() as session:
+            nunu = client(server, clock, session=session)
+            await nunu.builds.get("b")
+        with pytest.raises(ClientClosed, match="passed in is closed; nothing was sent"):
+            await nunu.builds.initiate_upload(attrs.evolve(UPLOAD, auto_delete=True))
+        await nunu.close()
+    assert len(server.heads) == 1
+
+
 async def test_another_build_than_was_asked_for_is_no_answer(clock: ManualClock) -> None:
     """As where an answer that nobody waited for lay on a kept-alive connection."""
     other = answer(body=b'{"build_id": "other"}')

@@ -273,6 +273,8 @@ class Session:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
+        if not self._owns_http and self._http is not None and self._http.closed:
+            raise ClientClosed("the session that was passed in is closed; nothing was sent")
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
