@@ -1644,8 +1644,12 @@ async def test_closing_the_client_ends_it_with_a_clear_error(moment: str) -> Non
         else:
             await clock.settle()
         await on.nunu.close()
-        with pytest.raises(ClientClosed):
+        with pytest.raises(ClientClosed) as caught:
             await task
+        told = "".join(getattr(caught.value, "__notes__", ()))
+        ids = [run.job_id for run in on.box.runs] if moment != "start" else []
+        assert [job_id for job_id in ids if job_id in told] == ids
+        assert ("what was started goes on" in told) == bool(ids)
         assert not others()
         assert clock.waiting == 0
 

@@ -12,7 +12,7 @@ from nunu_async.core.clock import Clock, time_limit
 from nunu_async.endpoints.jobs import Jobs
 from nunu_async.endpoints.runs import Runs
 from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
-from nunu_async.errors import NunuError, RunFailed
+from nunu_async.errors import ClientClosed, NunuError, RunFailed
 from nunu_async.models.jobs import FinishedRun, Job
 from nunu_async.models.runs import Run, StartedRun
 from nunu_async.models.test_plan_executions import TestPlanExecution
@@ -85,8 +85,11 @@ class Polling:
             if not started.job_ids:
                 return await self._one_execution(started, terms)
             return FinishedRun(started=started, jobs=await self.jobs.many(started.job_ids, terms))
-        except NunuError:
-            raise  # what was started goes on, and its ids are in the error or known to `on_start`
+        except NunuError as error:
+            # What was started goes on; else its ids are in the error or known to `on_start`.
+            if isinstance(error, ClientClosed):
+                _name_what_goes_on(starting, error)
+            raise
         except BaseException:  # cancelled, or what a callback raised
             if stop_on_cancel:
                 await finish(self._stop(starting))
@@ -142,3 +145,9 @@ class Polling:
         """End every wait with `ClientClosed`."""
         for watcher in self._watchers:
             await watcher.close()
+
+
+def _name_what_goes_on(starting: asyncio.Task[StartedRun], error: ClientClosed) -> None:
+    if starting.done() and not starting.cancelled() and starting.exception() is None:
+        ids = ", ".join(starting.result().job_ids)
+        error.add_note(f"what was started goes on: {ids or 'no job was named'}")
