@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
+    ApiError,
     BadRequest,
     NotFound,
     NunuError,
@@ -38,6 +39,8 @@ _LOG = logging.getLogger("nunu_async.upload")
 
 Standing: TypeAlias = Literal["built", "sending", "gone", "unknown"]
 
+# Statuses by which HTTP says that something is not there, or no more.
+_GONE: Final = frozenset({404, 410})
 KEPT: Final = "is kept on the server"
 # Seconds between looks at a build that is being assembled: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
@@ -147,8 +150,8 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
         async with time_limit(clock, within):
             await builds.cancel_upload(ticket, within=within)
     except (NunuError, TimeoutError) as error:
-        if isinstance(error, NotFound) and error.explained:
-            return True  # gone already; the page of some edge would say nothing of it
+        if isinstance(error, ApiError) and error.status in _GONE and error.explained:
+            return True  # already; the page of some edge would say nothing of it
         told = str(error) or f"no answer within {within:g} seconds"
         # Cleaned: an answer that was refused may have been so for its ids.
         named = clean(ticket.build_id)

@@ -761,6 +761,7 @@ A13 = [
     )
     for variant, steps, count, cancelled in (
         ("404", [serve(status=404, body={"error": "no such upload"})], 1, True),
+        ("410", [serve(status=410, body={"error": "gone"})], 1, True),
         ("503-three-times", [no(503).repeat(3)], 4, True),
         ("502-page-three-times", [answer(502, HTML).repeat(3)], 4, True),
         ("resets-three-times", [rst("all").repeat(3)], 4, True),
