@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
+import socket
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -93,16 +96,24 @@ async def test_what_nobody_asked_for_is_no_answer_to_the_next_request(
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("what", UNASKED)
 async def test_what_nobody_asked_for_is_no_answer_over_tls_either(
-    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, what: str, turns: int
+    clock: ManualClock,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    what: str,
+    turns: int,
 ) -> None:
     talk = Talkative()
     async with raw_server(talk, tls=server_tls) as server:
         url = f"https://127.0.0.1:{server.port}"
-        async with NunuClient(KEY, base_url=url, ssl_context=client_tls) as nunu:
+        async with NunuClient(KEY, base_url=url, clock=clock, ssl_context=client_tls) as nunu:
             assert (await nunu.builds.get("a")).build_id == "a"
             await talk.say(UNASKED[what], turns)
             assert (await nunu.builds.get("b")).build_id == "b"
             assert len(server.heads) == 2
+            assert server.connections == 2 or what in SWALLOWED
+            assert (await nunu.builds.get("c")).build_id == "c"
+            assert server.connections <= 2  # tickets are no reason to have another one
+    assert clock.sleeps == []
 
 
 @pytest.mark.parametrize("turns", TURNS)
@@ -126,7 +137,7 @@ async def test_no_part_takes_the_etag_of_another(
 
 
 class Late(Connector):
-    """Gives a new connection when something is on it."""
+    """Gives a new connection when aiohttp has taken what is on it."""
 
     async def _create_connection(self, *told: object) -> ResponseHandler:
         protocol = await super()._create_connection(*told)  # type: ignore[arg-type]
@@ -134,22 +145,39 @@ class Late(Connector):
         return protocol
 
 
-async def test_a_new_connection_on_which_the_server_spoke_first_is_not_used() -> None:
+class Later(Connector):
+    """Gives one when the kernel has something, of which nobody else knows yet."""
+
+    async def _create_connection(self, *told: object) -> ResponseHandler:
+        protocol = await super()._create_connection(*told)  # type: ignore[arg-type]
+        assert protocol.transport is not None
+        sock = protocol.transport.get_extra_info("socket")
+        select.select([sock.fileno()], [], [], 10)  # blocks the loop: the server has a thread
+        return protocol
+
+
+@pytest.mark.parametrize("kind", [Late, Later])
+async def test_a_new_connection_on_which_the_server_spoke_first_is_not_used(
+    kind: type[Connector],
+) -> None:
     heads: list[bytes] = []
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer(body=b'{"build_id": "a"}'))
-        heads.append(await reader.read())
-        writer.close()
-        await writer.wait_closed()
+    def speak(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(10)
+            connection.sendall(answer(body=b'{"build_id": "a"}'))
+            with suppress(ConnectionResetError):
+                heads.append(connection.recv(1000))
 
-    async with await asyncio.start_server(speak, "127.0.0.1", 0) as listener:
-        port = listener.sockets[0].getsockname()[1]
-        async with aiohttp.ClientSession(connector=Late(4, None)) as session:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        serving = asyncio.ensure_future(asyncio.to_thread(speak, listener))
+        async with aiohttp.ClientSession(connector=kind(4, None)) as session:
             with pytest.raises(Unasked) as caught:
-                await session.get(f"http://127.0.0.1:{port}/")
-        await until(lambda: heads)
-    assert heads == [b""]
+                await session.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        await serving
+    assert heads in ([], [b""])
     error = translate(caught.value, "GET", "/")
     assert isinstance(error, ConnectError)
     assert not error.sent

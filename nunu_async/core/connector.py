@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -53,12 +54,18 @@ class Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - for the type checker: it was just taken
             is_new = protocol not in self._used
-            if not protocol.should_close and (is_new or not _has_news(connection)):
+            # Under TLS a new one may hold the server's tickets, which nobody asks for.
+            is_read = is_new and connection.transport is not None and _is_tls(connection.transport)
+            if not protocol.should_close and (is_read or not _has_news(connection)):
                 self._used.add(protocol)
                 return connection
             connection.close()
             if is_new:
                 raise Unasked
+
+
+def _is_tls(transport: asyncio.Transport) -> bool:
+    return transport.get_extra_info("sslcontext") is not None
 
 
 def _has_news(connection: Connection) -> bool:
