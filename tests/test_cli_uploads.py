@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from cli_tools import Ran, make, run, started, together, until
 
 from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.upload.journal import head_line, read
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 
@@ -259,6 +261,15 @@ async def test_those_of_another_project_are_shown_and_skipped(
     assert [row["state"] for row in await rows(env)] == ["ready"]
 
 
+def age(state: Path, seconds: float) -> None:
+    """Have the one upload that was left behind begun so much earlier."""
+    (journal,) = state.glob("uploads/*.jsonl")
+    kept = read(journal.read_bytes())
+    assert kept is not None
+    head = attrs.evolve(kept.head, began=kept.head.began - seconds)
+    journal.write_bytes(head_line(head)[0])
+
+
 async def test_those_of_another_key_are_skipped_where_no_project_is_named(
     box: Sandbox, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -273,7 +284,10 @@ async def test_those_of_another_key_are_skipped_where_no_project_is_named(
     assert len(box.journal) == before
     without = {name: value for name, value in env.items() if name != "NUNU_API_KEY"}
     assert [row["state"] for row in await rows(without)] == ["ready"]
-    assert (await run("uploads", "cancel", env=env)).code == 0
+    assert [row["state"] for row in await rows(other)] == ["elsewhere"]
+    # A day later the server has forgotten it, and the key may have been replaced.
+    age(Path(env["NUNU_STATE_DIR"]), 86_401)
+    assert [row["state"] for row in await rows(other)] == ["ready"]
 
 
 async def test_ctrl_c_while_resuming_leaves_it_for_the_next_time(

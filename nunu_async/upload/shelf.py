@@ -43,6 +43,8 @@ _FLAGS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
+# Seconds for which the server keeps an upload at most.
+_LONGEST_LIFE: Final = 1440 * 60.0
 # Seconds for one line; a local disk takes far less than one, and a dead one must hold up nobody.
 _PATIENCE: Final = 30.0
 # `uploads list` takes the lock for a moment, to see whether it is free.
@@ -170,8 +172,11 @@ class Shelf:
         return journal
 
     def _is_ours(self, head: Head) -> bool:
-        same_key = None in (head.key_mark, self._key_mark) or head.key_mark == self._key_mark
-        return (head.base_url, head.project_id) == self._place and same_key
+        if (head.base_url, head.project_id) != self._place:
+            return False
+        # What the server has forgotten is anybody's: keys are replaced, and who else would cancel?
+        expired = time.time() - head.began > _LONGEST_LIFE
+        return expired or head.key_mark in (None, self._key_mark) or self._key_mark is None
 
     def left_behind(self) -> list[LeftBehind]:
         """Read all journals, oldest first; blocks. One that cannot be read is passed over.
