@@ -149,5 +149,6 @@ class Polling:
 
 def _name_what_goes_on(starting: asyncio.Task[StartedRun], error: ClientClosed) -> None:
     if starting.done() and not starting.cancelled() and starting.exception() is None:
-        ids = ", ".join(starting.result().job_ids)
-        error.add_note(f"what was started goes on: {ids or 'no job was named'}")
+        told = starting.result()
+        ids = told.job_ids or (told.test_plan_execution_id, told.multiplayer_run_id)
+        error.add_note(f"what was started goes on: {', '.join(filter(None, ids))}")
