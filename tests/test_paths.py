@@ -75,6 +75,10 @@ OPERATIONS: dict[str, tuple[Call, str]] = {
         f"DELETE /builds/upload?build_id={BUILD}&object_key=k/a.zip",
     ),
     "get_build": (lambda nunu: nunu.builds.get(BUILD), f"GET /builds/{BUILD}"),
+    "get_build_of_upload": (
+        lambda nunu: nunu.builds.of_upload(MULTI),
+        f"GET /builds/{BUILD}",
+    ),
     "list_executions": (
         lambda nunu: nunu.test_plan_executions.list_page(status="queued"),
         "GET /test-plan-executions?status=queued&page=0&page_size=20",
@@ -114,6 +118,7 @@ def test_every_method_that_sends_is_here() -> None:
             "complete_upload",
             "cancel_upload",
             "get",
+            "of_upload",
         },
         "test_plan_executions": {"list_page", "list"},
     }

@@ -36,8 +36,10 @@ from nunu_async import (
     StallError,
     Timeouts,
     TransportError,
+    UploadOutcomeUnknown,
 )
 from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.upload.completion import Completion
 
 KEY = "nunu_a_key_for_tests_only_0001"
 UPLOAD = InitiateUpload(name="n", file_name="f.zip", file_size=5, platform="linux")
@@ -136,10 +138,39 @@ async def test_an_injected_session_that_is_closed_sends_nothing_and_says_so(
         async with aiohttp.ClientSession() as session:
             nunu = client(server, clock, session=session)
             await nunu.builds.get("b")
-        with pytest.raises(ClientClosed, match="passed in is closed; nothing was sent"):
+        with pytest.raises(ClientClosed, match="passed in is closed"):
             await nunu.builds.initiate_upload(attrs.evolve(UPLOAD, auto_delete=True))
         await nunu.close()
     assert len(server.heads) == 1
+
+
+async def test_what_was_sent_before_an_injected_session_was_closed_is_not_denied(
+    clock: ManualClock,
+) -> None:
+    """Neither by a call that is tried again, nor by a complete that is asked about."""
+
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        await reader.readexactly(body_length(head))
+        writer.write(answer(502))
+        await session.close()
+
+    async with raw_server(fail) as server:
+        session = aiohttp.ClientSession()
+        nunu = client(server, clock, session=session)
+        with pytest.raises((ServerError, TransportError)):
+            await nunu.builds.get("b")
+        session = aiohttp.ClientSession()
+        nunu = client(server, clock, session=session)
+        completion = Completion(
+            nunu.builds,
+            clock=clock,
+            policy=RetryPolicy(),
+            timeouts=Timeouts(),
+            on_retry=lambda *_: None,
+        )
+        with pytest.raises(UploadOutcomeUnknown):
+            await completion.run(TICKET, 5, ())
+        assert not completion.may_cancel
 
 
 async def test_another_build_than_was_asked_for_is_no_answer(clock: ManualClock) -> None:

@@ -106,7 +106,7 @@ class Session:
         deadline: Deadline | None = None
         failure: ApiError | DecodeError | TransportError | None = None
         while True:
-            self._opened()
+            self._opened(failure)
             async with self._urgent if request.urgent else self._gate:
                 # Only now: waiting at our own gate is nobody's timeout.
                 if deadline is None:
@@ -162,7 +162,7 @@ class Session:
         pause = None if request.urgent else await self._traffic.ready(deadline.at)
         if pause is not None:
             raise failure or _held(request, pause, deadline.remaining())
-        return self._opened()
+        return self._opened(failure)
 
     def _within(self, request: Request[T]) -> float:
         return request.within or max(self._timeouts.call, request.patience or 0.0)
@@ -269,12 +269,13 @@ class Session:
             headers["X-Api-Key"] = self._config.api_key.reveal()
         return headers
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _opened(self, failure: NunuError | None = None) -> aiohttp.ClientSession:
+        """Return what to send with. Raises: ConfigError; `failure` where there was one before."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
-        if not self._owns_http and self._http is not None and self._http.closed:
-            raise ClientClosed("the session that was passed in is closed; nothing was sent")
+        if self._http is not None and self._http.closed and not self._owns_http:
+            raise failure or ClientClosed("the session that was passed in is closed")
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:

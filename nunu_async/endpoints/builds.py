@@ -42,7 +42,7 @@ __all__ = ["CARRIES_ERROR", "Builds", "secrets_of"]
 CARRIES_ERROR = "the answer carries an error"
 """What is wrong with a 200 in which the API says that it failed; the place follows."""
 
-_OF_OTHERS = frozenset({"parts", "upload_id", "upload_type", "upload_url", "upload_urls"})
+_OF_OTHERS = frozenset({"code", "parts", "upload_id", "upload_type", "upload_url", "upload_urls"})
 _OLD_NAMES = {"id": "build_id", "file_name": "filename", "file_size": "size"}
 
 
@@ -183,14 +183,30 @@ class Builds:
         """
         return await self._get(build_id, replay)
 
-    async def of_upload(self, ticket: Ticket, *, replay: Replay = Replay.ALWAYS) -> Build:
+    async def of_upload(
+        self, ticket: Ticket, *, replay: Replay = Replay.ALWAYS, within: float | None = None
+    ) -> Build:
         """Read the build that an upload has become, or is to become.
+
+        With `within`, for so many seconds at most, and as urgently as what cleans up.
 
         Raises: NotFound when there is none.
         """
-        return await self._get(ticket.build_id, replay, secrets_of(ticket))
+        return await self._get(
+            ticket.build_id,
+            replay,
+            secrets=secrets_of(ticket),
+            within=within,
+        )
 
-    async def _get(self, build_id: str, replay: Replay, secrets: tuple[Secret, ...] = ()) -> Build:
+    async def _get(
+        self,
+        build_id: str,
+        replay: Replay,
+        *,
+        secrets: tuple[Secret, ...] = (),
+        within: float | None = None,
+    ) -> Build:
         return await self._session.send(
             Request(
                 operation="get_build",
@@ -200,6 +216,8 @@ class Builds:
                 answer=lambda data: _asked_for(_build(data), build_id),
                 replay=replay,
                 secrets=secrets,
+                within=within,
+                urgent=within is not None,
             )
         )
 
@@ -308,16 +326,20 @@ def _completed(data: object, build_id: str) -> None:
     answer = codec.structure(data, _CompleteAnswer)
     told = data if isinstance(data, Mapping) else {}
     wrong = [name for name in ("error", "errors") if told.get(name)]
-    wrong += [name for name in ("ok", "success") if name in told and told[name] is not True]
-    if answer.status is None and told.get("code"):
+    wrong += [name for name in ("ok", "success") if told.get(name) is False]
+    status = answer.status
+    if status is None and told.get("code") and told.get("message"):
         wrong.append("code")
     if wrong:
         raise codec.Misfit(f"{CARRIES_ERROR} @ $.{wrong[0]}")
-    # What an initiate is answered, or what this request itself says, names the build as well.
-    if strange := sorted(_OF_OTHERS & told.keys()):
-        raise codec.Misfit(f"not the answer to this request @ $.{strange[0]}")
-    if answer.status is not None and answer.status.lower() != "success":
-        raise codec.Misfit(f"not success: {answer.status!r} @ $.status")
+    if status is not None and status.lower() != "success":
+        raise codec.Misfit(f"not success: {status!r} @ $.status")
+    if status is None:
+        # What an initiate is answered, or what this request itself says, names the build as well.
+        odd = [n for n in sorted(_OF_OTHERS) if told.get(n) is not None]
+        odd += [n for n in ("ok", "success") if told.get(n) not in (None, True)]
+        if odd:
+            raise codec.Misfit(f"not the answer to this request @ $.{odd[0]}")
     if answer.build_id not in (None, build_id):
         raise codec.Misfit(f"another build: {answer.build_id!a} @ $.build_id")
     if answer.build_id is None and answer.status is None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Final
 
 from nunu_async.config import Timeouts
@@ -16,10 +17,12 @@ from nunu_async.core.retry import Attempts, RetryPolicy
 from nunu_async.endpoints.builds import CARRIES_ERROR, Builds
 from nunu_async.errors import (
     ApiError,
+    ClientClosed,
     DecodeError,
     InputError,
     NotFound,
     NunuError,
+    RateLimited,
     ServerError,
     TransportError,
     UploadOutcomeUnknown,
@@ -35,6 +38,8 @@ _LEAST: Final = 1.0
 
 # 4xx that do not settle whether the request was acted on.
 _UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
+# What the second of two equal requests is answered when the first has worked.
+_OF_A_SECOND: Final = frozenset({404, 409, 410})
 # 5xx that come from an edge which lost sight of the server, whatever their body says.
 _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
 # Redirects that want the same request made elsewhere: here it was not acted on. The others may say
@@ -44,6 +49,16 @@ _SAME_AGAIN: Final = frozenset({307, 308})
 # page says whether a build that is still being sent can have it.
 BUILT: Final = frozenset({"ok", "ready"})
 NOT_BUILT: Final = frozenset({"uploading", "failed"})
+
+
+class _Standing(Enum):
+    """What the server says of a build."""
+
+    BUILT = auto()
+    NOT_BUILT = auto()
+    ODD = auto()
+    """It is there, in a state that may be either."""
+    UNHEARD = auto()
 
 
 class Completion:
@@ -114,32 +129,17 @@ class Completion:
         tried = False  # whether a request may have reached the part of the server that acts
         in_doubt = False  # whether one may have been acted on unheard
         while True:
-            self.may_cancel = False
-            try:
-                await self._builds.complete_upload(
-                    ticket,
-                    parts,
-                    replay=Replay.NEVER,
-                    flight=self._flight,
-                    within=max(deadline.remaining(), _LEAST),
-                )
+            failure = await self._once(ticket, parts, deadline, in_doubt=in_doubt)
+            if failure is None:
                 return
-            except asyncio.CancelledError:
-                # Called off while it waited to go out: this one has asked for nothing.
-                self.may_cancel = self._called_off and not in_doubt
-                raise
-            except InputError:  # it cannot be written: nothing went out
-                self.may_cancel = not in_doubt
-                raise
-            except (ApiError, DecodeError, TransportError) as error:
-                failure = error
             refused = _did_nothing(failure)
             if not refused or (tried and isinstance(failure, NotFound)):
                 # A 404 after a try that went wrong may be the answer to one that went well.
-                built = await self._is_built(ticket, size)
-                if built:
+                standing = await self._ask(ticket, size)
+                if standing is _Standing.BUILT:
                     return
-                in_doubt = in_doubt or refused or built is None or not _was_explained(failure)
+                settled = standing is _Standing.NOT_BUILT and _was_explained(failure)
+                in_doubt = in_doubt or refused or not settled
             tried = tried or not refused
             self.may_cancel = not in_doubt
             delay = attempts.pause_after(
@@ -149,40 +149,94 @@ class Completion:
                 remaining=deadline.remaining(),
             )
             if delay is None or self._flight.last:
-                if not in_doubt:
-                    # An edge may have sent it twice, and have told of the second one.
-                    if (
-                        isinstance(failure, ApiError)
-                        and refused
-                        and await self._is_built(ticket, size)
-                    ):
-                        return
+                if not in_doubt and (not refused or await self._may_raise(failure, ticket, size)):
                     raise failure
-                raise UploadOutcomeUnknown(
-                    f"build {ticket.build_id}: the server did not say whether it completed the "
-                    f"upload ({failure}); nothing was deleted, look for the build before "
-                    "uploading again",
-                    build_id=ticket.build_id,
-                    stage="complete",
-                ) from failure
+                if self.done:
+                    return
+                raise _unknown(ticket, failure) from failure
             self._on_retry(attempts.made, delay, failure)
             await self._clock.sleep(delay)
 
-    async def _is_built(self, ticket: Ticket, size: int) -> bool | None:
-        """Ask the server whether the build exists; None where it would not say."""
+    async def _once(
+        self,
+        ticket: Ticket,
+        parts: Sequence[CompletedPart],
+        deadline: Deadline,
+        *,
+        in_doubt: bool,
+    ) -> ApiError | DecodeError | TransportError | None:
+        """Ask the server once to complete; return what went wrong, None where nothing did.
+
+        Raises: what shows that nothing went out this time.
+        """
+        self.may_cancel = False
+        try:
+            await self._builds.complete_upload(
+                ticket,
+                parts,
+                replay=Replay.NEVER,
+                flight=self._flight,
+                within=max(deadline.remaining(), _LEAST),
+            )
+        except asyncio.CancelledError:
+            # Called off while it waited to go out: this one has asked for nothing.
+            self.may_cancel = self._called_off and not in_doubt
+            raise
+        except (InputError, ClientClosed) as error:  # it cannot be written, or the session is gone
+            self.may_cancel = not in_doubt
+            if in_doubt:
+                raise _unknown(ticket, error) from error
+            raise
+        except (ApiError, DecodeError, TransportError) as error:
+            return error
+        return None
+
+    async def _may_raise(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
+        """Make sure that the build of a refused upload may be deleted, by asking for it.
+
+        An edge may have sent the request twice, and have told of the second one. Sets `done`
+        where that is so.
+        """
+        if not isinstance(failure, ApiError) or isinstance(failure, RateLimited):
+            return True
+        # The second one of two finds nothing to complete any more. Of that, too, silence is no no.
+        is_second = failure.status in _OF_A_SECOND
+        self.may_cancel = not is_second
+        standing = await self._ask(ticket, size, within=self._timeouts.settle)
+        self.done = standing is _Standing.BUILT
+        self.may_cancel = standing is _Standing.NOT_BUILT or (
+            standing is _Standing.UNHEARD and not is_second
+        )
+        return self.may_cancel
+
+    async def _ask(self, ticket: Ticket, size: int, *, within: float | None = None) -> _Standing:
+        """Ask the server what became of the build: once, or for `within` seconds."""
         self._is_asking = True
         try:
-            build = await self._builds.of_upload(ticket, replay=Replay.NEVER)
+            replay = Replay.NEVER if within is None else Replay.ALWAYS
+            build = await self._builds.of_upload(ticket, replay=replay, within=within)
         except NotFound:
-            return False
+            return _Standing.NOT_BUILT
         except NunuError:
-            return None
+            return _Standing.UNHEARD
         finally:
             self._is_asking = False
-        if build.size not in (None, size):
-            return None
         status = (build.status or "").lower()
-        return True if status in BUILT else False if status in NOT_BUILT else None
+        if build.size not in (None, size):
+            return _Standing.ODD
+        if status in BUILT:
+            return _Standing.BUILT
+        return _Standing.NOT_BUILT if status in NOT_BUILT else _Standing.ODD
+
+
+def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:
+    return UploadOutcomeUnknown(
+        f"build {ticket.build_id}: the server did not say whether it completed the "
+        f"upload ({failure}); nothing was deleted, look for the build before "
+        "uploading again",
+        build_id=ticket.build_id,
+        stage="complete",
+    )
 
 
 def _did_nothing(failure: NunuError) -> bool:

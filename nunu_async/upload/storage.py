@@ -49,7 +49,7 @@ _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
 # Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
 _SHORTEST_SIGNED: Final = 17
-# Names of what is secret however short it is.
+# Names of what is secret also where it is short; under 6 characters nothing can be hidden.
 _SIGNS = re.compile(
     "signature|(^|[-_.])sig$|token|credential|secret|access.?key|policy|upload.?id", re.IGNORECASE
 )

@@ -631,7 +631,8 @@ A10 = [
         "not-success-of-one-that-worked": serve(body={"status": "queued"}),
         "nothing-of-one-that-worked": serve(body={}),
         "not-ok-of-one-that-worked": serve(edit=lambda told: told | {"ok": False}),
-        "no-success-of-one-that-worked": serve(edit=lambda told: told | {"success": "no"}),
+        "no-success-of-one-that-worked": serve(edit=lambda told: told | {"success": False}),
+        "code-of-one-that-worked": answer(200, {"build_id": "build-1", "code": "OK"}, effect=True),
         "not-ok": _names_it(ok=False, message="assembly failed"),
         "no-success": _names_it(success=False),
         "code": _names_it(code="INVALID_PART", message="part 2 is missing"),
@@ -707,6 +708,56 @@ A11 += [
         *(("upload", status) for status in (400, 401, 403, 404, 410, 412, 422)),
         ("single", 404),
     )
+]
+
+# Of a second request, too, silence is no "no".
+A11 += [
+    Case(
+        "A11",
+        f"404-and-{variant}",
+        steps={
+            "complete_upload": [answer(404, {"error": "no"}, effect=True)],
+            "get_build": [step.always()],
+        },
+        error=UploadOutcomeUnknown,
+        requests={"complete_upload": 1, "cancel_upload": 0},
+        seconds=(0.0, 16.0),
+    )
+    for variant, step in (
+        ("no-word-of-the-build", no(503)),
+        ("no-answer-of-the-build", hold()),
+        ("a-build-that-is-odd", serve(edit=lambda told: told | {"status": "UNHEALTHY"})),
+    )
+]
+A11 += [
+    Case(
+        "A11",
+        "400-and-no-word-of-the-build",
+        steps={
+            "complete_upload": [answer(400, {"error": "InvalidPart"})],
+            "get_build": [no(503).always()],
+        },
+        error=BadRequest,
+        requests={"complete_upload": 1, "cancel_upload": 1},
+        seconds=(0.0, 10.0),
+    ),
+    Case(
+        "A11",
+        "404-and-one-hiccup",
+        steps={
+            "complete_upload": [answer(404, {"error": "no"}, effect=True)],
+            "get_build": [no(503)],
+        },
+        requests={"complete_upload": 1, "get_build": 2, "cancel_upload": 0},
+        also=_whole,
+    ),
+    Case(
+        "A11",
+        "429-is-not-asked-about",
+        steps={"complete_upload": [retry_after("60").always()]},
+        error=RateLimited,
+        requests={"get_build": 0, "cancel_upload": 1},
+    ),
 ]
 
 A12 = [
