@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 
 import attrs
 
+from nunu_async import NunuClient, RetryPolicy
 from nunu_async.config import Timeouts
 from nunu_async.core.clock import Clock
 from nunu_async.core.proxies import Proxies
+from nunu_async.upload.completion import Completion
 from nunu_async.upload.storage import Storage
 
 
@@ -117,6 +119,17 @@ async def storage_for(
         yield storage
     finally:
         await storage.close()
+
+
+def completion_of(nunu: NunuClient, clock: Clock) -> Completion:
+    """Make the end of one upload, which nobody hears of."""
+    return Completion(
+        nunu.builds,
+        clock=clock,
+        policy=RetryPolicy(),
+        timeouts=Timeouts(),
+        on_retry=lambda *_: None,
+    )
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doubles import ManualClock, until
+from doubles import ManualClock, completion_of, until
 
 from nunu_async import (
     Cancelled,
@@ -22,14 +22,11 @@ from nunu_async import (
     MultipartTicket,
     NunuClient,
     PartDone,
-    RetryPolicy,
-    Timeouts,
     UploadError,
     UploadEvent,
     UploadOutcomeUnknown,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.completion import Completion
 from nunu_async.upload.readers import Lane, Readers
 from nunu_async.upload.source import Source
 
@@ -442,13 +439,7 @@ async def test_a_complete_that_cannot_be_written_has_asked_for_nothing(
     ticket = MultipartTicket(
         build_id="b", object_key="o", upload_id="mpu-0001", total_parts=1, part_size=5
     )
-    completion = Completion(
-        nunu.builds,
-        clock=clock,
-        policy=RetryPolicy(),
-        timeouts=Timeouts(),
-        on_retry=lambda *_: None,
-    )
+    completion = completion_of(nunu, clock)
     with pytest.raises(InputError):
         await completion.run(ticket, 5, [CompletedPart(part_number=1, etag="\ud800")])
     assert completion.may_cancel

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import aiohttp
 import attrs
 import pytest
-from doubles import ManualClock, RawServer, answer, body_length, raw_server, until
+from doubles import ManualClock, RawServer, answer, body_length, completion_of, raw_server, until
 from scripted import answered, told
 
 from nunu_async import (
@@ -39,7 +39,6 @@ from nunu_async import (
     UploadOutcomeUnknown,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.completion import Completion
 
 KEY = "nunu_a_key_for_tests_only_0001"
 UPLOAD = InitiateUpload(name="n", file_name="f.zip", file_size=5, platform="linux")
@@ -161,13 +160,7 @@ async def test_what_was_sent_before_an_injected_session_was_closed_is_not_denied
             await nunu.builds.get("b")
         session = aiohttp.ClientSession()
         nunu = client(server, clock, session=session)
-        completion = Completion(
-            nunu.builds,
-            clock=clock,
-            policy=RetryPolicy(),
-            timeouts=Timeouts(),
-            on_retry=lambda *_: None,
-        )
+        completion = completion_of(nunu, clock)
         with pytest.raises(UploadOutcomeUnknown):
             await completion.run(TICKET, 5, ())
         assert not completion.may_cancel
