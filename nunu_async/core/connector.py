@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-from nunu_async.core.wire import Unasked, socket_of
+from nunu_async.core.wire import Unasked, is_tls, socket_of
 
 if TYPE_CHECKING:
     import ssl
@@ -54,9 +54,7 @@ class Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - for the type checker: it was just taken
             is_new = protocol not in self._used
-            # Under TLS a new one may hold the server's tickets, which nobody asks for.
-            is_read = is_new and connection.transport is not None and _is_tls(connection.transport)
-            if not protocol.should_close and (is_read or not _has_news(connection)):
+            if not (protocol.should_close or _has_news(connection.transport, is_new=is_new)):
                 self._used.add(protocol)
                 return connection
             connection.close()
@@ -64,14 +62,11 @@ class Connector(aiohttp.TCPConnector):
                 raise Unasked
 
 
-def _is_tls(transport: asyncio.Transport) -> bool:
-    return transport.get_extra_info("sslcontext") is not None
-
-
-def _has_news(connection: Connection) -> bool:
+def _has_news(transport: asyncio.Transport | None, *, is_new: bool) -> bool:
     """Tell whether the kernel has bytes, or the end, of a connection that should be silent."""
-    sock = socket_of(connection.transport)
-    if sock is None:
+    sock = socket_of(transport)
+    # Under TLS a new one may hold the server's tickets, which nobody asks for.
+    if transport is None or sock is None or (is_new and is_tls(transport)):
         return False
     if hasattr(select, "poll"):
         looking = select.poll()

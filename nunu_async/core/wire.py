@@ -26,6 +26,7 @@ __all__ = [
     "connect_timeout",
     "headers_of",
     "is_success",
+    "is_tls",
     "lapse",
     "read_capped",
     "send_once",
@@ -189,6 +190,11 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
 def is_success(status: int) -> bool:
     """Tell whether a status is of HTTP's success class."""
     return 200 <= status < 300  # noqa: PLR2004 - the class itself
+
+
+def is_tls(transport: asyncio.Transport) -> bool:
+    """Tell whether bytes are changed on their way."""
+    return transport.get_extra_info("sslcontext") is not None
 
 
 def connect_timeout(seconds: float) -> aiohttp.ClientTimeout:

@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Final, Self
 
-from nunu_async.core.wire import socket_of
+from nunu_async.core.wire import is_tls, socket_of
 
 __all__ = ["Channel", "reset_on_close"]
 
@@ -35,7 +35,7 @@ class Channel:
     def of(cls, transport: asyncio.Transport | None) -> Self | None:
         """Return one; None where bytes are changed on their way (TLS), or there is no socket."""
         sock = socket_of(transport)
-        if transport is None or sock is None or transport.get_extra_info("sslcontext") is not None:
+        if transport is None or sock is None or is_tls(transport):
             return None
         try:
             return cls(socket.socket(fileno=os.dup(sock.fileno())))
