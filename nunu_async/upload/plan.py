@@ -12,6 +12,7 @@ from nunu_async.errors import PlanMismatch
 from nunu_async.models.builds import CompletedPart, InitiateUpload
 
 __all__ = [
+    "MOST_MINUTES",
     "MULTIPART_ABOVE",
     "Part",
     "Plan",
@@ -26,7 +27,7 @@ MULTIPART_ABOVE = 128 * 1024 * 1024
 repeated in pieces."""
 
 # The service's own minutes for an upload of one part and of several, and the most it takes.
-_SINGLE_MINUTES, _MULTIPART_MINUTES, _MOST_MINUTES = 10, 60, 1440
+_SINGLE_MINUTES, _MULTIPART_MINUTES, MOST_MINUTES = 10, 60, 1440
 # Bytes a second that a link is trusted to carry.
 _PESSIMISTIC_RATE = 1024 * 1024
 
@@ -103,7 +104,7 @@ def upload_minutes(size: int, *, multipart: bool, max_bandwidth: float | None = 
     """
     least = _MULTIPART_MINUTES if multipart else _SINGLE_MINUTES
     rate = min(_PESSIMISTIC_RATE, max_bandwidth or _PESSIMISTIC_RATE)
-    return min(max(least, ceil(size / (60 * rate))), _MOST_MINUTES)
+    return min(max(least, ceil(size / (60 * rate))), MOST_MINUTES)
 
 
 def minutes_kept(asked: InitiateUpload) -> int:
@@ -121,6 +122,6 @@ def minutes_to_ask(
     An upload that is to be resumed stays for as long as the service keeps any: a day.
     """
     if resume and multipart:
-        return _MOST_MINUTES
+        return MOST_MINUTES
     minutes = upload_minutes(size, multipart=multipart, max_bandwidth=max_bandwidth)
     return None if minutes == (_MULTIPART_MINUTES if multipart else _SINGLE_MINUTES) else minutes

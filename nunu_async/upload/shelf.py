@@ -25,6 +25,7 @@ from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.redact import Secret
 from nunu_async.upload.journal import Head, Kept, head_line, mark_line, part_line, read
 from nunu_async.upload.locks import try_lock
+from nunu_async.upload.plan import MOST_MINUTES
 from nunu_async.upload.source import Identity, Source
 
 __all__ = ["Journal", "LeftBehind", "Shelf"]
@@ -43,8 +44,6 @@ _FLAGS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
-# Seconds for which the server keeps an upload at most.
-_LONGEST_LIFE: Final = 1440 * 60.0
 # Seconds for one line; a local disk takes far less than one, and a dead one must hold up nobody.
 _PATIENCE: Final = 30.0
 # `uploads list` takes the lock for a moment, to see whether it is free.
@@ -175,7 +174,7 @@ class Shelf:
         if (head.base_url, head.project_id) != self._place:
             return False
         # What the server has forgotten is anybody's: keys are replaced, and who else would cancel?
-        expired = time.time() - head.began > _LONGEST_LIFE
+        expired = time.time() - head.began > 60 * MOST_MINUTES
         return expired or head.key_mark in (None, self._key_mark) or self._key_mark is None
 
     def left_behind(self) -> list[LeftBehind]:
