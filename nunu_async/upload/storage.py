@@ -185,13 +185,13 @@ class Storage:
                     etags = response.headers.getall("ETag", [])
                 finally:
                     del response  # it shows the query, and frames keep their locals
-                hidden = (*secrets, *_signed_values(address.url))
                 if not is_success(status):
+                    hidden = _hidden(address.url, secrets)
                     return _refusal(part.number, status, told, answer, hidden)
                 md5 = await body.md5()
                 verdict = _verdict(part.number, status, told, etags, whole=whole, md5=md5)
                 if isinstance(verdict, StorageError):
-                    verdict.request_id = request_id(told, hidden)
+                    verdict.request_id = request_id(told, _hidden(address.url, secrets))
                 return verdict
         except asyncio.CancelledError as error:
             if was_cancelled():
@@ -307,10 +307,11 @@ def _verdict(
     return StorageError(part_number=part_number, status=status, message=message)
 
 
-def _signed_values(url: str) -> tuple[Secret, ...]:
-    """Return what of a presigned address no message may repeat: gateways echo what they are sent.
+def _hidden(url: str, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+    """Return `secrets` and what of a presigned address no message may repeat either.
 
-    One by one, as written and as meant: an echo may be quoted anew.
+    Gateways echo what they are sent. Values one by one, as written and as meant: an echo may be
+    quoted anew.
     """
     query = url.partition("?")[2].partition("#")[0]
     found: dict[str, None] = {}
@@ -319,7 +320,7 @@ def _signed_values(url: str) -> tuple[Secret, ...]:
         for form in (value, unquote(value)):
             if len(form) >= _SHORTEST_SIGNED or (form and _SIGNS.search(unquote(name))):
                 found[form] = None
-    return tuple(Secret(form) for form in found)
+    return (*secrets, *(Secret(form) for form in found))
 
 
 def _refusal(
