@@ -27,9 +27,9 @@ from nunu_async.errors import (
     TransportError,
     UploadOutcomeUnknown,
 )
-from nunu_async.models.builds import CompletedPart, Ticket
+from nunu_async.models.builds import Build, CompletedPart, Ticket
 
-__all__ = ["BUILT", "NOT_BUILT", "Completion"]
+__all__ = ["Completion", "is_built"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
@@ -47,8 +47,8 @@ _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
 _SAME_AGAIN: Final = frozenset({307, 308})
 # The words of all published pages; any other word settles nothing. `UNHEALTHY` is one of those: no
 # page says whether a build that is still being sent can have it.
-BUILT: Final = frozenset({"ok", "ready"})
-NOT_BUILT: Final = frozenset({"uploading", "failed"})
+_BUILT: Final = frozenset({"ok", "ready"})
+_NOT_BUILT: Final = frozenset({"uploading", "failed"})
 
 
 class _Standing(Enum):
@@ -149,11 +149,13 @@ class Completion:
                 remaining=deadline.remaining(),
             )
             if delay is None or self._flight.last:
-                if not in_doubt and (not refused or await self._may_raise(failure, ticket, size)):
-                    raise failure
-                if self.done:
-                    return
-                raise _unknown(ticket, failure) from failure
+                if refused and not in_doubt:
+                    if await self._is_there(failure, ticket, size):
+                        return
+                    in_doubt = not self.may_cancel
+                if in_doubt:
+                    raise _unknown(ticket, failure) from failure
+                raise failure
             self._on_retry(attempts.made, delay, failure)
             await self._clock.sleep(delay)
 
@@ -191,23 +193,22 @@ class Completion:
             return error
         return None
 
-    async def _may_raise(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
-        """Make sure that the build of a refused upload may be deleted, by asking for it.
+    async def _is_there(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
+        """Ask for the build of an upload that was refused, before that is deleted.
 
-        An edge may have sent the request twice, and have told of the second one. Sets `done`
-        where that is so.
+        An edge may have sent the request twice, and have told of the second one. Where the answer
+        leaves that open, `may_cancel` ends.
         """
         if not isinstance(failure, ApiError) or isinstance(failure, RateLimited):
-            return True
+            return False
         # The second one of two finds nothing to complete any more. Of that, too, silence is no no.
         is_second = failure.status in _OF_A_SECOND
         self.may_cancel = not is_second
         standing = await self._ask(ticket, size, within=self._timeouts.settle)
-        self.done = standing is _Standing.BUILT
         self.may_cancel = standing is _Standing.NOT_BUILT or (
             standing is _Standing.UNHEARD and not is_second
         )
-        return self.may_cancel
+        return standing is _Standing.BUILT
 
     async def _ask(self, ticket: Ticket, size: int, *, within: float | None = None) -> _Standing:
         """Ask the server what became of the build: once, or for `within` seconds."""
@@ -221,12 +222,18 @@ class Completion:
             return _Standing.UNHEARD
         finally:
             self._is_asking = False
-        status = (build.status or "").lower()
-        if build.size not in (None, size):
+        built = is_built(build, size)
+        if built is None:
             return _Standing.ODD
-        if status in BUILT:
-            return _Standing.BUILT
-        return _Standing.NOT_BUILT if status in NOT_BUILT else _Standing.ODD
+        return _Standing.BUILT if built else _Standing.NOT_BUILT
+
+
+def is_built(build: Build, size: int) -> bool | None:
+    """Tell whether the server has made a build of an upload; None where it says neither."""
+    status = (build.status or "").lower()
+    if build.size in (None, size) and status in _BUILT | _NOT_BUILT:
+        return status in _BUILT
+    return None
 
 
 def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:

@@ -19,7 +19,7 @@ from nunu_async.errors import (
 )
 from nunu_async.models.builds import MultipartTicket, Ticket
 from nunu_async.redact import clean
-from nunu_async.upload.completion import BUILT, NOT_BUILT
+from nunu_async.upload.completion import is_built
 from nunu_async.upload.journal import Kept
 
 __all__ = [
@@ -83,12 +83,10 @@ async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standi
     except NunuError as error:
         _LOG.warning("build %s: asking for it failed: %s", ticket.build_id, error)
         return "unknown"
-    if build.size not in (None, size):
+    built = is_built(build, size)
+    if built is None:
         return "unknown"
-    status = (build.status or "").lower()
-    if status in BUILT:
-        return "built"
-    return "sending" if status in NOT_BUILT else "unknown"
+    return "built" if built else "sending"
 
 
 async def was_built(builds: Builds, kept: Kept, *, clock: Clock, within: float) -> bool:
