@@ -438,7 +438,7 @@ async def test_an_old_upload_that_could_not_be_cancelled_is_not_lost_sight_of(
     path = make_file(PARTS * PART)
     old = await interrupt(small, state, path)
     path.write_bytes(os.urandom(PARTS * PART))
-    small.add_fault(Fault(on="cancel_upload", status=500, times=5))
+    small.add_fault(Fault(on="cancel_upload", status=403))
     build = await send(small, state, path)
     assert small.read_object(build.build_id) == path.read_bytes()
     (left,) = journals(state)
@@ -859,7 +859,7 @@ async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
     path = make_file(PARTS * PART)
     await interrupt(small, state, path)
     path.write_bytes(os.urandom(PARTS * PART))
-    small.add_fault(Fault(on="cancel_upload", status=500, times=5))
+    small.add_fault(Fault(on="cancel_upload", status=403))
     hangs, released = threading.Event(), threading.Event()
     name = "_open" if moment == "opening" else "_set_aside"
     real = getattr(Journal, name)

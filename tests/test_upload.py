@@ -638,7 +638,8 @@ async def test_the_page_of_an_edge_is_no_word_that_an_upload_is_gone(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
-    box.add_fault(Fault(on="cancel_upload", status=404, body="<html>no such page</html>"))
+    page = "<html>no such page</html>"
+    box.add_fault(Fault(on="cancel_upload", status=404, body=page, times=None))
     with pytest.raises(UploadError) as caught:
         await send(nunu, make_file(PART))
     assert caught.value.cancelled is False

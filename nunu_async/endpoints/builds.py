@@ -155,7 +155,13 @@ class Builds:
             )
         )
 
-    async def cancel_upload(self, ticket: Ticket, *, within: float | None = None) -> None:
+    async def cancel_upload(
+        self,
+        ticket: Ticket,
+        *,
+        replay: Replay = Replay.ALWAYS,
+        within: float | None = None,
+    ) -> None:
         """Abandon an upload; the server frees what it had reserved.
 
         `within` seconds over all attempts; None is the client's limit for a call.
@@ -169,7 +175,7 @@ class Builds:
                 path="/builds/upload",
                 query=_place(ticket),
                 answer=_cancelled,
-                replay=Replay.ALWAYS,
+                replay=replay,
                 secrets=secrets_of(ticket),
                 within=within,
                 urgent=True,

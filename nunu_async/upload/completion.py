@@ -36,8 +36,13 @@ _LOG = logging.getLogger("nunu_async.upload")
 # Seconds that a last request gets when the time for all of them is nearly spent.
 _LEAST: Final = 1.0
 
+# "Busy", "locked", "too early": the server may be assembling the build for this or an earlier
+# request, also where this was the only one, as an edge may have sent it twice.
+_IN_PROGRESS_STATUS: Final = frozenset({409, 423, 425})
 # 4xx that do not settle whether the request was acted on.
-_UNSETTLED_STATUS: Final = frozenset({408, 409, 425})
+_UNSETTLED_STATUS: Final = _IN_PROGRESS_STATUS | {408}
+# Seconds between completes while the server says that one is in progress: at first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
 # What the second of two equal requests is answered when the first has worked.
 _OF_A_SECOND: Final = frozenset({404, 409, 410})
 # 5xx that come from an edge which lost sight of the server, whatever their body says.
@@ -56,6 +61,8 @@ class _Standing(Enum):
 
     BUILT = auto()
     NOT_BUILT = auto()
+    FAILED = auto()
+    """Not built, and never to be."""
     ODD = auto()
     """It is there, in a state that may be either."""
     UNHEARD = auto()
@@ -126,13 +133,16 @@ class Completion:
         """Complete once; a lost answer is settled by asking for the build, never by guessing."""
         attempts = Attempts(self._policy, self._policy.attempts)
         deadline = Deadline(self._clock, self._timeouts.complete)
+        sent = 0
         tried = False  # whether a request may have reached the part of the server that acts
         in_doubt = False  # whether one may have been acted on unheard
         while True:
             failure = await self._once(ticket, parts, deadline, in_doubt=in_doubt)
             if failure is None:
                 return
+            sent += 1
             refused = _did_nothing(failure)
+            standing: _Standing | None = None
             if not refused or (tried and isinstance(failure, NotFound)):
                 # A 404 after a try that went wrong may be the answer to one that went well.
                 standing = await self._ask(ticket, size)
@@ -140,24 +150,45 @@ class Completion:
                     return
                 settled = standing is _Standing.NOT_BUILT and _was_explained(failure)
                 in_doubt = in_doubt or refused or not settled
+                if standing is _Standing.FAILED:  # the end of whatever was in progress
+                    in_doubt = False
             tried = tried or not refused
             self.may_cancel = not in_doubt
-            delay = attempts.pause_after(
+            delay = self._pause_after(failure, attempts, deadline, sent, in_doubt=in_doubt)
+            if delay is None or self._flight.last:
+                if refused and standing is None:
+                    if await self._is_there(failure, ticket, size):
+                        return
+                    in_doubt = in_doubt or not self.may_cancel
+                    self.may_cancel = not in_doubt
+                if in_doubt:
+                    raise _unknown(ticket, failure) from failure
+                raise failure
+            self._on_retry(sent, delay, failure)
+            await self._clock.sleep(delay)
+
+    def _pause_after(
+        self,
+        failure: NunuError,
+        attempts: Attempts,
+        deadline: Deadline,
+        sent: int,
+        *,
+        in_doubt: bool,
+    ) -> float | None:
+        """Return the seconds to wait before the next complete; None to give up."""
+        if not (in_doubt and _is_in_progress(failure)):
+            return attempts.pause_after(
                 _as_refusal(failure),
                 replay=Replay.ALWAYS,
                 chance=self._clock.random(),
                 remaining=deadline.remaining(),
             )
-            if delay is None or self._flight.last:
-                if refused and not in_doubt:
-                    if await self._is_there(failure, ticket, size):
-                        return
-                    in_doubt = not self.may_cancel
-                if in_doubt:
-                    raise _unknown(ticket, failure) from failure
-                raise failure
-            self._on_retry(attempts.made, delay, failure)
-            await self._clock.sleep(delay)
+        # No failure that `RetryPolicy.attempts` counts: a server at work has the whole limit.
+        pause = min(_FIRST_PAUSE * 2 ** min(sent - 1, 10), _LONGEST_PAUSE)
+        pause *= 0.75 + 0.5 * self._clock.random()
+        delay = max(pause, getattr(failure, "retry_after", None) or 0.0)
+        return delay if delay < deadline.remaining() else None
 
     async def _once(
         self,
@@ -205,7 +236,7 @@ class Completion:
         is_second = failure.status in _OF_A_SECOND
         self.may_cancel = not is_second
         standing = await self._ask(ticket, size, within=self._timeouts.settle)
-        self.may_cancel = standing is _Standing.NOT_BUILT or (
+        self.may_cancel = standing in (_Standing.NOT_BUILT, _Standing.FAILED) or (
             standing is _Standing.UNHEARD and not is_second
         )
         return standing is _Standing.BUILT
@@ -225,6 +256,8 @@ class Completion:
         built = is_built(build, size)
         if built is None:
             return _Standing.ODD
+        if (build.status or "").lower() == "failed":
+            return _Standing.FAILED
         return _Standing.BUILT if built else _Standing.NOT_BUILT
 
 
@@ -259,6 +292,11 @@ def _did_nothing(failure: NunuError) -> bool:
     )
 
 
+def _is_in_progress(failure: NunuError) -> bool:
+    """Tell whether the answer may mean that the server is at work on a complete."""
+    return isinstance(failure, ApiError) and failure.status in _IN_PROGRESS_STATUS
+
+
 def _as_refusal(failure: NunuError) -> NunuError:
     """Return what to repeat by: a 200 that is no success is a server error that hides as one."""
     if isinstance(failure, DecodeError):
@@ -268,6 +306,8 @@ def _as_refusal(failure: NunuError) -> NunuError:
 
 def _was_explained(failure: NunuError) -> bool:
     """Tell whether the API itself has ended the request, in its own words or by HTTP's."""
+    if _is_in_progress(failure):
+        return False
     if isinstance(failure, DecodeError):
         return any(told.startswith(CARRIES_ERROR) for told in failure.problems)
     if not isinstance(failure, ApiError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from doubles import ManualClock
-from fault_case import PART, Case
+from fault_case import PART, Cancel, Case
 from fault_play import OPERATIONS, Played
 from fault_steps import Step, answer, fin, hold, raw, refuse, rst, serve, truncate
 from scripted import page, run
@@ -27,6 +28,7 @@ from nunu_async import (
     PlanMismatch,
     QuotaExceeded,
     RateLimited,
+    RetryPolicy,
     ServerError,
     StorageError,
     Timeouts,
@@ -799,6 +801,7 @@ A12 = [
 ]
 
 _BROKEN = refuse(501, "NotImplemented")
+_SIX_SETBACKS = [no(409), rst("all"), answer(200, b""), no(503), fin(0), answer(502, HTML)]
 A13 = [
     Case(
         "A13",
@@ -817,16 +820,32 @@ A13 = [
         ("502-page-three-times", [answer(502, HTML).repeat(3)], 4, True),
         ("resets-three-times", [rst("all").repeat(3)], 4, True),
         ("done-and-lost", [rst("all", effect=True)], 2, True),
-        ("500-for-ever", [no(500).always()], 5, False),
-        ("resets-for-ever", [rst("all").always()], 5, False),
+        ("409-three-times", [no(409, error="parts in flight").repeat(3)], 4, True),
+        ("423-425-408", [no(423), no(425), no(408)], 4, True),
+        ("not-success-three-times", [answer(200, {"success": False}).repeat(3)], 4, True),
+        ("six-failures-of-six-kinds", _SIX_SETBACKS, 7, True),
+        ("409-for-ever", [no(409).always()], 7, False),
+        ("500-for-ever", [no(500).always()], 7, False),
+        ("resets-for-ever", [rst("all").always()], 7, False),
         ("400", [no(400).always()], 1, False),
         ("401", [no(401).always()], 1, False),
-        ("not-success", [answer(200, {"success": False}).always()], 1, False),
-        ("html", [answer(200, HTML).always()], 5, False),
-        ("404-of-an-edge", [answer(404, HTML).always()], 1, False),
+        ("not-success", [answer(200, {"success": False}).always()], 7, False),
+        ("html", [answer(200, HTML).always()], 7, False),
+        ("404-of-an-edge", [answer(404, HTML).always()], 7, False),
     )
 ]
 A13 += [
+    # A policy for requests in general is none for what cleans up.
+    Case(
+        "A13",
+        "409-with-one-attempt-allowed",
+        steps={"put_part:1": [_BROKEN], "cancel_upload": [no(409).repeat(3)]},
+        retry=RetryPolicy(attempts=1, part_attempts=1),
+        error=UploadError,
+        attributes={"cancelled": True},
+        requests={"cancel_upload": 4},
+        seconds=(0.0, 30.0),
+    ),
     Case(
         "A13",
         "dead",
@@ -856,6 +875,125 @@ A13 += [
         error=DeadlineExceeded,
         requests={"get_upload_parts": 2, "cancel_upload": 1},
         seconds=(120.0, 130.0),
+    ),
+]
+
+# --- A28: "in progress" is the answer to a complete
+
+_BUSY = {"error": "the upload is being completed", "code": "COMPLETE_IN_PROGRESS"}
+_ASSEMBLING = _standing("uploading")
+A28 = [
+    Case(
+        "A28",
+        f"{status}-{variant}",
+        operation=operation,
+        steps={"complete_upload": steps(status)},
+        requests={"complete_upload": count, "cancel_upload": 0},
+        also=_whole,
+    )
+    for status in (409, 423, 425)
+    for variant, operation, steps, count in (
+        ("first", "upload", lambda status: [answer(status, _BUSY)], 2),
+        ("single-part", "single", lambda status: [answer(status, _BUSY)], 2),
+        ("that-worked", "upload", lambda status: [answer(status, _BUSY, effect=True)], 1),
+        ("eleven-times", "upload", lambda status: [answer(status, _BUSY).repeat(11)], 12),
+        ("of-an-edge", "upload", lambda status: [answer(status, HTML).repeat(2)], 3),
+        ("after-a-500", "upload", lambda status: [no(500), answer(status, _BUSY).repeat(7)], 9),
+        ("then-500", "upload", lambda status: [answer(status, _BUSY), no(500)], 3),
+    )
+]
+A28 += [
+    Case(
+        "A28",
+        f"{variant}-for-ever",
+        steps={"complete_upload": steps, "get_build": looks},
+        error=UploadOutcomeUnknown,
+        attributes={"cancelled": None, "stage": "complete"},
+        requests={"complete_upload": (20, 60), "cancel_upload": 0},
+        seconds=(570.0, 601.0),
+        allow=UNSETTLED,
+    )
+    for variant, steps, looks in (
+        ("409", [answer(409, _BUSY).always()], []),
+        ("500-and-409", [no(500), answer(409, _BUSY).always()], []),
+        ("409-and-no-word-of-the-build", [answer(409, _BUSY).always()], [no(503).always()]),
+        ("409-and-no-build", [answer(409, _BUSY).always()], [no(404).always()]),
+    )
+]
+A28 += [
+    Case(
+        "A28",
+        f"409-then-{variant}",
+        steps={"complete_upload": [answer(409, _BUSY).repeat(2), step]},
+        error=UploadOutcomeUnknown,
+        requests={"complete_upload": 3, "cancel_upload": 0},
+        allow=UNSETTLED,
+    )
+    for variant, step in (
+        ("400", no(400)),
+        ("404", no(404)),
+        ("403", no(403)),
+        ("501", no(501).always()),
+    )
+]
+A28 += [
+    Case(
+        "A28",
+        "409-then-400-of-one-that-worked",
+        steps={"complete_upload": [answer(409, _BUSY).repeat(2), no(400, effect=True)]},
+        requests={"complete_upload": 3, "cancel_upload": 0},
+        also=_whole,
+    ),
+    # The build is assembled while the answers lag behind.
+    Case(
+        "A28",
+        "409-and-a-build-that-is-seen-late",
+        steps={
+            "complete_upload": [
+                answer(409, _BUSY, effect=True),
+                answer(409, _BUSY).repeat(2),
+            ],
+            "get_build": [_ASSEMBLING.repeat(2)],
+        },
+        requests={"complete_upload": 3, "get_build": 3, "cancel_upload": 0},
+        also=_whole,
+    ),
+    # That is the build's own end, whatever the answer to the complete means.
+    Case(
+        "A28",
+        "409-and-a-build-that-failed",
+        steps={
+            "complete_upload": [answer(409, _BUSY).always()],
+            "get_build": [_ASSEMBLING, _standing("FAILED").always()],
+        },
+        error=Conflict,
+        requests={"complete_upload": 2, "cancel_upload": 1},
+        seconds=(0.0, 10.0),
+    ),
+    Case(
+        "A28",
+        "409-with-retry-after",
+        steps={"complete_upload": [retry_after("45", status=409)]},
+        requests={"complete_upload": 2, "cancel_upload": 0},
+        seconds=(45.0, 60.0),
+        also=_whole,
+    ),
+    Case(
+        "A28",
+        "409-with-one-attempt-allowed",
+        steps={"complete_upload": [answer(409, _BUSY).repeat(3)]},
+        retry=RetryPolicy(attempts=1),
+        requests={"complete_upload": 4, "cancel_upload": 0},
+        also=_whole,
+    ),
+    Case(
+        "A28",
+        "409-and-cancelled",
+        steps={"complete_upload": [answer(409, _BUSY).always()]},
+        cancel=Cancel(operation="complete_upload", moment="answered", nth=3),
+        error=asyncio.CancelledError,
+        requests={"complete_upload": (3, 4), "cancel_upload": 0},
+        allow=UNSETTLED,
     ),
 ]
 
@@ -1807,7 +1945,7 @@ CASES = [
     case
     for row in (
         *(A1, A2, A3, A4, A5, A6, A7, A8, A9, A10, A11, A12, A13, A14, A15, A16, A17, A18, A19),
-        *(A20, A21, A22, A23, A24, A25, A26, A27),
+        *(A20, A21, A22, A23, A24, A25, A26, A27, A28),
     )
     for case in row
 ]
