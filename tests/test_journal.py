@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 
 import attrs
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nunu_async import BuildDetails, CommitDetails, InitiateUpload, MultipartTicket, VcsDetails
-from nunu_async.upload.journal import Head, Kept, head_line, mark_line, part_line, read
+from nunu_async.upload.journal import (
+    Head,
+    Kept,
+    foreign_format,
+    head_line,
+    mark_line,
+    part_line,
+    read,
+)
 from nunu_async.upload.source import Identity
 
 PARTS = 12
@@ -151,15 +160,65 @@ def test_parts_that_the_upload_does_not_have_are_passed_over() -> None:
     assert told(read(data)).etags == {PARTS: "e"}
 
 
-def test_a_later_version_is_left_alone() -> None:
-    line = head_line(HEAD)[0]
-    assert read(line.replace(b'"version":1', b'"version":2')) is None
+def line_of(content: object) -> bytes:
+    text = json.dumps(content, separators=(",", ":")).encode()
+    return b'["%08x",%s]\n' % (zlib.crc32(text), text)
 
 
-def test_a_file_system_may_use_every_bit_of_its_numbers() -> None:
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (line_of({"version": 2, "head": {"all": "new"}}), "format 2"),
+        (line_of({"version": 17}) + b"whatever follows", "format 17"),
+        (head_line(HEAD)[0].replace(b'"version":1', b'"version":3'), "format 3"),  # its checksum
+        (b'{"version": 2, "format": "not even lines of ours"}', "format 2"),
+        (line_of({"version": 1, "head": {"all": "new"}}), "format 1 with unknown contents"),
+        (line_of({"version": 1, "head": 5}), "format 1 with unknown contents"),
+        (line_of({"head": {}}), "format 1 with unknown contents"),
+        (head_line(HEAD)[0][:-1], ""),  # torn, as by a lost machine
+        (head_line(HEAD)[0][:40], ""),
+        (b"\0" * 4096, ""),
+        (b"", ""),
+    ],
+)
+def test_a_journal_of_another_version_is_told_from_a_torn_one(data: bytes, name: str) -> None:
+    assert read(data) is None
+    assert foreign_format(data) == name
+
+
+@given(st.binary(max_size=300))
+def test_bytes_from_anywhere_have_no_format(data: bytes) -> None:
+    assert foreign_format(data) == ""
+
+
+NANOSECONDS = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    "mtime_ns",
+    [
+        -1,
+        -62_135_596_800 * NANOSECONDS,  # the year 1
+        9_223_372_036 * NANOSECONDS + 854_775_807,  # 2262, the last one of 63 bits
+        9_223_372_037 * NANOSECONDS,
+        (1 << 63) * NANOSECONDS,  # the last second that a 64-bit time_t has
+    ],
+)
+def test_any_time_of_a_file_is_read_as_it_was(mtime_ns: int) -> None:
     most = (1 << 64) - 1
-    times = {"st_mtime_ns": 1_700_000_000_123_456_789}
+    times = {"st_mtime_ns": mtime_ns, "st_ctime_ns": mtime_ns + 1}
     found = os.stat_result((0o100644, most, most, 1, 0, 0, 5, 0, 0, 0), times)
     head = attrs.evolve(HEAD, identity=Identity.of(found))
     line, _ = head_line(head)
-    assert told(read(line)).head.identity == head.identity
+    identity = told(read(line)).head.identity
+    assert attrs.astuple(identity) == attrs.astuple(head.identity)
+    assert (identity.mtime_ns, identity.inode, identity.device) == (mtime_ns, most, most)
+
+
+@pytest.mark.parametrize("size", [None, "5", 5.0, True, [5]])
+def test_a_figure_of_a_file_is_an_integer_or_the_head_is_none(size: object) -> None:
+    content = json.loads(head_line(HEAD)[0])[1]
+    content["head"]["identity"]["size"] = size
+    assert read(line_of(content)) is None
+    del content["head"]["identity"]["size"]
+    assert read(line_of(content)) is None

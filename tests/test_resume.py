@@ -44,9 +44,10 @@ from nunu_async import (
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.journal import read
+from nunu_async.upload.journal import head_line, part_line, read
 from nunu_async.upload.plan import upload_minutes
 from nunu_async.upload.shelf import Journal
+from nunu_async.upload.source import Source
 
 PART = 4096
 PARTS = 40
@@ -429,6 +430,204 @@ async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
     assert states(small) == ["cancelled", "completed"]
     assert small.read_object(build.build_id) == path.read_bytes()
     assert journals(state) == []
+
+
+def ctime_moves(path: Path, change: Callable[[], object]) -> None:
+    """Do `change` until the system's clock has moved, by which it sets a ctime."""
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        change()
+
+
+def rewrite_in_place(path: Path, offset: int) -> None:
+    """Write other bytes and set the modification time back."""
+    found = path.stat()
+
+    def rewrite() -> None:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"other bytes")
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    ctime_moves(path, rewrite)
+
+
+needs_ctime = pytest.mark.skipif(os.name == "nt", reason="st_ctime is the creation on Windows")
+
+
+@needs_ctime
+async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    rewrite_in_place(path, 5)
+    with pytest.raises(SourceChanged, match=r"rewritten after part 1 was sent.*ctime") as caught:
+        await send(small, state, path)
+    assert "was cancelled on the server" in "".join(caught.value.__notes__)
+    assert states(small) == ["cancelled"]
+    assert len(answered(small)) == 10
+    assert journals(state) == []
+    build = await send(small, state, path)  # as the message says
+    assert small.read_object(build.build_id) == path.read_bytes()
+
+
+@needs_ctime
+async def test_what_was_rewritten_beyond_the_sent_parts_is_sent_as_it_is_now(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    build_id = await interrupt(small, state, path)
+    rewrite_in_place(path, (PARTS - 1) * PART)
+    assert (await send(small, state, path)).build_id == build_id
+    assert small.read_object(build_id) == path.read_bytes()
+
+
+@needs_ctime
+@pytest.mark.parametrize("change", ["chmod", "hard link", "rename"])
+async def test_a_change_of_metadata_between_two_calls_costs_no_part(
+    small: Sandbox, make_file: MakeFile, state: Path, change: str
+) -> None:
+    path = make_file(PARTS * PART)
+    build_id = await interrupt(small, state, path)
+    other = path.with_name("other")
+    changes: dict[str, Callable[[], object]] = {
+        "chmod": lambda: path.chmod(0o600),
+        "hard link": lambda: (other.unlink(missing_ok=True), other.hardlink_to(path)),
+        "rename": lambda: path.rename(other).rename(path),
+    }
+    ctime_moves(path, changes[change])
+    assert (await send(small, state, path)).build_id == build_id
+    assert small.read_object(build_id) == path.read_bytes()
+    assert len(answered(small)) == PARTS
+
+
+@needs_ctime
+async def test_a_file_rewritten_while_the_rest_is_sent_is_noticed_as_well(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+
+    def rewrite(event: UploadEvent) -> None:
+        if isinstance(event, PartDone) and event.done == 20:
+            rewrite_in_place(path, 5)
+
+    with pytest.raises(SourceChanged, match="rewritten after part 1 was sent"):
+        await send(small, state, path, on_progress=rewrite)
+    assert states(small) == ["cancelled"]
+    assert journals(state) == []
+
+
+@needs_ctime
+async def test_where_no_etag_is_an_md5_a_moved_ctime_ends_a_resume(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    (journal,) = journals(state)
+    kept = read(journal.read_bytes())
+    assert kept is not None
+    data, checksum = head_line(kept.head)
+    for number in range(1, 4):
+        line, checksum = part_line(number, kept.etags[number], checksum)
+        data += line
+    journal.write_bytes(data)
+    ctime_moves(path, lambda: path.chmod(0o600))
+    with pytest.raises(SourceChanged, match=r"ctime moved.*ETags are not MD5s"):
+        await send(small, state, path)
+    assert states(small) == ["cancelled"]
+
+
+@needs_ctime
+async def test_a_journal_without_a_ctime_is_gone_on_with_by_the_other_figures(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    path = make_file(PARTS * PART)
+    build_id = await interrupt(small, state, path)
+    (journal,) = journals(state)
+    kept = read(journal.read_bytes())
+    assert kept is not None
+    identity = attrs.evolve(kept.head.identity, ctime_ns=None)
+    journal.write_bytes(head_line(attrs.evolve(kept.head, identity=identity))[0])
+    ctime_moves(path, lambda: path.chmod(0o600))
+    assert (await send(small, state, path)).build_id == build_id
+
+
+@needs_ctime
+async def test_a_file_that_keeps_changing_is_given_up(
+    small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    real = Source.md5
+
+    async def md5(self: Source, offset: int, length: int) -> str:
+        ctime_moves(path, lambda: path.chmod(path.stat().st_mode ^ 0o040))
+        return await real(self, offset, length)
+
+    monkeypatch.setattr(Source, "md5", md5)
+    ctime_moves(path, lambda: path.chmod(0o600))
+    with pytest.raises(SourceChanged, match="kept changing"):
+        await send(small, state, path)
+    assert states(small) == ["cancelled"]
+
+
+@pytest.mark.parametrize("seconds", [-86_400 * 365 * 20, 9_400_000_000, 13_000_000_000])
+async def test_a_file_of_the_past_or_the_far_future_is_gone_on_with(
+    small: Sandbox, make_file: MakeFile, state: Path, seconds: int
+) -> None:
+    path = make_file(PARTS * PART)
+    os.utime(path, ns=(0, seconds * 1_000_000_000 + 7))
+    if path.stat().st_mtime != pytest.approx(seconds):
+        pytest.skip("this file system has no such time")
+    build_id = await interrupt(small, state, path)
+    assert (await send(small, state, path)).build_id == build_id
+    assert states(small) == ["completed"]
+    assert len(answered(small)) == PARTS
+
+
+FOREIGN = [
+    (b'["0",{"version":2,"head":{"what":"nobody knows"}}]\n["1",{}]\n', "format 2"),
+    (b'{"version": 12, "upload_id": "u"}', "format 12"),
+]
+
+
+@pytest.mark.parametrize(("content", "name"), FOREIGN)
+async def test_a_journal_of_another_version_is_set_aside_whole(
+    small: Sandbox,
+    make_file: MakeFile,
+    state: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+    name: str,
+) -> None:
+    path = make_file(PARTS * PART)
+    await interrupt(small, state, path)
+    (journal,) = journals(state)
+    journal.write_bytes(content)
+    await send(small, state, path)
+    await send(small, state, path)
+    assert [path.read_bytes() for path in journals(state)] == [content]
+    assert caplog.text.count(f"another version of nunu_async ({name})") == 1
+    assert str(journals(state)[0]) in caplog.text
+    await interrupt(small, state, path)  # and has a journal of its own beside it
+    assert len(journals(state)) == 2
+
+
+async def test_a_list_names_journals_of_another_version_and_leaves_them(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    content, name = FOREIGN[0]
+    folder = state / "uploads"
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_bytes(content)
+    ran = await run("uploads", "list", env=environ(small, state))
+    assert ran.code == 0
+    assert f"a.jsonl was written by another version of nunu_async ({name})" in ran.err
+    ran = await run("uploads", "cancel", "--all", env=environ(small, state))
+    assert ran.code == 0
+    assert (folder / "a.jsonl").read_bytes() == content
 
 
 async def test_an_old_upload_that_could_not_be_cancelled_is_not_lost_sight_of(

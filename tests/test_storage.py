@@ -64,7 +64,7 @@ async def test_a_part_arrives_whole_with_its_exact_length(
     counts: list[int] = []
     async with raw_server(take) as server, storage_for(clock) as storage:
         stored = await storage.put(at(server.url + "/k"), part, source, counts.append)
-    assert stored == Stored("0f343b0931126a20f133d67c2b018a3b", verified=False)
+    assert stored == Stored("0f343b0931126a20f133d67c2b018a3b", verified=False, is_md5=True)
     assert got == [source.path.read_bytes()[part.offset : part.offset + part.length]]
     assert counts == sorted(counts)
     assert counts[-1] == part.length
@@ -356,7 +356,8 @@ async def test_an_etag_that_is_an_md5_is_compared_and_no_other(
     reply = answer(headers={"etag": etag, **headers})
     async with raw_server(taking(reply)) as server, storage_for(clock) as storage:
         stored = await storage.put(at(server.url + "/k"), part, source, ignore, verify=True)
-    assert stored == Stored(etag.removeprefix("W/").strip('"'), verified=verified)
+    etag = etag.removeprefix("W/").strip('"')
+    assert stored == Stored(etag, verified=verified, is_md5=verified)
 
 
 @pytest.mark.parametrize("length", [10, 8 * MIB])
@@ -418,7 +419,7 @@ def test_only_the_right_md5_makes_an_early_success_good(
 ) -> None:
     verdict = _verdict(1, 200, {}, [etag], whole=False, md5=md5)
     if outcome:
-        assert verdict == Stored(etag, verified=True)
+        assert verdict == Stored(etag, verified=True, is_md5=True)
     else:
         assert isinstance(verdict, StorageError)
         assert "before all of it was sent" in verdict.message

@@ -11,7 +11,7 @@ from typing import TextIO
 
 __all__ = ["TOLD", "Screen", "close", "count", "prepare", "result", "tell"]
 
-TOLD = ("nunu_async.core", "nunu_async.polling")
+TOLD = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
 """Loggers whose warnings are told at any level."""
 
 

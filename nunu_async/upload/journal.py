@@ -20,9 +20,10 @@ from nunu_async.core import codec
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.upload.source import Identity
 
-__all__ = ["Head", "Kept", "head_line", "mark_line", "part_line", "read"]
+__all__ = ["Head", "Kept", "foreign_format", "head_line", "mark_line", "part_line", "read"]
 
 _VERSION: Final = 1
+_ANY_VERSION: Final = re.compile(rb'"version": ?([0-9]{1,9})')
 _LINE: Final = re.compile(rb'\["([0-9a-f]{8})",(\{.*\})\]', re.DOTALL)
 
 
@@ -54,6 +55,8 @@ class Kept:
     head: Head
     etags: Mapping[int, str]
     """Of the parts in storage."""
+    md5_parts: frozenset[int] = frozenset()
+    """The numbers of those whose ETag is the MD5 of their bytes."""
     completing: bool
     """Whether the server may have been asked to complete it."""
     length: int
@@ -67,9 +70,9 @@ def head_line(head: Head) -> tuple[bytes, int]:
     return _line({"version": _VERSION, "head": codec.dump(head)}, 0)
 
 
-def part_line(number: int, etag: str, before: int) -> tuple[bytes, int]:
+def part_line(number: int, etag: str, before: int, *, is_md5: bool = False) -> tuple[bytes, int]:
     """Return the line of a part in storage; `before` is the checksum of the line before it."""
-    return _line({"part": number, "etag": etag}, before)
+    return _line({"part": number, "etag": etag} | ({"md5": True} if is_md5 else {}), before)
 
 
 def mark_line(before: int) -> tuple[bytes, int]:
@@ -87,6 +90,7 @@ def read(data: bytes) -> Kept | None:
     """Return what a journal says as far as it can be read; None without a head."""
     head: Head | None = None
     etags: dict[int, str] = {}
+    md5_parts: set[int] = set()
     completing = False
     length = checksum = 0
     *lines, _ = data.split(b"\n")  # what no line end follows is torn
@@ -106,16 +110,56 @@ def read(data: bytes) -> Kept | None:
         if isinstance(number, int) and isinstance(etag, str):
             if 1 <= number <= head.ticket.total_parts:
                 etags[number] = etag
+                (md5_parts.add if content.get("md5") is True else md5_parts.discard)(number)
         elif content.get("completing"):
             completing = True
         checksum = int(found[1], 16)
         length += len(line) + 1
     if head is None:
         return None
-    return Kept(head=head, etags=etags, completing=completing, length=length, checksum=checksum)
+    return Kept(
+        head=head,
+        etags=etags,
+        md5_parts=frozenset(md5_parts),
+        completing=completing,
+        length=length,
+        checksum=checksum,
+    )
+
+
+def foreign_format(data: bytes) -> str:
+    """Name the format of a journal that `read` cannot read but another version can; "" if none.
+
+    What was only torn, by a lost machine, is in no format.
+    """
+    first, end, _ = data.partition(b"\n")
+    version = _ANY_VERSION.search(first)
+    if version is not None and int(version[1]) != _VERSION:
+        return f"format {int(version[1])}"
+    found = _LINE.fullmatch(first)
+    whole = end and found is not None and zlib.crc32(found[2]) == int(found[1], 16)
+    return f"format {_VERSION} with unknown contents" if whole else ""
 
 
 def _head(content: object) -> Head:
     if not isinstance(content, dict) or content.get("version") != _VERSION:
         raise codec.Misfit("not a journal of this version @ $.version")
-    return codec.structure(content.get("head"), Head)
+    data = content.get("head")
+    if not isinstance(data, dict):
+        raise codec.Misfit("is missing @ $.head")
+    # Apart: a time after 2262, or an inode of all 64 bits, is larger than any figure of the API.
+    identity = _identity(data.get("identity"))
+    blank = {"size": 0, "mtime_ns": 0}
+    return attrs.evolve(codec.structure({**data, "identity": blank}, Head), identity=identity)
+
+
+def _identity(data: object) -> Identity:
+    if not isinstance(data, dict):
+        raise codec.Misfit("is missing @ $.head.identity")
+    figures = {name: data[name] for name in attrs.fields_dict(Identity) if name in data}
+    if not all(type(figure) is int for figure in figures.values()):
+        raise codec.Misfit("expected integers @ $.head.identity")
+    try:
+        return Identity(**figures)
+    except TypeError:
+        raise codec.Misfit("size or mtime_ns is missing @ $.head.identity") from None

@@ -12,6 +12,7 @@ from nunu_async.errors import NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.redact import clean
 from nunu_async.upload.completion import Completion
+from nunu_async.upload.guard import SourceGuard
 from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.journal import Kept as KeptUpload
 from nunu_async.upload.plan import Plan, minutes_kept
@@ -107,9 +108,10 @@ class Upload:
         ticket = await self._initiate() if kept is None else kept.head.ticket
         try:
             plan = self._plan(ticket)
+            guard = SourceGuard(self._source, plan, self._ledger)
             kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
             if kept is not None:
-                self._take_up(plan, kept)
+                self._take_up(plan, guard, kept)
             elif self._journal is not None and isinstance(ticket, MultipartTicket):
                 await self._journal.begin(ticket)
             self._reporter.tell(
@@ -126,8 +128,8 @@ class Upload:
             await self._reporter.drain()
             if kept is None or not await self._is_built(plan, kept):
                 if len(self._ledger.etags) < plan.total_parts:
-                    await self._send_parts(ticket, plan)
-                await self._source.check()
+                    await self._send_parts(ticket, plan, guard)
+                await guard.confirm()
                 self._reporter.tell(Completing())
                 await self._reporter.drain()
                 parts = plan.completion(self._ledger.etags)
@@ -144,12 +146,13 @@ class Upload:
             raise
         return await self._end(ticket, began)
 
-    async def _send_parts(self, ticket: Ticket, plan: Plan) -> None:
+    async def _send_parts(self, ticket: Ticket, plan: Plan, guard: SourceGuard) -> None:
         sending = Sending(
             self._equipment,
             ticket,
             plan,
             self._source,
+            guard,
             self._ledger,
             self._reporter,
             journal=self._journal_of(ticket),
@@ -159,9 +162,11 @@ class Upload:
         await sending.run(self._concurrency)
         self._verified = sending.verified
 
-    def _take_up(self, plan: Plan, kept: KeptUpload) -> None:
+    def _take_up(self, plan: Plan, guard: SourceGuard, kept: KeptUpload) -> None:
         for number, etag in kept.etags.items():
-            self._ledger.finish(number, plan.part(number).length, etag)
+            is_md5 = number in kept.md5_parts
+            self._ledger.finish(number, plan.part(number).length, etag, is_md5=is_md5)
+        guard.resume(kept.head.identity.ctime_ns)
         told = "going on with build %s: %d of %d parts are there"
         _LOG.info(told, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
 

@@ -117,10 +117,15 @@ class Ledger:
     """How many bytes of each unfinished part are sent, and which parts are done.
 
     Memory grows with the parts under way and with the ETags, not with bytes.
+
+    Attributes:
+        etags: of finished parts, by number.
+        md5_parts: the numbers of those whose ETag is the MD5 of their bytes.
     """
 
     def __init__(self) -> None:
         self.etags: dict[int, str] = {}
+        self.md5_parts: set[int] = set()
         self._under_way: dict[int, int] = {}
         self._settled = 0
 
@@ -133,11 +138,13 @@ class Ledger:
         """Note that `count` bytes of a part are on their way; 0 takes them back."""
         self._under_way[number] = count
 
-    def finish(self, number: int, length: int, etag: str) -> None:
+    def finish(self, number: int, length: int, etag: str, *, is_md5: bool = False) -> None:
         """Note that storage has the whole part."""
         self._under_way.pop(number, None)
         self._settled += length
         self.etags[number] = etag
+        if is_md5:
+            self.md5_parts.add(number)
 
 
 class Reporter:

@@ -17,6 +17,7 @@ from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
 from nunu_async.models.builds import Ticket
+from nunu_async.upload.guard import SourceGuard
 from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
 from nunu_async.upload.shelf import Journal
@@ -64,6 +65,7 @@ class Sending:
         ticket: Ticket,
         plan: Plan,
         source: Source,
+        guard: SourceGuard,
         ledger: Ledger,
         reporter: Reporter,
         *,
@@ -76,6 +78,7 @@ class Sending:
         self._ticket = ticket
         self._plan = plan
         self._source = source
+        self._guard = guard
         self._ledger = ledger
         self._reporter = reporter
         self._journal = journal
@@ -119,7 +122,7 @@ class Sending:
         part = signed.part
         tools = self._equipment
         if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
-            await self._source.check()
+            await self._guard.before(part)
         attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
         renewed = 0
         while True:
@@ -163,7 +166,7 @@ class Sending:
             tell_retry(self._reporter, part.number, attempts.made, delay, failure)
             await self._clock.sleep(delay)
         self.verified += stored.verified
-        self._ledger.finish(part.number, part.length, stored.etag)
+        self._ledger.finish(part.number, part.length, stored.etag, is_md5=stored.is_md5)
         done = len(self._ledger.etags)
         self._reporter.tell(
             PartDone(part_number=part.number, done=done, parts=self._plan.total_parts)
@@ -171,7 +174,7 @@ class Sending:
         self._tell_sent()
         # The next part waits for this line: a kill then costs no more than a part for each sender.
         if self._journal is not None:
-            await self._journal.part(part.number, stored.etag)
+            await self._journal.part(part.number, stored.etag, is_md5=stored.is_md5)
 
     def _sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)

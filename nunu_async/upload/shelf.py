@@ -23,7 +23,15 @@ from nunu_async.core.clock import Clock, time_limit
 from nunu_async.errors import ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.redact import Secret
-from nunu_async.upload.journal import Head, Kept, head_line, mark_line, part_line, read
+from nunu_async.upload.journal import (
+    Head,
+    Kept,
+    foreign_format,
+    head_line,
+    mark_line,
+    part_line,
+    read,
+)
 from nunu_async.upload.locks import try_lock
 from nunu_async.upload.plan import MOST_MINUTES
 from nunu_async.upload.source import Identity, Source
@@ -33,7 +41,7 @@ __all__ = ["Journal", "LeftBehind", "Shelf"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOG = logging.getLogger("nunu_async.upload")
+_LOG = logging.getLogger("nunu_async.upload.journal")
 
 _SUFFIX: Final = ".jsonl"
 _LARGEST: Final = 64 * 1024 * 1024
@@ -190,16 +198,16 @@ class Shelf:
                 is_busy=one.is_busy,
                 file=_state_of(one.kept.head),
             )
-            for one in self._all()
+            for one in self._all(on_foreign=_warn_of_format)
         ]
         return sorted(lefts, key=lambda left: left.kept.head.began)
 
-    def _all(self) -> list[Found]:
+    def _all(self, on_foreign: Callable[[Path, str], None] | None = None) -> list[Found]:
         try:
             paths = sorted(self.folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
             raise _unusable(self.folder, error) from None
-        return [found for path in paths for found in _look(path)]
+        return [found for path in paths for found in _look(path, on_foreign)]
 
 
 class Journal:
@@ -252,9 +260,11 @@ class Journal:
         head = self.head_of(ticket)
         await finish(self._do(lambda: self._begin(head)))
 
-    async def part(self, number: int, etag: str) -> None:
+    async def part(self, number: int, etag: str, *, is_md5: bool = False) -> None:
         """Note that a part is in storage."""
-        await self._do(lambda: self._append(lambda before: part_line(number, etag, before)))
+        await self._do(
+            lambda: self._append(lambda before: part_line(number, etag, before, is_md5=is_md5))
+        )
 
     async def completing(self) -> None:
         """Note that from now on the upload may be complete.
@@ -321,11 +331,17 @@ class Journal:
                 )
             if hasattr(os, "fchmod"):
                 os.fchmod(descriptor, 0o600)
-            self.kept = read(_read_all(descriptor))
+            data = _read_all(descriptor)
+            self.kept = read(data)
             if self.kept is not None:
                 os.ftruncate(descriptor, self.kept.length)  # or lines would follow a torn one
                 self._checksum = self.kept.checksum
                 self.build_id = self.kept.head.ticket.build_id
+            elif written_in := foreign_format(data):
+                # Its upload is on the server still, and only that version can end it.
+                name = hashlib.sha256(data).hexdigest()[:32] + _SUFFIX
+                _warn_of_format(self._path.with_name(name), written_in)
+                self._move_to(name, path)
         except OSError as error:
             self._close(remove=False)
             raise _unusable(self._path, error) from None
@@ -384,13 +400,18 @@ class Journal:
         if self._descriptor is None or kept is None:
             return
         name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
+        self._move_to(name, kept.head.path)
+
+    def _move_to(self, name: str, path: str) -> None:
+        """Give the file another name, and open a new one of the old name in its place."""
+        assert self._descriptor is not None  # noqa: S101 - for the type checker: callers hold it
         try:
             self._path.rename(self._path.with_name(name))
         except OSError as error:
             raise _unusable(self._path, error) from None
         os.close(self._descriptor)
         self._descriptor = None
-        self._open(kept.head.path, create=True)
+        self._open(path, create=True)
 
     def _remove(self) -> None:
         self._void()  # also where an open file cannot be unlinked
@@ -414,7 +435,16 @@ class Journal:
                 self._path.unlink()
 
 
-def _look(path: Path) -> Iterator[Found]:
+def _warn_of_format(path: Path, written_in: str) -> None:
+    _LOG.warning(
+        "%s was written by another version of nunu_async (%s) and is left alone; resume or cancel "
+        "its upload with that version",
+        path,
+        written_in,
+    )
+
+
+def _look(path: Path, on_foreign: Callable[[Path, str], None] | None) -> Iterator[Found]:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     except OSError:
@@ -423,13 +453,16 @@ def _look(path: Path) -> Iterator[Found]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return
         is_busy = not try_lock(descriptor, shared=True)
-        kept = read(_read_all(descriptor))
+        data = _read_all(descriptor)
+        kept = read(data)
     except OSError:
         return
     finally:
         os.close(descriptor)
     if kept is not None:
         yield Found(path=path, kept=kept, is_busy=is_busy)
+    elif on_foreign is not None and (written_in := foreign_format(data)):
+        on_foreign(path, written_in)
 
 
 async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

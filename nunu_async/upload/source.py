@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -57,7 +58,6 @@ _PAST_HOLE: Final = 16 * 1024 * 1024
 _WARM: Final = 256 * 1024 * 1024
 # What a read from the disk is told to go on with: the next blocks are then in the page cache.
 _AHEAD: Final = 4 * 1024 * 1024
-_63_BITS: Final = (1 << 63) - 1
 # Threads that one file may keep busy.
 _THREADS: Final = 4
 _KINDS: Final = (
@@ -80,13 +80,30 @@ class Identity:
     """0 where there are none."""
     device: int = attrs.field(default=0, eq=False)
     """Not compared: network and container file systems get another number with each mount."""
+    ctime_ns: int | None = attrs.field(default=None, eq=False)
+    """When contents or metadata last changed; None where the system does not tell.
+
+    No program can set it, unlike `mtime_ns`. Not compared: a chmod, a hard link or a rename moves
+    it as well, so only the contents can tell (`upload/guard.py`).
+    """
 
     @classmethod
     def of(cls, found: os.stat_result) -> Self:
         """Take it from what the system says."""
-        # Some file systems use all 64 bits of it, where JSON's readers know 63.
-        inode, device = found.st_ino & _63_BITS, found.st_dev & _63_BITS
-        return cls(found.st_size, found.st_mtime_ns, inode, device)
+        # Windows has the time of creation in its place.
+        ctime_ns = None if os.name == "nt" else found.st_ctime_ns
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, ctime_ns)
+
+    def changes(self, now: Identity) -> str:
+        """Say in words what differs in `now`; "" where nothing does."""
+        found = []
+        if now.size != self.size:
+            found.append(f"its size went from {self.size} to {now.size} bytes")
+        if now.mtime_ns != self.mtime_ns:
+            found.append("its modification time moved")
+        if now.inode != self.inode:
+            found.append("another file took its place")
+        return ", ".join(found)
 
 
 class Source:
@@ -114,6 +131,7 @@ class Source:
         self._enough = _PAST_HOLE
         self._pread = wrap(self._pread_whole)
         self._stat = wrap(self._measure)
+        self._hash = wrap(self._hash_block)
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], executor: Executor) -> Self:
@@ -208,15 +226,30 @@ class Source:
         """Return an MD5 that is computed on the threads that read."""
         return Digest(self._executor)
 
-    async def check(self) -> None:
-        """Raise SourceChanged if size or modification time are not what they were."""
+    async def check(self) -> Identity:
+        """Return what the file is now; only its `ctime_ns` may differ from what it was.
+
+        Raises: SourceChanged if size, modification time or inode are not what they were.
+        """
         now = await self._stat(executor=self._executor)
         if now != self.identity:
-            raise SourceChanged(
-                str(self.path),
-                f"changed while it was being uploaded (was {self.identity.size} bytes, "
-                f"is {now.size})",
-            )
+            changes = self.identity.changes(now)
+            raise SourceChanged(str(self.path), f"changed while it was being uploaded ({changes})")
+        return now
+
+    async def md5(self, offset: int, length: int) -> str:
+        """Read `length` bytes from `offset` on a thread and return their MD5 in hex.
+
+        Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
+        """
+        digest = hashlib.md5(usedforsecurity=False)
+        end = offset + length
+        for at in range(offset, end, _AHEAD):  # in steps, between which it can be cancelled
+            await self._hash(digest, at, min(_AHEAD, end - at), executor=self._executor)
+        return digest.hexdigest()
+
+    def _hash_block(self, digest: hashlib._Hash, offset: int, length: int) -> None:
+        digest.update(self._pread_whole(offset, length))
 
     def _cached(self, block: bytearray, offset: int) -> int:
         if self._closed:  # the number may be somebody else's file by now

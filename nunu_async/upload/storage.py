@@ -67,6 +67,8 @@ class Stored:
     """Without quotes."""
     verified: bool
     """Whether the ETag was compared with the MD5 of what was sent, and is it."""
+    is_md5: bool = False
+    """Whether the ETag is the MD5 of the bytes, as far as the answer tells."""
 
 
 class Storage:
@@ -294,11 +296,14 @@ def _verdict(
     `md5` is that of the bytes sent, None where nobody asked for it.
     """
     etag = _etag(etags, part_number, status)
-    stored = md5_told(etag, headers) if md5 is not None and isinstance(etag, str) else None
+    told = md5_told(etag, headers) if isinstance(etag, str) else None
+    stored = told if md5 is not None else None
     if isinstance(etag, str) and stored is not None and stored == md5:
-        return Stored(etag, verified=True)  # also when the answer came early
+        return Stored(etag, verified=True, is_md5=True)  # also when the answer came early
     if whole and stored is None:
-        return Stored(etag, verified=False) if isinstance(etag, str) else etag
+        if isinstance(etag, str):
+            return Stored(etag, verified=False, is_md5=told is not None)
+        return etag
     message = (
         f"stored other bytes than were sent: their MD5 is {stored}, not {md5}"
         if whole

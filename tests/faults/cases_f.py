@@ -100,6 +100,48 @@ def rewrite(path: Path) -> None:
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
 
 
+def rewrite_in_place(path: Path) -> None:
+    """Write other bytes and set the time back; only the ctime shows it, by the system's clock."""
+    found = path.stat()
+    while path.stat().st_ctime_ns == found.st_ctime_ns:
+        with path.open("r+b") as file:
+            file.write(b"other bytes")
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def metadata(change: Deed) -> Deed:
+    """Return a deed that changes the ctime and nothing else that an upload looks at."""
+
+    def deed(path: Path) -> None:
+        before = path.stat().st_ctime_ns
+        with path.open("rb") as file:
+            while os.fstat(file.fileno()).st_ctime_ns == before:
+                change(path)
+
+    return deed
+
+
+def chmod(path: Path) -> None:
+    path.chmod(0o640 if path.stat().st_mode & 0o40 == 0 else 0o600)
+
+
+def hard_link_elsewhere(path: Path) -> None:
+    path.with_name("backup").unlink(missing_ok=True)
+    path.with_name("backup").hardlink_to(path)
+
+
+def rename_away_and_back(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.with_name("moved").rename(path)
+
+
+METADATA: dict[str, Deed] = {
+    "chmod": metadata(chmod),
+    "hard-link": metadata(hard_link_elsewhere),
+    "rename": metadata(rename_away_and_back),
+}
+
+
 def replace(path: Path) -> None:
     other = path.with_name("other")
     other.write_bytes(b"x" * path.stat().st_size)
@@ -432,6 +474,7 @@ async def huge(nunu: NunuClient, path: Path, played: Played) -> object:
 
 
 CHANGED = {"error": SourceChanged, "requests": {"complete_upload": 0, "cancel_upload": 1}}
+REWRITTEN: dict[str, Any] = CHANGED | {"match": "was rewritten"}
 NOT_SENT = {"requests": {"api": 0, "storage": 0}}
 UNREADABLE: dict[str, Any] = {
     "error": SourceError,
@@ -490,6 +533,60 @@ CASES = [
     Case("F5", "rewritten-before-part-2", operation=during(rewrite), **CHANGED),
     Case("F5", "rewritten-in-the-last-part", operation=during(rewrite, nth=3), **CHANGED),
     Case("F5", "rewritten-single-part", operation=during(rewrite, multipart=False), **CHANGED),
+    # The same, with the time set back: the ctime moves all the same.
+    *(
+        Case("F5", f"set-back-{variant}", operation=operation, steps=steps, **REWRITTEN)
+        for variant, operation, steps in (
+            ("in-part-2", during(rewrite_in_place, nth=2), {}),
+            ("in-the-last-part", during(rewrite_in_place, nth=3), {}),
+            ("after-the-last-part", during(rewrite_in_place, moment="answered", nth=3), {}),
+            ("single-part", during(rewrite_in_place, moment="read", multipart=False), {}),
+            ("verified", during(rewrite_in_place, nth=2, verify=True), {}),
+            (
+                "while-a-part-is-retried",
+                during(rewrite_in_place, nth=3),
+                {"put_part:2": [rst("half")]},
+            ),
+        )
+    ),
+    # --- F18: what moves the ctime, and no byte
+    *(
+        Case(
+            "F18",
+            f"{change}-{when}",
+            operation=during(deed, "put_part", "arrived", nth, **how),
+            requests={"put_part": count, "complete_upload": 1, "cancel_upload": 0},
+        )
+        for change, deed in METADATA.items()
+        for when, nth, count, how in (
+            ("in-part-2", 2, 3, {}),
+            ("in-the-last-part", 3, 3, {}),
+            ("single-part", 1, 1, {"multipart": False}),
+        )
+    ),
+    Case(
+        "F18",
+        "chmod-in-four-parts-at-once",
+        operation=during(METADATA["chmod"], nth=6, concurrency=4),
+        size=20 * PART,
+        requests={"put_part": 20, "complete_upload": 1},
+    ),
+    Case(
+        "F18",
+        "chmod-etags-of-another-kind",
+        operation=during(METADATA["chmod"], nth=2),
+        steps={"put_part": [serve(etags=('"{}-1"',)).always()]},
+        match="ETags are not MD5s",
+        **CHANGED,
+    ),
+    Case(
+        "F18",
+        "chmod-encrypted-with-a-key-of-the-customer",
+        operation=during(METADATA["chmod"], nth=2),
+        steps={"put_part": [serve(headers={"x-amz-server-side-encryption": "aws:kms"}).always()]},
+        match="ETags are not MD5s",
+        **CHANGED,
+    ),
     Case("F6", "replaced-after-initiate", operation=during(replace, "initiate_upload", "answered")),
     Case("F6", "replaced-in-part-1", operation=during(replace)),
     Case(

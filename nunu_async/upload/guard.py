@@ -1,0 +1,100 @@
+"""Whether the parts that were sent are still what the file holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from nunu_async.errors import SourceChanged
+from nunu_async.upload.plan import Part, Plan
+from nunu_async.upload.progress import Ledger
+from nunu_async.upload.source import Source
+
+__all__ = ["SourceGuard"]
+
+_LOG = logging.getLogger("nunu_async.upload")
+
+# Changes of the ctime during a comparison that are put up with before the upload is given up.
+_MOST_MOVES: Final = 3
+
+
+class SourceGuard:
+    """Detects changes of the file during an upload, and between an upload and its resume.
+
+    A file can be rewritten in place with its size kept and its modification time set back
+    (`touch -d @$SOURCE_DATE_EPOCH`, `cp -p`, `rsync --inplace -t`). Its ctime moves all the same,
+    but so it does for a chmod, a hard link or a rename. When only the ctime has moved, finished
+    parts are read again and compared with their ETags.
+    """
+
+    def __init__(self, source: Source, plan: Plan, ledger: Ledger) -> None:
+        self._source = source
+        self._plan = plan
+        self._ledger = ledger
+        self._ctime = source.identity.ctime_ns
+        # The ctime at which a part is known to be in the file; others have the first one.
+        self._ctimes: dict[int, int | None] = {}
+        self._first = self._ctime
+        self._lock = asyncio.Lock()
+
+    def resume(self, ctime_ns: int | None) -> None:
+        """Take the parts in the ledger for sent at this ctime; None where it was not noted."""
+        if ctime_ns is not None:
+            self._ctime = ctime_ns
+            self._ctimes = dict.fromkeys(self._ledger.etags, ctime_ns)
+
+    async def before(self, part: Part) -> None:
+        """Check the file before a part is read.
+
+        Raises: SourceChanged; SourceError if it cannot be read.
+        """
+        now = await self._source.check()
+        if now.ctime_ns != self._ctime:
+            await self.confirm()
+        # From before the comparison, if there was one: a later one is then for this part as well.
+        self._ctimes[part.number] = now.ctime_ns
+
+    async def confirm(self) -> None:
+        """Make sure that the finished parts are what the file holds now.
+
+        Raises: SourceChanged if they are not, or if that cannot be told; SourceError if the file
+        cannot be read.
+        """
+        async with self._lock:
+            moves = 0
+            while True:
+                now = (await self._source.check()).ctime_ns
+                stale = [n for n in self._ledger.etags if self._ctimes.get(n, self._first) != now]
+                if not stale:
+                    self._ctime = now
+                    return
+                if moves == _MOST_MOVES:
+                    raise self._changed("kept changing while its sent parts were compared with it")
+                path = self._source.path
+                _LOG.info("%s: its ctime has moved; comparing %d sent parts", path, len(stale))
+                for number in stale:
+                    await self._compare(number)
+                # Only now it is certain that the file held still while it was read.
+                if (await self._source.check()).ctime_ns == now:
+                    self._ctimes |= dict.fromkeys(stale, now)
+                else:
+                    moves += 1
+
+    async def _compare(self, number: int) -> None:
+        moved = "its ctime moved, while its size and modification time did not"
+        if number not in self._ledger.md5_parts:
+            raise self._changed(
+                f"changed after part {number} was sent ({moved}; the storage's ETags are not MD5s, "
+                "so contents cannot be compared). Upload it again, and change neither contents, "
+                "mode, links nor name meanwhile"
+            )
+        part = self._plan.part(number)
+        if await self._source.md5(part.offset, part.length) != self._ledger.etags[number].lower():
+            raise self._changed(
+                f"was rewritten after part {number} was sent ({moved}, and the part has other "
+                "bytes). Upload it again"
+            )
+
+    def _changed(self, reason: str) -> SourceChanged:
+        return SourceChanged(str(self._source.path), reason)
