@@ -16,6 +16,7 @@ import trustme
 from doubles import ManualClock
 from hypothesis import settings
 
+import nunu_async
 from nunu_async import NunuClient
 from nunu_async.sandbox import Sandbox
 
@@ -90,6 +91,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         if name.startswith(("NUNU_", "SSL_CERT_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NUNU_STATE_DIR", str(tmp_path / "nunu state"))
+    # `python -m pytest` imports the checkout; elsewhere a child would import what is installed.
+    monkeypatch.setenv("PYTHONPATH", str(Path(nunu_async.__file__).parents[1]), prepend=os.pathsep)
 
 
 @pytest.fixture

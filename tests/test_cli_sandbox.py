@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import sys
@@ -101,7 +102,7 @@ async def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 @needs_signals
 async def test_a_shell_can_wait_for_the_file(tmp_path: Path) -> None:
     """As the README does it, and from a key that must never be used."""
-    command = f'"{sys.executable}" -m nunu_async'
+    command = f"{shlex.quote(sys.executable)} -m nunu_async"
     script = (
         f"{command} sandbox --env-file here --sample-runs 3 &\n"
         "until [ -s here ]; do sleep 0.05; done\n. ./here\n"

@@ -1,7 +1,7 @@
 """The house rules: which room may lean on which."""
 
 import ast
-import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,7 +134,6 @@ def fresh(code: str, *arguments: str) -> str:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout
@@ -142,6 +141,16 @@ def fresh(code: str, *arguments: str) -> str:
 
 def test_every_module_can_be_imported_alone() -> None:
     assert fresh(_ALONE, str(ROOT), *MODULES) == ""
+
+
+# A file told by its folder's name is another one in a checkout of that name.
+_BY_NAME = re.compile(r"""co_file[n]ame|["'][/\\](nunu_async|tests)[/\\]["']""")
+
+
+def test_one_place_alone_tells_whose_a_frame_is() -> None:
+    files = Path(__file__).parent.rglob("*.py")
+    users = [path.name for path in files if _BY_NAME.search(path.read_text(encoding="utf-8"))]
+    assert users == ["disclosed.py"]
 
 
 def test_the_public_names_are_sorted() -> None:

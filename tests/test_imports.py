@@ -36,7 +36,7 @@ def ran(code: str, *arguments: str, exits: int = 0) -> str:
         text=True,
         timeout=60,
         check=False,
-        env={**environment(), "PYTHONPATH": str(ROOT.parent)},
+        env=environment(),
     )
     assert done.returncode == exits, done.stderr
     return done.stderr
@@ -115,7 +115,7 @@ async def test_a_command_in_a_pipeline_loads_no_drawing_and_no_other_command(
 async def command(box: Sandbox, *arguments: str) -> set[str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", MAIN, *arguments),
-        env={**environment(box.environment), "PYTHONPATH": str(ROOT.parent)},
+        env=environment(box.environment),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -235,4 +235,4 @@ def test_without_a_descriptor_to_spare_a_client_is_made_and_says_what_it_cannot_
 
 def test_the_version_is_that_of_the_package() -> None:
     told = f'version = "{nunu_async.__version__}"'
-    assert told in (ROOT.parent / "pyproject.toml").read_text()
+    assert told in (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -77,7 +78,8 @@ async def test_every_command_runs(room: Path, text: str) -> None:
     bin_folder = room / "bin"
     bin_folder.mkdir()
     script = bin_folder / "nunu-async"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m nunu_async "$@"\n')
+    command = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m nunu_async "$@"\n'
+    script.write_bytes(os.fsencode(command))
     script.chmod(0o755)
     async with Sandbox(script=pace(text)) as box:
         child = await asyncio.create_subprocess_exec(

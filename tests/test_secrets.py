@@ -7,15 +7,13 @@ import gc
 import io
 import json
 import logging
-import os
-import pickle
-import traceback
+import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disclosed import disclosed
 from doubles import ManualClock, answer, body_length, raw_server, until
 from yarl import URL
 
@@ -35,8 +33,6 @@ from nunu_async.sandbox import Fault, Sandbox
 
 KEY = "nunu_MARKED_KEY_0123456789"
 PART = 64 * 1024
-# Not this test's own frames, which hold the key on purpose.
-OURS = ("nunu_async", "aiohttp")
 
 
 @pytest.fixture
@@ -56,26 +52,14 @@ def everything_logged() -> Iterator[io.StringIO]:
         root.setLevel(level)
 
 
-def shown(error: BaseException) -> str:
-    """All that an error tracker could record: the chain, notes, the library's frames' locals."""
-    told = traceback.TracebackException.from_exception(error)
-    text = ["".join(told.format()), repr(error), str(error), repr(vars(error))]
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        link = waiting.pop()
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
-        text.append(f"{link!r} {link} {link.args!r}")
-        # Links that Python would not print are still there for whoever walks them.
-        for frame, _ in traceback.walk_tb(link.__traceback__):
-            if any(f"{os.sep}{name}{os.sep}" in frame.f_code.co_filename for name in OURS):
-                text.append(f"{frame.f_code.co_name} {frame.f_locals!r}")
-        waiting += [link.__cause__, link.__context__]
-    with suppress(Exception):
-        text.append(repr(pickle.loads(pickle.dumps(error)).__dict__))  # noqa: S301 - our own
-    return "\n".join(text)
+def test_what_the_library_holds_is_disclosed_and_what_a_test_holds_is_not() -> None:
+    """Wherever either lies; else no test here would find a key."""
+    mine = "MARKED-MINE"
+    with pytest.raises(ConfigError) as caught:
+        RetryPolicy(attempts=-707)
+    text = disclosed(caught.value)
+    assert mine not in text
+    assert re.search("^_at_least_one .*'value': -707", text, re.MULTILINE)
 
 
 FAULTS = [
@@ -131,7 +115,7 @@ async def test_nothing_secret_is_shown_whatever_fails(
                         on_progress=events.append,
                     )
                 except NunuError as error:
-                    text.append(shown(error))
+                    text.append(disclosed(error))
             text += [repr(nunu), repr(vars(nunu)), repr(events)]
         secrets = [KEY, "X-Amz-Signature=", *(u.upload_id for u in box.uploads.values())]
         for seen in box.journal:
@@ -171,7 +155,7 @@ async def test_a_call_that_runs_out_of_time_shows_nothing(
         clock.advance(1)
         with pytest.raises(NunuError) as caught:
             await call
-    assert KEY not in shown(caught.value)
+    assert KEY not in disclosed(caught.value)
 
 
 async def test_a_stalled_part_shows_nothing(
@@ -196,7 +180,7 @@ async def test_a_stalled_part_shows_nothing(
             await asyncio.sleep(0.001)
         with pytest.raises(NunuError) as caught:
             await put
-        text = shown(caught.value)
+        text = disclosed(caught.value)
         for secret in (KEY, "X-Amz-Signature=", *(u.upload_id for u in box.uploads.values())):
             assert secret is None or secret not in text
 
@@ -224,7 +208,7 @@ def test_settings_that_cannot_work_show_nothing(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
         NunuClient(**settings)
-    text = shown(caught.value)
+    text = disclosed(caught.value)
     assert KEY not in text
     assert "NunuClient" in text
 
@@ -239,7 +223,7 @@ async def test_an_answer_that_cannot_be_read_shows_nothing(clock: ManualClock) -
     ):
         with pytest.raises(NunuError) as caught:
             await nunu.builds.get("b")
-    assert KEY not in shown(caught.value)
+    assert KEY not in disclosed(caught.value)
 
 
 CUT = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 100\r\n\r\n{"upload_urls"'
@@ -267,7 +251,7 @@ async def test_an_answer_that_breaks_off_does_not_show_what_was_asked(
     ):
         with pytest.raises(TransportError) as caught:
             await nunu.builds.get_upload_parts(ticket, [1])
-    text = shown(caught.value)
+    text = disclosed(caught.value)
     assert "_exchange" in text
     assert ticket.upload_id not in text
     assert KEY not in text
@@ -294,7 +278,7 @@ async def test_storage_that_breaks_off_does_not_show_the_address(
     ):
         with pytest.raises(UploadError) as caught:
             await nunu.upload_build(make_file(1000), name="n", platform="linux")
-    text = shown(caught.value)
+    text = disclosed(caught.value)
     assert "_exchange" in text
     assert "MARKED_SIGNATURE" not in text
 
@@ -329,7 +313,7 @@ async def test_a_call_that_the_caller_ends_shows_nothing(clock: ManualClock, end
             limits[0].reschedule(0.0)
         with pytest.raises((asyncio.CancelledError, TimeoutError)) as caught:
             await task
-    assert KEY not in shown(caught.value)
+    assert KEY not in disclosed(caught.value)
 
 
 def test_a_response_shows_no_query() -> None:

@@ -12,22 +12,20 @@ import gc
 import io
 import logging
 import os
-import pickle
 import random
 import re
 import socket
 import sys
 import threading
-import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import attrs
+from disclosed import disclosed
 from doubles import ManualClock, until
 from fault_case import Cancel, Case
 from fault_invariants import Evidence, check_invariants
@@ -36,10 +34,9 @@ from fault_tls import client_context, server_context
 
 from nunu_async import NunuClient, UploadEvent
 
-__all__ = ["OPERATIONS", "Played", "play", "shown"]
+__all__ = ["OPERATIONS", "Played", "play"]
 
 _FDS = Path("/proc/self/fd")
-_OURS = ("nunu_async", "aiohttp")
 # Real seconds: far more than any case takes, far less than the limit of a test.
 _LONGEST = 40.0
 # Real seconds that the client has to become quiet in.
@@ -226,9 +223,9 @@ async def _go(
         await nunu.close()
     del nunu
     if played.error is not None:
-        played.texts["error"] = shown(played.error)
+        played.texts["error"] = disclosed(played.error)
     if played.first_error is not None:
-        played.texts["first error"] = shown(played.first_error)
+        played.texts["first error"] = disclosed(played.first_error)
     played.texts["events"] = repr(played.events)
     played.texts["result"] = repr(played.result)
     played.left += await _left_over(server, before, soon, busy_only=False)
@@ -465,40 +462,3 @@ def _resolved(loop: Any, case: Case, played: Played) -> Iterator[None]:
         yield
     finally:
         del loop.getaddrinfo
-
-
-def shown(error: BaseException) -> str:
-    """Return all that an error tracker could record: the chain, notes, locals of frames, a pickle.
-
-    Frames of the tests themselves are left out: they hold the key on purpose.
-    """
-    text: list[str] = []
-    met: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        link = waiting.pop()
-        if link is None or id(link) in met:
-            continue
-        met.add(id(link))
-        told = traceback.TracebackException(
-            type(link), link, _ours(link.__traceback__), capture_locals=True
-        )
-        text.append("".join(told.format()))
-        text.append(f"{link!r} {link} {link.args!r} {vars(link)!r}")
-        # Whole, where `capture_locals` cuts long reprs off.
-        for frame, _ in traceback.walk_tb(link.__traceback__):
-            if _is_ours(frame.f_code.co_filename):
-                text.append(f"{frame.f_code.co_name} {frame.f_locals!r}")
-        text.append(pickle.dumps(link).decode("latin-1"))
-        waiting += [link.__cause__, link.__context__]
-    return "\n".join(text)
-
-
-def _is_ours(file: str) -> bool:
-    return any(f"{os.sep}{name}{os.sep}" in file for name in _OURS)
-
-
-def _ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and not _is_ours(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    return trace

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from cli_tools import environment
+from disclosed import disclosed
 from doubles import ManualClock, answer, body_length, raw_server
 from fault_case import Case
 from fault_invariants import Evidence, check_invariants
-from fault_play import Played, play, shown
+from fault_play import Played, play
 from fault_server import KEY, FaultServer
 
 from nunu_async import ConfigError, InputError, NunuClient, RetryPolicy, Timeouts
@@ -36,7 +37,7 @@ def refused(secret: str = KEY, **settings: Any) -> ConfigError:
     """Return the error of a client that cannot be made; it shows nothing of the key."""
     with pytest.raises(ConfigError) as caught:
         NunuClient(**settings)
-    texts = {"error": shown(caught.value)}
+    texts = {"error": disclosed(caught.value)}
     parts = {secret, secret.strip(), secret.strip("\"' \n\ufeff")}
     check_invariants(
         Evidence(requests=[], uploads=[], secrets={part for part in parts if part}, texts=texts)
@@ -277,7 +278,7 @@ async def test_c8_nor_does_it_by_the_command_line(server: FaultServer, tmp_path:
     )
     environ = environment(
         {"NUNU_API_KEY": KEY, "NUNU_BASE_URL": server.url("api"), "HOME": str(tmp_path)},
-        {"PYTHONPATH": ":".join(sys.path), "SSL_CERT_FILE": "", "SSL_CERT_DIR": ""},
+        {"SSL_CERT_FILE": "", "SSL_CERT_DIR": ""},
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, "upload", "game.zip", "-n", "n", "--platform", "linux"),

@@ -178,10 +178,7 @@ async def test_l7_256_descriptors_are_enough_and_none_at_all_is_an_error_of_ours
     async with FaultServer(clock) as server:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", CHILD, server.url("api"), str(folder), "60"),
-            env=environment(
-                {"NUNU_API_KEY": KEY, "PYTHONPATH": ":".join(sys.path)},
-                {"SSL_CERT_FILE": "", "SSL_CERT_DIR": ""},
-            ),
+            env=environment({"NUNU_API_KEY": KEY, "SSL_CERT_FILE": "", "SSL_CERT_DIR": ""}),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

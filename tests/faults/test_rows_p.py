@@ -7,7 +7,6 @@ import asyncio
 import gc
 import io
 import logging
-import os
 import random
 import signal
 import sys
@@ -71,7 +70,7 @@ async def program(box: Sandbox, folder: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-X", "dev", "-W", "error", "-c", _PROGRAM),
-        env=environment(box.environment, {"PYTHONPATH": os.pathsep.join(sys.path)}),
+        env=environment(box.environment),
         cwd=folder,
         stderr=asyncio.subprocess.PIPE,
     )

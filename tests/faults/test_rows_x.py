@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 import pytest
+from disclosed import disclosed
 from doubles import ManualClock, body_length, raw_server, until
-from fault_play import shown
 from fault_server import KEY, FaultServer
 
 from nunu_async import (
@@ -89,7 +89,7 @@ async def test_x2_an_answer_without_an_end_is_cut(clock: ManualClock, kind: str)
         assert len(raw.heads) == 1
     assert server.sent < 48 * MIB
     assert most < 48 * MIB, f"{most:,} bytes"
-    assert KEY not in shown(caught.value)
+    assert KEY not in disclosed(caught.value)
 
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

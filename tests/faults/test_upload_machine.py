@@ -25,9 +25,9 @@ from typing import Any, Final, Literal
 
 import attrs
 import pytest
+from disclosed import disclosed
 from doubles import ManualClock
 from fault_invariants import Evidence, check_invariants
-from fault_play import shown
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -251,7 +251,7 @@ class Stage:
             for call in self.calls:
                 self.text.append(repr(call.events))
                 if call.error is not None:
-                    self.text.append(shown(call.error))
+                    self.text.append(disclosed(call.error))
 
     def _start(self, number: int) -> None:
         wanted = self.what.uploads[number]
