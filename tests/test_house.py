@@ -108,6 +108,17 @@ def test_aiohttp_stays_in_its_rooms() -> None:
     assert users_of("aiohttp") == MAY_IMPORT_AIOHTTP
 
 
+def test_one_module_asks_transports_what_those_that_are_gone_do_not_bear() -> None:
+    asking = {"abort", "get_extra_info", "get_write_buffer_size", "set_write_buffer_limits"}
+    users = {
+        file
+        for file in FILES
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in asking and room(file) != "sandbox"
+    }
+    assert users == {"core/wire.py"}
+
+
 # The package's own first import would load most modules in the one order that works for it. So
 # the package is an empty shell here, and each module has to find what it needs by itself.
 _ALONE = """

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 from doubles import ManualClock, answer, body_length, raw_server, storage_for, until
 
-from nunu_async import CertificateError, NunuClient, PartUrl, StallError, StorageError
+from nunu_async import (
+    CertificateError,
+    NunuClient,
+    PartUrl,
+    StallError,
+    StorageError,
+    TransportError,
+)
+from nunu_async.core import wire
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
@@ -205,3 +214,95 @@ async def test_a_refusal_that_ends_with_its_connection_is_heard_in_the_middle_of
             await storage.put(at(server.port), Part(1, 0, 8 * MIB), source, lambda _: None)
         assert caught.value.status == 503
         await storage.close()
+
+
+async def test_an_answer_that_is_no_http_ends_the_connection_at_once(
+    server_tls: ssl.SSLContext, storage: Storage, source: Source
+) -> None:
+    """aiohttp closes such a connection twice; asyncio flushes it then for half a minute."""
+    given_up = asyncio.Event()
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def babble(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        await reader.readexactly(1000)
+        transport = cast("asyncio.Transport", writer.transport)
+        transport.pause_reading()
+        writer.write(b"HTTP/1.1 nonsense\r\n\r\n")
+        await given_up.wait()
+        transport.resume_reading()
+        try:
+            while await reader.read(MIB):
+                pass
+            ended.set_result(None)
+        except ConnectionError as error:
+            ended.set_exception(error)
+
+    async with raw_server(babble, tls=server_tls) as server:
+        with pytest.raises(TransportError, match="the exchange failed"):
+            await storage.put(at(server.port), Part(1, 0, 8 * MIB), source, lambda _: None)
+        given_up.set()
+        with pytest.raises(ConnectionResetError):
+            await ended
+        await storage.close()
+
+
+async def closed(transport: asyncio.Transport) -> None:
+    transport.close()
+
+
+async def closed_twice(transport: asyncio.Transport) -> None:
+    transport.close()
+    transport.close()
+
+
+async def aborted(transport: asyncio.Transport) -> None:
+    transport.abort()
+
+
+async def gone(transport: asyncio.Transport) -> None:
+    transport.abort()
+    await wire.lapse()
+    transport.close()
+
+
+async def untouched(transport: asyncio.Transport) -> None:
+    pass
+
+
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("end", [untouched, closed, closed_twice, aborted, gone])
+async def test_a_transport_can_be_asked_and_reset_in_any_state(
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    end: Callable[[asyncio.Transport], Awaitable[None]],
+    *,
+    over_tls: bool,
+) -> None:
+    lost = asyncio.Event()
+
+    class Loses(asyncio.Protocol):
+        def connection_lost(self, _: Exception | None) -> None:
+            lost.set()
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async with raw_server(never, tls=server_tls if over_tls else None) as server:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            Loses, "127.0.0.1", server.port, ssl=client_tls if over_tls else None
+        )
+        sock = wire.socket_of(transport)
+        # More than two kernels hold.
+        transport.write(b"PUT / HTTP/1.1\r\n\r\n" + bytes(16 * MIB))
+        await end(transport)
+        for _ in range(2):
+            assert wire.is_tls(transport) is over_tls
+            assert wire.buffered(transport) >= 0
+            wire.socket_of(transport)
+            wire.limit_buffer(transport, 0)
+            wire.limit_buffer(transport)
+            wire.reset(transport, sock)
+            await wire.lapse()
+        await asyncio.wait_for(lost.wait(), 20)

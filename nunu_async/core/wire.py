@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
+from contextlib import suppress
 from typing import Final
 
 import aiohttp
@@ -23,12 +25,16 @@ from nunu_async.errors import (
 __all__ = [
     "Response",
     "Unasked",
+    "buffered",
     "connect_timeout",
     "headers_of",
     "is_success",
     "is_tls",
     "lapse",
+    "limit_buffer",
     "read_capped",
+    "reset",
+    "reset_on_close",
     "send_once",
     "socket_of",
     "translate",
@@ -37,6 +43,10 @@ __all__ = [
 
 # Bytes read from a body at a time, at most.
 _BLOCK: Final = 65_536
+# What transports raise that have nothing below them any more: asyncio's over TLS, once closed
+# twice or closed after their connection was lost (that of 3.11.2 from `abort`, too), and uvloop's.
+_GONE: Final = (AttributeError, RuntimeError)
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Response(aiohttp.ClientResponse):
@@ -192,11 +202,6 @@ def is_success(status: int) -> bool:
     return 200 <= status < 300  # noqa: PLR2004 - the class itself
 
 
-def is_tls(transport: asyncio.Transport) -> bool:
-    """Tell whether bytes are changed on their way."""
-    return transport.get_extra_info("sslcontext") is not None
-
-
 def connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
     """Return aiohttp's limits: on connecting alone, name look-up included.
 
@@ -212,9 +217,62 @@ async def lapse() -> None:
         await asyncio.sleep(0)
 
 
+# Nothing else asks a transport anything that one which is gone may not bear.
+
+
 def socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
     """Return a transport's socket; None where there is none, or it can no more be asked for it."""
     try:
         return transport.get_extra_info("socket") if transport is not None else None
-    except AttributeError:  # asyncio's over TLS, once peer and client have closed it in good order
+    except _GONE:
         return None
+
+
+def is_tls(transport: asyncio.Transport) -> bool:
+    """Tell whether bytes are changed on their way."""
+    try:
+        return transport.get_extra_info("sslcontext") is not None
+    except _GONE:
+        return True  # of those without, none forgets
+
+
+def buffered(transport: asyncio.Transport | None) -> int:
+    """Return the bytes that a transport has still to give to the kernel; 0 for one that is gone."""
+    try:
+        return transport.get_write_buffer_size() if transport is not None else 0
+    except _GONE:
+        return 0
+
+
+def limit_buffer(transport: asyncio.Transport, high: int | None = None) -> None:
+    """Set above how many buffered bytes writers have to wait; None is the transport's own."""
+    with suppress(*_GONE):
+        transport.set_write_buffer_limits(high=high)
+
+
+def reset(transport: asyncio.Transport, sock: socket.socket | None) -> None:
+    """End a connection so that no further byte reaches the peer, of the kernel's neither.
+
+    Takes effect within `lapse`. `sock` is the transport's, asked for when the connection was taken.
+    """
+    try:
+        known = transport.get_extra_info("socket")
+    except _GONE:
+        # It may be flushing still, for as long as a TLS shutdown may take, and takes no orders. But
+        # it closes a socket that takes nothing, and a read shows it that.
+        if sock is not None:
+            reset_on_close(sock)
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        return
+    if known is not None:
+        reset_on_close(known)
+    with suppress(*_GONE):
+        transport.abort()
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Let a socket's end be a reset, which also drops what the kernel holds for the peer."""
+    # A ValueError: uvloop's own, once it is closed.
+    with suppress(OSError, AttributeError, ValueError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -12,9 +13,9 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
-from nunu_async.core.wire import lapse, socket_of
+from nunu_async.core.wire import buffered, lapse, limit_buffer, reset, socket_of
 from nunu_async.errors import NunuError, SourceError
-from nunu_async.upload.channel import Channel, reset_on_close
+from nunu_async.upload.channel import Channel
 from nunu_async.upload.digest import Digest
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
@@ -69,6 +70,7 @@ class PartBody(aiohttp.Payload):
         self._channel: Channel | None = None
         self._writer: AbstractStreamWriter | None = None
         self._wire: asyncio.Transport | None = None
+        self._sock: socket.socket | None = None
         self._answered = False
         self._left = asyncio.Event()
         self._given = 0
@@ -88,7 +90,7 @@ class PartBody(aiohttp.Payload):
         """Return figures that change when a byte leaves, down to the kernel where it tells."""
         return Progress(
             self._given,
-            self._buffered(),
+            buffered(self._transport),
             self.queued(),
             self.handed_over,
             paced=self._pace.is_limited,
@@ -100,10 +102,6 @@ class PartBody(aiohttp.Payload):
         if self._digest is None or self.sent < self._part.length:
             return None
         return await self._digest.hexdigest()
-
-    def _buffered(self) -> int:
-        transport = self._transport
-        return transport.get_write_buffer_size() if transport is not None else 0
 
     def queued(self) -> int:
         """Return the bytes that the peer has not acknowledged; 0 where the kernel does not tell."""
@@ -127,6 +125,7 @@ class PartBody(aiohttp.Payload):
         """Write the part and wait until the kernel has it. Raises: SourceError; SourceChanged."""
         self._writer = writer
         self._wire = self._transport
+        self._sock = socket_of(self._wire)
         try:
             await self._write_all(writer)
             self.handed_over = True
@@ -242,14 +241,12 @@ class PartBody(aiohttp.Payload):
             return
         # Only with bytes in it: TLS transports pause at `size >= high`, so that an empty buffer
         # with the limit at 0 pauses, and nothing that we do would ever resume it.
-        if transport.get_write_buffer_size():
-            transport.set_write_buffer_limits(high=0)
+        if buffered(transport):
+            limit_buffer(transport, 0)
             try:
                 await writer.drain()  # raises if the connection is lost with bytes still in it
             finally:
-                # That of uvloop raises once it is closed, and would hide why this ends.
-                if self._transport is not None:
-                    transport.set_write_buffer_limits()
+                limit_buffer(transport)
 
     def answered(self) -> None:
         """Take note that the exchange is over: the connection may carry another part by now."""
@@ -266,13 +263,8 @@ class PartBody(aiohttp.Payload):
         By now aiohttp may have closed the connection and let go of it; to a peer that takes
         nothing that close has no end, so it is the transport itself that is reset.
         """
-        transport = None if self._answered else self._wire
-        sock = socket_of(transport)
-        # Not one that is gone: neither asyncio's transports nor uvloop's sockets bear being asked.
-        if transport is not None and (sock is None or sock.fileno() >= 0):
-            if sock is not None:
-                reset_on_close(sock)
-            transport.abort()
+        if self._wire is not None and not self._answered:
+            reset(self._wire, self._sock)
         if self._channel is not None:
             self._channel.cut()
         if self._writer is not None:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
-from contextlib import suppress
-from typing import Final, Self
+from typing import Self
 
-from nunu_async.core.wire import is_tls, socket_of
+from nunu_async.core.wire import is_tls, reset_on_close, socket_of
 
-__all__ = ["Channel", "reset_on_close"]
-
-
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+__all__ = ["Channel"]
 
 
 class Channel:
@@ -70,9 +65,3 @@ class Channel:
         The connection ends with the last one of its socket.
         """
         self._sock.close()
-
-
-def reset_on_close(sock: socket.socket) -> None:
-    """Let a socket's end be a reset, which also drops what the kernel holds for the peer."""
-    with suppress(OSError, AttributeError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
