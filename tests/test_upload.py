@@ -601,14 +601,40 @@ async def test_a_single_part_waits_a_second_between_attempts(
     assert clock.sleeps == [1.0, 1.0, 1.0]
 
 
-async def test_a_refused_single_part_url_cannot_be_replaced(
+async def test_a_single_part_whose_url_is_refused_is_reserved_once_more(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", status=403))
+    told: list[UploadEvent] = []
+    path = make_file(PART)
+    build = await nunu.upload_build(path, name="n", platform="linux", on_progress=told.append)
+    assert sorted(states(box)) == ["cancelled", "completed"]
+    assert box.object_sha256(build.build_id) == hashlib.sha256(path.read_bytes()).hexdigest()
+    started = [event.build_id for event in told if isinstance(event, UploadStarted)]
+    assert len(set(started)) == 2
+    assert started[-1] == build.build_id
+    assert not any(isinstance(event, Cancelled) for event in told)
+    sent = [event.sent for event in told if isinstance(event, BytesSent)]
+    assert (sent[-1], max(sent)) == (PART, PART)
+
+
+async def test_a_single_part_is_reserved_no_third_time(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
-    with pytest.raises(UploadError, match="start the upload again") as caught:
+    with pytest.raises(UploadError, match="a fresh URL was refused too") as caught:
         await nunu.upload_build(make_file(PART), name="n", platform="linux")
     assert caught.value.attempts == 1
     assert box.journal.of("get_upload_parts") == []
+    assert states(box) == ["cancelled", "cancelled"]
+
+
+async def test_a_single_part_that_is_refused_otherwise_is_not_reserved_again(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", status=400, times=None))
+    with pytest.raises(UploadError):
+        await nunu.upload_build(make_file(PART), name="n", platform="linux")
     assert states(box) == ["cancelled"]
 
 

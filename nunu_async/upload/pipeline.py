@@ -8,6 +8,7 @@ import logging
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import time_limit
 from nunu_async.core.request import Flight, Replay
+from nunu_async.core.retry import is_signature_refused
 from nunu_async.errors import NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.redact import clean
@@ -77,6 +78,8 @@ class Upload:
         self._verify = verify
         self._verified = 0
         self._orphans = 0
+        self._is_second = False  # reservation
+        self._let_go_of: tuple[Ticket, bool] | None = None
         self._ledger = Ledger()
         self._completion = Completion(
             equipment.builds,
@@ -107,35 +110,22 @@ class Upload:
         """
         ticket = await self._initiate() if kept is None else kept.head.ticket
         try:
-            plan = self._plan(ticket)
-            guard = SourceGuard(self._source, plan, self._ledger)
-            kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
-            if kept is not None:
-                self._take_up(plan, guard, kept)
-            elif self._journal is not None and isinstance(ticket, MultipartTicket):
-                await self._journal.begin(ticket)
-            self._reporter.tell(
-                UploadStarted(
-                    build_id=ticket.build_id,
-                    upload_type=kind,
-                    size=plan.size,
-                    parts=plan.total_parts,
-                    done=len(self._ledger.etags),
-                )
-            )
-            if kept is not None:
-                self._reporter.tell(BytesSent(sent=self._ledger.sent, size=plan.size))
-            await self._reporter.drain()
-            if kept is None or not await self._is_built(plan, kept):
-                if len(self._ledger.etags) < plan.total_parts:
-                    await self._send_parts(ticket, plan, guard)
-                await guard.confirm()
-                self._reporter.tell(Completing())
+            refusal: NunuError | None = None
+            try:
+                await self._transfer(ticket, kept)
+            except UploadError as error:
+                # No other URL is to be had for a single part but by another reservation. With the
+                # first one gone, nothing is in doubt.
+                refusal = _refusal_of_url(ticket, error)
+                if refusal is None or not await self._let_go(ticket):
+                    raise
+                tell_retry(self._reporter, 1, error.attempts, 0.0, refusal)
+            if refusal is not None:
                 await self._reporter.drain()
-                parts = plan.completion(self._ledger.etags)
-                if (journal := self._journal_of(ticket)) is not None:
-                    await journal.completing()
-                await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
+                self._ledger = Ledger()
+                self._is_second = True
+                ticket = await self._initiate()
+                await self._transfer(ticket)
         except BaseException as error:
             try:
                 await finish(self._clean_up(ticket, error))
@@ -145,6 +135,39 @@ class Upload:
                 raise
             raise
         return await self._end(ticket, began)
+
+    async def _transfer(self, ticket: Ticket, kept: KeptUpload | None = None) -> None:
+        """Send what is missing, and complete."""
+        plan = self._plan(ticket)
+        guard = SourceGuard(self._source, plan, self._ledger)
+        kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
+        if kept is not None:
+            self._take_up(plan, guard, kept)
+        elif self._journal is not None and isinstance(ticket, MultipartTicket):
+            await self._journal.begin(ticket)
+        self._reporter.tell(
+            UploadStarted(
+                build_id=ticket.build_id,
+                upload_type=kind,
+                size=plan.size,
+                parts=plan.total_parts,
+                done=len(self._ledger.etags),
+            )
+        )
+        if kept is not None:
+            self._reporter.tell(BytesSent(sent=self._ledger.sent, size=plan.size))
+        await self._reporter.drain()
+        if kept is not None and await self._is_built(plan, kept):
+            return
+        if len(self._ledger.etags) < plan.total_parts:
+            await self._send_parts(ticket, plan, guard)
+        await guard.confirm()
+        self._reporter.tell(Completing())
+        await self._reporter.drain()
+        parts = plan.completion(self._ledger.etags)
+        if (journal := self._journal_of(ticket)) is not None:
+            await journal.completing()
+        await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
 
     async def _send_parts(self, ticket: Ticket, plan: Plan, guard: SourceGuard) -> None:
         sending = Sending(
@@ -158,6 +181,7 @@ class Upload:
             journal=self._journal_of(ticket),
             verify=self._verify,
             minutes=minutes_kept(self._request),
+            is_second=self._is_second,
         )
         await sending.run(self._concurrency)
         self._verified = sending.verified
@@ -223,7 +247,7 @@ class Upload:
         task = asyncio.ensure_future(asking)
         try:
             ticket = await asyncio.shield(task)
-            self._orphans = flight.unheard
+            self._orphans += flight.unheard
             return ticket
         except asyncio.CancelledError:
             await finish(self._forget(task, flight))
@@ -277,7 +301,7 @@ class Upload:
                 Kept(build_id=ticket.build_id, done=done_parts, parts=parts), error
             )
             return
-        done = await self._cancel_on_server(ticket)
+        done = await self._let_go(ticket)
         if done:
             await self._forget_journal(ticket)
         if isinstance(error, UploadError):
@@ -295,5 +319,23 @@ class Upload:
         except Exception as listener_error:  # noqa: BLE001 - the first error is the one to raise
             error.add_note(f"on_progress failed as well: {listener_error!r}")
 
+    async def _let_go(self, ticket: Ticket) -> bool:
+        """Cancel on the server, whoever cancels meanwhile; of what was, tell how that ended."""
+        if self._let_go_of is None or self._let_go_of[0] is not ticket:
+            await finish(self._try_to_let_go(ticket))
+        assert self._let_go_of is not None  # noqa: S101 - for the type checker
+        return self._let_go_of[1]
+
+    async def _try_to_let_go(self, ticket: Ticket) -> None:
+        self._let_go_of = ticket, await self._cancel_on_server(ticket)
+
     async def _cancel_on_server(self, ticket: Ticket) -> bool:
         return await cancel(self._builds, ticket, clock=self._clock, within=self._timeouts.cleanup)
+
+
+def _refusal_of_url(ticket: Ticket, error: UploadError) -> NunuError | None:
+    """Return what ended the upload of a single part, if it was that storage refused its URL."""
+    cause = error.__cause__
+    if not (isinstance(ticket, SinglePartTicket) and isinstance(cause, NunuError)):
+        return None
+    return cause if is_signature_refused(cause) else None

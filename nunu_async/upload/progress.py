@@ -30,7 +30,11 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class UploadStarted:
-    """The server has reserved the build; nothing is sent yet."""
+    """The server has reserved the build; nothing is sent yet.
+
+    Comes a second time, with another `build_id`, where the URL of a single part was refused and
+    the server has let go of the first reservation: a `Retrying` is before it, and no `Cancelled`.
+    """
 
     build_id: str
     upload_type: str

@@ -54,6 +54,8 @@ class Sending:
         journal: told of each part that is in storage; None where there is none to tell.
         verify: compare MD5s.
         minutes: for how long the server keeps the upload.
+        is_second: whether this is a second reservation, made because the first one's URL was
+            refused.
 
     Attributes:
         verified: parts that storage has with the MD5 of what was sent.
@@ -72,6 +74,7 @@ class Sending:
         journal: Journal | None,
         verify: bool,
         minutes: int,
+        is_second: bool = False,
     ) -> None:
         self._equipment = equipment
         self._clock = equipment.clock
@@ -84,6 +87,7 @@ class Sending:
         self._journal = journal
         self._verify = verify
         self._minutes = minutes
+        self._is_second = is_second
         self._began = equipment.clock.monotonic()
         self._secrets = secrets_of(ticket)
         self._signer = Signer(equipment.builds, equipment.clock, ticket, plan)
@@ -189,7 +193,7 @@ class Sending:
         if is_signature_refused(failure):
             hint = (
                 "; a fresh URL was refused too"
-                if self._signer.renews
+                if self._signer.renews or self._is_second
                 else "; a single-part URL cannot be signed anew, start the upload again"
             )
         if getattr(failure, "code", None) == "NoSuchUpload":

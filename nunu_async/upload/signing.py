@@ -47,7 +47,8 @@ class Signer:
     """Where the parts of one upload go.
 
     Attributes:
-        renews: whether a URL can be had anew; the API has no way for an upload of a single part.
+        renews: whether a URL can be had anew; for an upload of a single part the API has no
+            way but another reservation.
     """
 
     def __init__(self, builds: Builds, clock: Clock, ticket: Ticket, plan: Plan) -> None:

@@ -71,7 +71,7 @@ class Uploader:
         # So many uploads may share it.
         self._share = None if max_bandwidth is None else max_bandwidth / concurrency
         # An upload that could send nothing yet must not reserve a build either: its URLs would
-        # age, and a single-part URL cannot be signed anew. Nor hold its file open.
+        # age, and of a single part a fresh one takes another reservation. Nor hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
         # By their ends: a listener may upload another file in the same task.
         self._running: dict[asyncio.Event, asyncio.Task[object]] = {}

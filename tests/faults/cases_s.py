@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
-from fault_case import PART, Case
+from fault_case import PART, Cancel, Case
 from fault_play import Played
 from fault_server import MIB, etag_of
 from fault_steps import answer, early, refuse, rst, serve
 
-from nunu_async import RetryPolicy, StorageError, UploadError
+from nunu_async import (
+    BadRequest,
+    BytesSent,
+    Cancelled,
+    Completed,
+    Retrying,
+    RetryPolicy,
+    StorageError,
+    UploadError,
+    UploadStarted,
+)
 
 EXPIRED = ("AccessDenied", "Request has expired")
 UNSIGNED = ("SignatureDoesNotMatch", "The request signature we calculated does not match")
@@ -29,6 +40,8 @@ BOMB = (
     '<!ENTITY c "&b;&b;&b;&b;&b;">]><Error><Code>EntityTooLarge</Code><Message>&c;</Message>'
     "</Error>"
 )
+SECOND = "build-4"  # the server counts what it signs, too
+RESERVED_ANEW = {"I2": "the first reservation is deleted before the second one is made"}
 TWO_TIMES_8 = 2 * 8 * MIB
 
 
@@ -41,6 +54,23 @@ def uses_a_new_url_each_time(played: Played) -> None:
     for number in range(1, 4):
         targets = [seen.target for seen in played.server.of("put_part", number)]
         assert len(targets) == len(set(targets))
+
+
+def reserves_once_the_first_is_gone(played: Played) -> None:
+    _, second = played.server.of("initiate_upload")
+    gone = played.server.of("cancel_upload")[0]
+    assert (gone.build_id, gone.status) == ("build-1", 200)
+    assert gone.ended is not None
+    assert gone.ended < second.arrived
+    told = [event for event in played.events if not isinstance(event, BytesSent)]
+    assert [type(event) for event in told[:3]] == [UploadStarted, Retrying, UploadStarted]
+    assert [getattr(event, "build_id", None) for event in told[:3]] == ["build-1", None, SECOND]
+    tells_one_end(played)
+
+
+def tells_one_end(played: Played) -> None:
+    ends = [event for event in played.events if isinstance(event, Completed | Cancelled)]
+    assert ends == played.events[-1:]
 
 
 def refused_nothing(played: Played) -> None:
@@ -237,14 +267,83 @@ CASES = [
         )
         for code in ("ExpiredRequest", "ExpiredToken")
     ),
+    *(
+        Case(
+            "S3",
+            f"single-part-{name}",
+            operation="single",
+            options=options,
+            steps={"put_part": [refuse(403, *EXPIRED)]},
+            attributes={"build_id": SECOND},
+            requests={"put_part": 2, "initiate_upload": 2, "cancel_upload": 1},
+            sleeps=0,
+            also=reserves_once_the_first_is_gone,
+            allow=RESERVED_ANEW,
+        )
+        for name, options in [
+            ("once", {}),
+            ("once-auto-delete", {"auto_delete": True}),
+            ("once-resume", {"resume": True}),
+            ("once-verified", {"verify": True}),
+        ]
+    ),
     Case(
         "S3",
-        "single-part",
+        "single-part-for-ever",
         operation="single",
         steps={"put_part": [refuse(403, *EXPIRED).always()]},
         error=UploadError,
+        attributes={"status": 403, "cancelled": True, "build_id": SECOND},
+        match="a fresh URL was refused too",
+        requests={"put_part": 2, "initiate_upload": 2, "cancel_upload": 2},
+        also=reserves_once_the_first_is_gone,
+        allow=RESERVED_ANEW,
+    ),
+    Case(
+        "S3",
+        "single-part-not-let-go",
+        operation="single",
+        steps={
+            "put_part": [refuse(403, *EXPIRED).always()],
+            "cancel_upload": [answer(400, '{"error": "no"}').always()],
+        },
+        error=UploadError,
+        attributes={"status": 403, "cancelled": False, "build_id": "build-1"},
         match="cannot be signed anew",
         requests={"put_part": 1, "initiate_upload": 1, "cancel_upload": 1},
+        allow={"I1": "the server refuses to let go"},
+    ),
+    Case(
+        "S3",
+        "single-part-no-second",
+        operation="single",
+        steps={
+            "put_part": [refuse(403, *EXPIRED)],
+            "initiate_upload": [serve(), answer(400, '{"error": "no"}')],
+        },
+        error=BadRequest,
+        requests={"put_part": 1, "initiate_upload": 2, "cancel_upload": 1},
+        also=tells_one_end,
+    ),
+    *(
+        Case(
+            "S3",
+            f"single-part-cancelled-{operation}-{moment}-{nth}",
+            operation="single",
+            steps={"put_part": [refuse(403, *EXPIRED)]},
+            cancel=Cancel(operation=operation, moment=moment, nth=nth),
+            error=asyncio.CancelledError,
+            requests={"complete_upload": 0, "initiate_upload": (1, 2)},
+            also=tells_one_end,
+            allow=RESERVED_ANEW,
+        )
+        for operation, moment, nth in [
+            ("cancel_upload", "arrived", 1),
+            ("cancel_upload", "answered", 1),
+            ("initiate_upload", "arrived", 2),
+            ("initiate_upload", "answered", 2),
+            ("put_part", "read", 2),
+        ]
     ),
     # --- S4: the signature is never right
     Case(
@@ -263,6 +362,22 @@ CASES = [
         steps={"put_part:2": [refuse(403, *UNSIGNED)]},
         requests={"put_part:2": 2},
         also=uses_a_new_url_each_time,
+    ),
+    *(
+        Case(
+            "S4",
+            f"single-part-{name}",
+            operation="single",
+            steps={"put_part": [step]},
+            error=error,
+            requests={"put_part": 2, "initiate_upload": 2, "cancel_upload": deletes},
+            also=reserves_once_the_first_is_gone,
+            allow=RESERVED_ANEW,
+        )
+        for name, step, error, deletes in [
+            ("once", refuse(403, *UNSIGNED), None, 1),
+            ("for-ever", refuse(403, *UNSIGNED).always(), UploadError, 2),
+        ]
     ),
     # --- S5, S6, S7: what the server of these cases refuses anyhow, looked at
     *(
