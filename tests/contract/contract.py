@@ -61,8 +61,12 @@ def _document() -> dict[str, Any]:
     return loaded
 
 
+@functools.cache
 def document(family: str, *, with_jobs: bool = False) -> dict[str, Any]:
-    """The description of one path family's core operations, with the introduction's words."""
+    """The description of one path family's core operations, with the introduction's words.
+
+    All who ask share it, so nobody changes it.
+    """
     described = copy.deepcopy(_document())
     wanted = {family, JOBS} if with_jobs else {family}
     paths: dict[str, dict[str, Any]] = {}

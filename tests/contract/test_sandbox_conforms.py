@@ -1,5 +1,6 @@
 """The sandbox keeps to the description of the API, whatever it is asked."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,8 @@ def _schema(family: str) -> Any:
             "parameters": {name: {"dictionary": name, "probability": 0.7} for name in KNOWN},
         }
     )
-    return schemathesis.openapi.from_dict(document(family, with_jobs=True), config=config)
+    described = copy.deepcopy(document(family, with_jobs=True))
+    return schemathesis.openapi.from_dict(described, config=config)
 
 
 UNSCOPED, SCOPED = (_schema(family) for family in CORE)
