@@ -26,10 +26,13 @@ class SourceGuard:
     (`touch -d @$SOURCE_DATE_EPOCH`, `cp -p`, `rsync --inplace -t`). Its ctime moves all the same,
     but so it does for a chmod, a hard link or a rename. When only the ctime has moved, finished
     parts are read again and compared with their ETags.
+
+    Attributes:
+        source: the file.
     """
 
     def __init__(self, source: Source, plan: Plan, ledger: Ledger) -> None:
-        self._source = source
+        self.source = source
         self._plan = plan
         self._ledger = ledger
         self._ctime = source.identity.ctime_ns
@@ -49,7 +52,7 @@ class SourceGuard:
 
         Raises: SourceChanged; SourceError if it cannot be read.
         """
-        now = await self._source.check()
+        now = await self.source.check()
         if now.ctime_ns != self._ctime:
             await self.confirm()
         # From before the comparison, if there was one: a later one is then for this part as well.
@@ -64,19 +67,19 @@ class SourceGuard:
         async with self._lock:
             moves = 0
             while True:
-                now = (await self._source.check()).ctime_ns
+                now = (await self.source.check()).ctime_ns
                 stale = [n for n in self._ledger.etags if self._ctimes.get(n, self._first) != now]
                 if not stale:
                     self._ctime = now
                     return
                 if moves == _MOST_MOVES:
                     raise self._changed("kept changing while its sent parts were compared with it")
-                path = self._source.path
+                path = self.source.path
                 _LOG.info("%s: its ctime has moved; comparing %d sent parts", path, len(stale))
                 for number in stale:
                     await self._compare(number)
                 # Only now it is certain that the file held still while it was read.
-                if (await self._source.check()).ctime_ns == now:
+                if (await self.source.check()).ctime_ns == now:
                     self._ctimes |= dict.fromkeys(stale, now)
                 else:
                     moves += 1
@@ -90,11 +93,11 @@ class SourceGuard:
                 "mode, links nor name meanwhile"
             )
         part = self._plan.part(number)
-        if await self._source.md5(part.offset, part.length) != self._ledger.etags[number].lower():
+        if await self.source.md5(part.offset, part.length) != self._ledger.etags[number].lower():
             raise self._changed(
                 f"was rewritten after part {number} was sent ({moved}, and the part has other "
                 "bytes). Upload it again"
             )
 
     def _changed(self, reason: str) -> SourceChanged:
-        return SourceChanged(str(self._source.path), reason)
+        return SourceChanged(str(self.source.path), reason)

@@ -174,7 +174,6 @@ class Upload:
             self._equipment,
             ticket,
             plan,
-            self._source,
             guard,
             self._ledger,
             self._reporter,

@@ -23,7 +23,6 @@ from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Re
 from nunu_async.upload.shelf import Journal
 from nunu_async.upload.signing import Ahead, Signed, Signer
 from nunu_async.upload.slots import Slots
-from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
 
 __all__ = ["Equipment", "Sending", "tell_retry"]
@@ -66,7 +65,6 @@ class Sending:
         equipment: Equipment,
         ticket: Ticket,
         plan: Plan,
-        source: Source,
         guard: SourceGuard,
         ledger: Ledger,
         reporter: Reporter,
@@ -80,7 +78,6 @@ class Sending:
         self._clock = equipment.clock
         self._ticket = ticket
         self._plan = plan
-        self._source = source
         self._guard = guard
         self._ledger = ledger
         self._reporter = reporter
@@ -139,7 +136,7 @@ class Sending:
                     stored = await tools.storage.put(
                         signed.address,
                         part,
-                        self._source,
+                        self._guard.source,
                         lambda sent: self._sent(part, sent),
                         verify=self._verify,
                         secrets=self._secrets,
