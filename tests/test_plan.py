@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nunu_async.errors import PlanMismatch
 from nunu_async.models.builds import CompletedPart
-from nunu_async.upload.plan import Part, Plan, batch_size
+from nunu_async.upload.plan import Part, Plan, batch_size, filled_batches
 
 GIB = 1024**3
 MIB = 1024**2
@@ -155,3 +155,21 @@ def test_a_batch_serves_every_sender_within_the_service_s_advice(
     concurrency: int, expected: int
 ) -> None:
     assert batch_size(concurrency) == expected
+
+
+@given(
+    wanted=st.lists(st.integers(1, 100), unique=True, max_size=40),
+    spare=st.lists(st.integers(101, 200), unique=True, max_size=40),
+    length=st.integers(1, 10),
+)
+def test_batches_are_as_few_as_can_be_and_filled_with_what_is_spare(
+    wanted: list[int], spare: list[int], length: int
+) -> None:
+    batches = list(filled_batches(wanted, iter(spare), length))
+    numbers = [number for batch in batches for number in batch]
+    assert len(batches) == -(-len(wanted) // length)
+    assert numbers[: len(wanted)] == wanted
+    filling = numbers[len(wanted) :]
+    assert filling == spare[: len(filling)]
+    assert all(len(batch) <= length for batch in batches)
+    assert len(filling) == len(spare) or len(numbers) == length * len(batches)

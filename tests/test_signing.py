@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -162,13 +163,200 @@ class Forgetful:
         return tuple(PartUrl(part_number=n, url=f"https://s.test/{n % 3}") for n in numbers)
 
 
+TICKET = MultipartTicket(
+    build_id="b", object_key="o", upload_id="u", total_parts=PARTS, part_size=1
+)
+
+
+@attrs.define
+class Urls:
+    """Stands in for `Builds`: a new address each time, when it is told to answer."""
+
+    asked: list[tuple[int, ...]] = attrs.field(factory=list)
+    held: list[asyncio.Future[None]] = attrs.field(factory=list)
+    holds: bool = True
+
+    async def get_upload_parts(
+        self, ticket: MultipartTicket, numbers: Sequence[int]
+    ) -> tuple[PartUrl, ...]:
+        self.asked.append(tuple(numbers))
+        time = len(self.asked)
+        if self.holds:
+            self.held.append(asyncio.get_running_loop().create_future())
+            await self.held[-1]
+        return tuple(PartUrl(part_number=n, url=f"https://s.test/{n}/{time}") for n in numbers)
+
+    async def answer(self, error: Exception | None = None) -> None:
+        """Answer all that was asked until now."""
+        for future in self.held:
+            if not future.done():
+                future.set_exception(error) if error else future.set_result(None)
+        await turns()
+
+
+def signer_of(urls: object, clock: ManualClock | None = None) -> Signer:
+    return Signer(urls, clock or ManualClock(), TICKET, PLAN)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def renewing(signer: Signer, length: int = 10) -> AsyncIterator[None]:
+    running = asyncio.ensure_future(signer.run(length))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def signed_ahead(signer: Signer, urls: Urls, numbers: Sequence[int]) -> list[Signed]:
+    """Sign without holding; the answers that follow are held."""
+    urls.holds = False
+    signed = await signer.sign(numbers)
+    urls.holds = True
+    return signed
+
+
+async def test_who_asks_for_a_fresh_url_meanwhile_is_served_by_the_next_request() -> None:
+    urls = Urls()
+    signer = signer_of(urls)
+    taken = [signer.latest(one) for one in await signed_ahead(signer, urls, range(1, 17))]
+    async with renewing(signer):
+        first = asyncio.ensure_future(signer.renewed(taken[0]))
+        await turns()
+        others = [asyncio.ensure_future(signer.renewed(one)) for one in taken[1:]]
+        await turns()
+        assert urls.asked[1:] == [(1,)]
+        await urls.answer()
+        assert urls.asked[2:] == [tuple(range(2, 12)), tuple(range(12, 17))]
+        await urls.answer()
+        fresh = await asyncio.gather(first, *others)
+    assert [one.part.number for one in fresh] == list(range(1, 17))
+    assert all(one.address != old.address for one, old in zip(fresh, taken, strict=True))
+    assert all(one.batch > old.batch for one, old in zip(fresh, taken, strict=True))
+
+
+async def test_those_that_ask_in_one_turn_are_asked_for_at_once() -> None:
+    urls = Urls(holds=False)
+    signer = signer_of(urls)
+    taken = [signer.latest(one) for one in await signer.sign(range(1, 8))]
+    async with renewing(signer):
+        await asyncio.gather(*(signer.renewed(one) for one in taken))
+    assert urls.asked[1:] == [tuple(range(1, 8))]
+
+
+async def test_what_expired_with_a_refused_url_is_renewed_along_with_it() -> None:
+    urls = Urls()
+    signer = signer_of(urls)
+    ahead = await signed_ahead(signer, urls, range(1, 7))
+    later = await signed_ahead(signer, urls, range(7, 10))
+    taken = [signer.latest(one) for one in ahead[:2]]
+    signer.expired(taken[0])
+    assert [signer.is_old(one) for one in [*ahead, *later]] == [True] * 6 + [False] * 3
+    async with renewing(signer):
+        fresh = asyncio.ensure_future(signer.renewed(taken[0]))
+        await turns()
+        assert urls.asked[2:] == [(1, 3, 4, 5, 6)]  # 2 is being sent
+        third = signer.latest(ahead[2])  # taken while it is asked for
+        assert signer.is_old(third)
+        coming = asyncio.ensure_future(signer.renewed(third))
+        await urls.answer()
+        assert len(urls.asked) == 3
+        assert not signer.is_old(await fresh)
+        assert (await coming).part.number == 3
+    assert not signer.is_old(signer.latest(ahead[3]))
+    assert signer.latest(later[0]) == later[0]
+
+
+async def test_urls_that_are_too_old_are_renewed_together() -> None:
+    urls, clock = Urls(holds=False), ManualClock()
+    signer = signer_of(urls, clock)
+    ahead = await signer.sign(range(1, 7))
+    clock.advance(3000)
+    async with renewing(signer):
+        for one in ahead:
+            taken = signer.latest(one)
+            if signer.is_old(taken):
+                taken = await signer.renewed(taken)
+            assert not signer.is_old(taken)
+    assert len(urls.asked) == 2
+
+
+async def test_one_that_waits_no_longer_takes_no_url_from_the_others() -> None:
+    urls = Urls()
+    signer = signer_of(urls)
+    taken = [signer.latest(one) for one in await signed_ahead(signer, urls, [1, 2, 3])]
+    async with renewing(signer):
+        waits = [asyncio.ensure_future(signer.renewed(one)) for one in taken]
+        await turns()
+        waits[0].cancel()
+        await turns()
+        await urls.answer()
+        assert waits[0].cancelled()
+        assert [(await wait).part.number for wait in waits[1:]] == [2, 3]
+
+
+async def test_a_request_that_fails_fails_all_who_wait_for_it_and_nobody_later() -> None:
+    urls = Urls()
+    signer = signer_of(urls)
+    taken = [signer.latest(one) for one in await signed_ahead(signer, urls, [1, 2, 3, 4])]
+    async with renewing(signer):
+        waits = [asyncio.ensure_future(signer.renewed(one)) for one in taken[:3]]
+        await turns()
+        later = asyncio.ensure_future(signer.renewed(taken[3]))
+        await turns()
+        await urls.answer(KeyError("no"))
+        assert [type(wait.exception()) for wait in waits] == [KeyError] * 3
+        again = asyncio.ensure_future(signer.renewed(taken[0]))
+        await urls.answer()
+        await urls.answer()
+        assert (await later).part.number == 4
+        assert (await again).part.number == 1
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=30),
+    cancelled=st.sets(st.integers(0, 60)),
+)
+def test_everyone_gets_the_url_of_his_part_in_few_requests(
+    steps: list[tuple[int, bool]], cancelled: set[int]
+) -> None:
+    """However the asking, the answers and cancellations are mixed."""
+
+    async def play() -> None:
+        urls = Urls()
+        signer = signer_of(urls)
+        ahead = iter(await signed_ahead(signer, urls, range(1, PARTS + 1)))
+        waits: list[asyncio.Future[Signed]] = []
+        async with renewing(signer):
+            rounds = 0
+            for count, answers in steps:
+                taken = [signer.latest(next(ahead)) for _ in range(count)]
+                waits += [asyncio.ensure_future(signer.renewed(one)) for one in taken]
+                await turns()
+                for number in cancelled:
+                    if number < len(waits):
+                        waits[number].cancel()
+                if answers:
+                    rounds += 1
+                    await urls.answer()
+            while any(not wait.done() for wait in waits):
+                rounds += 1
+                await urls.answer()
+            for number, wait in enumerate(waits, 1):
+                assert wait.cancelled() or wait.result().part.number == number
+        asked = [number for numbers in urls.asked[1:] for number in numbers]
+        assert sorted(asked) == list(range(1, len(waits) + 1))
+        assert len(urls.asked) - 1 <= len(waits) // 10 + rounds + 1
+
+    asyncio.run(play())
+
+
 async def test_an_address_is_one_part_s_for_the_whole_upload() -> None:
-    ticket = MultipartTicket(
-        build_id="b", object_key="o", upload_id="u", total_parts=PARTS, part_size=1
-    )
-    signer = Signer(Forgetful(), ManualClock(), ticket, PLAN)  # type: ignore[arg-type]
+    signer = signer_of(Forgetful())
     first, _ = await signer.sign([1, 2])
-    assert (await signer.renewed(first)).address == first.address  # it may come again for its own
+    async with renewing(signer):
+        again = await signer.renewed(first)
+    assert again.address == first.address  # it may come again for its own
     await signer.sign([3])
     with pytest.raises(DecodeError, match="no URL for part 5"):
         await signer.sign([5])

@@ -34,6 +34,7 @@ __all__ = [
     "Attempts",
     "RetryBudget",
     "RetryPolicy",
+    "is_expired",
     "is_signature_refused",
     "is_throttled",
     "may_have_acted",
@@ -273,13 +274,19 @@ def is_signature_refused(failure: NunuError) -> bool:
     )
 
 
+def is_expired(failure: NunuError) -> bool:
+    """Tell whether storage refused a URL because of its age."""
+    told = str(getattr(failure, "message", "")).lower()
+    return is_signature_refused(failure) and (
+        getattr(failure, "code", None) in _EXPIRED_CODES or "expired" in told
+    )
+
+
 def renewals(failure: NunuError) -> int:
     """Return how many fresh URLs a part may have had when its URL is refused so again."""
     if not is_signature_refused(failure):
         return 0
-    told = str(getattr(failure, "message", "")).lower()
-    expired = getattr(failure, "code", None) in _EXPIRED_CODES or "expired" in told
-    return _EXPIRED_RENEWALS if expired else _OTHER_RENEWALS
+    return _EXPIRED_RENEWALS if is_expired(failure) else _OTHER_RENEWALS
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:

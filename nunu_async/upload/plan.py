@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
 
@@ -17,6 +17,7 @@ __all__ = [
     "Part",
     "Plan",
     "batch_size",
+    "filled_batches",
     "minutes_kept",
     "minutes_to_ask",
     "upload_minutes",
@@ -94,6 +95,15 @@ class Plan:
 def batch_size(concurrency: int) -> int:
     """Return how many URLs to ask for at once: enough for every sender, within the advice."""
     return max(_SMALLEST_BATCH, min(concurrency, _LARGEST_BATCH))
+
+
+def filled_batches(
+    wanted: Sequence[int], spare: Iterable[int], length: int
+) -> Iterator[Sequence[int]]:
+    """Yield `wanted` in as few runs of up to `length` as can be, the last filled from `spare`."""
+    numbers = [*wanted, *islice(spare, -len(wanted) % length)]
+    for start in range(0, len(numbers), length):
+        yield numbers[start : start + length]
 
 
 def upload_minutes(size: int, *, multipart: bool, max_bandwidth: float | None = None) -> int:

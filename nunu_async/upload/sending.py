@@ -12,7 +12,7 @@ from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
-from nunu_async.core.retry import Attempts, RetryPolicy, is_signature_refused, renewals
+from nunu_async.core.retry import Attempts, RetryPolicy, is_expired, is_signature_refused, renewals
 from nunu_async.core.traffic import Traffic
 from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
@@ -107,7 +107,9 @@ class Sending:
                 tasks = [group.create_task(ahead.run())]
                 group.create_task(self._reporter.pump())
                 tasks += [group.create_task(self._send_all(ahead)) for _ in range(senders)]
+                renewing = group.create_task(self._signer.run(batch))
                 await asyncio.wait(tasks)
+                renewing.cancel()
                 self._reporter.end()
                 return
         except BaseExceptionGroup as failures:
@@ -117,7 +119,7 @@ class Sending:
 
     async def _send_all(self, ahead: Ahead) -> None:
         while (signed := await ahead.take()) is not None:
-            await self._send(signed)
+            await self._send(self._signer.latest(signed))
 
     async def _send(self, signed: Signed) -> None:
         part = signed.part
@@ -147,6 +149,8 @@ class Sending:
                     break
                 except (StorageError, TransportError) as error:
                     failure = error
+                if is_expired(failure):
+                    self._signer.expired(signed)
                 tools.slots.failed(failure, began, self._clock.monotonic())
             self._sent(part, 0)
             if self._signer.renews and renewed < renewals(failure):

@@ -13,7 +13,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import DecodeError
 from nunu_async.models.builds import MultipartTicket, PartUrl, Ticket
-from nunu_async.upload.plan import Part, Plan
+from nunu_async.upload.plan import Part, Plan, filled_batches
 
 __all__ = ["Ahead", "Signed", "Signer"]
 
@@ -41,10 +41,16 @@ class Signed:
     address: PartUrl
     received: float
     """Monotonic seconds."""
+    batch: int = 0
+    """The answer that it came with, counted from 1."""
 
 
 class Signer:
     """Where the parts of one upload go.
+
+    URLs that are of no more use are replaced together. They tend to come to their end at one
+    moment, and whoever asks for one while others are asked for is served by the next request,
+    which asks for those that no part has been sent with yet as well.
 
     Attributes:
         renews: whether a URL can be had anew; for an upload of a single part the API has no
@@ -58,13 +64,28 @@ class Signer:
         self._plan = plan
         self._began = clock.monotonic()
         self._parts: dict[int, int] = {}
+        self._answers = 0
+        self._expired = 0  # batches, up to this one
+        self._unsent: dict[int, Signed] = {}
+        self._wanted: list[int] = []
+        self._coming: dict[int, asyncio.Future[Signed]] = {}
+        self._is_wanted = asyncio.Event()
         self.renews = isinstance(ticket, MultipartTicket)
 
     async def sign(self, numbers: Sequence[int]) -> list[Signed]:
-        """Return a URL for each of `numbers`, in that order.
+        """Return a URL for each of `numbers`, in that order, for `latest` before it is used.
 
         Raises: DecodeError when the server keeps leaving some out; what the request raises.
         """
+        signed = await self._sign(numbers)
+        self._unsent |= {one.part.number: one for one in signed}
+        return signed
+
+    def latest(self, signed: Signed) -> Signed:
+        """Return what to send a part with that was signed ahead."""
+        return self._unsent.pop(signed.part.number, signed)
+
+    async def _sign(self, numbers: Sequence[int]) -> list[Signed]:
         ticket = self._ticket
         if not isinstance(ticket, MultipartTicket):
             address = PartUrl(part_number=1, url=ticket.upload_url)
@@ -79,8 +100,9 @@ class Signer:
                 if _is_for(url, missing) and self._gives(url):
                     urls[url.part_number] = url
         now = self._clock.monotonic()
+        self._answers += 1
         try:
-            return [Signed(self._plan.part(n), urls[n], now) for n in numbers]
+            return [Signed(self._plan.part(n), urls[n], now, self._answers) for n in numbers]
         except KeyError as error:
             raise DecodeError(
                 "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
@@ -92,15 +114,56 @@ class Signer:
         return self._parts.setdefault(hash(address.url), address.part_number) == address.part_number
 
     async def renewed(self, signed: Signed) -> Signed:
-        """Return a fresh URL for the part, or the same one where there is no other."""
-        (fresh,) = await self.sign([signed.part.number])
-        return fresh
+        """Return a fresh URL for the part, while `run` runs. Raises: as `sign`."""
+        number = signed.part.number
+        if number not in self._coming:
+            self._coming[number] = asyncio.get_running_loop().create_future()
+            self._wanted.append(number)
+            self._is_wanted.set()
+        # Shielded: others may wait for it, or for what is asked for together with it.
+        return await asyncio.shield(self._coming[number])
+
+    async def run(self, length: int) -> None:
+        """Serve `renewed`, up to `length` URLs a request, until cancelled."""
+        while True:
+            await self._is_wanted.wait()
+            self._is_wanted.clear()
+            wanted, self._wanted = self._wanted, []
+            spare = (
+                number
+                for number, signed in self._unsent.items()
+                if number not in self._coming and self.is_old(signed)
+            )
+            async with asyncio.TaskGroup() as group:
+                for numbers in filled_batches(wanted, spare, length):
+                    group.create_task(self._renew(numbers))
+
+    async def _renew(self, numbers: Sequence[int]) -> None:
+        create = asyncio.get_running_loop().create_future
+        coming = {number: self._coming.setdefault(number, create()) for number in numbers}
+        try:
+            for signed in await self._sign(numbers):
+                if signed.part.number in self._unsent:
+                    self._unsent[signed.part.number] = signed
+                coming[signed.part.number].set_result(signed)
+        except Exception as error:  # noqa: BLE001 - theirs who wait
+            for future in coming.values():
+                future.set_exception(error)
+                future.exception()  # no complaint of one that nobody waits for
+        finally:
+            for number in numbers:
+                del self._coming[number]
+
+    def expired(self, signed: Signed) -> None:
+        """Take note that a URL was refused for its age: those that came before are older still."""
+        self._expired = max(self._expired, signed.batch)
 
     def is_old(self, signed: Signed) -> bool:
         """Tell whether a URL is to be replaced before it is used."""
         found = _LIFE.search(signed.address.url)
         life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
-        return self.renews and self._clock.monotonic() - signed.received > _USABLE * life
+        age = self._clock.monotonic() - signed.received
+        return self.renews and (age > _USABLE * life or signed.batch <= self._expired)
 
 
 class Ahead:

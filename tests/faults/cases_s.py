@@ -73,6 +73,11 @@ def tells_one_end(played: Played) -> None:
     assert ends == played.events[-1:]
 
 
+def asks_for_ten_at_most(played: Played) -> None:
+    asked = [seen.query["part_numbers"].split(",") for seen in played.server.of("get_upload_parts")]
+    assert max(map(len, asked)) <= 10
+
+
 def refused_nothing(played: Played) -> None:
     """Not for its address, its headers, its length or its encoding."""
     assert {seen.status for seen in played.server.of("put_part")} == {200}
@@ -234,8 +239,19 @@ CASES = [
         "by-its-own-clock",
         steps={"put_part:1": [serve(delay=100.0)]},
         server={"url_life": 90},
-        requests={"put_part": 5, "put_part:2": 2, "put_part:3": 2},
+        requests={"put_part": 4, "put_part:2": 2, "put_part:3": 1, "get_upload_parts": 2},
         also=uses_a_new_url_each_time,
+    ),
+    Case(
+        "S3",
+        "all-at-one-moment",
+        size=40 * PART,
+        options={"concurrency": 16},
+        steps={"put_part": [serve(delay=100.0).repeat(16)]},
+        server={"url_life": 90},
+        requests={"put_part": 40 + 16, "get_upload_parts": (8, 10)},
+        sleeps=0,
+        also=asks_for_ten_at_most,
     ),
     *(
         Case(
@@ -701,7 +717,7 @@ CASES = [
             patch=is_wrong_by(hours),
             steps={"put_part:1": [serve(delay=100.0)]},
             server={"url_life": 90},
-            requests={"put_part": 5, "get_upload_parts": 3},
+            requests={"put_part": 4, "get_upload_parts": 2},
             also=uses_a_new_url_each_time,
         )
         for hours in (0, 2, -2)
