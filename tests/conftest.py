@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import random
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import trustme
 from doubles import ManualClock
 from hypothesis import settings
@@ -81,8 +83,15 @@ def _only_new_objects_are_collected() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def _own_states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where each test has a place for its state; few ever make it."""
+    room = tmp_path_factory.mktemp("nunu states")
+    return (room / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, _own_states: Iterator[Path]) -> None:
     """The machine's own settings must not reach a test, nor one its state.
 
     Each client reads the certificates that a variable names, and a whole bundle takes a while.
@@ -90,7 +99,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     for name in list(os.environ):
         if name.startswith(("NUNU_", "SSL_CERT_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("NUNU_STATE_DIR", str(tmp_path / "nunu state"))
+    monkeypatch.setenv("NUNU_STATE_DIR", str(next(_own_states)))
     # `python -m pytest` imports the checkout; elsewhere a child would import what is installed.
     monkeypatch.setenv("PYTHONPATH", str(Path(nunu_async.__file__).parents[1]), prepend=os.pathsep)
 
@@ -168,8 +177,14 @@ async def open_descriptors() -> Callable[[], int]:
 
 
 @pytest.fixture(autouse=True)
-async def _quiet() -> AsyncIterator[None]:
-    """After each test no task is left over."""
+def _quiet(request: pytest.FixtureRequest) -> None:
+    """After each test on a loop no task is left over; any other test needs no loop for that."""
+    if pytest_asyncio.is_async_test(request.node) or "box" in request.fixturenames:
+        request.getfixturevalue("_no_task_left")
+
+
+@pytest.fixture
+async def _no_task_left() -> AsyncIterator[None]:
     yield
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left running: {left}"
