@@ -8,6 +8,7 @@ import re
 import signal
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -359,12 +360,15 @@ async def test_a_terminal_that_cannot_draw_gets_no_escape_sequences(tmp_path: Pa
 
 @needs_terminals
 async def test_a_terminal_that_goes_away_takes_no_result_with_it(tmp_path: Path) -> None:
-    async with Sandbox(script=Script(initialize_seconds=0, run_seconds=1.5)) as box:
+    now = time.time()
+    script = Script(initialize_seconds=0, run_seconds=60)
+    async with Sandbox(script=script, now=lambda: now) as box:
         run_id = box.add_run(state="RUNNING").run_id
         arguments = ("wait", "run", run_id, "--interval", "0.2", "--json")
         async with on_a_terminal(box, 60, *arguments, cwd=tmp_path) as (process, screen):
             await screen.shows("running")
             screen.close()
+            now += 120
             out, _ = await process.communicate()
             screen.mine = os.open(os.devnull, os.O_RDONLY)  # to be closed once more
         assert process.returncode == 0
