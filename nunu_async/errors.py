@@ -115,7 +115,11 @@ class SourceError(NunuError):
 
 
 class SourceChanged(SourceError):
-    """The local file was changed while it was being uploaded; the upload was given up."""
+    """The local file changed after some of it was sent; the upload was given up.
+
+    Also where a chmod, a hard link or a rename leaves open whether its contents did: its ctime has
+    moved and the storage's ETags are not MD5s, so that they cannot be compared.
+    """
 
 
 class TransportError(NunuError):

@@ -16,6 +16,7 @@ from nunu_async import NunuClient, RetryPolicy
 from nunu_async.config import Timeouts
 from nunu_async.core.clock import Clock
 from nunu_async.core.proxies import Proxies
+from nunu_async.errors import NunuError
 from nunu_async.upload.completion import Completion
 from nunu_async.upload.storage import Storage
 
@@ -128,8 +129,12 @@ def completion_of(nunu: NunuClient, clock: Clock) -> Completion:
         clock=clock,
         policy=RetryPolicy(),
         timeouts=Timeouts(),
-        on_retry=lambda *_: None,
+        on_retry=_no_listener,
     )
+
+
+async def _no_listener(attempt: int, delay: float, failure: NunuError) -> None:
+    pass
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:

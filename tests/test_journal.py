@@ -172,11 +172,17 @@ def line_of(content: object) -> bytes:
         (line_of({"version": 17}) + b"whatever follows", "format 17"),
         (head_line(HEAD)[0].replace(b'"version":1', b'"version":3'), "format 3"),  # its checksum
         (b'{"version": 2, "format": "not even lines of ours"}', "format 2"),
+        (b'{\n  "version"  :  4,\n', "format 4"),
+        (b'{"format": 2}\n', "an unknown format"),
+        (b"SQLite format 3\0", "an unknown format"),
+        (b"\x89nunu\r\n\x1a\n", "an unknown format"),
         (line_of({"version": 1, "head": {"all": "new"}}), "format 1 with unknown contents"),
         (line_of({"version": 1, "head": 5}), "format 1 with unknown contents"),
         (line_of({"head": {}}), "format 1 with unknown contents"),
         (head_line(HEAD)[0][:-1], ""),  # torn, as by a lost machine
-        (head_line(HEAD)[0][:40], ""),
+        *((head_line(HEAD)[0][:cut], "") for cut in (1, 2, 5, 10, 11, 12, 20, 32, 33, 40)),
+        (head_line(HEAD)[0][:100] + b"\0" * 4000, ""),
+        (head_line(HEAD)[0].replace(b"Nightly", b"nightly"), ""),  # a spoilt byte
         (b"\0" * 4096, ""),
         (b"", ""),
     ],
@@ -186,9 +192,9 @@ def test_a_journal_of_another_version_is_told_from_a_torn_one(data: bytes, name:
     assert foreign_format(data) == name
 
 
-@given(st.binary(max_size=300))
-def test_bytes_from_anywhere_have_no_format(data: bytes) -> None:
-    assert foreign_format(data) == ""
+@given(st.binary(min_size=1, max_size=300).filter(lambda data: data.rstrip(b"\0")[:1] != b"["))
+def test_what_does_not_begin_as_a_journal_is_of_another_format(data: bytes) -> None:
+    assert bool(foreign_format(data)) == bool(data.rstrip(b"\0"))
 
 
 NANOSECONDS = 1_000_000_000

@@ -44,7 +44,7 @@ from nunu_async import (
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.journal import head_line, part_line, read
+from nunu_async.upload.journal import head_line, mark_line, part_line, read
 from nunu_async.upload.plan import upload_minutes
 from nunu_async.upload.shelf import Journal
 from nunu_async.upload.source import Source
@@ -462,7 +462,7 @@ async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
     path = make_file(PARTS * PART)
     await interrupt(small, state, path)
     rewrite_in_place(path, 5)
-    with pytest.raises(SourceChanged, match=r"rewritten after part 1 was sent.*ctime") as caught:
+    with pytest.raises(SourceChanged, match=r"changed after part 1 was sent.*ctime") as caught:
         await send(small, state, path)
     assert "was cancelled on the server" in "".join(caught.value.__notes__)
     assert states(small) == ["cancelled"]
@@ -513,10 +513,68 @@ async def test_a_file_rewritten_while_the_rest_is_sent_is_noticed_as_well(
         if isinstance(event, PartDone) and event.done == 20:
             rewrite_in_place(path, 5)
 
-    with pytest.raises(SourceChanged, match="rewritten after part 1 was sent"):
+    with pytest.raises(SourceChanged, match="changed after part 1 was sent"):
         await send(small, state, path, on_progress=rewrite)
     assert states(small) == ["cancelled"]
     assert journals(state) == []
+
+
+def killed_while_completing(state: Path) -> None:
+    """Write into the journal what a kill right after the request to complete leaves in it."""
+    (journal,) = journals(state)
+    kept = read(journal.read_bytes())
+    assert kept is not None
+    with journal.open("ab") as file:
+        file.write(mark_line(kept.checksum)[0])
+
+
+@needs_ctime
+async def test_a_build_of_what_the_file_held_before_is_no_success_now(
+    small: Sandbox, make_file: MakeFile, state: Path
+) -> None:
+    """The server has completed it, the answer was lost with the process, the file is rewritten."""
+    path = make_file(PARTS * PART)
+    before = path.read_bytes()
+    small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
+    small.add_fault(Fault(on="get_build", status=503, times=2))
+    with pytest.raises(UploadOutcomeUnknown):
+        await send(small, state, path)
+    (build_id,) = small.uploads
+    rewrite_in_place(path, 5)
+    with pytest.raises(SourceChanged) as caught:
+        await send(small, state, path)
+    assert f"build {build_id} is complete" in "".join(caught.value.__notes__)
+    assert not small.journal.of("cancel_upload")
+    assert small.read_object(build_id) == before
+    assert journals(state) == []
+    build = await send(small, state, path)
+    assert small.read_object(build.build_id) == path.read_bytes()
+
+
+@needs_ctime
+@pytest.mark.parametrize("moved", ["ctime", "mtime"])
+async def test_what_may_be_assembled_is_not_deleted_because_the_file_was_rewritten(
+    small: Sandbox, make_file: MakeFile, state: Path, moved: str
+) -> None:
+    path = make_file(PARTS * PART)
+    old = await interrupt(small, state, path)
+    killed_while_completing(state)
+    rewrite_in_place(path, 5)
+    if moved == "ctime":
+        with pytest.raises(SourceChanged) as caught:
+            await send(small, state, path)
+        assert "may be complete, and was let be" in "".join(caught.value.__notes__)
+    else:
+        os.utime(path, ns=(1, 1))
+    assert not small.journal.of("cancel_upload")
+    build = await send(small, state, path)  # the next call does not meet it again
+    assert small.read_object(build.build_id) == path.read_bytes()
+    assert small.uploads[old].state == "uploading"
+    assert not small.journal.of("cancel_upload")
+    (left,) = journals(state)  # for `uploads cancel`
+    kept = read(left.read_bytes())
+    assert kept is not None
+    assert kept.head.ticket.build_id == old
 
 
 @needs_ctime
@@ -568,7 +626,7 @@ async def test_a_file_that_keeps_changing_is_given_up(
 
     monkeypatch.setattr(Source, "md5", md5)
     ctime_moves(path, lambda: path.chmod(0o600))
-    with pytest.raises(SourceChanged, match="kept changing"):
+    with pytest.raises(SourceChanged, match="changed again and again"):
         await send(small, state, path)
     assert states(small) == ["cancelled"]
 
@@ -594,7 +652,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("content", "name"), FOREIGN)
-async def test_a_journal_of_another_version_is_set_aside_whole(
+async def test_a_journal_of_another_version_is_left_where_that_version_finds_it(
     small: Sandbox,
     make_file: MakeFile,
     state: Path,
@@ -608,11 +666,16 @@ async def test_a_journal_of_another_version_is_set_aside_whole(
     journal.write_bytes(content)
     await send(small, state, path)
     await send(small, state, path)
-    assert [path.read_bytes() for path in journals(state)] == [content]
-    assert caplog.text.count(f"another version of nunu_async ({name})") == 1
-    assert str(journals(state)[0]) in caplog.text
-    await interrupt(small, state, path)  # and has a journal of its own beside it
+    assert journals(state) == [journal]
+    assert journal.read_bytes() == content
+    assert (
+        caplog.text.count(f"{journal} was written by another version of nunu_async ({name})") == 1
+    )
+    build_id = await interrupt(small, state, path)  # and has a journal of its own beside it
     assert len(journals(state)) == 2
+    assert (await send(small, state, path)).build_id == build_id
+    assert journals(state) == [journal]
+    assert journal.read_bytes() == content
 
 
 async def test_a_list_names_journals_of_another_version_and_leaves_them(
@@ -622,12 +685,12 @@ async def test_a_list_names_journals_of_another_version_and_leaves_them(
     folder = state / "uploads"
     folder.mkdir(parents=True)
     (folder / "a.jsonl").write_bytes(content)
-    ran = await run("uploads", "list", env=environ(small, state))
-    assert ran.code == 0
-    assert f"a.jsonl was written by another version of nunu_async ({name})" in ran.err
-    ran = await run("uploads", "cancel", "--all", env=environ(small, state))
-    assert ran.code == 0
-    assert (folder / "a.jsonl").read_bytes() == content
+    for command, code in ((("list",), 0), (("cancel", "--all"), 1), (("resume",), 1)):
+        ran = await run("uploads", *command, env=environ(small, state))
+        assert ran.code == code
+        assert ran.err.count(f"a.jsonl was written by another version of nunu_async ({name})") == 1
+        assert "nothing was left behind" not in ran.err
+        assert (folder / "a.jsonl").read_bytes() == content
 
 
 async def test_an_old_upload_that_could_not_be_cancelled_is_not_lost_sight_of(

@@ -43,15 +43,18 @@ _COLUMNS: tuple[Column[LeftBehind], ...] = (
 
 async def list_uploads(arguments: argparse.Namespace) -> int:
     """Print what was left behind, of every project; sends nothing and needs no key."""
+    shelf = _shelf()
     try:
-        lefts = await asyncio.to_thread(_shelf().left_behind)
+        lefts = await asyncio.to_thread(shelf.left_behind)
     except ConfigError as error:
         tell(f"nunu-async: {error}")
         return _USAGE
+    _tell_foreign(shelf)
     if arguments.json:
         return 0 if result(json.dumps([_as_object(left) for left in lefts])) else 1
     if not lefts:
-        tell(_NOTHING)
+        if not shelf.foreign:
+            tell(_NOTHING)
         return 0
     try:
         await tell_table(lefts, _COLUMNS)
@@ -148,6 +151,7 @@ async def _choose(shelf: Shelf, arguments: argparse.Namespace) -> tuple[list[Lef
     Raises: InputError for a name that is none of them, and where it is not clear what is meant.
     """
     lefts = await asyncio.to_thread(shelf.left_behind)
+    _tell_foreign(shelf)
     ours = [left for left in lefts if left.is_ours]
     if arguments.names:
         meant = [left for name in arguments.names for left in _named(name, lefts)]
@@ -156,10 +160,11 @@ async def _choose(shelf: Shelf, arguments: argparse.Namespace) -> tuple[list[Lef
     else:
         ids = ", ".join(left.kept.head.ticket.build_id for left in ours)
         raise InputError("BUILD", f"which of {ids}? name them, or say --all")
-    if not meant:
+    if not meant and not shelf.foreign:
         tell(_NOTHING)
     chosen: dict[str, LeftBehind] = {}
-    code = 0
+    # What another version has left behind is not settled.
+    code = 1 if shelf.foreign and not arguments.names else 0
     for left in meant:
         build_id = left.kept.head.ticket.build_id
         if not left.is_ours:
@@ -172,6 +177,11 @@ async def _choose(shelf: Shelf, arguments: argparse.Namespace) -> tuple[list[Lef
         else:
             chosen[build_id] = left
     return list(chosen.values()), code
+
+
+def _tell_foreign(shelf: Shelf) -> None:
+    for line in shelf.foreign:
+        tell(f"nunu-async: {cell(line)}")
 
 
 def _named(name: str, lefts: Sequence[LeftBehind]) -> list[LeftBehind]:

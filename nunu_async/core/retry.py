@@ -24,6 +24,7 @@ from nunu_async.errors import (
     ConfigError,
     DeadlineExceeded,
     DecodeError,
+    NotFound,
     NunuError,
     ProxyError,
     StorageError,
@@ -35,10 +36,13 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "is_expired",
+    "is_in_progress",
     "is_signature_refused",
     "is_throttled",
     "may_have_acted",
+    "may_pass",
     "parse_retry_after",
+    "pause_between",
     "renewals",
 ]
 
@@ -59,6 +63,9 @@ _REFUSED_CODES: Final = _EXPIRED_CODES | {"AccessDenied"}
 _EXPIRED_RENEWALS: Final = 3
 _OTHER_RENEWALS: Final = 1
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
+# "Busy", "locked", "too early": the server may be at work on this or an earlier request, also where
+# this was the only one, as an edge may have sent it twice.
+_IN_PROGRESS_STATUS: Final = frozenset({409, 423, 425})
 # What retries cost, and what a success at the first try brings; AWS's own figures of 2026.
 _TRANSIENT_COST: Final = 14
 _THROTTLED_COST: Final = 5
@@ -262,6 +269,31 @@ def may_have_acted(failure: NunuError) -> bool:
             )
         case _:
             return isinstance(failure, DecodeError)
+
+
+def is_in_progress(failure: NunuError) -> bool:
+    """Tell whether the answer may mean that the server is at work on what was asked for."""
+    return isinstance(failure, ApiError) and failure.status in _IN_PROGRESS_STATUS
+
+
+def may_pass(failure: NunuError) -> bool:
+    """Tell whether another try of something that may be repeated at will could succeed.
+
+    More than `Attempts` repeats: for what has a time limit of its own, such as cleaning up.
+    """
+    if isinstance(failure, ApiError):
+        # The page of an edge that has lost its server may be gone a moment later.
+        of_an_edge = isinstance(failure, NotFound) and not failure.explained
+        status = failure.status
+        return of_an_edge or status >= 500 or is_in_progress(failure) or status in (408, 429)  # noqa: PLR2004 - HTTP's class
+    return isinstance(failure, TransportError | DecodeError) and not isinstance(
+        failure, CertificateError
+    )
+
+
+def pause_between(tries: int, *, first: float, longest: float, chance: float) -> float:
+    """Return the seconds to wait after so many tries: doubling, and varied by a quarter."""
+    return min(math.ldexp(first, min(tries - 1, 20)), longest) * (0.75 + 0.5 * chance)
 
 
 def is_signature_refused(failure: NunuError) -> bool:

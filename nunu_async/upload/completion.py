@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
@@ -13,7 +13,7 @@ from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Flight, Replay
-from nunu_async.core.retry import Attempts, RetryPolicy
+from nunu_async.core.retry import Attempts, RetryPolicy, is_in_progress, pause_between
 from nunu_async.endpoints.builds import CARRIES_ERROR, Builds
 from nunu_async.errors import (
     ApiError,
@@ -36,11 +36,6 @@ _LOG = logging.getLogger("nunu_async.upload")
 # Seconds that a last request gets when the time for all of them is nearly spent.
 _LEAST: Final = 1.0
 
-# "Busy", "locked", "too early": the server may be assembling the build for this or an earlier
-# request, also where this was the only one, as an edge may have sent it twice.
-_IN_PROGRESS_STATUS: Final = frozenset({409, 423, 425})
-# 4xx that do not settle whether the request was acted on.
-_UNSETTLED_STATUS: Final = _IN_PROGRESS_STATUS | {408}
 # Seconds between completes while the server says that one is in progress: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
 # What the second of two equal requests is answered when the first has worked.
@@ -84,7 +79,7 @@ class Completion:
         clock: Clock,
         policy: RetryPolicy,
         timeouts: Timeouts,
-        on_retry: Callable[[int, float, NunuError], None],
+        on_retry: Callable[[int, float, NunuError], Awaitable[None]],
     ) -> None:
         self._builds = builds
         self._clock = clock
@@ -164,7 +159,7 @@ class Completion:
                 if in_doubt:
                     raise _unknown(ticket, failure) from failure
                 raise failure
-            self._on_retry(sent, delay, failure)
+            await self._on_retry(sent, delay, failure)
             await self._clock.sleep(delay)
 
     def _pause_after(
@@ -177,7 +172,7 @@ class Completion:
         in_doubt: bool,
     ) -> float | None:
         """Return the seconds to wait before the next complete; None to give up."""
-        if not (in_doubt and _is_in_progress(failure)):
+        if not (in_doubt and is_in_progress(failure)):
             return attempts.pause_after(
                 _as_refusal(failure),
                 replay=Replay.ALWAYS,
@@ -185,10 +180,13 @@ class Completion:
                 remaining=deadline.remaining(),
             )
         # No failure that `RetryPolicy.attempts` counts: a server at work has the whole limit.
-        pause = min(_FIRST_PAUSE * 2 ** min(sent - 1, 10), _LONGEST_PAUSE)
-        pause *= 0.75 + 0.5 * self._clock.random()
-        delay = max(pause, getattr(failure, "retry_after", None) or 0.0)
-        return delay if delay < deadline.remaining() else None
+        # Its end is waited for, so that the last look at the build is not an early one.
+        remaining = deadline.remaining()
+        pause = pause_between(
+            sent, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, chance=self._clock.random()
+        )
+        delay = max(min(pause, remaining), getattr(failure, "retry_after", None) or 0.0)
+        return delay if remaining and delay <= remaining else None
 
     async def _once(
         self,
@@ -286,15 +284,11 @@ def _did_nothing(failure: NunuError) -> bool:
     return (
         isinstance(failure, ApiError)
         and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's client errors
-        and failure.status not in _UNSETTLED_STATUS
+        and failure.status != 408  # noqa: PLR2004 - an edge may have passed it on
+        and not is_in_progress(failure)
         # "no such page" of some edge is not "no such upload"
         and (failure.explained or not isinstance(failure, NotFound))
     )
-
-
-def _is_in_progress(failure: NunuError) -> bool:
-    """Tell whether the answer may mean that the server is at work on a complete."""
-    return isinstance(failure, ApiError) and failure.status in _IN_PROGRESS_STATUS
 
 
 def _as_refusal(failure: NunuError) -> NunuError:
@@ -306,7 +300,7 @@ def _as_refusal(failure: NunuError) -> NunuError:
 
 def _was_explained(failure: NunuError) -> bool:
     """Tell whether the API itself has ended the request, in its own words or by HTTP's."""
-    if _is_in_progress(failure):
+    if is_in_progress(failure):
         return False
     if isinstance(failure, DecodeError):
         return any(told.startswith(CARRIES_ERROR) for told in failure.problems)

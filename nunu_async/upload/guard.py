@@ -16,7 +16,7 @@ __all__ = ["SourceGuard"]
 _LOG = logging.getLogger("nunu_async.upload")
 
 # Changes of the ctime during a comparison that are put up with before the upload is given up.
-_MOST_MOVES: Final = 3
+_MOST_MOVES: Final = 5
 
 
 class SourceGuard:
@@ -73,7 +73,11 @@ class SourceGuard:
                     self._ctime = now
                     return
                 if moves == _MOST_MOVES:
-                    raise self._changed("kept changing while its sent parts were compared with it")
+                    raise self._changed(
+                        "changed again and again (its contents, mode, links or name: its ctime "
+                        "kept moving) while the sent parts were compared with it. Upload it again "
+                        "when it is left alone"
+                    )
                 path = self.source.path
                 _LOG.info("%s: its ctime has moved; comparing %d sent parts", path, len(stale))
                 for number in stale:
@@ -95,8 +99,8 @@ class SourceGuard:
         part = self._plan.part(number)
         if await self.source.md5(part.offset, part.length) != self._ledger.etags[number].lower():
             raise self._changed(
-                f"was rewritten after part {number} was sent ({moved}, and the part has other "
-                "bytes). Upload it again"
+                f"changed after part {number} was sent ({moved}, and the part's ETag is not the "
+                "MD5 of what the file holds now). Upload it again"
             )
 
     def _changed(self, reason: str) -> SourceChanged:

@@ -20,10 +20,21 @@ from nunu_async.core import codec
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.upload.source import Identity
 
-__all__ = ["Head", "Kept", "foreign_format", "head_line", "mark_line", "part_line", "read"]
+__all__ = [
+    "VERSION",
+    "Head",
+    "Kept",
+    "foreign_format",
+    "head_line",
+    "mark_line",
+    "part_line",
+    "read",
+]
 
-_VERSION: Final = 1
-_ANY_VERSION: Final = re.compile(rb'"version": ?([0-9]{1,9})')
+VERSION: Final = 1
+_ANY_VERSION: Final = re.compile(rb'"version"\s*:\s*([0-9]{1,9})')
+# How each journal of this version begins, but for the checksum.
+_START: Final = b'["00000000",{"version":%d,"head":' % VERSION
 _LINE: Final = re.compile(rb'\["([0-9a-f]{8})",(\{.*\})\]', re.DOTALL)
 
 
@@ -67,7 +78,7 @@ class Kept:
 
 def head_line(head: Head) -> tuple[bytes, int]:
     """Return the first line, and its checksum for the one after it."""
-    return _line({"version": _VERSION, "head": codec.dump(head)}, 0)
+    return _line({"version": VERSION, "head": codec.dump(head)}, 0)
 
 
 def part_line(number: int, etag: str, before: int, *, is_md5: bool = False) -> tuple[bytes, int]:
@@ -128,21 +139,28 @@ def read(data: bytes) -> Kept | None:
 
 
 def foreign_format(data: bytes) -> str:
-    """Name the format of a journal that `read` cannot read but another version can; "" if none.
+    """Name the format of a journal that `read` cannot read but another version may; "" if none.
 
-    What was only torn, by a lost machine, is in no format.
+    Empty, or a head of this version that was torn by a lost machine, is in no format.
     """
     first, end, _ = data.partition(b"\n")
-    version = _ANY_VERSION.search(first)
-    if version is not None and int(version[1]) != _VERSION:
-        return f"format {int(version[1])}"
     found = _LINE.fullmatch(first)
-    whole = end and found is not None and zlib.crc32(found[2]) == int(found[1], 16)
-    return f"format {_VERSION} with unknown contents" if whole else ""
+    if end and found is not None and zlib.crc32(found[2]) == int(found[1], 16):
+        version = _ANY_VERSION.search(first)
+        if version is None or int(version[1]) == VERSION:
+            return f"format {VERSION} with unknown contents"
+        return f"format {int(version[1])}"
+    # Blocks that a file system lost are filled with zeros.
+    start = re.sub(rb'^(\[")[0-9a-f]{1,8}', rb"\g<1>", data.rstrip(b"\0")[: len(_START)])
+    ours = re.sub(rb'^(\[")0{8}', rb"\g<1>", _START)
+    if ours.startswith(start) or start.startswith(ours):
+        return ""
+    version = _ANY_VERSION.search(data[:4096])
+    return f"format {int(version[1])}" if version is not None else "an unknown format"
 
 
 def _head(content: object) -> Head:
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
+    if not isinstance(content, dict) or content.get("version") != VERSION:
         raise codec.Misfit("not a journal of this version @ $.version")
     data = content.get("head")
     if not isinstance(data, dict):

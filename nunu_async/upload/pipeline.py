@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import time_limit
@@ -30,6 +31,7 @@ from nunu_async.upload.progress import (
 )
 from nunu_async.upload.resume import (
     cancel,
+    give_up,
     is_forgotten,
     is_resumable,
     kept_note,
@@ -79,15 +81,21 @@ class Upload:
         self._verified = 0
         self._orphans = 0
         self._is_second = False  # reservation
+        self._gone: Ticket | None = None
         self._let_go_of: tuple[Ticket, bool] | None = None
+        self._kept: KeptUpload | None = None
         self._ledger = Ledger()
         self._completion = Completion(
             equipment.builds,
             clock=equipment.clock,
             policy=equipment.policy,
             timeouts=equipment.timeouts,
-            on_retry=lambda attempt, delay, why: tell_retry(reporter, None, attempt, delay, why),
+            on_retry=self._tell_retry,
         )
+
+    async def _tell_retry(self, attempt: int, delay: float, failure: NunuError) -> None:
+        tell_retry(self._reporter, None, attempt, delay, failure)
+        await self._reporter.drain()  # completing may take minutes
 
     async def go_on(self, began: float, kept: KeptUpload) -> UploadedBuild | None:
         """Send what is missing, and complete; None when the server does not know the upload."""
@@ -108,6 +116,7 @@ class Upload:
         When this raises, cancellation included, nothing of the upload is still running, and the
         server was told to forget it unless it may have completed, or is kept to be resumed.
         """
+        self._kept = kept
         ticket = await self._initiate() if kept is None else kept.head.ticket
         try:
             refusal: NunuError | None = None
@@ -124,17 +133,31 @@ class Upload:
                 await self._reporter.drain()
                 self._ledger = Ledger()
                 self._is_second = True
-                ticket = await self._initiate()
+                ticket = await self._initiate_again(ticket, refusal)
                 await self._transfer(ticket)
         except BaseException as error:
             try:
-                await finish(self._clean_up(ticket, error))
+                if ticket is not self._gone:
+                    await finish(self._clean_up(ticket, error))
             except asyncio.CancelledError as cancelled:
                 for note in getattr(error, "__notes__", ()):  # this one is what the caller sees
                     cancelled.add_note(note)
                 raise
             raise
         return await self._end(ticket, began)
+
+    async def _initiate_again(self, first: Ticket, refusal: NunuError) -> Ticket:
+        """Make another reservation in place of one that was deleted."""
+        try:
+            return await self._initiate()
+        except BaseException as error:
+            self._gone = first
+            error.add_note(
+                f"it was to replace build {first.build_id}, whose presigned URL was refused "
+                f"({refusal}) and which was cancelled on the server"
+            )
+            await self._tell_end(Cancelled(build_id=first.build_id, on_server=True), error)
+            raise
 
     async def _transfer(self, ticket: Ticket, kept: KeptUpload | None = None) -> None:
         """Send what is missing, and complete."""
@@ -158,6 +181,8 @@ class Upload:
             self._reporter.tell(BytesSent(sent=self._ledger.sent, size=plan.size))
         await self._reporter.drain()
         if kept is not None and await self._is_built(plan, kept):
+            self._completion.may_cancel, self._completion.done = False, True
+            await guard.confirm()  # a build of what the file held then is no success now
             return
         if len(self._ledger.etags) < plan.total_parts:
             await self._send_parts(ticket, plan, guard)
@@ -285,10 +310,14 @@ class Upload:
 
     async def _clean_up(self, ticket: Ticket, error: BaseException) -> None:
         if not self._completion.may_cancel:
-            told = "is complete" if self._completion.done else "may be complete, and was let be"
-            error.add_note(f"build {ticket.build_id} {told}")
             if self._completion.done:
+                error.add_note(f"build {ticket.build_id} is complete")
                 await self._forget_journal(ticket)
+            else:
+                hint = ""
+                if self._journal_of(ticket) is not None:
+                    hint = "; the same call or command asks for it before anything is sent"
+                error.add_note(f"build {ticket.build_id} may be complete, and was let be{hint}")
             return
         if self._resumed and is_forgotten(error):
             return  # for `go_on` to answer
@@ -299,6 +328,8 @@ class Upload:
             await self._tell_end(
                 Kept(build_id=ticket.build_id, done=done_parts, parts=parts), error
             )
+            return
+        if await self._may_be_of_an_earlier_call(ticket, error):
             return
         done = await self._let_go(ticket)
         if done:
@@ -317,6 +348,32 @@ class Upload:
                 await self._reporter.drain()
         except Exception as listener_error:  # noqa: BLE001 - the first error is the one to raise
             error.add_note(f"on_progress failed as well: {listener_error!r}")
+
+    async def _may_be_of_an_earlier_call(self, ticket: Ticket, error: BaseException) -> bool:
+        """Leave alone what an earlier call has asked to be completed; a changed file ends no build.
+
+        False where there is no such call, or where the server has nothing of it any more.
+        """
+        if self._kept is None or not self._kept.completing:
+            return False
+        end = await give_up(
+            self._builds, self._kept, clock=self._clock, within=self._timeouts.cleanup, asked=False
+        )
+        if end == "cancelled":
+            self._let_go_of = ticket, True
+            return False
+        if end == "built":
+            error.add_note(f"build {ticket.build_id} is complete, with what was sent before")
+            await self._forget_journal(ticket)
+        else:
+            error.add_note(
+                f"build {ticket.build_id} may be complete, and was let be; `nunu-async uploads "
+                f"cancel {ticket.build_id}` gives it up"
+            )
+            if (journal := self._journal_of(ticket)) is not None:
+                with suppress(NunuError):  # or the next call meets it again
+                    await journal.set_aside()
+        return True
 
     async def _let_go(self, ticket: Ticket) -> bool:
         """Cancel on the server, whoever cancels meanwhile; of what was, tell how that ended."""

@@ -7,17 +7,15 @@ from typing import Final, Literal, TypeAlias
 
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Replay
+from nunu_async.core.retry import may_pass, pause_between
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
     ApiError,
     BadRequest,
-    CertificateError,
-    DecodeError,
     NotFound,
     NunuError,
     PlanMismatch,
     SourceChanged,
-    TransportError,
     UploadError,
     UploadOutcomeUnknown,
 )
@@ -50,10 +48,10 @@ KEPT: Final = "is kept on the server"
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
 # Seconds between tries to cancel: at first, and at most.
 _CANCEL_PAUSE, _LONGEST_CANCEL_PAUSE = 0.5, 8.0
+# Of the time for all tries, one gets this part.
+_CANCEL_SHARES: Final = 3
 # Seconds that a last try gets when the time for all of them is nearly spent.
 _LEAST: Final = 0.001
-# 4xx to a DELETE that say "not now".
-_TRY_AGAIN: Final = frozenset({408, 409, 423, 425, 429})
 
 
 def kept_note(build_id: str, done: int, parts: int) -> str:
@@ -156,42 +154,35 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
     """Have the server delete an upload, trying for `within` seconds; False where it may remain.
 
     Anything but a success or a definite refusal is tried again with growing pauses: a part may
-    still be on its way to storage (409), a connection may drop, the server may say that it failed.
+    still be on its way to storage (409), a connection may drop or hang, the server may say that
+    it failed.
     """
     # Cleaned: an answer that was refused may have been so for its ids.
     build_id = clean(ticket.build_id)
     deadline = Deadline(clock, within)
-    pause = _CANCEL_PAUSE
+    tries = 0
     while True:
+        # One that hangs must not take all of the time.
+        patience = max(min(deadline.remaining(), within / _CANCEL_SHARES), _LEAST)
+        failure: NunuError | None = None
         try:
-            async with time_limit(clock, deadline.remaining()):
-                await builds.cancel_upload(
-                    ticket, replay=Replay.NEVER, within=max(deadline.remaining(), _LEAST)
-                )
+            async with time_limit(clock, patience):
+                await builds.cancel_upload(ticket, replay=Replay.NEVER, within=patience)
             return True
         except NunuError as error:
             if isinstance(error, ApiError) and error.status in _GONE and error.explained:
                 return True  # already; the page of some edge would say nothing of it
-            failure: NunuError | None = error
+            failure = error
         except TimeoutError:
-            failure = None
-        reason = str(failure) if failure else f"no answer within {within:g} seconds"
-        asked = getattr(failure, "retry_after", None) or 0.0
-        delay = max(asked, pause * (0.75 + 0.5 * clock.random()))
-        if failure is None or not _may_pass(failure) or delay >= deadline.remaining():
+            pass
+        tries += 1
+        reason = str(failure) if failure else f"no answer within {patience:g} seconds"
+        delay = pause_between(
+            tries, first=_CANCEL_PAUSE, longest=_LONGEST_CANCEL_PAUSE, chance=clock.random()
+        )
+        delay = max(delay, getattr(failure, "retry_after", None) or 0.0)
+        if (failure and not may_pass(failure)) or delay >= deadline.remaining():
             _LOG.warning("build %s: cancelling on the server failed: %s", build_id, reason)
             return False
         _LOG.info("build %s: cancelling failed, next in %.2f s: %s", build_id, delay, reason)
         await clock.sleep(delay)
-        pause = min(2 * pause, _LONGEST_CANCEL_PAUSE)
-
-
-def _may_pass(failure: NunuError) -> bool:
-    """Tell whether another DELETE may succeed where this one failed."""
-    if isinstance(failure, ApiError):
-        # The page of an edge that has lost its server may be gone a moment later.
-        of_an_edge = isinstance(failure, NotFound) and not failure.explained
-        return of_an_edge or failure.status >= 500 or failure.status in _TRY_AGAIN  # noqa: PLR2004 - HTTP's class
-    return isinstance(failure, TransportError | DecodeError) and not isinstance(
-        failure, CertificateError
-    )

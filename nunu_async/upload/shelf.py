@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -24,6 +25,7 @@ from nunu_async.errors import ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.redact import Secret
 from nunu_async.upload.journal import (
+    VERSION,
     Head,
     Kept,
     foreign_format,
@@ -106,6 +108,8 @@ class Shelf:
         self._key_mark = key.mark() if key is not None and project_id is None else None
         self.executor = executor
         self._clock = clock
+        self.foreign: list[str] = []
+        """What `left_behind` could not read, a sentence each."""
 
     @property
     def folder(self) -> Path:
@@ -135,8 +139,7 @@ class Shelf:
         same: list[object] = [base_url, project_id, self._key_mark, path]
         same += [request.name, request.platform]
         same += [request.multipart, request.description, list(request.tags)]
-        name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32] + _SUFFIX
-        journal = Journal(self.folder / name, self.executor, self._clock)
+        name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32]
 
         def head(ticket: MultipartTicket) -> Head:
             return Head(
@@ -151,8 +154,23 @@ class Shelf:
                 verify=verify,
             )
 
+        journal = await self._opened(name, path)
         journal.head_of = head
+        return journal
+
+    async def _opened(self, name: str, path: str) -> Journal:
+        """Open the journal of this name, or beside it where that is of another version.
+
+        So that version finds its own, and can resume or cancel what it began.
+        """
+        journal = Journal(self.folder / f"{name}{_SUFFIX}", self.executor, self._clock)
         await journal.open(path, create=True)
+        if journal.foreign:
+            _warn_once(_of_another_version(self.folder / f"{name}{_SUFFIX}", journal.foreign))
+            journal = Journal(
+                self.folder / f"{name}-{VERSION}{_SUFFIX}", self.executor, self._clock
+            )
+            await journal.open(path, create=True)
         return journal
 
     async def outdated(self, source: Source) -> list[Found]:
@@ -186,10 +204,11 @@ class Shelf:
         return expired or head.key_mark in (None, self._key_mark) or self._key_mark is None
 
     def left_behind(self) -> list[LeftBehind]:
-        """Read all journals, oldest first; blocks. One that cannot be read is passed over.
+        """Read all journals, oldest first; blocks. Those of other versions go into `foreign`.
 
         Raises: ConfigError where the folder cannot be read.
         """
+        self.foreign = []
         lefts = [
             LeftBehind(
                 path=one.path,
@@ -198,11 +217,11 @@ class Shelf:
                 is_busy=one.is_busy,
                 file=_state_of(one.kept.head),
             )
-            for one in self._all(on_foreign=_warn_of_format)
+            for one in self._all(self.foreign.append)
         ]
         return sorted(lefts, key=lambda left: left.kept.head.began)
 
-    def _all(self, on_foreign: Callable[[Path, str], None] | None = None) -> list[Found]:
+    def _all(self, on_foreign: Callable[[str], None] | None = None) -> list[Found]:
         try:
             paths = sorted(self.folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
@@ -233,6 +252,8 @@ class Journal:
         self.head_of: Callable[[MultipartTicket], Head] | None = None
         self.kept: Kept | None = None
         """What was found in it."""
+        self.foreign = ""
+        """The format of another version that it is in; it is left as it is, and not held open."""
         self.build_id: str | None = None
         """Of the upload that its head names, which can be resumed; None without a head."""
 
@@ -337,11 +358,10 @@ class Journal:
                 os.ftruncate(descriptor, self.kept.length)  # or lines would follow a torn one
                 self._checksum = self.kept.checksum
                 self.build_id = self.kept.head.ticket.build_id
-            elif written_in := foreign_format(data):
-                # Its upload is on the server still, and only that version can end it.
-                name = hashlib.sha256(data).hexdigest()[:32] + _SUFFIX
-                _warn_of_format(self._path.with_name(name), written_in)
-                self._move_to(name, path)
+            else:
+                self.foreign = foreign_format(data)
+                if self.foreign:  # its upload is on the server still, for that version to end
+                    self._close(remove=False)
         except OSError as error:
             self._close(remove=False)
             raise _unusable(self._path, error) from None
@@ -400,18 +420,13 @@ class Journal:
         if self._descriptor is None or kept is None:
             return
         name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
-        self._move_to(name, kept.head.path)
-
-    def _move_to(self, name: str, path: str) -> None:
-        """Give the file another name, and open a new one of the old name in its place."""
-        assert self._descriptor is not None  # noqa: S101 - for the type checker: callers hold it
         try:
             self._path.rename(self._path.with_name(name))
         except OSError as error:
             raise _unusable(self._path, error) from None
         os.close(self._descriptor)
         self._descriptor = None
-        self._open(path, create=True)
+        self._open(kept.head.path, create=True)
 
     def _remove(self) -> None:
         self._void()  # also where an open file cannot be unlinked
@@ -435,16 +450,19 @@ class Journal:
                 self._path.unlink()
 
 
-def _warn_of_format(path: Path, written_in: str) -> None:
-    _LOG.warning(
-        "%s was written by another version of nunu_async (%s) and is left alone; resume or cancel "
-        "its upload with that version",
-        path,
-        written_in,
+def _of_another_version(path: Path, written_in: str) -> str:
+    return (
+        f"{path} was written by another version of nunu_async ({written_in}) and is left alone; "
+        "resume or cancel its upload with that version"
     )
 
 
-def _look(path: Path, on_foreign: Callable[[Path, str], None] | None) -> Iterator[Found]:
+@cache
+def _warn_once(told: str) -> None:
+    _LOG.warning("%s", told)
+
+
+def _look(path: Path, on_foreign: Callable[[str], None] | None) -> Iterator[Found]:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     except OSError:
@@ -462,7 +480,7 @@ def _look(path: Path, on_foreign: Callable[[Path, str], None] | None) -> Iterato
     if kept is not None:
         yield Found(path=path, kept=kept, is_busy=is_busy)
     elif on_foreign is not None and (written_in := foreign_format(data)):
-        on_foreign(path, written_in)
+        on_foreign(_of_another_version(path, written_in))
 
 
 async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

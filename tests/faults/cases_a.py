@@ -853,9 +853,19 @@ A13 += [
         error=UploadError,
         cause=StorageError,
         attributes={"cancelled": False},
-        requests={"cancel_upload": 1},
+        requests={"cancel_upload": 2},
         seconds=(30.0, 35.0),
         allow=UNDELETED,
+    ),
+    # One that hangs has a part of the time, and the next one goes well.
+    Case(
+        "A13",
+        "hangs-once",
+        steps={"put_part:1": [_BROKEN], "cancel_upload": [hold()]},
+        error=UploadError,
+        attributes={"cancelled": True},
+        requests={"cancel_upload": 2},
+        seconds=(10.0, 12.0),
     ),
     Case(
         "A13",

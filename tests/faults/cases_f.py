@@ -474,7 +474,7 @@ async def huge(nunu: NunuClient, path: Path, played: Played) -> object:
 
 
 CHANGED = {"error": SourceChanged, "requests": {"complete_upload": 0, "cancel_upload": 1}}
-REWRITTEN: dict[str, Any] = CHANGED | {"match": "was rewritten"}
+REWRITTEN: dict[str, Any] = CHANGED | {"match": "is not the MD5 of what the file holds now"}
 NOT_SENT = {"requests": {"api": 0, "storage": 0}}
 UNREADABLE: dict[str, Any] = {
     "error": SourceError,
