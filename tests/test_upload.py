@@ -1046,3 +1046,33 @@ async def test_a_build_id_that_no_message_could_show_is_refused_and_freed(
         assert text.isprintable()
         assert len(text) < 1000
     assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
+
+
+async def test_retries_of_a_complete_are_told_while_they_happen(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    """The server may assemble a build for minutes, and who waits for it wants to know."""
+    box.add_fault(Fault(on="complete_upload", status=409, times=3))
+    sent: list[tuple[str, int]] = []
+
+    def listen(event: UploadEvent) -> None:
+        if isinstance(event, Retrying | Completed):
+            sent.append((type(event).__name__, len(box.journal.of("complete_upload"))))
+
+    await send(nunu, make_file(3 * PART), on_progress=listen)
+    assert sent == [("Retrying", 1), ("Retrying", 2), ("Retrying", 3), ("Completed", 4)]
+
+
+async def test_a_listener_that_fails_at_a_retry_of_a_complete_deletes_nothing(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="complete_upload", status=409, effect=True))
+    box.add_fault(Fault(on="get_build", status=503))
+
+    def listen(event: UploadEvent) -> None:
+        assert not isinstance(event, Retrying), "as a listener may fail"
+
+    with pytest.raises(AssertionError, match="as a listener may fail") as caught:
+        await send(nunu, make_file(3 * PART), on_progress=listen)
+    assert "may be complete, and was let be" in "".join(caught.value.__notes__)
+    assert states(box) == ["completed"]

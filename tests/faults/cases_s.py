@@ -21,6 +21,7 @@ from nunu_async import (
     RetryPolicy,
     StorageError,
     UploadError,
+    UploadOutcomeUnknown,
     UploadStarted,
 )
 
@@ -344,6 +345,22 @@ CASES = [
         error=BadRequest,
         requests={"put_part": 1, "initiate_upload": 2, "cancel_upload": 1},
         also=tells_one_end,
+    ),
+    # The end of the first reservation says nothing of the second.
+    Case(
+        "S3",
+        "single-part-second-unheard",
+        operation="single",
+        options={"auto_delete": True},
+        steps={
+            "put_part": [refuse(403, *EXPIRED)],
+            "initiate_upload": [serve(), rst("all", effect=True)],
+        },
+        error=UploadOutcomeUnknown,
+        attributes={"stage": "initiate", "cancelled": None},
+        requests={"put_part": 1, "initiate_upload": 2, "cancel_upload": 1},
+        also=tells_one_end,
+        allow={"I1": "nobody knows what was reserved", **RESERVED_ANEW},
     ),
     *(
         Case(
