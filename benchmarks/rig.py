@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -208,7 +207,11 @@ def serve_nginx(program: str, room: Path) -> Iterator[Nginx]:
     room.mkdir()
     authority = _certify(room)
     user = ""
-    if os.geteuid() == 0:  # else it would become a user who may not look into the room
+    if (
+        hasattr(os, "geteuid") and os.geteuid() == 0
+    ):  # else it would become a user who may not look into the room
+        import pwd  # noqa: PLC0415 - not on Windows
+
         user = f"user root {pwd.getpwuid(0).pw_name};"
     ports: dict[str, int] = {}
 

@@ -214,9 +214,10 @@ class NunuClient:
         Raises: ClientClosed.
         """
         # A package has the name of a module of its own once that is loaded to its end.
-        if "uploader" not in vars(upload) and not self._closed:
+        if "many" not in vars(upload) and not self._closed:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._readers, getattr, upload, "Uploader")
+            for name in ("Uploader", "upload_all"):
+                await loop.run_in_executor(self._readers, getattr, upload, name)
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
 

@@ -150,3 +150,28 @@ async def test_what_is_told_is_enough_to_start_with(dialect: str) -> None:
         assert any(row["bug_info"] and row["bug_info"]["bug_count"] for row in found)
         assert len(json.loads(executions.out)) >= 3
         await ended(server)
+
+
+@needs_signals
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("sandbox.ps1", r"\$env:(NUNU_\w+) = '(\S+)'"),
+        ("sandbox.cmd", r'set "(NUNU_\w+)=(\S+)"'),
+        ("SANDBOX.BAT", r'set "(NUNU_\w+)=(\S+)"'),
+    ],
+)
+async def test_the_file_is_for_the_shell_that_its_suffix_names(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    file = tmp_path / name
+    for _ in range(2):  # the second one replaces what the first one left
+        async with started("sandbox", "--env-file", file, env={}) as server:
+            await server.says("the sandbox is running")
+            text = file.read_bytes().decode()
+            env = dict(re.fullmatch(line, found).groups() for found in text.splitlines())  # type: ignore[union-attr]
+            assert "\r" not in text
+            assert (await run("runs", "list", "--json", env=env)).out == "[]\n"
+            server.process.kill()
+            await server.process.wait()
+        assert file.exists()

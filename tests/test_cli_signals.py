@@ -1,13 +1,14 @@
 """Ctrl-C and SIGTERM: what was begun is cancelled on the server before the process ends."""
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
 import attrs
 import pytest
-from cli_tools import Running, listing, make, started, until
+from cli_tools import Running, environment, listing, make, started, until
 
 from nunu_async.sandbox import Fault, Sandbox
 
@@ -49,16 +50,35 @@ async def interrupt(running: Running, which: signal.Signals = signal.SIGINT) -> 
     await running.says("stopping")
 
 
+# As on Windows; read by each new interpreter that finds it.
+WITHOUT_HANDLERS = """
+import asyncio
+from asyncio.unix_events import _UnixSelectorEventLoop
+_UnixSelectorEventLoop.add_signal_handler = asyncio.AbstractEventLoop.add_signal_handler
+"""
+
+
+@pytest.fixture(params=["of the loop", "of the process"])
+def handlers(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a command whose loop handles signals, or cannot."""
+    if request.param == "of the loop":
+        return {}
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WITHOUT_HANDLERS)
+    return {"PYTHONPATH": os.pathsep.join((str(folder), environment()["PYTHONPATH"]))}
+
+
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("kind", ["--multipart", "--single-part"])
 async def test_a_signal_cancels_the_upload(
-    tmp_path: Path, which: signal.Signals, code: int, kind: str
+    tmp_path: Path, which: signal.Signals, code: int, kind: str, handlers: dict[str, str]
 ) -> None:
     make(tmp_path, "game.apk", size=5_000_000)
     said = ["upload", "game.apk", "--name", "N", kind]
     async with (
         Sandbox(part_size=1_000_000, faults=[STALL]) as box,
-        started(*said, env=box.environment, cwd=tmp_path) as running,
+        started(*said, env=box.environment | handlers, cwd=tmp_path) as running,
     ):
         await until(lambda: stalled(box) == (4 if kind == "--multipart" else 1))
         running.process.send_signal(which)
@@ -76,7 +96,7 @@ async def test_a_signal_cancels_the_upload(
 
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_more_signals_during_the_clean_up_change_nothing(
-    tmp_path: Path, which: signal.Signals, code: int
+    tmp_path: Path, which: signal.Signals, code: int, handlers: dict[str, str]
 ) -> None:
     make(tmp_path, "game.zip", size=3000)
     gate = Gate()
@@ -86,7 +106,7 @@ async def test_more_signals_during_the_clean_up_change_nothing(
             faults=[STALL, Fault(on="cancel_upload", latency=1.0)],
             sleep=gate.sleep,
         ) as box,
-        started(*ONE, env=box.environment, cwd=tmp_path) as running,
+        started(*ONE, env=box.environment | handlers, cwd=tmp_path) as running,
     ):
         await until(lambda: stalled(box) == 3)
         await interrupt(running, which)

@@ -404,11 +404,17 @@ def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
 def test_a_lane_keeps_few_threads_busy_and_loses_no_call() -> None:
     readers = Readers(8)
     lane, other = Lane(readers, 2), Lane(readers, 2)
-    hung = threading.Event()
-    stuck = [lane.submit(hung.wait, 30) for _ in range(5)]
+    hung, entered = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> bool:
+        entered.release()
+        return hung.wait(30)
+
+    stuck = [lane.submit(hang) for _ in range(5)]
     assert [other.submit(pow, n, 2).result(timeout=10) for n in range(20)] == [
         n * n for n in range(20)
     ]
+    assert all(entered.acquire(timeout=10) for _ in range(2))
     assert sum(future.running() for future in stuck) == 2
     assert stuck[4].cancel()
     failing = lane.submit(lambda: 1 // 0)

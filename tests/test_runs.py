@@ -311,7 +311,7 @@ async def test_a_request_goes_out_as_documented(call: Call, line: str, body: byt
         (lambda nunu: nunu.runs.list_page(job_id="\udcff"), "job_id"),
         (lambda nunu: nunu.runs.list_page(test_type="a\ud800"), "test_type"),
         (lambda nunu: nunu.runs.list_page(state="\udcff"), "state"),
-        (start(multiplayer_test_id="t", template_data=deep(10_000)), "body"),
+        (start(multiplayer_test_id="t", template_data=deep(50_000)), "body"),
         (lambda nunu: nunu.runs.list_page(tags=[""]), "tags"),
         (lambda nunu: nunu.runs.list_page(tags=["a", ""]), "tags"),
         (lambda nunu: nunu.runs.list_page(tags=[7]), "tags"),

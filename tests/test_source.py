@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import ntpath
 import os
 import random
 import socket
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nunu_async.errors import SourceChanged, SourceError
-from nunu_async.upload.source import Source, measure
+from nunu_async.upload.source import Source, measure, path_key
 
 CONTENT = random.Random(7).randbytes(200_003)
 LONG_AGO = 1_000_000_000_000_000_000
@@ -112,14 +113,17 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture(params=["cached", "on a thread"])
-def way(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["cached", "on a thread", "by position"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a source reads; the last way is that of Windows, which has no `pread`."""
+    if request.param == "by position":
+        monkeypatch.delattr(os, "pread", raising=False)
     return str(request.param)
 
 
 def read_by(source: Source, way: str) -> Source:
     """Let a source read in one of its two ways."""
-    if way == "on a thread":
+    if way != "cached":
         source._nowait = False
     return source
 
@@ -423,7 +427,7 @@ def _rewrite(path: Path) -> None:
 
 
 def _touch(path: Path) -> None:
-    os.utime(path, ns=(LONG_AGO, LONG_AGO + 1))
+    os.utime(path, ns=(LONG_AGO, LONG_AGO + 100))  # a step of Windows' clock
 
 
 @pytest.mark.parametrize("change", [_grow, _shrink, _rewrite, _touch])
@@ -481,7 +485,7 @@ async def test_closing_leaves_nothing_open(path: Path, threads: Executor, way: s
     await source.check()
     before = descriptors_of(path)
     source.close()
-    assert (before, descriptors_of(path)) == (1, 0)
+    assert (before, descriptors_of(path)) == (2 if way == "by position" else 1, 0)
 
 
 @needs_descriptor_list
@@ -646,3 +650,60 @@ async def test_cancelling_an_open_that_fails_warns_of_nothing(tmp_path: Path, ga
     await asyncio.to_thread(gate.shutdown)
     await turns(20)
     assert complaints == []
+
+
+# Without pread, as on Windows
+
+
+@pytest.fixture
+def without_pread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pread", raising=False)
+
+
+@pytest.mark.usefixtures("without_pread")
+async def test_without_pread_a_slow_read_holds_up_no_other_and_no_close(path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        source = await HeldSource.open(path, pool)
+        source._nowait = False
+        source.reached, source.go = threading.Event(), threading.Event()
+        slow = asyncio.ensure_future(source.read(0, 100))
+        await asyncio.to_thread(source.reached.wait, PATIENCE)
+        real = Source._pread_once
+        # The next ones, which do not wait for anything.
+        source._pread_once = real.__get__(source)  # type: ignore[method-assign]
+        blocks = await asyncio.gather(*(source.read(at, 10) for at in (0, 50, 90)))
+        assert [bytes(block) for block in blocks] == [CONTENT[at : at + 10] for at in (0, 50, 90)]
+        source.close()  # returns, with the slow one under way
+        assert not slow.done()
+        source.go.set()
+        assert await slow == CONTENT[:100]
+
+
+@needs_posix
+@pytest.mark.usefixtures("without_pread")
+async def test_without_pread_a_file_that_another_replaced_is_read_as_it_was_opened(
+    path: Path, threads: Executor
+) -> None:
+    async with await Source.open(path, threads) as source:
+        source._nowait = False
+        _replace(path)
+        blocks = await asyncio.gather(*(source.read(at, 100) for at in range(0, 1000, 100)))
+        assert b"".join(bytes(block) for block in blocks) == CONTENT[:1000]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are not listed")
+@pytest.mark.usefixtures("without_pread")
+async def test_without_pread_all_descriptors_are_closed(path: Path, threads: Executor) -> None:
+    async with await Source.open(path, threads) as source:
+        source._nowait = False
+        await asyncio.gather(*(source.read(at, 100) for at in range(0, 1000, 100)))
+        assert 2 <= descriptors_of(path) <= 5
+    assert descriptors_of(path) == 0
+
+
+@pytest.mark.parametrize("names", [("Game.apk", "game.APK"), ("a/../game.zip", "game.zip")])
+def test_two_spellings_of_one_path_have_one_key(
+    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
+    assert path_key(names[0]) == path_key(names[1])

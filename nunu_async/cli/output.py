@@ -20,12 +20,21 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A build that is up must not end in a traceback because a terminal knows no umlauts.
-            stream.reconfigure(errors="backslashreplace")
+            # Files and pipes on Windows would get the code page, which knows few names.
+            is_pipe = os.name == "nt" and not stream.isatty()
+            stream.reconfigure(
+                encoding="utf-8" if is_pipe and _is_unset("PYTHONIOENCODING") else None,
+                errors="backslashreplace",
+            )
     # Parts that are tried again are events, which the display tells; API calls only log it.
     for name in TOLD:
         heard = logging.getLogger(name)
         if not heard.handlers:
             heard.addHandler(_Teller(logging.WARNING))
+
+
+def _is_unset(name: str) -> bool:
+    return not os.environ.get(name)
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 
 from nunu_async.cli.output import tell
 
 __all__ = ["run"]
 
 _INTERRUPTED = 130
-# SIGHUP too: a closed terminal must not leave a half-sent build reserved on the server.
-_ENDING = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+# SIGHUP too: a closed terminal must not leave a half-sent build reserved on the server. SIGBREAK is
+# Ctrl-Break, and what a job runner on Windows sends.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+_ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 def run(command: Coroutine[object, object, int]) -> int:
@@ -24,7 +25,7 @@ def run(command: Coroutine[object, object, int]) -> int:
     """
     try:
         return asyncio.run(_supervised(command))
-    except KeyboardInterrupt:  # where the loop cannot handle signals itself
+    except KeyboardInterrupt:  # outside the main thread, where nothing else can be done
         return _INTERRUPTED
 
 
@@ -41,13 +42,7 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
         else:
             tell("nunu-async: still stopping; the server has ten seconds to answer, at most")
 
-    handled = []
-    for number in _ENDING:
-        try:
-            loop.add_signal_handler(number, stop, number)
-        except (NotImplementedError, RuntimeError):  # Windows; a loop outside the main thread
-            continue
-        handled.append(number)
+    restore = [_handle(loop, number, stop) for number in _ENDING]
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:  # asyncio.run's own SIGINT handling
@@ -55,8 +50,26 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
         await asyncio.wait({task})
         raise
     finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
+        for undo in restore:
+            undo()
     if task.cancelled():
         return 128 + caught[0] if caught else _INTERRUPTED
     return task.result()
+
+
+def _handle(
+    loop: asyncio.AbstractEventLoop, number: int, stop: Callable[[int], None]
+) -> Callable[[], object]:
+    """Have the loop call `stop` when a signal comes; return what undoes that."""
+    with suppress(RuntimeError):  # a loop outside the main thread
+        try:
+            loop.add_signal_handler(number, stop, number)
+        except NotImplementedError:  # Windows
+            with suppress(ValueError):  # outside the main thread
+                before = signal.signal(
+                    number, lambda number, _: loop.call_soon_threadsafe(stop, number)
+                )
+                return lambda: signal.signal(number, before)
+        else:
+            return lambda: loop.remove_signal_handler(number)
+    return lambda: None

@@ -8,7 +8,9 @@ import os
 import secrets
 import shlex
 import stat
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from nunu_async.cli.output import result, tell
 from nunu_async.cli.samples import add_samples
@@ -17,7 +19,14 @@ from nunu_async.sandbox import Sandbox
 __all__ = ["serve"]
 
 _USAGE = 2
-_FIRST = "export NUNU_"
+# How a shell sets a variable: by the suffix of --env-file, else that of the system's own shells.
+_SHELLS: Final[dict[str, Callable[[str, str], str]]] = {
+    "": lambda name, value: f"export {name}={shlex.quote(value)}",
+    ".cmd": lambda name, value: f'set "{name}={value}"',
+    ".ps1": lambda name, value: f"$env:{name} = '{value}'",
+}
+_SHELLS[".bat"] = _SHELLS[".cmd"]
+_FIRST = tuple(line("NUNU_", "").partition("NUNU_")[0] + "NUNU_" for line in _SHELLS.values())
 
 
 async def serve(arguments: argparse.Namespace) -> int:
@@ -43,16 +52,20 @@ async def serve(arguments: argparse.Namespace) -> int:
         tell(f"nunu-async: cannot start the sandbox: {error}")
         return 1
     add_samples(sandbox, arguments.sample_runs)
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in sandbox.environment.items()]
+    suffix = os.path.splitext(file)[1].lower() if file else ".cmd" if os.name == "nt" else ""
+    exports = _settings(sandbox, suffix)
     text = "".join(f"{line}\n" for line in exports)
     try:
         _tell_ids(sandbox)
         if file is None:
             for line in exports:
                 result(line)
+            if os.name == "nt":
+                tell(f"nunu-async: in PowerShell: {'; '.join(_settings(sandbox, '.ps1'))}")
         else:
             _write(file, text)
-        tell(f"nunu-async: the sandbox is running; Ctrl-C or `kill {os.getpid()}` ends it")
+        kill = f"taskkill /F /PID {os.getpid()}" if os.name == "nt" else f"kill {os.getpid()}"
+        tell(f"nunu-async: the sandbox is running; Ctrl-C or `{kill}` ends it")
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         return 0  # being interrupted is how a server ends
@@ -64,6 +77,12 @@ async def serve(arguments: argparse.Namespace) -> int:
             _remove(file, text)
         await sandbox.close()
     return 0
+
+
+def _settings(sandbox: Sandbox, suffix: str) -> list[str]:
+    """Return the lines that set the sandbox's environment in the shell of `suffix`."""
+    line = _SHELLS.get(suffix, _SHELLS[""])
+    return [line(name, value) for name, value in sandbox.environment.items()]
 
 
 def _tell_ids(sandbox: Sandbox) -> None:
@@ -89,7 +108,8 @@ def _clear(file: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "is there already, and no regular file")
     with open(file, "rb") as old:
-        if old.read(len(_FIRST)) not in (b"", _FIRST.encode()):
+        start = old.read(max(map(len, _FIRST))).decode("utf-8", "replace")
+        if start and not start.startswith(_FIRST):
             raise OSError(None, "is there already, and no sandbox wrote it")
     os.unlink(file)
 
@@ -99,7 +119,8 @@ def _write(file: str, text: str) -> None:
     draft = f"{file}.{secrets.token_hex(4)}"
     number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with open(number, "w", encoding="utf-8") as stream:
+        # A shell of POSIX, of which there are several on Windows, takes no carriage returns.
+        with open(number, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
         os.replace(draft, file)
     except BaseException:

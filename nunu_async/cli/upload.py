@@ -21,7 +21,7 @@ from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.resume import KEPT
-from nunu_async.upload.source import measure
+from nunu_async.upload.source import measure, path_key
 
 __all__ = [
     "TIMEOUTS",
@@ -229,5 +229,5 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], dict[str, BaseException
             if not matches:
                 unmatched[argument] = SourceError(argument, "no file matches this pattern")
         for match in matches:
-            found.setdefault(os.path.abspath(match), match)
+            found.setdefault(path_key(match), match)
     return list(found.values()), unmatched

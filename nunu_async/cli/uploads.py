@@ -24,6 +24,7 @@ from nunu_async.upload.job import BuildFile
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.resume import give_up
 from nunu_async.upload.shelf import LeftBehind, Shelf
+from nunu_async.upload.source import path_key
 
 __all__ = ["cancel", "list_uploads", "resume"]
 
@@ -185,11 +186,11 @@ def _tell_foreign(shelf: Shelf) -> None:
 
 
 def _named(name: str, lefts: Sequence[LeftBehind]) -> list[LeftBehind]:
-    path = os.path.abspath(name)
+    key = path_key(name)
     found = [
         left
         for left in lefts
-        if name == left.kept.head.ticket.build_id or path == left.kept.head.path
+        if name == left.kept.head.ticket.build_id or key == path_key(left.kept.head.path)
     ]
     if not found:
         raise InputError("BUILD", f"no upload of {name!a} was left behind")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import sys
 import weakref
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,9 @@ __all__ = ["Connector"]
 # Seconds for which the addresses of a name are used. The pauses between the attempts of one part
 # come to 26 on average: a host that has moved is looked up anew before the last of them.
 NAME_LIFE: Final = 10
+# Turns of the loop in which a Proactor gives what it has read to the protocol: each read needs two,
+# and TLS may have several records lying there, as the server's tickets are.
+_TURNS: Final = 8
 
 
 class Connector(aiohttp.TCPConnector):
@@ -53,6 +57,9 @@ class Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - for the type checker: it was just taken
+            if _reads_ahead(asyncio.get_running_loop()):
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
             is_new = protocol not in self._used
             if not (protocol.should_close or _has_news(connection.transport, is_new=is_new)):
                 self._used.add(protocol)
@@ -62,14 +69,28 @@ class Connector(aiohttp.TCPConnector):
                 raise Unasked
 
 
+def _reads_ahead(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a read is always under way, so that bytes that came are not the kernel's."""
+    return sys.platform == "win32" and isinstance(loop, asyncio.ProactorEventLoop)
+
+
 def _has_news(transport: asyncio.Transport | None, *, is_new: bool) -> bool:
     """Tell whether the kernel has bytes, or the end, of a connection that should be silent."""
     sock = socket_of(transport)
     # Under TLS a new one may hold the server's tickets, which nobody asks for.
     if transport is None or sock is None or (is_new and is_tls(transport)):
         return False
-    if hasattr(select, "poll"):
-        looking = select.poll()
-        looking.register(sock.fileno(), select.POLLIN)
+    return _is_readable(sock.fileno())
+
+
+if sys.platform == "win32":
+
+    def _is_readable(descriptor: int) -> bool:
+        return bool(select.select([descriptor], [], [], 0)[0])
+
+else:
+
+    def _is_readable(descriptor: int) -> bool:
+        looking = select.poll()  # knows descriptors above 1023, unlike `select`
+        looking.register(descriptor, select.POLLIN)
         return bool(looking.poll(0))
-    return bool(select.select([sock.fileno()], [], [], 0)[0])  # Windows

@@ -49,6 +49,15 @@ _GONE: Final = (AttributeError, RuntimeError)
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
+_WORDS: Final = (
+    (ConnectionRefusedError, "Connection refused"),
+    (ConnectionResetError, "Connection reset by peer"),
+    (ConnectionAbortedError, "Connection aborted"),
+    (BrokenPipeError, "Broken pipe"),
+    (TimeoutError, "Connection timed out"),
+)
+
+
 class Response(aiohttp.ClientResponse):
     """A response that does not show its URL, in whose query signatures and upload ids stand.
 
@@ -147,12 +156,19 @@ def translate(  # noqa: C901 - a list of cases
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        try:
-            return os.strerror(error.errno)
-        except (ValueError, OverflowError):
-            pass
-    return type(error).__name__
+    """Say what an error of the system means; never with its own text, which may hold an address."""
+    if isinstance(error, socket.gaierror):
+        return "the host's name is not known"
+    # Windows numbers those of sockets so that `os.strerror` knows none of them.
+    words = next((words for kind, words in _WORDS if isinstance(error, kind)), "")
+    if words or not isinstance(error, OSError) or error.errno is None:
+        return words or type(error).__name__
+    if getattr(error, "winerror", None):
+        return error.strerror or type(error).__name__
+    try:
+        return os.strerror(error.errno)
+    except (ValueError, OverflowError):
+        return type(error).__name__
 
 
 def headers_of(response: ClientResponse) -> dict[str, str]:

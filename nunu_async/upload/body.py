@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -22,14 +23,23 @@ from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.watch import Progress
 
-try:
+if sys.platform == "win32":
+
+    def _unacknowledged(sock: socket.socket) -> int:  # noqa: ARG001 - the system does not tell
+        return 0
+
+else:
     import fcntl
     import termios
 
     # Bytes the kernel still holds for the peer: SIOCOUTQ, which Linux numbers as TIOCOUTQ.
-    _OUTQ: int | None = termios.TIOCOUTQ
-except (ImportError, AttributeError):  # Windows
-    _OUTQ = None
+    _OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
+
+    def _unacknowledged(sock: socket.socket) -> int:
+        if _OUTQ is None:
+            return 0
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
+
 
 __all__ = ["BLOCK", "OnSent", "PartBody"]
 
@@ -106,10 +116,10 @@ class PartBody(aiohttp.Payload):
     def queued(self) -> int:
         """Return the bytes that the peer has not acknowledged; 0 where the kernel does not tell."""
         sock = socket_of(self._transport)
-        if sock is None or _OUTQ is None:
+        if sock is None:
             return 0
         try:
-            return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
+            return _unacknowledged(sock)
         except (OSError, ValueError, AttributeError):
             return 0
 

@@ -13,6 +13,7 @@ from nunu_async.core.cancellation import first_of
 from nunu_async.errors import InputError, NunuError
 from nunu_async.upload.job import BuildFile, UploadResult
 from nunu_async.upload.progress import UploadEvent
+from nunu_async.upload.source import path_key
 from nunu_async.upload.uploader import Uploader
 
 __all__ = ["FileListener", "check", "upload_all"]
@@ -32,8 +33,8 @@ def check(files: Sequence[BuildFile]) -> None:
         except InputError as error:
             error.add_note(f"of the file {os.fspath(file.path)!a}")
             raise
-        # Not resolved: two links may be two builds. Another name makes another build of a file.
-        same = (os.path.abspath(file.path), file.name)  # noqa: PTH100 - `resolve` follows links
+        # Another name makes another build of a file.
+        same = (path_key(file.path), file.name)
         if same in seen:
             raise InputError("files", f"{os.fspath(file.path)!a} is given twice under one name")
         seen.add(same)

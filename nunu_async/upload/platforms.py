@@ -5,7 +5,6 @@ Source: the vendor's own command line infers the first twelve; the service docum
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Final
 
 from nunu_async.errors import InputError
@@ -36,7 +35,9 @@ def infer_platform(file_name: str) -> Platform:
 
     Raises: InputError, listing the choices, where the extension does not decide it.
     """
-    suffix = PurePath(file_name).suffix.lower()
+    # Not `PurePath.suffix`, which has none for "..apk" since Python 3.14.
+    stem, dot, extension = file_name.rpartition(".")
+    suffix = f"{dot}{extension}".lower() if stem else ""
     platform = _BY_SUFFIX.get(suffix)
     if platform is not None:
         return platform

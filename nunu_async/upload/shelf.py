@@ -36,7 +36,7 @@ from nunu_async.upload.journal import (
 )
 from nunu_async.upload.locks import try_lock
 from nunu_async.upload.plan import MOST_MINUTES
-from nunu_async.upload.source import Identity, Source
+from nunu_async.upload.source import Identity, Source, path_key
 
 __all__ = ["Journal", "LeftBehind", "Shelf"]
 
@@ -136,7 +136,7 @@ class Shelf:
                 ascii(path), "has a path that no journal can hold; it goes up without resume"
             ) from None
         base_url, project_id = self._place
-        same: list[object] = [base_url, project_id, self._key_mark, path]
+        same: list[object] = [base_url, project_id, self._key_mark, path_key(path)]
         same += [request.name, request.platform]
         same += [request.multipart, request.description, list(request.tags)]
         name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32]
@@ -175,7 +175,7 @@ class Shelf:
 
     async def outdated(self, source: Source) -> list[Found]:
         """Find the journals of what the file was before it was changed, under whatever name."""
-        path = _absolute(source)
+        key = path_key(source.path)
         try:
             async with time_limit(self._clock, _PATIENCE):
                 found = await _on(self.executor, self._all)
@@ -186,7 +186,7 @@ class Shelf:
             one
             for one in found
             if self._is_ours(one.kept.head)
-            and one.kept.head.path == path
+            and path_key(one.kept.head.path) == key
             and one.kept.head.identity != source.identity
         ]
 
@@ -420,12 +420,16 @@ class Journal:
         if self._descriptor is None or kept is None:
             return
         name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
+        descriptor, self._descriptor = self._descriptor, None
+        if os.name == "nt":  # renames no open file
+            os.close(descriptor)
         try:
             self._path.rename(self._path.with_name(name))
         except OSError as error:
             raise _unusable(self._path, error) from None
-        os.close(self._descriptor)
-        self._descriptor = None
+        finally:
+            if os.name != "nt":
+                os.close(descriptor)
         self._open(kept.head.path, create=True)
 
     def _remove(self) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -19,10 +20,11 @@ import attrs
 from aiofiles.os import wrap
 
 from nunu_async.errors import SourceChanged, SourceError
+from nunu_async.upload.ctime import ctime_of
 from nunu_async.upload.digest import Digest
 from nunu_async.upload.readers import Lane
 
-__all__ = ["Identity", "Source", "measure"]
+__all__ = ["Identity", "Source", "measure", "path_key"]
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None) if hasattr(os, "preadv") else None
 # A FIFO opened without O_NONBLOCK blocks its thread for ever; regular files ignore the flag.
@@ -69,6 +71,34 @@ _KINDS: Final = (
 )
 
 
+# Windows has none of these, and where macOS has none is noted.
+if sys.platform == "win32":
+
+    def _absent(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    _send_file = _read_cached = _announce = _absent
+
+    def _pread(*_: object) -> bytes:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+else:
+
+    def _send_file(out: int, descriptor: int, offset: int, length: int) -> int:
+        return os.sendfile(out, descriptor, offset, length)
+
+    def _read_cached(descriptor: int, block: bytearray, offset: int) -> int:
+        return os.preadv(descriptor, [block], offset, _NOWAIT or 0)
+
+    def _pread(descriptor: int, length: int, offset: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    def _announce(descriptor: int, offset: int) -> None:
+        """Tell the system what will be read next; macOS has no call for it."""
+        if sys.platform == "linux":
+            os.posix_fadvise(descriptor, offset, _AHEAD, os.POSIX_FADV_WILLNEED)
+
+
 @attrs.frozen
 class Identity:
     """Which state of which file it is."""
@@ -88,10 +118,9 @@ class Identity:
     """
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Self:
-        """Take it from what the system says."""
-        # Windows has the time of creation in its place.
-        ctime_ns = None if os.name == "nt" else found.st_ctime_ns
+    def of(cls, found: os.stat_result, descriptor: int | None = None) -> Self:
+        """Take it from what the system says; on Windows an open file alone has a ctime."""
+        ctime_ns = ctime_of(found, descriptor)
         return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, ctime_ns)
 
     def changes(self, now: Identity) -> str:
@@ -122,6 +151,8 @@ class Source:
         # A file on a disk that hangs keeps the threads it has, and must not get them all.
         self._executor = Lane(executor, _THREADS)
         self._lock = threading.Lock()
+        self._seek_lock = threading.Lock()
+        self._spare: list[int] = []
         self._reading = 0
         self._closed = False
         self._nowait = _NOWAIT is not None
@@ -210,7 +241,7 @@ class Source:
         if self._closed:
             raise SourceError(str(self.path), "is closed already")
         try:
-            sent = os.sendfile(descriptor, self._descriptor, offset, length)
+            sent = _send_file(descriptor, self._descriptor, offset, length)
         except OSError as error:
             if isinstance(error, BlockingIOError) or error.errno in _OF_A_CONNECTION:
                 raise
@@ -254,9 +285,8 @@ class Source:
     def _cached(self, block: bytearray, offset: int) -> int:
         if self._closed:  # the number may be somebody else's file by now
             raise SourceError(str(self.path), "is closed already")
-        assert _NOWAIT is not None  # noqa: S101 - for the type checker; see __init__
         try:
-            return os.preadv(self._descriptor, [block], offset, _NOWAIT)
+            return _read_cached(self._descriptor, block, offset)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -272,7 +302,7 @@ class Source:
         self._enter()
         try:
             with suppress(AttributeError, OSError):  # a hint, which some systems do not take
-                os.posix_fadvise(self._descriptor, offset, _AHEAD, os.POSIX_FADV_WILLNEED)
+                _announce(self._descriptor, offset)
             while length:
                 try:
                     block = self._pread_once(offset, length)
@@ -294,15 +324,36 @@ class Source:
 
     def _pread_once(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
-            return os.pread(self._descriptor, length, offset)
-        with self._lock:  # Windows: one shared position
-            os.lseek(self._descriptor, offset, os.SEEK_SET)
-            return os.read(self._descriptor, length)
+            return _pread(self._descriptor, length, offset)
+        # Windows: a descriptor has one position, so each read under way needs one of its own.
+        descriptor = self._take_spare()
+        if descriptor is None:
+            with self._seek_lock:
+                return _read_at(self._descriptor, offset, length)
+        try:
+            return _read_at(descriptor, offset, length)
+        finally:
+            with self._lock:
+                self._spare.append(descriptor)
+
+    def _take_spare(self) -> int | None:
+        """Return another descriptor of the same file; None where its path leads elsewhere now."""
+        with self._lock:
+            if self._spare:
+                return self._spare.pop()
+        try:
+            descriptor = os.open(self.path, _FLAGS)
+        except OSError:
+            return None
+        if os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def _measure(self) -> Identity:
         self._enter()
         try:
-            return Identity.of(os.fstat(self._descriptor))
+            return Identity.of(os.fstat(self._descriptor), self._descriptor)
         except OSError as error:
             raise _unreadable(self.path, error) from None
         finally:
@@ -321,7 +372,11 @@ class Source:
             self._reading -= 1
             last = self._closed and self._reading == 0
         if last:
-            os.close(self._descriptor)
+            self._close_all()
+
+    def _close_all(self) -> None:
+        for descriptor in (self._descriptor, *self._spare):
+            os.close(descriptor)
 
     def close(self) -> None:
         """Close the file once no read is under way; does not wait for one."""
@@ -331,7 +386,7 @@ class Source:
             self._closed = True
             idle = self._reading == 0
         if idle:
-            os.close(self._descriptor)
+            self._close_all()
 
     async def __aenter__(self) -> Self:
         return self
@@ -343,6 +398,15 @@ class Source:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def path_key(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path that is equal for two spellings of one name.
+
+    Links are not followed: two links to a file may be two builds. Windows ignores case and takes
+    either slash.
+    """
+    return os.path.normcase(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links
 
 
 def measure(path: str | os.PathLike[str]) -> int:
@@ -373,7 +437,7 @@ def _open(path: Path) -> tuple[int, Identity]:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor, Identity.of(found)
+    return descriptor, Identity.of(found, descriptor)
 
 
 class _Opening:
@@ -400,6 +464,11 @@ class _Opening:
             self._abandoned = True
             if self._descriptor is not None:
                 os.close(self._descriptor)
+
+
+def _read_at(descriptor: int, offset: int, length: int) -> bytes:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, length)
 
 
 def _shorter(path: Path) -> SourceChanged:
