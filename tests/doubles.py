@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -164,6 +165,9 @@ async def raw_server(
         assert task is not None
         tasks.add(task)
         seen.connections += 1
+        # asyncio does so itself but for what Windows' own loop has accepted: there a second answer
+        # would wait until the first is acknowledged.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while not writer.is_closing():
