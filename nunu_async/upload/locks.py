@@ -8,11 +8,14 @@ from typing import Final
 __all__ = ["try_lock"]
 
 if sys.platform == "win32":
+    import errno
     import msvcrt
     import os
 
     # Windows locks bytes, and those nobody else may read: one far beyond any journal's end.
     _BEYOND: Final = 1 << 40
+    # A byte that somebody has locked; Wine sets no number.
+    _LOCKED: Final = {0, errno.EACCES, errno.EDEADLOCK}
 
     def try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001 - it has none
         """Lock, or return False where somebody else has; `shared` excludes exclusive locks only.
@@ -22,7 +25,9 @@ if sys.platform == "win32":
         os.lseek(descriptor, _BEYOND, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _LOCKED:
+                raise
             return False
         finally:
             os.lseek(descriptor, 0, os.SEEK_SET)
