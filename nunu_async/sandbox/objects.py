@@ -18,6 +18,8 @@ _COPY = 16 * 1024 * 1024
 # A thread hop costs about 50 us, MD5 about 1.6 us a KiB: below this, the loop hashes quicker.
 _HASH_INLINE = 64 * 1024
 _NAME_BYTES = 200  # file systems allow 255
+# What Windows takes for a device, whatever its extension.
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)
 
 
 class Attempt(ABC):
@@ -255,9 +257,12 @@ class _FileAttempt(Attempt):
 
 
 def safe_name(file_name: str) -> str:
-    """Turn any text into a plain file name: no separators, no leading dot, never empty."""
-    plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).lstrip(".")
-    return plain[-_NAME_BYTES:].lstrip(".") or "object"
+    """Turn any text into a name that every system takes for a plain file, never empty.
+
+    Without separators and leading dots. Windows drops dots at the end, and has names for devices.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).strip(".")[-_NAME_BYTES:].lstrip(".")
+    return f"_{plain}" if _DEVICE.fullmatch(plain) else plain or "object"
 
 
 def _concatenate(parts: list[Path], target: Path) -> None:

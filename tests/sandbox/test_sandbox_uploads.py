@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 from sandbox_client import Client, Clock, Lab, listing, until
 
+from nunu_async.sandbox.objects import safe_name
+
 DETAILS = {
     "vcs": {"type": "git", "branch": "main", "pr": {"number": 4}},
     "app": {"version_code": 7},
@@ -169,6 +171,30 @@ async def test_any_file_name_stays_inside_the_directory(
     path = client.box.object_path(ticket["build_id"])
     assert path is not None
     assert path.resolve().parent == (tmp_path / ticket["build_id"]).resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("CON", "_CON"),
+        ("nul", "_nul"),
+        ("aux.txt", "_aux.txt"),
+        ("Com1.tar.gz", "_Com1.tar.gz"),
+        ("lpt9.", "_lpt9"),
+        (".con", "_con"),
+        ("x" * 100 + "com1.", "x" * 100 + "com1"),
+        ("a" * 300 + ".zip", "a" * 196 + ".zip"),
+        ("game.zip.", "game.zip"),
+        ("game. .", "game._"),
+        ("name ", "name_"),
+        ("a:b|c*.zip", "a_b_c_.zip"),
+        ("console.zip", "console.zip"),
+        ("com10.zip", "com10.zip"),
+        ("....", "object"),
+    ],
+)
+def test_a_file_name_is_one_that_every_system_takes(name: str, kept: str) -> None:
+    assert safe_name(name) == kept
 
 
 async def test_the_directory_holds_nothing_but_the_object(
