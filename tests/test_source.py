@@ -6,6 +6,7 @@ import ntpath
 import os
 import random
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -348,21 +349,21 @@ async def test_a_range_that_is_half_cached_is_put_together(path: Path, threads: 
 
 @pytest.mark.parametrize(("how", "reads"), [(errno.EIO, 2), (errno.EACCES, 1), (errno.ESTALE, 1)])
 async def test_a_medium_that_fails_once_is_read_once_more(
-    path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, how: int, reads: int
+    path: Path, threads: Executor, how: int, reads: int
 ) -> None:
     """Only an input/output error may pass; permission and a stale handle do not."""
     made = 0
 
-    def pread(descriptor: int, length: int, offset: int) -> bytes:
-        nonlocal made
-        made += 1
-        if made == 1:
-            raise OSError(how, "no")
-        return CONTENT[offset : offset + length]
+    class Failing(Source):
+        def _pread_once(self, offset: int, length: int) -> bytes:
+            nonlocal made
+            made += 1
+            if made == 1:
+                raise OSError(how, "no")
+            return super()._pread_once(offset, length)
 
-    async with await Source.open(path, threads) as source:
+    async with await Failing.open(path, threads) as source:
         read_by(source, "on a thread")
-        monkeypatch.setattr(os, "pread", pread)
         if reads == 2:
             assert await source.read(10, 100) == CONTENT[10:110]
         else:
@@ -707,3 +708,22 @@ def test_two_spellings_of_one_path_have_one_key(
 ) -> None:
     monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
     assert path_key(names[0]) == path_key(names[1])
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere no open keeps others from one")
+async def test_a_file_that_another_program_does_not_share_is_told_so(
+    path: Path, threads: Executor
+) -> None:
+    import _winapi  # noqa: PLC0415 - Windows alone has it
+
+    write, existing = _winapi.GENERIC_WRITE, _winapi.OPEN_EXISTING
+    handle = _winapi.CreateFile(str(path), write, 0, _winapi.NULL, existing, 0, _winapi.NULL)
+    try:
+        with pytest.raises(SourceError, match=r"open in another program.*wait until") as caught:
+            await Source.open(path, threads)
+        assert caught.value.errno == errno.EACCES
+        with pytest.raises(SourceError, match="open in another program"):
+            measure(path)
+    finally:
+        _winapi.CloseHandle(handle)
+    assert measure(path) == len(CONTENT)

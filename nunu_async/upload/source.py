@@ -23,6 +23,7 @@ from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.ctime import ctime_of
 from nunu_async.upload.digest import Digest
 from nunu_async.upload.readers import Lane
+from nunu_async.upload.sharing import is_held
 
 __all__ = ["Identity", "Source", "measure", "path_key"]
 
@@ -69,6 +70,8 @@ _KINDS: Final = (
     (stat.S_ISBLK, "is a device"),
     (stat.S_ISCHR, "is a device"),
 )
+
+_HELD: Final = "is open in another program, which does not share it; wait until it is written"
 
 
 # Windows has none of these, and where macOS has none is noted.
@@ -426,6 +429,8 @@ def _open(path: Path) -> tuple[int, Identity]:
         # Windows cannot open one at all.
         if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
             raise SourceError(str(path), "is a directory") from None
+        if isinstance(error, PermissionError) and is_held(path):
+            raise SourceError(str(path), _HELD, errno=error.errno) from None
         raise _unreadable(path, error) from None
     try:
         found = os.fstat(descriptor)
