@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import select
 import socket
@@ -19,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from doubles import ManualClock, answer, body_length, raw_server, storage_for, until
 
 from nunu_async import NunuClient, PartUrl
+from nunu_async.core import connector
 from nunu_async.core.connector import Connector
 from nunu_async.core.wire import Unasked, translate
 from nunu_async.errors import ConnectError
@@ -191,3 +193,25 @@ async def test_a_new_connection_on_which_the_server_spoke_first_is_not_used(
     assert isinstance(error, ConnectError)
     assert not error.sent
     assert "spoke before it was asked" in str(error)
+
+
+async def test_a_cancelled_look_lets_go_of_the_connection(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a loop that reads ahead the look takes turns, in which a call can be cancelled."""
+    monkeypatch.setattr(connector, "_reads_ahead", lambda _: True)
+    async with (
+        raw_server(Talkative()) as server,
+        aiohttp.ClientSession(connector=Connector(1, None)) as session,
+    ):
+        for turns in range(60):
+            call = asyncio.ensure_future(session.get(f"{server.url}/a"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.cancel()
+            with suppress(asyncio.CancelledError):
+                (await call).close()
+            # The pool has one place, so a connection that is kept would hold up the next call.
+            async with asyncio.timeout(10), session.get(f"{server.url}/b") as response:
+                assert (await response.json(content_type=None))["build_id"] == "b"
+            gc.collect()  # which warns of what was let go of unclosed

@@ -58,8 +58,12 @@ class Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - for the type checker: it was just taken
             if _reads_ahead(asyncio.get_running_loop()):
-                for _ in range(_TURNS):
-                    await asyncio.sleep(0)
+                try:
+                    for _ in range(_TURNS):
+                        await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    connection.close()
+                    raise
             is_new = protocol not in self._used
             if not (protocol.should_close or _has_news(connection.transport, is_new=is_new)):
                 self._used.add(protocol)
