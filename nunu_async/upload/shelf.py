@@ -307,7 +307,7 @@ class Journal:
         await self._do(self._set_aside)
 
     async def forget(self) -> None:
-        """Remove it: there is nothing to resume. The lock stays until `close`."""
+        """Remove it: there is nothing to resume, and nothing more can be noted."""
         await finish(self._do(self._remove))
 
     async def close(self) -> None:
@@ -433,7 +433,10 @@ class Journal:
         self._open(kept.head.path, create=True)
 
     def _remove(self) -> None:
-        self._void()  # also where an open file cannot be unlinked
+        self._void()
+        if os.name == "nt" and self._descriptor is not None:  # removes no open file
+            os.close(self._descriptor)
+            self._descriptor = None
         with suppress(OSError):
             self._path.unlink()
 
