@@ -44,6 +44,7 @@ from nunu_async import (
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.upload.ctime import ctime_of
 from nunu_async.upload.journal import head_line, mark_line, part_line, read
 from nunu_async.upload.plan import upload_minutes
 from nunu_async.upload.shelf import Journal
@@ -126,8 +127,8 @@ async def interrupt(box: Sandbox, state: Path, path: Path, **options: object) ->
 
 
 async def kill(running: Running) -> None:
-    running.process.send_signal(signal.SIGKILL)
-    assert await running.process.wait() == -signal.SIGKILL
+    running.process.kill()
+    assert await running.process.wait() == (1 if sys.platform == "win32" else -signal.SIGKILL)
 
 
 def environ(box: Sandbox, state: Path) -> dict[str, str]:
@@ -138,7 +139,6 @@ async def again(box: Sandbox, state: Path, folder: Path) -> Ran:
     return await run(*SAID, env=environ(box, state), cwd=folder)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 async def test_the_same_command_after_kills_sends_only_what_is_missing(
     make_file: MakeFile, state: Path, tmp_path: Path
 ) -> None:
@@ -163,7 +163,6 @@ async def test_the_same_command_after_kills_sends_only_what_is_missing(
         assert journals(state) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 async def test_a_kill_at_any_moment_costs_a_part_for_each_sender_at_most(
     make_file: MakeFile, state: Path, tmp_path: Path
 ) -> None:
@@ -187,7 +186,6 @@ async def test_a_kill_at_any_moment_costs_a_part_for_each_sender_at_most(
         assert max(sent.values()) <= 1 + kills
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 @pytest.mark.parametrize("effect", [True, False])
 async def test_killed_during_complete_the_build_is_asked_for_before_anything_is_sent(
     make_file: MakeFile, state: Path, tmp_path: Path, effect: bool
@@ -432,11 +430,24 @@ async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
     assert journals(state) == []
 
 
+def ctime(path: Path) -> int:
+    with path.open("rb") as file:
+        found = ctime_of(os.fstat(file.fileno()), file.fileno())
+    assert found is not None
+    return found
+
+
 def ctime_moves(path: Path, change: Callable[[], object]) -> None:
     """Do `change` until the system's clock has moved, by which it sets a ctime."""
-    before = path.stat().st_ctime_ns
-    while path.stat().st_ctime_ns == before:
+    before = ctime(path)
+    while ctime(path) == before:
         change()
+
+
+def change_mode(path: Path) -> None:
+    """Change it twice: Windows has but one bit of it."""
+    path.chmod(0o400)
+    path.chmod(0o600)
 
 
 def rewrite_in_place(path: Path, offset: int) -> None:
@@ -452,10 +463,6 @@ def rewrite_in_place(path: Path, offset: int) -> None:
     ctime_moves(path, rewrite)
 
 
-needs_ctime = pytest.mark.skipif(os.name == "nt", reason="st_ctime is the creation on Windows")
-
-
-@needs_ctime
 async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
@@ -472,7 +479,6 @@ async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
     assert small.read_object(build.build_id) == path.read_bytes()
 
 
-@needs_ctime
 async def test_what_was_rewritten_beyond_the_sent_parts_is_sent_as_it_is_now(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
@@ -483,7 +489,6 @@ async def test_what_was_rewritten_beyond_the_sent_parts_is_sent_as_it_is_now(
     assert small.read_object(build_id) == path.read_bytes()
 
 
-@needs_ctime
 @pytest.mark.parametrize("change", ["chmod", "hard link", "rename"])
 async def test_a_change_of_metadata_between_two_calls_costs_no_part(
     small: Sandbox, make_file: MakeFile, state: Path, change: str
@@ -492,7 +497,7 @@ async def test_a_change_of_metadata_between_two_calls_costs_no_part(
     build_id = await interrupt(small, state, path)
     other = path.with_name("other")
     changes: dict[str, Callable[[], object]] = {
-        "chmod": lambda: path.chmod(0o600),
+        "chmod": lambda: change_mode(path),
         "hard link": lambda: (other.unlink(missing_ok=True), other.hardlink_to(path)),
         "rename": lambda: path.rename(other).rename(path),
     }
@@ -502,7 +507,6 @@ async def test_a_change_of_metadata_between_two_calls_costs_no_part(
     assert len(answered(small)) == PARTS
 
 
-@needs_ctime
 async def test_a_file_rewritten_while_the_rest_is_sent_is_noticed_as_well(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
@@ -528,7 +532,6 @@ def killed_while_completing(state: Path) -> None:
         file.write(mark_line(kept.checksum)[0])
 
 
-@needs_ctime
 async def test_a_build_of_what_the_file_held_before_is_no_success_now(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
@@ -551,7 +554,6 @@ async def test_a_build_of_what_the_file_held_before_is_no_success_now(
     assert small.read_object(build.build_id) == path.read_bytes()
 
 
-@needs_ctime
 @pytest.mark.parametrize("moved", ["ctime", "mtime"])
 async def test_what_may_be_assembled_is_not_deleted_because_the_file_was_rewritten(
     small: Sandbox, make_file: MakeFile, state: Path, moved: str
@@ -577,7 +579,6 @@ async def test_what_may_be_assembled_is_not_deleted_because_the_file_was_rewritt
     assert kept.head.ticket.build_id == old
 
 
-@needs_ctime
 async def test_where_no_etag_is_an_md5_a_moved_ctime_ends_a_resume(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
@@ -591,13 +592,12 @@ async def test_where_no_etag_is_an_md5_a_moved_ctime_ends_a_resume(
         line, checksum = part_line(number, kept.etags[number], checksum)
         data += line
     journal.write_bytes(data)
-    ctime_moves(path, lambda: path.chmod(0o600))
+    ctime_moves(path, lambda: change_mode(path))
     with pytest.raises(SourceChanged, match=r"ctime moved.*ETags are not MD5s"):
         await send(small, state, path)
     assert states(small) == ["cancelled"]
 
 
-@needs_ctime
 async def test_a_journal_without_a_ctime_is_gone_on_with_by_the_other_figures(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
@@ -608,11 +608,10 @@ async def test_a_journal_without_a_ctime_is_gone_on_with_by_the_other_figures(
     assert kept is not None
     identity = attrs.evolve(kept.head.identity, ctime_ns=None)
     journal.write_bytes(head_line(attrs.evolve(kept.head, identity=identity))[0])
-    ctime_moves(path, lambda: path.chmod(0o600))
+    ctime_moves(path, lambda: change_mode(path))
     assert (await send(small, state, path)).build_id == build_id
 
 
-@needs_ctime
 async def test_a_file_that_keeps_changing_is_given_up(
     small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,11 +620,11 @@ async def test_a_file_that_keeps_changing_is_given_up(
     real = Source.md5
 
     async def md5(self: Source, offset: int, length: int) -> str:
-        ctime_moves(path, lambda: path.chmod(path.stat().st_mode ^ 0o040))
+        ctime_moves(path, lambda: change_mode(path))
         return await real(self, offset, length)
 
     monkeypatch.setattr(Source, "md5", md5)
-    ctime_moves(path, lambda: path.chmod(0o600))
+    ctime_moves(path, lambda: change_mode(path))
     with pytest.raises(SourceChanged, match="changed again and again"):
         await send(small, state, path)
     assert states(small) == ["cancelled"]
