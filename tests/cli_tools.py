@@ -4,17 +4,21 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
 
 from nunu_async.sandbox import Sandbox
 
-PATIENCE = 20.0
+# Starting a process takes Windows longer, and Wine much longer.
+PATIENCE = 60.0 if sys.platform == "win32" else 20.0
+SOON = PATIENCE / 2  # for the end of what has been asked to end
 BUILD_KEYS = {
     *("file", "build_id", "object_key", "upload_type", "size", "parts", "seconds", "verified"),
     "possible_orphans",
@@ -23,7 +27,21 @@ BUILD_KEYS = {
 # or a task never awaited shows up on standard error.
 STRICT = ("-X", "dev", "-W", "error")
 # Development mode also tells of slow turns of the loop, and on a busy machine each one is.
-_SLOW = re.compile(r"^Executing <.* took [0-9.]+ seconds\n", re.MULTILINE)
+_SLOW = re.compile(r"^Executing <.* took [0-9.]+ seconds\r?\n", re.MULTILINE)
+
+
+# On Windows a process can send signals to those of its console only. So a command raises in itself
+# what it is asked for: by files named 1, 2, ... in a folder, with the number of a signal in each.
+_RAISES = """
+import itertools, pathlib, signal, threading, time
+def watch():
+    for number in itertools.count(1):
+        file = pathlib.Path(__file__).with_name(str(number))
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.01)
+        signal.raise_signal(int(file.read_text()))
+threading.Thread(target=watch, daemon=True).start()
+"""
 
 
 @attrs.frozen
@@ -83,8 +101,15 @@ def _check(ran: Ran, environ: Mapping[str, str]) -> None:
 class Running:
     """A command under way."""
 
-    def __init__(self, process: asyncio.subprocess.Process, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        environ: Mapping[str, str],
+        signals: Path | None = None,
+    ) -> None:
         self.process = process
+        self._signals = signals
+        self._sent = 0
         self._environ = environ
         self._text = {"out": "", "err": ""}
         self._grown = asyncio.Condition()
@@ -113,6 +138,14 @@ class Running:
     @property
     def err(self) -> str:
         return self._text["err"]
+
+    def send_signal(self, which: signal.Signals) -> None:
+        """Send a signal, or have the command raise it where there are none to send."""
+        if self._signals is None:
+            self.process.send_signal(which)
+        else:
+            self._sent += 1
+            (self._signals / str(self._sent)).write_text(str(which.value))
 
     async def says(self, words: str, times: int = 1) -> None:
         """Wait until standard output or error has `words` so many times."""
@@ -152,24 +185,30 @@ async def started(
 ) -> AsyncIterator[Running]:
     """Start `nunu-async` with these arguments; it is gone when the context ends."""
     environ = environment(env)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *python,
-        "-m",
-        "nunu_async",
-        *arguments,
-        env=environ,
-        cwd=cwd,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=1024 * 1024,  # the report is one line
-    )
-    running = Running(process, environ)
-    try:
-        yield running
-    finally:
-        await running.destroy()
+    with ExitStack() as stack:
+        signals = None
+        if sys.platform == "win32":
+            signals = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+            (signals / "sitecustomize.py").write_text(_RAISES)
+            environ["PYTHONPATH"] = os.pathsep.join((str(signals), environ["PYTHONPATH"]))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *python,
+            "-m",
+            "nunu_async",
+            *arguments,
+            env=environ,
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=1024 * 1024,  # the report is one line
+        )
+        running = Running(process, environ, signals)
+        try:
+            yield running
+        finally:
+            await running.destroy()
 
 
 async def run(

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import attrs
 import pytest
-from cli_tools import BUILD_KEYS, Ran, make, run, started, together, until
+from cli_tools import BUILD_KEYS, SOON, Ran, make, run, started, together, until
 from test_cli_display import needs_terminals, on_a_terminal
 
 from nunu_async.cli.arguments import parse
@@ -407,7 +406,6 @@ def test_options_that_cannot_be_meant(
     assert err.startswith("usage: nunu-async ci ")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_while_waiting_stops_what_was_started(
     tmp_path: Path, which: signal.Signals, code: int
@@ -418,8 +416,8 @@ async def test_a_signal_while_waiting_stops_what_was_started(
         words = said(box, "--junit", "out.xml", "--json")
         async with started(*words, env=box.environment | github.env, cwd=tmp_path) as running:
             await running.says("2 jobs: 2 running")
-            running.process.send_signal(which)
-            ran = await running.end(within=10)
+            running.send_signal(which)
+            ran = await running.end(within=SOON)
         assert ran.code == code
         jobs = [one.job_id for one in box.runs]
         (stop,) = box.journal.of("stop_runs")
@@ -435,7 +433,6 @@ async def test_a_signal_while_waiting_stops_what_was_started(
         assert [upload.state for upload in box.uploads.values()] == ["completed"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 async def test_a_signal_while_starting_stops_what_the_late_answer_names(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
     held, opened = asyncio.Event(), asyncio.Event()
@@ -451,17 +448,16 @@ async def test_a_signal_while_starting_stops_what_the_late_answer_names(tmp_path
     ):
         async with asyncio.timeout(20):
             await held.wait()
-        running.process.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
         await running.says("stopping")
         opened.set()
-        ran = await running.end(within=10)
+        ran = await running.end(within=SOON)
         assert ran.code == 130
         (stop,) = box.journal.of("stop_runs")
         assert stop.body == {"job_ids": [one.job_id for one in box.runs]}
         ran.tells("interrupted; what was about to be started was stopped, if it began")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 async def test_a_stop_that_fails_is_told(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
     faults = [Fault(on="stop_runs", status=400, times=None)]
@@ -470,13 +466,12 @@ async def test_a_stop_that_fails_is_told(tmp_path: Path) -> None:
         started(*said(box), env=box.environment, cwd=tmp_path) as running,
     ):
         await running.says("2 jobs: 2 running")
-        running.process.send_signal(signal.SIGINT)
-        ran = await running.end(within=10)
+        running.send_signal(signal.SIGINT)
+        ran = await running.end(within=SOON)
         assert ran.code == 130
         ran.tells("could not stop", "400", *(one.job_id for one in box.runs))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 async def test_a_signal_during_the_upload_cancels_it(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
     async with (
@@ -484,8 +479,8 @@ async def test_a_signal_during_the_upload_cancels_it(tmp_path: Path) -> None:
         started(*said(box, "--json"), env=box.environment, cwd=tmp_path) as running,
     ):
         await until(lambda: any(seen.outcome == "stalled" for seen in box.journal))
-        running.process.send_signal(signal.SIGINT)
-        ran = await running.end(within=10)
+        running.send_signal(signal.SIGINT)
+        ran = await running.end(within=SOON)
         assert ran.code == 130
         assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
         assert not box.journal.of("start_run")

@@ -626,7 +626,6 @@ async def test_a_run_that_is_nested_too_deep_is_told_in_a_line() -> None:
     assert len(told.err.splitlines()) == told.code
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_ends_a_listing(which: signal.Signals, code: int) -> None:
     async with Sandbox(faults=[Fault(on="list_runs", first=2, times=None, do="stall")]) as box:
@@ -637,7 +636,7 @@ async def test_a_signal_ends_a_listing(which: signal.Signals, code: int) -> None
                 await until(lambda before=before: len(box.journal) > before)
                 if rows:
                     await until(lambda running=running: running.out.count("\n") == 100)
-                running.process.send_signal(which)
+                running.send_signal(which)
                 ran = await running.end()
             assert ran.code == code
             assert ran.err == "nunu-async: stopping ...\n"
@@ -650,7 +649,7 @@ def waiting(pipe: int) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
+@pytest.mark.skipif(sys.platform == "win32", reason="no ioctl on Windows")
 async def test_a_signal_ends_a_command_that_nobody_reads_from() -> None:
     async with Sandbox() as box:
         fill(box, 1000)

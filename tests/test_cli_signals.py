@@ -8,13 +8,13 @@ from pathlib import Path
 
 import attrs
 import pytest
-from cli_tools import Running, environment, listing, make, started, until
+from cli_tools import SOON, Running, environment, listing, make, started, until
 
 from nunu_async.sandbox import Fault, Sandbox
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
-
-SOON = 10.0
+ENDING = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+if sys.platform == "win32":
+    ENDING.append((signal.SIGBREAK, 149))
 STALL = Fault(on="put_part", times=None, do="stall")
 ONE = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart", "--json"]
 
@@ -46,7 +46,7 @@ def states(box: Sandbox) -> list[str]:
 
 async def interrupt(running: Running, which: signal.Signals = signal.SIGINT) -> None:
     """Send the signal and wait until the command says that it has it."""
-    running.process.send_signal(which)
+    running.send_signal(which)
     await running.says("stopping")
 
 
@@ -58,10 +58,11 @@ _UnixSelectorEventLoop.add_signal_handler = asyncio.AbstractEventLoop.add_signal
 """
 
 
-@pytest.fixture(params=["of the loop", "of the process"])
+# Windows has the second kind alone.
+@pytest.fixture(params=["of the loop", "of the process"][sys.platform == "win32" :])
 def handlers(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """Return the environment of a command whose loop handles signals, or cannot."""
-    if request.param == "of the loop":
+    if request.param == "of the loop" or sys.platform == "win32":
         return {}
     folder = tmp_path / "site"
     folder.mkdir()
@@ -69,7 +70,7 @@ def handlers(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join((str(folder), environment()["PYTHONPATH"]))}
 
 
-@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("which", "code"), ENDING)
 @pytest.mark.parametrize("kind", ["--multipart", "--single-part"])
 async def test_a_signal_cancels_the_upload(
     tmp_path: Path, which: signal.Signals, code: int, kind: str, handlers: dict[str, str]
@@ -81,7 +82,7 @@ async def test_a_signal_cancels_the_upload(
         started(*said, env=box.environment | handlers, cwd=tmp_path) as running,
     ):
         await until(lambda: stalled(box) == (4 if kind == "--multipart" else 1))
-        running.process.send_signal(which)
+        running.send_signal(which)
         ran = await running.end(within=SOON)
         assert ran.code == code
         assert ran.out == ""
@@ -94,7 +95,7 @@ async def test_a_signal_cancels_the_upload(
         assert not box.journal.of("complete_upload")
 
 
-@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("which", "code"), ENDING)
 async def test_more_signals_during_the_clean_up_change_nothing(
     tmp_path: Path, which: signal.Signals, code: int, handlers: dict[str, str]
 ) -> None:
@@ -112,11 +113,11 @@ async def test_more_signals_during_the_clean_up_change_nothing(
         await interrupt(running, which)
         async with asyncio.timeout(SOON):
             await gate.held.wait()
-        running.process.send_signal(which)
+        running.send_signal(which)
         await running.says("still stopping")
-        running.process.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
         await running.says("still stopping", times=2)
-        running.process.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGTERM)
         await running.says("still stopping", times=3)
         assert running.process.returncode is None
         gate.opened.set()
@@ -141,7 +142,7 @@ async def test_of_several_files_each_begun_one_is_cancelled_and_the_others_are_n
         started(*said, env=box.environment, cwd=tmp_path) as running,
     ):
         await until(lambda: stalled(box) == 3)
-        running.process.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
         ran = await running.end(within=SOON)
         assert ran.code == 130
         assert sorted(states(box)) == ["cancelled"] * 3 + ["completed"]
@@ -214,7 +215,7 @@ async def test_a_server_that_cannot_cancel_keeps_nobody_waiting_and_is_told_of(
         started(*ONE, env=box.environment, cwd=tmp_path) as running,
     ):
         await until(lambda: stalled(box) == 3)
-        running.process.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGTERM)
         ran = await running.end(within=SOON)
         assert ran.code == 143
         (build_id,) = box.uploads
@@ -223,6 +224,7 @@ async def test_a_server_that_cannot_cancel_keeps_nobody_waiting_and_is_told_of(
         assert ran.report["failed"][0]["error"] == "CancelledError"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sh")
 async def test_the_sandbox_command_serves_an_upload_and_ends_on_a_signal(tmp_path: Path) -> None:
     make(tmp_path, "game.zip", size=3000)
     said = ["sandbox", "--part-size", "1000", "--directory", str(tmp_path / "store")]
@@ -257,7 +259,7 @@ async def test_the_sandbox_command_serves_an_upload_and_ends_on_a_signal(tmp_pat
                     out, err = await shell.communicate()
                 assert (shell.returncode, err) == (0, b"")
                 assert b'"parts": 3' in out
-            server.process.send_signal(which)
+            server.send_signal(which)
             ran = await server.end(within=SOON)
             assert ran.code in {0, 128 + which}
             # It has nothing to cancel, so it should not say that it does.
@@ -270,9 +272,11 @@ async def test_a_demo_ends_on_a_signal_and_leaves_nothing_behind(tmp_path: Path)
     file = tmp_path / "game.zip"
     with file.open("wb") as hole:
         hole.truncate(500_000_000)  # takes long enough to be caught under way
-    async with started("demo", file, env={"TMPDIR": str(room)}) as running:
+    async with started(
+        "demo", file, env=dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(room))
+    ) as running:
         await running.says("A local nunu.ai runs")
-        running.process.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
         ran = await running.end(within=SOON)
         assert ran.code == 130
         assert listing(room) == []

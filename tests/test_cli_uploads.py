@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from cli_tools import Ran, make, run, started, together, until
+from cli_tools import SOON, Ran, make, run, started, together, until
 
 from nunu_async.sandbox import Fault, Sandbox
 from nunu_async.upload.journal import head_line, read
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 
 PARTS = 12
 SAID = ["--platform", "linux", "--multipart", "--resume"]
@@ -52,8 +49,8 @@ async def leave(
         before = stalled(box)
         async with started("upload", name, "-n", f"N {name}", *SAID, env=env, cwd=folder) as one:
             await until(lambda before=before: stalled(box) == before + 4)
-            one.process.send_signal(signal.SIGINT)
-            ran = await one.end(within=10)
+            one.send_signal(signal.SIGINT)
+            ran = await one.end(within=SOON)
     return ran
 
 
@@ -158,8 +155,8 @@ async def test_what_was_to_be_verified_is_verified_when_it_is_resumed(
     said = ("upload", "game.zip", "-n", "N", "--verify", *SAID)
     async with started(*said, env=env, cwd=tmp_path) as one:
         await until(lambda: stalled(box) == 4)
-        one.process.send_signal(signal.SIGINT)
-        await one.end(within=10)
+        one.send_signal(signal.SIGINT)
+        await one.end(within=SOON)
     box.add_fault(Fault(on="put_part", times=1, do="corrupt"))
     ran = await run("uploads", "resume", "--json", env=env)
     (build,) = ran.report["builds"]
@@ -297,8 +294,8 @@ async def test_ctrl_c_while_resuming_leaves_it_for_the_next_time(
     box.add_fault(Fault(on="put_part", first=3, times=4, do="stall"))
     async with started("uploads", "resume", env=env) as one:
         await until(lambda: stalled(box) == 8)
-        one.process.send_signal(signal.SIGINT)
-        ran = await one.end(within=10)
+        one.send_signal(signal.SIGINT)
+        ran = await one.end(within=SOON)
     assert ran.code == 130
     ran.tells("stopped", "is kept on the server")
     assert [row["done"] for row in await rows(env)] == [7]

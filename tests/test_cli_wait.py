@@ -197,7 +197,6 @@ async def test_what_cannot_be_meant_exits_2_and_sends_nothing() -> None:
         assert len(box.journal) == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_says_what_was_still_pending_and_stops_nothing(
     which: signal.Signals, code: int
@@ -208,7 +207,7 @@ async def test_a_signal_says_what_was_still_pending_and_stops_nothing(
         said = ["wait", "job", over, going, *FAST, "--json"]
         async with started(*said, env=box.environment) as running:
             await running.says("1 success")
-            running.process.send_signal(which)
+            running.send_signal(which)
             ran = await running.end()
         assert ran.code == code
         ran.tells("stopping", f"still pending: {going} (running)")
