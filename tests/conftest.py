@@ -33,10 +33,10 @@ settings.load_profile("nunu")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--loop",
-        choices=("asyncio", "uvloop", "eager", "debug"),
+        choices=("asyncio", "uvloop", "eager", "debug", "selector"),
         default="asyncio",
         help="the event loop of the tests: asyncio's own, uvloop's, asyncio's with eager tasks "
-        "(Python 3.12 or newer), asyncio's in debug mode",
+        "(Python 3.12 or newer), asyncio's in debug mode, the one of Windows that is not its own",
     )
 
 
@@ -64,6 +64,8 @@ def _loop_factory(name: str) -> NewLoop:
         if sys.version_info < (3, 12):
             raise pytest.UsageError("--loop eager needs Python 3.12 or newer")
         return _eager_loop
+    if name == "selector":
+        return asyncio.SelectorEventLoop
     return asyncio.new_event_loop
 
 
