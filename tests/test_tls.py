@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -221,7 +223,7 @@ async def test_an_answer_that_is_no_http_ends_the_connection_at_once(
 ) -> None:
     """aiohttp closes such a connection twice; asyncio flushes it then for half a minute."""
     given_up = asyncio.Event()
-    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def babble(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
@@ -232,10 +234,11 @@ async def test_an_answer_that_is_no_http_ends_the_connection_at_once(
         writer.write(b"HTTP/1.1 nonsense\r\n\r\n")
         await given_up.wait()
         transport.resume_reading()
+        came = 1000
         try:
-            while await reader.read(MIB):
-                pass
-            ended.set_result(None)
+            while block := await reader.read(MIB):
+                came += len(block)
+            ended.set_result(came)
         except ConnectionError as error:
             ended.set_exception(error)
 
@@ -243,8 +246,12 @@ async def test_an_answer_that_is_no_http_ends_the_connection_at_once(
         with pytest.raises(TransportError, match="the exchange failed"):
             await storage.put(at(server.port), Part(1, 0, 8 * MIB), source, lambda _: None)
         given_up.set()
-        with pytest.raises(ConnectionResetError):
-            await ended
+        if sys.platform == "win32":  # whose own loop shuts a socket down before it closes it
+            with suppress(ConnectionResetError):
+                assert await ended < 8 * MIB
+        else:
+            with pytest.raises(ConnectionResetError):
+                await ended
         await storage.close()
 
 
