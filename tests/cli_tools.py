@@ -82,8 +82,10 @@ def environment(*layers: Mapping[str, str]) -> dict[str, str]:
     # Development mode would have every block of memory checked for what C code may do to it, which
     # is none of ours, for a sixth of the time of a command.
     clean["PYTHONMALLOC"] = "pymalloc"
-    if "SYSTEMROOT" in os.environ:
-        clean["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
+    # What Windows cannot do without, and where bytecode is kept when not beside the source.
+    for name in ("SYSTEMROOT", "PYTHONPYCACHEPREFIX"):
+        if name in os.environ:
+            clean[name] = os.environ[name]
     for layer in layers:
         clean |= layer
     return clean
