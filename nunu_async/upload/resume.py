@@ -49,7 +49,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
 # Seconds between tries to cancel: at first, and at most.
 _CANCEL_PAUSE, _LONGEST_CANCEL_PAUSE = 0.5, 8.0
 # Of the time for all tries, one gets this part.
-_CANCEL_SHARES: Final = 3
+_CANCEL_SHARES: Final = 2
 # Seconds that a last try gets when the time for all of them is nearly spent.
 _LEAST: Final = 0.001
 
@@ -177,10 +177,12 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
             pass
         tries += 1
         reason = str(failure) if failure else f"no answer within {patience:g} seconds"
+        chance = clock.random()
         delay = pause_between(
-            tries, first=_CANCEL_PAUSE, longest=_LONGEST_CANCEL_PAUSE, chance=clock.random()
+            tries, first=_CANCEL_PAUSE, longest=_LONGEST_CANCEL_PAUSE, chance=chance
         )
-        delay = max(delay, getattr(failure, "retry_after", None) or 0.0)
+        asked = getattr(failure, "retry_after", None) or 0.0
+        delay = max(delay, asked * (1 + 0.25 * chance))
         if (failure and not may_pass(failure)) or delay >= deadline.remaining():
             _LOG.warning("build %s: cancelling on the server failed: %s", build_id, reason)
             return False

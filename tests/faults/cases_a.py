@@ -865,7 +865,7 @@ A13 += [
         error=UploadError,
         attributes={"cancelled": True},
         requests={"cancel_upload": 2},
-        seconds=(10.0, 12.0),
+        seconds=(15.0, 25.0),
     ),
     Case(
         "A13",
