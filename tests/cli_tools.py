@@ -27,7 +27,7 @@ BUILD_KEYS = {
 # or a task never awaited shows up on standard error.
 STRICT = ("-X", "dev", "-W", "error")
 # Development mode also tells of slow turns of the loop, and on a busy machine each one is.
-_SLOW = re.compile(r"^Executing <.* took [0-9.]+ seconds\r?\n", re.MULTILINE)
+_SLOW = re.compile(r"^Executing <.* took [0-9.]+ seconds\n", re.MULTILINE)
 
 
 # On Windows a process can send signals to those of its console only. So a command raises in itself
@@ -124,7 +124,7 @@ class Running:
 
     async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():
-            self._text[name] += line.decode("utf-8", "backslashreplace")
+            self._text[name] += line.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
             await self._wake()
         self._open -= 1
         await self._wake()
