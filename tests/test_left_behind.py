@@ -218,7 +218,7 @@ async def test_cleaning_up_does_not_queue_behind_other_requests(
 
     faults = [
         Fault(on="get_build", latency=1, times=None),
-        Fault(on="put_part", status=403, times=None),
+        Fault(on="put_part", status=400, times=None),
     ]
     async with (
         Sandbox(part_size=PART, faults=faults, sleep=hold) as box,
