@@ -247,7 +247,7 @@ class Stage:
                 closing = asyncio.ensure_future(nunu.close())
                 while not closing.done():
                     await asyncio.sleep(0.001)
-                    self.clock.advance(IDLE)
+                    self.clock.advance(1.0)  # a DELETE has 15 seconds for each of its tries
             for call in self.calls:
                 self.text.append(repr(call.events))
                 if call.error is not None:
