@@ -620,6 +620,8 @@ async def test_a_peer_that_trickles_is_given_up(clock: ManualClock, large: Sourc
     assert 60 <= clock.now - 1000 < 300
 
 
+# What the kernel holds counts as left there; Wine's is Linux, with buffers of some MB.
+@pytest.mark.skipif(not tells_queued(), reason="the system does not tell what is unacknowledged")
 @pytest.mark.parametrize(
     ("rate", "limits"),
     [
