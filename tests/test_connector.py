@@ -161,7 +161,8 @@ class Later(Connector):
         # which takes the bytes before `select` sees them.
         assert self.said.wait(10)
         if type(asyncio.get_running_loop()).__name__ != "ProactorEventLoop":
-            select.select([sock.fileno()], [], [], 10)
+            # Not for long: uvloop may have read it by now, and the server waits for an end.
+            select.select([sock.fileno()], [], [], 1)
         return protocol
 
 

@@ -142,7 +142,8 @@ def starts_no_more(played: Played) -> None:
     puts = played.server.of("put_part")
     refused = next(seen for seen in puts if seen.status == 404)
     assert refused.ended is not None
-    assert len([seen for seen in puts if seen.arrived > refused.ended]) <= 4
+    # While the answer is on its way to its sender, each of the others may end a part and begin one.
+    assert len([seen for seen in puts if seen.arrived > refused.ended]) <= 2 * 4
     assert len(puts) < 24
 
 
