@@ -216,8 +216,7 @@ class NunuClient:
         # A package has the name of a module of its own once that is loaded to its end.
         if "many" not in vars(upload) and not self._closed:
             loop = asyncio.get_running_loop()
-            for name in ("Uploader", "upload_all"):
-                await loop.run_in_executor(self._readers, getattr, upload, name)
+            await loop.run_in_executor(self._readers, _load_uploads)
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
 
@@ -684,3 +683,8 @@ def _timeouts(value: float | Timeouts | None) -> Timeouts:
 
 def _user_agent() -> str:
     return f"nunu_async/{__version__} aiohttp/{aiohttp.__version__} python/{host.python_version()}"
+
+
+def _load_uploads() -> tuple[object, ...]:
+    """Load what uploads need in one go: between two, the client may be closed."""
+    return upload.Uploader, upload.upload_all
