@@ -50,7 +50,9 @@ class NunuClient:
             limit, stall limits included. Completing an upload has a limit of its own there.
         retry: how often and how patiently to try again.
         session: an aiohttp session to send API requests with, used and not closed; its own
-            middlewares are not run, its own proxy is used. Storage never uses it.
+            middlewares are not run, its own proxy is used. Requests with an upload id in their
+            query go over its connections too, but past its trace configs and those that other
+            libraries have added. Storage never uses it.
         ssl_context: for both API and storage, where the system's certificates are not enough.
         api_concurrency: API requests under way at once.
         storage_concurrency: parts under way at once, over all uploads of this client.

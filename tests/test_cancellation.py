@@ -478,7 +478,6 @@ async def test_a_close_that_is_cancelled_closes_every_connection(
             await asyncio.sleep(0)
         closing.cancel()
         await asyncio.wait({closing})
-        assert nunu._session._http is not None
-        assert nunu._session._http.closed
-        assert nunu._storage._http is not None
-        assert nunu._storage._http.closed
+        for sessions in (nunu._session._sessions, nunu._storage._sessions):
+            assert sessions._connector is not None
+            assert sessions._connector.closed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
 import logging
 import ssl
@@ -155,6 +156,26 @@ def test_what_is_no_proxy_is_refused_and_not_shown(
     assert "MARK" not in f"{caught.value!r}"
     assert caught.value.__cause__ is None
     NunuClient(KEY, trust_env=False)
+
+
+async def test_a_proxy_that_is_none_is_no_matter_to_what_does_not_go_through_it(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock, source: Source
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"socks5h://{USER}:MARKED@127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    async with (
+        raw_server(serve) as api,
+        NunuClient(KEY, base_url=api.url, clock=clock) as nunu,
+    ):
+        NunuClient(KEY, base_url="https://10.0.0.1")
+        await nunu.builds.get("b")
+    address = PartUrl(part_number=1, url="https://store.test/b?X-Amz-Signature=MARKED")
+    proxies = Proxies.load({"HTTPS_PROXY": "socks5h://MARKED@127.0.0.1:1"})
+    async with storage_for(clock, proxies=proxies) as storage:
+        with pytest.raises(ConfigError, match=r"HTTPS_PROXY is not .* NO_PROXY") as caught:
+            await storage.put(address, Part(1, 0, 1000), source, lambda _: None)
+    assert "MARKED" not in disclosed(caught.value)
 
 
 def test_credentials_are_not_in_any_repr() -> None:
@@ -342,6 +363,70 @@ async def test_no_netrc_is_read(
                 await storage.put(address, Part(1, 0, 10), source, lambda _: None)
     assert (len(proxy.heads), len(straight.heads)) == (2, 2)
     assert not any(b"authorization" in head.lower() for head in proxy.heads + straight.heads)
+
+
+async def test_an_injected_session_that_trusts_the_environment_sends_no_netrc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: ManualClock
+) -> None:
+    """It keeps its own headers and cookies, and goes by the proxy of the environment."""
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("default login MARKED password MARKED\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with raw_server(serve) as proxy, raw_server(serve) as straight:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        async with aiohttp.ClientSession(
+            trust_env=True,
+            headers={"X-Gateway": "mine"},
+            cookies={"door": "open"},
+            cookie_jar=aiohttp.CookieJar(unsafe=True),
+        ) as session:
+            for url in ("http://nunu.test", straight.url):
+                async with NunuClient(
+                    KEY, base_url=url, allow_http=True, session=session, clock=clock
+                ) as nunu:
+                    await nunu.builds.get("b")
+            assert not session.closed
+    heads = proxy.heads + straight.heads
+    assert (len(proxy.heads), len(straight.heads)) == (1, 1)
+    assert not any(b"authorization" in head.lower() for head in heads)
+    assert all(b"X-Gateway: mine" in head and b"door=open" in head for head in heads)
+
+
+@pytest.mark.parametrize("tunnels", [False, True])
+async def test_an_injected_session_keeps_its_proxy_for_what_no_hook_may_see(
+    clock: ManualClock, tunnels: bool
+) -> None:
+    """With its user and password; a request with an upload id does not go over the session."""
+    async with (
+        raw_server(serve) as own,
+        aiohttp.ClientSession(
+            proxy=own.url.replace("://", "://u%40x:p%3Ay@"), trust_env=tunnels
+        ) as session,
+        NunuClient(
+            KEY, base_url="http://nunu.test", allow_http=True, session=session, clock=clock
+        ) as nunu,
+    ):
+        await nunu.request("GET", "/builds/b", params={"upload_id": "u" * 20})
+    (head,) = own.heads
+    assert head.startswith(b"GET http://nunu.test/api/v1/builds/b?upload_id=uuuu")
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"u@x:p:y") in head
+
+
+async def test_an_injected_session_that_does_not_decompress_is_read_all_the_same(
+    clock: ManualClock,
+) -> None:
+    async def packed(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        writer.write(answer(body=gzip.compress(BUILD), headers={"Content-Encoding": "gzip"}))
+
+    async with (
+        raw_server(packed) as api,
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        NunuClient(KEY, base_url=api.url, session=session, clock=clock) as nunu,
+    ):
+        assert (await nunu.builds.get("b")).build_id == "b"
 
 
 @pytest.mark.parametrize(

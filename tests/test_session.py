@@ -529,7 +529,7 @@ def test_a_client_belongs_to_one_event_loop(clock: ManualClock) -> None:
         try:
             await nunu.builds.get("b")
         except ConnectError:
-            await nunu._session._http.close()  # type: ignore[union-attr]
+            await nunu._session._sessions.close()
 
     asyncio.run(call())
     with pytest.raises(ConfigError, match="event loop"):

@@ -6,7 +6,7 @@ import ipaddress
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -16,7 +16,7 @@ from nunu_async.config import is_loopback
 from nunu_async.errors import ConfigError
 from nunu_async.redact import Secret
 
-__all__ = ["DIRECT", "Proxies", "Way"]
+__all__ = ["DIRECT", "Proxies", "Way", "way_through"]
 
 _SCHEMES: Final = ("http", "https")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -28,11 +28,22 @@ class Way:
 
     Attributes:
         proxy: its address, without user and password; None for straight.
+        problem: why nothing can be sent this way; "" where something can.
     """
 
     proxy: URL | None = None
     _credentials: Secret | None = None
     _tunnels: bool = False
+    problem: str = ""
+
+    def checked(self) -> Self:
+        """Return this way, if it is one.
+
+        Raises: ConfigError.
+        """
+        if self.problem:
+            raise ConfigError(self.problem)
+        return self
 
     def asking(self) -> dict[str, str] | None:
         """Return the headers of the request for a tunnel, which https goes through."""
@@ -57,7 +68,8 @@ class Proxies:
 
     Lower case wins over upper case, and an empty lower-case one takes the other back. In a CGI
     process `HTTP_PROXY` is not believed, because there a client's `Proxy:` header sets it. What
-    runs on this machine is always reached straight.
+    runs on this machine is always reached straight. A proxy of a kind that is not supported is a
+    problem of the ways that lead through it, and of no others.
     """
 
     _by_scheme: Mapping[str, Way] = attrs.field(factory=dict)
@@ -65,15 +77,12 @@ class Proxies:
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Proxies:
-        """Read the environment.
-
-        Raises: ConfigError for what is no http or https proxy; its value is not shown.
-        """
+        """Read the environment."""
         found: dict[str, Way] = {}
         for scheme in _SCHEMES:
             name, value = _setting(environ, scheme)
             if value:
-                found[scheme] = _way(name, value, tunnels=scheme == "https")
+                found[scheme] = way_through(name, value, tunnels=scheme == "https")
         _, without = _setting(environ, "no")
         names = (name.strip().lower() for name in without.split(","))
         return cls(found, tuple(name for name in names if name))
@@ -97,7 +106,8 @@ def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
     return upper, environ.get(upper, "").strip()
 
 
-def _way(name: str, value: str, *, tunnels: bool) -> Way:
+def way_through(name: str, value: str, *, tunnels: bool) -> Way:
+    """Return the way by the proxy that a setting names; a problem does not show its value."""
     address = None
     if value.isascii() and value.isprintable() and " " not in value:
         with suppress(ValueError):
@@ -106,8 +116,9 @@ def _way(name: str, value: str, *, tunnels: bool) -> Way:
                 port = parts.port or _PORTS[parts.scheme]
                 address = URL.build(scheme=parts.scheme, host=parts.hostname, port=port)
     if address is None:
-        raise ConfigError(
-            f"{name} is not the address of an http or https proxy; trust_env=False ignores it"
+        return Way(
+            problem=f"{name} is not the address of an http or https proxy, and this request would "
+            "go through it; correct it, or name the host in NO_PROXY"
         )
     if parts.username is None and parts.password is None:
         return Way(address, None, tunnels)

@@ -15,18 +15,16 @@ from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
-from nunu_async.core.connector import Connector
-from nunu_async.core.proxies import DIRECT, Proxies
+from nunu_async.core.http_sessions import OPTIONS, HttpSessions, way_of
+from nunu_async.core.proxies import DIRECT, Proxies, Way
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.traffic import Traffic
 from nunu_async.core.wire import (
-    Response,
     connect_timeout,
     headers_of,
     is_success,
     read_capped,
-    send_once,
     translate,
     was_cancelled,
 )
@@ -84,11 +82,13 @@ class Session:
         self._connecting = connect_timeout(timeouts.connect)
         self._concurrency = concurrency
         self._user_agent = user_agent
-        self._http = http
-        self._owns_http = http is None
-        self._tls = tls
-        # The caller's own session has its own ways, and none of ours.
-        self._way = DIRECT if http or proxies is None else proxies.way_to(config.base_url)
+        self._sessions = HttpSessions(concurrency + _URGENT, tls, http)
+        proxies = proxies or Proxies()
+        self._way = (
+            proxies.way_to(config.base_url)
+            if http is None
+            else way_of(http, config.base_url, proxies)
+        ).checked()
         self._gate = asyncio.Semaphore(concurrency)
         self._urgent = asyncio.Semaphore(_URGENT)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,17 +106,17 @@ class Session:
         deadline: Deadline | None = None
         failure: ApiError | DecodeError | TransportError | None = None
         while True:
-            self._opened(failure)
+            self._check_open(failure)
             async with self._urgent if request.urgent else self._gate:
                 # Only now: waiting at our own gate is nobody's timeout.
                 if deadline is None:
                     deadline = Deadline(self._clock, self._within(request))
-                http = await self._cleared(request, deadline, failure)
+                await self._cleared(request, deadline, failure)
                 began = self._clock.monotonic()
                 if request.flight is not None:
                     request.flight.on_wire = True
                 try:
-                    answer = await self._attempt(http, request, deadline, attempts.made + 1)
+                    answer = await self._attempt(request, deadline, attempts.made + 1)
                     attempts.succeeded()
                     self._traffic.succeeded(began)
                     return answer
@@ -157,19 +157,18 @@ class Session:
 
     async def _cleared(
         self, request: Request[T], deadline: Deadline, failure: NunuError | None
-    ) -> aiohttp.ClientSession:
-        """Wait while the server wants no requests; return what to send the next one with."""
+    ) -> None:
+        """Wait while the server wants no requests."""
         pause = None if request.urgent else await self._traffic.ready(deadline.at)
         if pause is not None:
             raise failure or _held(request, pause, deadline.remaining())
-        return self._opened(failure)
+        self._check_open(failure)
 
     def _within(self, request: Request[T]) -> float:
         return request.within or max(self._timeouts.call, request.patience or 0.0)
 
     async def _attempt(
         self,
-        http: aiohttp.ClientSession,
         request: Request[T],
         deadline: Deadline,
         number: int,
@@ -180,7 +179,7 @@ class Session:
         try:
             async with time_limit(self._clock, min(patience, remaining)):
                 try:
-                    outcome = await self._exchange(http, request, number)
+                    outcome = await self._exchange(request, number)
                 except asyncio.CancelledError as error:
                     # A limit of the caller's keeps it as the cause of its own error.
                     raise error.with_traceback(None) from None
@@ -201,27 +200,24 @@ class Session:
             path=request.path,
         )
 
-    async def _exchange(
-        self, http: aiohttp.ClientSession, request: Request[T], number: int
-    ) -> T | ApiError | DecodeError:
+    async def _exchange(self, request: Request[T], number: int) -> T | ApiError | DecodeError:
         began = self._clock.monotonic()
         status: int | None = None
         try:
+            http = self._sessions.take(confidential=bool(request.secrets))
+            way = DIRECT if self._sessions.is_given(http) else self._way
             async with http.request(
                 request.method,
                 # This, the body and the headers are made in the call, to be in no local.
                 self._address(request),
                 data=None if request.body is None else io.BytesIO(encode(request.body)),
-                headers=self._headers(request),
+                headers=self._headers(request, way),
                 # aiohttp would call the body of a POST octets even where there is none.
                 skip_auto_headers=None if request.method == "GET" else ("Content-Type",),
-                # A custom header such as ours follows a redirect to any host.
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=(send_once,),
                 timeout=self._connecting,
-                proxy=self._way.proxy,
-                proxy_headers=self._way.asking(),
+                proxy=way.proxy,
+                proxy_headers=way.asking(),
+                **OPTIONS,
             ) as response:
                 try:
                     most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
@@ -255,13 +251,13 @@ class Session:
         address = self._base.with_path(path, encoded=True)
         return address.with_query(request.query) if request.query else address
 
-    def _headers(self, request: Request[T]) -> dict[str, str]:
+    def _headers(self, request: Request[T], way: Way) -> dict[str, str]:
         headers = {
             "Accept": "application/json",
             # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.
             "Accept-Encoding": "gzip",
             "User-Agent": self._user_agent,
-            **self._way.passing(),
+            **way.passing(),
         }
         if request.body is not None:
             headers["Content-Type"] = "application/json"
@@ -269,12 +265,12 @@ class Session:
             headers["X-Api-Key"] = self._config.api_key.reveal()
         return headers
 
-    def _opened(self, failure: NunuError | None = None) -> aiohttp.ClientSession:
-        """Return what to send with. Raises: ConfigError; `failure` where there was one before."""
+    def _check_open(self, failure: NunuError | None = None) -> None:
+        """Raise: ClientClosed; ConfigError; `failure` where there was one before."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
-        if self._http is not None and self._http.closed and not self._owns_http:
+        if self._sessions.given_is_closed:
             raise failure or ClientClosed("the session that was passed in is closed")
         if self._loop is None:
             self._loop = loop
@@ -282,19 +278,11 @@ class Session:
             raise ConfigError(
                 "this client was first used in another event loop; make one for each loop"
             )
-        if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=Connector(self._concurrency + _URGENT, self._tls),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                response_class=Response,
-            )
-        return self._http
 
     async def close(self) -> None:
-        """Close the connections, unless the session was the caller's own; may be called twice."""
+        """Close the connections, but not those of a caller's session; may be called twice."""
         self._closed = True
-        if self._http is not None and self._owns_http:
-            await self._http.close()
+        await self._sessions.close()
 
 
 def _held(request: Request[T], pause: float, remaining: float) -> RateLimited:

@@ -11,25 +11,22 @@ from html import unescape
 from typing import Final
 from urllib.parse import unquote
 
-import aiohttp
 import attrs
 from yarl import URL
 
 from nunu_async.config import Timeouts, address_of, is_loopback
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer
-from nunu_async.core.connector import Connector
-from nunu_async.core.proxies import Proxies
+from nunu_async.core.http_sessions import OPTIONS, HttpSessions
+from nunu_async.core.proxies import Proxies, Way
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.wire import (
-    Response,
     connect_timeout,
     headers_of,
     is_success,
     lapse,
     read_capped,
-    send_once,
     translate,
     was_cancelled,
 )
@@ -74,7 +71,8 @@ class Stored:
 class Storage:
     """Where presigned URLs lead: object storage, which knows nothing of the API key.
 
-    Its session has no default headers, no cookies, no `.netrc`; the key never comes near it.
+    What goes there is confidential: no other library's hook sees it, and it has no cookies, no
+    `.netrc` and no headers but ours; the key never comes near it.
     """
 
     def __init__(
@@ -92,14 +90,12 @@ class Storage:
     ) -> None:
         self._clock = clock
         self._timeouts = timeouts
-        self._concurrency = concurrency
         self._user_agent = user_agent
         self._allow_http = allow_http
         self._allow_loopback = allow_loopback
-        self._tls = tls
+        self._sessions = HttpSessions(concurrency, tls)
         self._proxies = proxies or Proxies()
         self._pace = Pace(clock, max_bandwidth)
-        self._http: aiohttp.ClientSession | None = None
         self._closed = False
 
     async def put(
@@ -120,7 +116,8 @@ class Storage:
         connection is already cut off.
 
         Raises: StorageError when storage refuses, or accepts what it cannot have read, or stored
-        something else, or the address is none to send to; StallError; TransportError; SourceError.
+        something else, or the address is none to send to; StallError; TransportError; SourceError;
+        ConfigError for a proxy that cannot be used.
         """
         problem = refusal_of(
             address.url, allow_http=self._allow_http, allow_loopback=self._allow_loopback
@@ -128,11 +125,12 @@ class Storage:
         if problem:
             told = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=told)
+        way = self._proxies.way_to(address.url).checked()
         digest = source.digest() if verify else None
         body = PartBody(source, part, on_sent, digest, self._pace)
         try:
             async with self._stall_watch(body, part):
-                outcome = await self._exchange(address, part, body, secrets)
+                outcome = await self._exchange(address, way, part, body, secrets)
         except BaseException as error:
             await finish(body.cut_off())
             if body.error is None or not isinstance(error, NunuError):
@@ -148,27 +146,31 @@ class Storage:
         raise outcome  # here, and not in the frames that hold the address and the answer
 
     async def _exchange(
-        self, address: PartUrl, part: Part, body: PartBody, secrets: tuple[Secret, ...]
+        self,
+        address: PartUrl,
+        way: Way,
+        part: Part,
+        body: PartBody,
+        secrets: tuple[Secret, ...],
     ) -> Stored | StorageError:
-        way = self._proxies.way_to(address.url)
         headers = {
             "Content-Length": str(part.length),
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
         try:
-            async with self._opened().put(
+            if self._closed:
+                raise ClientClosed("this client is closed; make a new one")
+            async with self._sessions.take(confidential=True).put(
                 # The query is a credential: never in a local, and never re-quoted, as aiohttp
                 # would with a plain string; the signature covers every byte.
                 URL(address.url, encoded=True),
                 data=body,
                 headers=headers | way.passing(),
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=(send_once,),
                 timeout=connect_timeout(self._timeouts.connect),
                 proxy=way.proxy,
                 proxy_headers=way.asking(),
+                **OPTIONS,
             ) as response:
                 try:
                     if not body.handed_over:
@@ -232,23 +234,10 @@ class Storage:
         except TimeoutError:
             raise StallError(f"part {part.number}: {stalled}", method="PUT") from None
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise ClientClosed("this client is closed; make a new one")
-        if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=Connector(self._concurrency, self._tls),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                response_class=Response,
-                trust_env=False,
-            )
-        return self._http
-
     async def close(self) -> None:
         """Close the connections; may be called twice."""
         self._closed = True
-        if self._http is not None:
-            await self._http.close()
+        await self._sessions.close()
 
 
 def refusal_of(  # noqa: PLR0911 - a list of refusals

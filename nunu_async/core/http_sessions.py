@@ -1,0 +1,130 @@
+"""The aiohttp sessions of a client: what they add to a request, and who may look at one."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Final, TypedDict
+
+import aiohttp
+from yarl import URL
+
+from nunu_async.core.connector import Connector
+from nunu_async.core.proxies import DIRECT, Proxies, Way, way_through
+from nunu_async.core.wire import Response, send_once
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["OPTIONS", "HttpSessions", "way_of"]
+
+
+class _Options(TypedDict):
+    allow_redirects: bool
+    raise_for_status: bool
+    auto_decompress: bool
+    middlewares: Sequence[aiohttp.ClientMiddlewareType]
+    max_line_size: int
+    max_field_size: int
+    max_headers: int
+
+
+# With each request, whoever made its session.
+OPTIONS: Final[_Options] = {
+    "allow_redirects": False,  # a custom header such as ours follows one to any host
+    "raise_for_status": False,
+    "auto_decompress": True,
+    "middlewares": (send_once,),
+    # aiohttp's own 8,190 bytes and 128 headers are less than other clients read, and than some
+    # edges send.
+    "max_line_size": 65_536,
+    "max_field_size": 65_536,
+    "max_headers": 512,
+}
+
+
+class HttpSessions:
+    """The sessions that requests to one kind of host go over; made when they are first needed.
+
+    Tracing libraries put hooks on every aiohttp session of a process. A hook sees the URL of each
+    request, and may add headers, which a presigned URL does not allow. So what must not be seen, a
+    confidential request, has a session of its own, which shares the connections of the other one.
+
+    Args:
+        limit: connections at once.
+        given: a session of the caller's, to be used in place of our own, and not closed.
+    """
+
+    def __init__(
+        self, limit: int, tls: ssl.SSLContext | None, given: aiohttp.ClientSession | None = None
+    ) -> None:
+        self._limit = limit
+        self._tls = tls
+        self._given = given
+        self._connector: aiohttp.BaseConnector | None = None
+        self._open: aiohttp.ClientSession | None = None
+        self._confidential: aiohttp.ClientSession | None = None
+
+    @property
+    def given_is_closed(self) -> bool:
+        """Whether there is a session of the caller's, and it is closed."""
+        return self._given is not None and self._given.closed
+
+    def take(self, *, confidential: bool) -> aiohttp.ClientSession:
+        """Return the session for a request, which has to begin in the same turn of the loop.
+
+        Hooks are read when it begins: those that came since the last request are taken off here.
+        """
+        given = self._given
+        if not confidential and (given is None or not given.trust_env):
+            if given is not None:
+                return given
+            if self._open is None:
+                self._open = self._new()
+            return self._open
+        if self._confidential is None:
+            self._confidential = self._new()
+        http = self._confidential
+        http.headers.clear()
+        if given is not None:
+            http.headers.update(given.headers)
+            if given.auth is not None:
+                http.headers.setdefault("Authorization", given.auth.encode())
+        # aiohttp 3 has no other way to take them off without touching a list that a hook's owner
+        # may share between sessions; `tests/test_hooks.py` fails where this does not work.
+        http._trace_configs = [] if confidential or given is None else given.trace_configs  # noqa: SLF001
+        return http
+
+    def is_given(self, http: aiohttp.ClientSession) -> bool:
+        """Tell whether this is the caller's own session, which has its own ways."""
+        return http is self._given
+
+    def _new(self) -> aiohttp.ClientSession:
+        if self._connector is None:
+            given = self._given
+            self._connector = given.connector if given else Connector(self._limit, self._tls)
+        return aiohttp.ClientSession(
+            connector=self._connector,
+            connector_owner=False,
+            cookie_jar=self._given.cookie_jar if self._given else aiohttp.DummyCookieJar(),
+            response_class=Response,
+            trust_env=False,  # which would read `.netrc` too
+        )
+
+    async def close(self) -> None:
+        """Close the sessions and connections, but for what is the caller's; may be called twice."""
+        for http in (self._open, self._confidential):
+            if http is not None:
+                await http.close()
+        if self._connector is not None and self._given is None:
+            await self._connector.close()
+
+
+def way_of(given: aiohttp.ClientSession, url: str, proxies: Proxies) -> Way:
+    """Return the way to a URL that a session of the caller's would take by itself."""
+    proxy = given._default_proxy  # noqa: SLF001 - aiohttp has no public name for it
+    if proxy is None:
+        return proxies.way_to(url) if given.trust_env else DIRECT
+    address = URL(proxy)
+    if (auth := given._default_proxy_auth) is not None:  # noqa: SLF001 - as above
+        address = address.with_user(auth.login).with_password(auth.password)
+    return way_through("the proxy of the session", str(address), tunnels=url.startswith("https:"))
