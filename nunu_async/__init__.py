@@ -12,6 +12,7 @@ from nunu_async.version import __version__ as __version__
 if TYPE_CHECKING:
     from nunu_async.client import NunuClient
     from nunu_async.config import Timeouts
+    from nunu_async.core.attempt import Attempt
     from nunu_async.core.clock import Clock, SystemClock
     from nunu_async.core.retry import RetryPolicy
     from nunu_async.endpoints.paging import Listing
@@ -126,6 +127,7 @@ else:
         {
             "client": ("NunuClient",),
             "config": ("Timeouts",),
+            "core.attempt": ("Attempt",),
             "core.clock": ("Clock", "SystemClock"),
             "core.retry": ("RetryPolicy",),
             "endpoints.paging": ("Listing",),
@@ -244,6 +246,7 @@ logging.getLogger("nunu_async").addHandler(logging.NullHandler())
 __all__ = [
     "ApiError",
     "AppDetails",
+    "Attempt",
     "AuthenticationError",
     "BadRequest",
     "BaseAgent",

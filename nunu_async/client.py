@@ -16,6 +16,7 @@ import aiohttp
 
 from nunu_async import endpoints, models, polling, upload
 from nunu_async.config import Config, PathStyle, Timeouts, check_at_once, check_bandwidth
+from nunu_async.core.attempt import OnAttempt, checked
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, SystemClock
 from nunu_async.core.proxies import Proxies
@@ -65,6 +66,9 @@ class NunuClient:
             for organization keys (``nunu_org_...``), and the shorter ones for project keys.
         state_dir: where uploads to be resumed keep their journals; None takes `NUNU_STATE_DIR`,
             then the system's place for state.
+        on_attempt: a function that is called after each attempt of an API call and of a part, with
+            an `Attempt`, which holds no secret: what metrics and traces are made of. What it
+            raises is logged.
         clock: where time, pauses and chance come from; tests pass their own.
 
     Raises: ConfigError for settings that cannot work; nothing is sent.
@@ -87,6 +91,7 @@ class NunuClient:
         trust_env: bool = True,
         path_style: PathStyle | None = None,
         state_dir: str | os.PathLike[str] | None = None,
+        on_attempt: OnAttempt | None = None,
         clock: Clock | None = None,
     ) -> None:
         settings = _settings(
@@ -112,6 +117,7 @@ class NunuClient:
                 raise ConfigError(f"{name} {problem}")
         if problem := check_bandwidth(max_bandwidth):
             raise ConfigError(f"max_bandwidth {problem}")
+        self._on_attempt = checked(on_attempt)
         agent = _user_agent()
         self._config = config
         self._clock = clock or SystemClock()
@@ -129,6 +135,7 @@ class NunuClient:
             http=session,
             tls=ssl_context,
             proxies=proxies,
+            on_attempt=on_attempt,
         )
         self._open_storage: Callable[[], upload.Storage] = lambda: upload.Storage(
             clock=self._clock,
@@ -208,6 +215,7 @@ class NunuClient:
             executor=self._readers,
             shelf=self._shelf,
             max_bandwidth=self._max_bandwidth,
+            on_attempt=self._on_attempt,
         )
 
     async def _load_uploader(self) -> None:

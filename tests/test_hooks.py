@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from doubles import ManualClock
+from doubles import ManualClock, until
 
-from nunu_async import NunuClient, NunuError
-from nunu_async.sandbox import Sandbox
+from nunu_async import (
+    Attempt,
+    ConfigError,
+    DeadlineExceeded,
+    NotFound,
+    NunuClient,
+    NunuError,
+    ServerError,
+    StorageError,
+    Timeouts,
+    TransportError,
+)
+from nunu_async.sandbox import Fault, Sandbox
 
 PART = 64 * 1024
 
@@ -105,3 +117,99 @@ async def test_hooks_see_the_calls_that_hold_no_secret(
         with pytest.raises(NunuError):
             await nunu.request("GET", "/builds/upload/parts", params={"upload_id": "x" * 20})
     assert [path.partition("?")[0] for path in hooks.paths()] == ["GET /runs"]
+
+
+# --- `on_attempt`, which is ours.
+
+
+async def test_each_attempt_of_a_call_and_of_a_part_is_told_without_a_secret(
+    clock: ManualClock, make_file: Callable[..., Path]
+) -> None:
+    told: list[Attempt] = []
+    faults = [
+        Fault(on="initiate_upload", status=503, headers={"X-Request-Id": "req-1"}),
+        Fault(on="put_part", part=2, status=500),
+        Fault(on="put_part", part=3, do="cut"),
+    ]
+    async with Sandbox(part_size=PART, faults=faults) as box:
+        async with NunuClient(
+            box.api_key, base_url=box.base_url, clock=clock, on_attempt=told.append
+        ) as nunu:
+            await nunu.upload_build(
+                make_file(3 * PART), name="n", platform="linux", multipart=True, concurrency=1
+            )
+            with pytest.raises(NotFound):
+                await nunu.builds.get("unknown")
+        secrets = [box.api_key, "X-Amz-", *(one.upload_id for one in box.uploads.values())]
+    lines = [(a.operation, a.method, a.path, a.part_number, a.number, a.status) for a in told]
+    assert lines == [
+        ("initiate_upload", "POST", "/builds/upload", None, 1, 503),
+        ("initiate_upload", "POST", "/builds/upload", None, 2, 200),
+        ("get_upload_parts", "GET", "/builds/upload/parts", None, 1, 200),
+        ("put_part", "PUT", "", 1, 1, 200),
+        ("put_part", "PUT", "", 2, 1, 500),
+        ("put_part", "PUT", "", 2, 2, 200),
+        ("put_part", "PUT", "", 3, 1, None),
+        ("put_part", "PUT", "", 3, 2, 200),
+        ("complete_upload", "POST", "/builds/upload/complete", None, 1, 200),
+        ("get_build", "GET", "/builds/{buildId}", None, 1, 404),
+    ]
+    assert told[0].request_id == "req-1"
+    kinds = [type(attempt.error) for attempt in told if attempt.error is not None]
+    assert kinds == [ServerError, StorageError, TransportError, NotFound]
+    assert all(attempt.seconds >= 0 for attempt in told)
+    assert not any(secret in repr(told) for secret in filter(None, secrets))
+
+
+async def test_an_attempt_that_is_cancelled_or_runs_out_of_time_is_told(
+    clock: ManualClock,
+) -> None:
+    told: list[Attempt] = []
+    fault = Fault(on="list_runs", do="stall", times=None)
+    async with (
+        Sandbox(faults=[fault]) as box,
+        NunuClient(
+            box.api_key,
+            base_url=box.base_url,
+            clock=clock,
+            timeout=Timeouts(call=5),
+            on_attempt=told.append,
+        ) as nunu,
+    ):
+        asking = asyncio.ensure_future(nunu.runs.list_page())
+        await until(lambda: box.journal.of("list_runs"))
+        clock.advance(5)
+        with pytest.raises(DeadlineExceeded):
+            await asking
+        asking = asyncio.ensure_future(nunu.runs.list_page())
+        await until(lambda: len(box.journal.of("list_runs")) == 2)
+        asking.cancel()
+        await asyncio.wait({asking})
+    assert [(a.status, type(a.error)) for a in told] == [
+        (None, DeadlineExceeded),
+        (None, type(None)),
+    ]
+    assert told[0].seconds == 5
+
+
+async def test_what_a_listener_raises_ends_nothing(
+    box: Sandbox, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(attempt: Attempt) -> None:
+        raise LookupError(attempt.operation)
+
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, on_attempt=broken
+    ) as nunu:
+        await nunu.runs.list_page()
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == "on_attempt raised an exception"
+
+
+async def _coroutine_function(attempt: Attempt) -> None: ...
+
+
+@pytest.mark.parametrize("listener", [_coroutine_function, "print", 7])
+def test_a_listener_that_cannot_be_called_at_once_is_refused(listener: Any) -> None:
+    with pytest.raises(ConfigError, match="on_attempt must be a function"):
+        NunuClient("nunu_a_key_for_tests_only_0001", on_attempt=listener)

@@ -36,9 +36,9 @@ MAY_IMPORT = {
 }
 MAY_IMPORT_BACKOFF = {"core/retry.py"}
 MAY_IMPORT_AIOHTTP = (
-    {f"core/{name}.py" for name in ("connector", "session", "wire")}
+    {f"core/{name}.py" for name in ("connector", "http_sessions", "session", "wire")}
     | {"client.py"}
-    | {f"upload/{name}.py" for name in ("body", "storage")}
+    | {"upload/body.py"}
 )
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

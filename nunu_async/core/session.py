@@ -9,10 +9,12 @@ import ssl
 from typing import TypeVar
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
+from nunu_async.core.attempt import Attempt, OnAttempt, report
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import encode
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions, way_of
@@ -52,6 +54,28 @@ _LARGEST_ANSWER = 32 * 1024 * 1024
 _LARGEST_REFUSAL = 1024 * 1024
 
 
+@attrs.define
+class _Answered:
+    """What is known of one attempt by its end."""
+
+    status: int | None = None
+    request_id: str | None = None
+    error: NunuError | None = None
+
+    def told(self, request: Request[T], number: int, seconds: float) -> Attempt:
+        """Return what a listener is told of it."""
+        return Attempt(
+            operation=request.operation,
+            method=request.method,
+            path=request.template or request.path,
+            number=number,
+            status=self.status,
+            seconds=seconds,
+            request_id=self.request_id,
+            error=self.error,
+        )
+
+
 class Session:
     """One request in, one typed answer out: gate, attempts, deadline.
 
@@ -71,8 +95,10 @@ class Session:
         http: aiohttp.ClientSession | None = None,
         tls: ssl.SSLContext | None = None,
         proxies: Proxies | None = None,
+        on_attempt: OnAttempt | None = None,
     ) -> None:
         self._config = config
+        self._on_attempt = on_attempt
         self._base = URL(config.base_url, encoded=True)
         self._origin = len(config.base_url) - len(self._base.raw_path)
         self._clock = clock
@@ -94,7 +120,7 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    async def send(self, request: Request[T]) -> T:
+    async def send(self, request: Request[T]) -> T:  # noqa: C901 - one loop, read downwards
         """Send until there is an answer or a reason to stop.
 
         Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
@@ -115,18 +141,22 @@ class Session:
                 began = self._clock.monotonic()
                 if request.flight is not None:
                     request.flight.on_wire = True
+                answered = _Answered()
                 try:
-                    answer = await self._attempt(request, deadline, attempts.made + 1)
+                    answer = await self._attempt(request, deadline, attempts.made + 1, answered)
                     attempts.succeeded()
                     self._traffic.succeeded(began)
                     return answer
                 except (ApiError, DecodeError, TransportError) as error:
-                    failure = error
+                    failure = answered.error = error
                     if request.flight is not None and may_have_acted(error):
                         request.flight.unheard += 1
                 finally:
                     if request.flight is not None:
                         request.flight.on_wire = False
+                    if self._on_attempt is not None:
+                        seconds = self._clock.monotonic() - began
+                        report(self._on_attempt, answered.told(request, attempts.made + 1, seconds))
             delay = attempts.pause_after(
                 failure,
                 replay=request.replay,
@@ -172,6 +202,7 @@ class Session:
         request: Request[T],
         deadline: Deadline,
         number: int,
+        answered: _Answered,
     ) -> T:
         patience = request.patience or self._timeouts.attempt
         remaining = deadline.remaining()
@@ -179,7 +210,7 @@ class Session:
         try:
             async with time_limit(self._clock, min(patience, remaining)):
                 try:
-                    outcome = await self._exchange(request, number)
+                    outcome = await self._exchange(request, number, answered)
                 except asyncio.CancelledError as error:
                     # A limit of the caller's keeps it as the cause of its own error.
                     raise error.with_traceback(None) from None
@@ -200,9 +231,10 @@ class Session:
             path=request.path,
         )
 
-    async def _exchange(self, request: Request[T], number: int) -> T | ApiError | DecodeError:
+    async def _exchange(
+        self, request: Request[T], number: int, answered: _Answered
+    ) -> T | ApiError | DecodeError:
         began = self._clock.monotonic()
-        status: int | None = None
         try:
             http = self._sessions.take(confidential=bool(request.secrets))
             way = DIRECT if self._sessions.is_given(http) else self._way
@@ -223,11 +255,13 @@ class Session:
                     most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
                     answer = await read_capped(response, most)
                     headers = headers_of(response)
-                    status = response.status
+                    answered.status = response.status
                 finally:
                     del response  # it shows the query, and an error keeps the locals of its frames
                 hidden = (self._config.api_key, *request.secrets)
-                return responses.read(request, status, headers, answer, hidden)
+                if self._on_attempt is not None:
+                    answered.request_id = responses.request_id(headers, hidden)
+                return responses.read(request, answered.status, headers, answer, hidden)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -240,7 +274,7 @@ class Session:
                 request.method,
                 request.template or request.path,
                 number,
-                status or "no answer",
+                answered.status or "no answer",
                 1000 * (self._clock.monotonic() - began),
             )
         raise failure

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from nunu_async.config import Timeouts
+from nunu_async.core.attempt import Attempt, OnAttempt, report
 from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
@@ -23,7 +24,7 @@ from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Re
 from nunu_async.upload.shelf import Journal
 from nunu_async.upload.signing import Ahead, Signed, Signer
 from nunu_async.upload.slots import Slots
-from nunu_async.upload.storage import Storage
+from nunu_async.upload.storage import Storage, Stored
 
 __all__ = ["Equipment", "Sending", "tell_retry"]
 
@@ -44,6 +45,7 @@ class Equipment:
     timeouts: Timeouts
     slots: Slots
     traffic: Traffic
+    on_attempt: OnAttempt | None
 
 
 class Sending:
@@ -135,14 +137,7 @@ class Sending:
                 if self._signer.is_old(signed):
                     signed = await self._signer.renewed(signed)
                 try:
-                    stored = await tools.storage.put(
-                        signed.address,
-                        part,
-                        self._guard.source,
-                        lambda sent: self._sent(part, sent),
-                        verify=self._verify,
-                        secrets=self._secrets,
-                    )
+                    stored = await self._put(signed, attempts.made + 1)
                     attempts.succeeded()
                     tools.traffic.succeeded(began)
                     tools.slots.succeeded()
@@ -180,6 +175,40 @@ class Sending:
         # The next part waits for this line: a kill then costs no more than a part for each sender.
         if self._journal is not None:
             await self._journal.part(part.number, stored.etag, is_md5=stored.is_md5)
+
+    async def _put(self, signed: Signed, number: int) -> Stored:
+        """Send a part once; what became of it is told to `on_attempt`."""
+        part = signed.part
+        tools = self._equipment
+        began = self._clock.monotonic()
+        outcome: Stored | NunuError | None = None
+        try:
+            outcome = await tools.storage.put(
+                signed.address,
+                part,
+                self._guard.source,
+                lambda sent: self._sent(part, sent),
+                verify=self._verify,
+                secrets=self._secrets,
+            )
+        except NunuError as error:
+            outcome = error
+            raise
+        finally:
+            if tools.on_attempt is not None:
+                attempt = Attempt(
+                    operation="put_part",
+                    method="PUT",
+                    path="",
+                    number=number,
+                    status=getattr(outcome, "status", None) or None,
+                    seconds=self._clock.monotonic() - began,
+                    request_id=getattr(outcome, "request_id", None),
+                    error=outcome if isinstance(outcome, NunuError) else None,
+                    part_number=part.number,
+                )
+                report(tools.on_attempt, attempt)
+        return outcome
 
     def _sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)

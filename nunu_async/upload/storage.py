@@ -66,6 +66,8 @@ class Stored:
     """Whether the ETag was compared with the MD5 of what was sent, and is it."""
     is_md5: bool = False
     """Whether the ETag is the MD5 of the bytes, as far as the answer tells."""
+    status: int = 200
+    request_id: str | None = None
 
 
 class Storage:
@@ -194,9 +196,11 @@ class Storage:
                     return _refusal(part.number, status, told, answer, hidden)
                 md5 = await body.md5()
                 verdict = _verdict(part.number, status, told, etags, whole=whole, md5=md5)
+                named = request_id(told, _hidden(address.url, secrets))
                 if isinstance(verdict, StorageError):
-                    verdict.request_id = request_id(told, _hidden(address.url, secrets))
-                return verdict
+                    verdict.request_id = named
+                    return verdict
+                return attrs.evolve(verdict, status=status, request_id=named)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise

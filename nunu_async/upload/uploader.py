@@ -9,6 +9,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 
 from nunu_async.config import Timeouts
+from nunu_async.core.attempt import OnAttempt
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.traffic import Traffic
@@ -53,6 +54,7 @@ class Uploader:
         executor: Executor,
         shelf: Shelf,
         max_bandwidth: float | None,
+        on_attempt: OnAttempt | None,
     ) -> None:
         self.equipment = Equipment(
             builds=builds,
@@ -62,6 +64,7 @@ class Uploader:
             timeouts=timeouts,
             slots=Slots(concurrency),
             traffic=Traffic(clock, policy, concurrency),
+            on_attempt=on_attempt,
         )
         self.limit = concurrency
         self._clock = clock
