@@ -184,6 +184,7 @@ async def started(
     env: Mapping[str, str],
     cwd: Path | None = None,
     python: tuple[str, ...] = STRICT,
+    stdout: int = asyncio.subprocess.PIPE,
 ) -> AsyncIterator[Running]:
     """Start `nunu-async` with these arguments; it is gone when the context ends."""
     environ = environment(env)
@@ -202,7 +203,7 @@ async def started(
             env=environ,
             cwd=cwd,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             limit=1024 * 1024,  # the report is one line
         )
@@ -218,9 +219,10 @@ async def run(
     env: Mapping[str, str],
     cwd: Path | None = None,
     python: tuple[str, ...] = STRICT,
+    stdout: int = asyncio.subprocess.PIPE,
 ) -> Ran:
     """Run `nunu-async` to its end."""
-    async with started(*arguments, env=env, cwd=cwd, python=python) as running:
+    async with started(*arguments, env=env, cwd=cwd, python=python, stdout=stdout) as running:
         return await running.end()
 
 

@@ -488,12 +488,12 @@ async def test_a_signal_during_the_upload_cancels_it(tmp_path: Path) -> None:
         assert report(ran)["build"] is None
 
 
-async def test_files_that_cannot_be_written_are_warnings_but_junit_is_not(tmp_path: Path) -> None:
+async def test_a_report_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
     env = {"GITHUB_OUTPUT": str(tmp_path), "GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "x")}
     async with Sandbox(now=Hurried()) as box:
         ran = await run(*said(box), env=box.environment | env, cwd=tmp_path)
-        assert ran.code == 0
+        assert ran.code == 1
         ran.tells("cannot write GITHUB_OUTPUT", "cannot write GITHUB_STEP_SUMMARY")
     if FULL:
         async with Sandbox(now=Hurried()) as box:

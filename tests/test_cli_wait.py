@@ -4,9 +4,7 @@ import asyncio
 import io
 import json
 import math
-import os
 import signal
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -303,23 +301,6 @@ async def test_changes_are_told_in_batches_and_silence_is_broken_every_ten_secon
     finally:
         beating.cancel()
         await asyncio.wait({beating})
-
-
-async def test_a_reader_that_has_gone_does_not_change_the_exit_code() -> None:
-    async with Sandbox() as box:
-        bad = box.add_run(script=Script(result="FAILED")).run_id
-        mine, theirs = os.pipe()
-        os.close(mine)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "nunu_async", "wait", "run", bad),
-            env=os.environ | box.environment,
-            stdout=theirs,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        os.close(theirs)
-        _, err = await process.communicate()
-        assert process.returncode == 1
-        assert b"Traceback" not in err
 
 
 async def test_the_help_names_the_exit_codes() -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from nunu_async.cli import output
 from nunu_async.models.choices import PLATFORMS, POLICIES
 from nunu_async.version import __version__
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["build_parser", "parse"]
 
@@ -48,9 +54,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that notices where its help and version cannot be written, which argparse ignores."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is None or file is not sys.stdout:
+            super()._print_message(message, file)
+        elif not output.print_text(message):
+            raise SystemExit(1)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="nunu-async",
         description="Upload game builds to nunu.ai; start, read, await and stop test runs there.",
         epilog=_ENVIRONMENT,

@@ -17,10 +17,11 @@ from nunu_async.cli.display import Board
 from nunu_async.cli.display import show as show_upload
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
-from nunu_async.cli.output import count, result, tell
+from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import NOTHING, Column, cell, span
 from nunu_async.cli.runs import MAYBE, may_have_acted
 from nunu_async.cli.standings import Standings, show
+from nunu_async.cli.stdout import result
 from nunu_async.cli.upload import TIMEOUTS, as_object, expand, job_for, line_of, send, words_of
 from nunu_async.cli.verdict import Verdict, decisive_run, judge
 from nunu_async.cli.wait import TIMED_OUT, some, tell_columns
@@ -265,11 +266,12 @@ async def _report(course: _Course) -> bool:
     written = arguments.junit is None or _write(
         arguments.junit, junit_xml(verdicts, name=arguments.name)
     )
-    github.publish(os.environ, _outputs(course, verdicts), verdicts, build=_build_words(course))
+    outputs, build = _outputs(course, verdicts), _build_words(course)
+    written = github.publish(os.environ, outputs, verdicts, build=build) and written
     if arguments.json:
-        result(json.dumps(_object(course, verdicts)))
+        written = await result(json.dumps(_object(course, verdicts))) and written
     elif course.started is not None:
-        await tell_columns(verdicts, _COLUMNS)
+        written = await tell_columns(verdicts, _COLUMNS) and written
         passed = sum(verdict.kind == "passed" for verdict in verdicts)
         tell(f"nunu-async: {passed} of {count(len(verdicts), 'job')} succeeded")
     return written

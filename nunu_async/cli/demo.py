@@ -14,9 +14,10 @@ from rich.filesize import decimal
 
 from nunu_async.cli import standings
 from nunu_async.cli.display import Board, show
-from nunu_async.cli.output import count, result, tell
+from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import span
 from nunu_async.cli.standings import Standings
+from nunu_async.cli.stdout import result
 from nunu_async.cli.verdict import milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
 from nunu_async.errors import InputError, NunuError
@@ -61,11 +62,22 @@ class _Clock:
         self._speed = _SPEED
 
 
+class _Report:
+    """The lines of the demo on standard output; `written` once all of them are out."""
+
+    def __init__(self) -> None:
+        self.written = True
+
+    async def add(self, line: str) -> None:
+        self.written = await result(line) and self.written
+
+
 async def demo(arguments: argparse.Namespace) -> int:
     """Upload a file to a sandbox in this process, and test it there.
 
     Returns 0 only if it arrived byte for byte and every test of the plan passed on it.
     """
+    report = _Report()
     with tempfile.TemporaryDirectory(prefix="nunu-demo-") as room:
         given = arguments.file
         try:
@@ -77,7 +89,9 @@ async def demo(arguments: argparse.Namespace) -> int:
         part_size = _PART if size < _LARGE else 100 * 1024 * 1024
         clock = _Clock()
         async with Sandbox(directory=Path(room) / "storage", part_size=part_size, now=clock) as box:
-            result(f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own.")
+            await report.add(
+                f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own."
+            )
             board = Board({str(path): size})
             try:
                 async with NunuClient(
@@ -92,37 +106,37 @@ async def demo(arguments: argparse.Namespace) -> int:
                             on_progress=board.listener(str(path)),
                         )
                     stored = await nunu.builds.get(build.build_id)
-                    _tell(path, build, box)
-                    arrived = await _check(path, size, stored, box)
+                    await _tell(path, build, box, report)
+                    arrived = await _check(path, size, stored, box, report)
                     clock.hurry()
-                    finished = await _test(nunu, box, build.build_id)
+                    finished = await _test(nunu, box, build.build_id, report)
             except NunuError as error:
                 tell(f"nunu-async: the demo failed: {error}")
                 return 1
-    passed = _tell_tests(finished, build.build_id)
-    return 0 if arrived and passed else 1
+    passed = await _tell_tests(finished, build.build_id, report)
+    return 0 if arrived and passed and report.written else 1
 
 
-async def _check(path: Path, size: int, stored: Build, box: Sandbox) -> bool:
+async def _check(path: Path, size: int, stored: Build, box: Sandbox, report: _Report) -> bool:
     """Compare what arrived with what was sent."""
     here = await asyncio.to_thread(_sha256, path)
     there = await asyncio.to_thread(box.object_sha256, stored.build_id)
     keyless = not any(
         "x-api-key" in seen.headers for seen in box.journal if seen.origin == "storage"
     )
-    result(f"Storage never saw the API key: {'true' if keyless else 'NOT TRUE'}.")
+    await report.add(f"Storage never saw the API key: {'true' if keyless else 'NOT TRUE'}.")
     same = here == there and stored.size == size
     if same:
-        result(f"What arrived is what was sent: SHA-256 {here[:16]}... on both sides.")
+        await report.add(f"What arrived is what was sent: SHA-256 {here[:16]}... on both sides.")
     else:
         tell(f"nunu-async: what arrived differs: sent {here}, found {there}")
     return same and keyless
 
 
-async def _test(nunu: NunuClient, box: Sandbox, build_id: str) -> FinishedRun:
+async def _test(nunu: NunuClient, box: Sandbox, build_id: str, report: _Report) -> FinishedRun:
     plan = box.test_plans[0]
     box.scripts.extend(_SCRIPTS)
-    result(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
+    await report.add(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
     seen = Standings[Job]("job")
     async with standings.show(seen, batch=_LOOK):
         return await nunu.run_and_wait(
@@ -136,27 +150,27 @@ async def _test(nunu: NunuClient, box: Sandbox, build_id: str) -> FinishedRun:
         )
 
 
-def _tell_tests(finished: FinishedRun, build_id: str) -> bool:
+async def _tell_tests(finished: FinishedRun, build_id: str, report: _Report) -> bool:
     for job in finished.jobs:
-        result(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
+        await report.add(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
     ours = all(job.build_id == build_id for job in finished.jobs)
     if not (finished.succeeded and ours):
         tell("nunu-async: the tests did not all pass on that build")
     return finished.succeeded and ours
 
 
-def _tell(path: Path, build: UploadedBuild, box: Sandbox) -> None:
+async def _tell(path: Path, build: UploadedBuild, box: Sandbox, report: _Report) -> None:
     rate = build.size / build.seconds if build.seconds else 0
     puts = box.journal.of("put_part")
-    result(
+    await report.add(
         f"Uploaded {path.name}: {decimal(build.size)} in {count(build.parts, 'part')}, "
         f"{build.seconds:.2f} s ({decimal(int(rate))}/s)."
     )
-    result(
+    await report.add(
         f"{count(len(puts), 'PUT')} to storage, at most {box.journal.peak('storage')} at once; "
         f"{len(box.journal) - len(puts)} requests to the API."
     )
-    result(f"Build {build.build_id} is complete.")
+    await report.add(f"Build {build.build_id} is complete.")
 
 
 def _make(room: Path) -> Path:

@@ -38,8 +38,12 @@ def publish(
     verdicts: Sequence[Verdict],
     *,
     build: str,
-) -> None:
-    """Append to the files that the environment names, if any; a failure is told, and no more."""
+) -> bool:
+    """Append to the files that the environment names, if any.
+
+    Returns False, with a sentence on standard error, where one cannot be written.
+    """
+    written = True
     for variable, text in (
         (OUTPUTS, outputs(values)),
         (SUMMARY, summary(verdicts, build=build)),
@@ -52,6 +56,8 @@ def publish(
                 file.write(text)
         except (OSError, ValueError) as error:
             tell(f"nunu-async: cannot write {variable} ({cell(path)}): {error}")
+            written = False
+    return written
 
 
 def outputs(values: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["TOLD", "Screen", "close", "count", "prepare", "result", "tell"]
+__all__ = ["TOLD", "Screen", "close", "count", "prepare", "print_text", "tell"]
 
 TOLD = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
 """Loggers whose warnings are told at any level."""
@@ -45,14 +45,17 @@ def tell(line: str, stream: TextIO | None = None) -> None:
         stream.flush()
 
 
-def result(line: str) -> bool:
-    """Write a line to standard output; return False only where somebody misses it."""
+def print_text(text: str) -> bool:
+    """Print a help text; return False, with a sentence on standard error, where that fails."""
     try:
-        print(line, flush=True)
+        if sys.stdout is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
     except BrokenPipeError:
-        pass  # nobody wants it
+        close()  # who leafs through a help text may leave it
     except OSError as error:
-        tell(f"nunu-async: cannot write the result ({error.strerror}): {line}")
+        tell(f"nunu-async: cannot write to standard output: {error.strerror}")
+        close()
         return False
     return True
 

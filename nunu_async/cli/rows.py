@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import select
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Generic, TextIO, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
+from nunu_async.cli.stdout import write
 from nunu_async.cli.terminal import ENDLESS, GAP, is_plain, width_of, width_of_output
 from nunu_async.client import NunuClient
 from nunu_async.errors import ConfigError, InputError, NunuError
@@ -37,7 +36,6 @@ __all__ = [
     "tell_table",
     "when",
     "word",
-    "write",
 ]
 
 M = TypeVar("M", bound=Model)
@@ -48,8 +46,6 @@ _USAGE = 2
 _TABLE_ROWS = 50
 _LARGEST_PAGE = 100
 _PIECE = 100
-# A pipe that has room takes a page of 4096 bytes at once (Linux, pipe(7)), whatever they encode.
-_BLOCK = 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -156,37 +152,6 @@ async def _first(rows: AsyncIterable[M], limit: int | None) -> AsyncIterator[M]:
 def as_json(model: Model) -> str:
     """Return a model as one line of JSON, in ASCII."""
     return json.dumps(model.to_dict())
-
-
-async def write(text: str) -> None:
-    """Write to standard output; while nobody reads, a signal can still end the command.
-
-    Raises: OSError; BrokenPipeError when nobody will read any more.
-    """
-    stream = sys.stdout
-    if stream is None:  # a program without a console
-        return
-    for start in range(0, len(text), _BLOCK):
-        await _room(stream)
-        stream.write(text[start : start + _BLOCK])
-        stream.flush()
-
-
-async def _room(stream: TextIO) -> None:
-    """Wait until a pipe or terminal takes more; anything else always does."""
-    try:
-        number = stream.fileno()
-        if select.select((), (number,), (), 0)[1]:
-            return
-    except (OSError, ValueError):  # nothing with a number; Windows, where only sockets have room
-        return
-    loop = asyncio.get_running_loop()
-    room = asyncio.Event()
-    loop.add_writer(number, room.set)
-    try:
-        await room.wait()
-    finally:
-        loop.remove_writer(number)
 
 
 @attrs.frozen(kw_only=True)

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from nunu_async.cli.output import result, tell
+from nunu_async.cli.output import tell
 from nunu_async.cli.rows import (
     Column,
     as_json,
@@ -19,8 +19,8 @@ from nunu_async.cli.rows import (
     tell_rows,
     when,
     word,
-    write,
 )
+from nunu_async.cli.stdout import result, write
 from nunu_async.client import NunuClient
 from nunu_async.errors import ApiError, DecodeError, NotFound, NunuError, TransportError
 from nunu_async.models.runs import BugOccurrence, Run
@@ -137,10 +137,10 @@ async def start(arguments: argparse.Namespace) -> int:
                 error.add_note(MAYBE)
             raise
         if arguments.json:
-            return 0 if result(as_json(started)) else 1
+            return 0 if await result(as_json(started)) else 1
         if started.test_plan_execution_id is not None:
             tell(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
-        written = [result(cell(job_id)) for job_id in started.job_ids]
+        written = [await result(cell(job_id)) for job_id in started.job_ids]
         return 0 if all(written) else 1
 
     return await ask(command)
@@ -162,9 +162,9 @@ async def stop(arguments: argparse.Namespace) -> int:
         for job_id in missing:
             tell(f"nunu-async: {cell(job_id)}: not stopped: no such job")
         if arguments.json:
-            written = [result(as_json(told))]
+            written = [await result(as_json(told))]
         else:
-            written = [result(cell(outcome.job_id)) for outcome in told.stopped]
+            written = [await result(cell(outcome.job_id)) for outcome in told.stopped]
         return 0 if all(written) and told.ok and not told.failed and not missing else 1
 
     return await ask(command)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from nunu_async.cli.output import result, tell
+from nunu_async.cli.output import tell
 from nunu_async.cli.samples import add_samples
+from nunu_async.cli.stdout import write
 from nunu_async.sandbox import Sandbox
 
 __all__ = ["serve"]
@@ -58,8 +59,7 @@ async def serve(arguments: argparse.Namespace) -> int:
     try:
         _tell_ids(sandbox)
         if file is None:
-            for line in exports:
-                result(line)
+            await write(text)
             if os.name == "nt":
                 tell(f"nunu-async: in PowerShell: {'; '.join(_settings(sandbox, '.ps1'))}")
         else:
@@ -70,7 +70,8 @@ async def serve(arguments: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         return 0  # being interrupted is how a server ends
     except OSError as error:
-        tell(f"nunu-async: cannot write --env-file {file}: {error.strerror}")
+        where = "standard output; see --env-file" if file is None else f"--env-file {file}"
+        tell(f"nunu-async: cannot write the environment to {where}: {error.strerror}")
         return 1
     finally:
         if file is not None:

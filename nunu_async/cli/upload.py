@@ -14,7 +14,8 @@ from rich.filesize import decimal
 
 from nunu_async.cli.display import Board, show
 from nunu_async.cli.key import check_key
-from nunu_async.cli.output import count, result, tell
+from nunu_async.cli.output import count, tell
+from nunu_async.cli.stdout import result
 from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
@@ -49,18 +50,22 @@ class Results:
     built: dict[str, UploadedBuild] = attrs.field(factory=dict)
     failed: dict[str, BaseException] = attrs.field(factory=dict)
 
-    def tell(self, files: Iterable[str]) -> None:
-        """Print the results: one JSON object, or a line for each file."""
+    async def tell(self, files: Iterable[str]) -> bool:
+        """Print the results, one JSON object or a line for each file; return whether all are out.
+
+        What cannot be written to standard output is told on standard error.
+        """
         if self.as_json:
             # ASCII: a name that is no valid text must not make it something else than JSON.
-            result(json.dumps(self._object(files)))
-            return
+            return await result(json.dumps(self._object(files)))
+        written = True
         for file in files:
             if file in self.built:
-                result(line_of(file, self.built[file]))
+                written = await result(line_of(file, self.built[file])) and written
             elif file in self.failed:
                 words = words_of(self.failed[file])
                 tell(f"nunu-async: {words if words.startswith(file) else f'{file}: {words}'}")
+        return written
 
     def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
         order = list(files)
@@ -123,7 +128,7 @@ async def upload(arguments: argparse.Namespace) -> int:
         if arguments.json:  # a script misses no file; a person is told only what to mend
             for file in files:
                 results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
-        results.tell([*files, *unmatched])
+        await results.tell([*files, *unmatched])
         return _USAGE
     try:
         check_key()
@@ -136,7 +141,7 @@ async def upload(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         if arguments.json:
             results.failed = dict.fromkeys(files, error)
-            results.tell(files)
+            await results.tell(files)
         else:
             tell(f"nunu-async: {error}")
         return _USAGE
@@ -149,8 +154,8 @@ async def upload(arguments: argparse.Namespace) -> int:
         for file in files:
             if file not in results.built:
                 results.failed.setdefault(file, asyncio.CancelledError())
-        results.tell(files)
-    return 1 if results.failed else 0
+        written = await results.tell(files)
+    return 1 if results.failed or not written else 0
 
 
 async def upload_all(

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from rich.filesize import decimal
 
 from nunu_async.cli.display import Board, show
-from nunu_async.cli.output import result, tell
+from nunu_async.cli.output import tell
 from nunu_async.cli.rows import Column, ask, cell, span, tell_table
+from nunu_async.cli.stdout import result, write
 from nunu_async.cli.upload import TIMEOUTS, Results, upload_all
 from nunu_async.client import NunuClient
 from nunu_async.config import KEY_VARIABLES, Config
@@ -51,14 +52,13 @@ async def list_uploads(arguments: argparse.Namespace) -> int:
         tell(f"nunu-async: {error}")
         return _USAGE
     _tell_foreign(shelf)
-    if arguments.json:
-        return 0 if result(json.dumps([_as_object(left) for left in lefts])) else 1
-    if not lefts:
-        if not shelf.foreign:
-            tell(_NOTHING)
-        return 0
     try:
-        await tell_table(lefts, _COLUMNS)
+        if arguments.json:
+            await write(json.dumps([_as_object(left) for left in lefts]) + "\n")
+        elif lefts:
+            await tell_table(lefts, _COLUMNS)
+        elif not shelf.foreign:
+            tell(_NOTHING)
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -92,7 +92,7 @@ async def cancel(arguments: argparse.Namespace) -> int:
                 "built": f"build {build_id} is complete, and was let be",
             }
             if end in told:
-                result(told[end])
+                code = code if await result(told[end]) else 1
             else:
                 tell(
                     f"nunu-async: build {build_id} could not be cancelled on the server; try later"
@@ -132,9 +132,10 @@ async def resume(arguments: argparse.Namespace) -> int:
             for label in jobs:
                 if label not in results.built:
                     results.failed.setdefault(label, asyncio.CancelledError())
+            written = True
             if sizes or arguments.json:
-                results.tell(sizes)
-        return 1 if results.failed else code
+                written = await results.tell(sizes)
+        return 1 if results.failed or not written else code
 
     def client() -> NunuClient:
         return NunuClient(

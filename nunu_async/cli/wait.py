@@ -11,9 +11,10 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from nunu_async.cli.output import count, result, tell
+from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import NOTHING, Column, ask, cell, span, tell_table
 from nunu_async.cli.standings import Standings, show
+from nunu_async.cli.stdout import result
 from nunu_async.cli.verdict import Row, milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
 from nunu_async.endpoints.ids import in_path
@@ -163,11 +164,13 @@ async def _wait(
         raise
     if outcome.timed_out:
         tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
-    await _tell(outcome, as_json=arguments.json)
-    return outcome.exit_code(arguments.fail_on)
+    written = await _tell(outcome, as_json=arguments.json)
+    code = outcome.exit_code(arguments.fail_on)
+    return code if written else max(code, 1)
 
 
-async def _tell(outcome: _Outcome[R], *, as_json: bool) -> None:
+async def _tell(outcome: _Outcome[R], *, as_json: bool) -> bool:
+    """Tell what became of each; return whether the results are out."""
     alike: dict[str, list[str]] = {}
     for name, error in outcome.errors.items():
         words = "; ".join([str(error), *getattr(error, "__notes__", ())])
@@ -176,19 +179,18 @@ async def _tell(outcome: _Outcome[R], *, as_json: bool) -> None:
         whose = names[0] if len(names) == 1 else count(len(names), outcome.standings.noun)
         tell(f"nunu-async: {whose}: {words}")
     if as_json:
-        result(json.dumps(outcome.to_dict()))
-    else:
-        await tell_columns(outcome.standings.ids, outcome.columns())
+        return await result(json.dumps(outcome.to_dict()))
+    return await tell_columns(outcome.standings.ids, outcome.columns())
 
 
-async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
-    """Print a table of results; that nobody reads it does not change them."""
+async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> bool:
+    """Print a table of results; return False, with a sentence, where that fails."""
     try:
         await tell_table(rows, columns)
-    except BrokenPipeError:
-        pass
     except OSError as error:
         tell(f"nunu-async: cannot write the result: {error.strerror}")
+        return False
+    return True
 
 
 def some(pending: Mapping[str, str | None]) -> str:
