@@ -185,8 +185,12 @@ async def started(
     cwd: Path | None = None,
     python: tuple[str, ...] = STRICT,
     stdout: int = asyncio.subprocess.PIPE,
+    wrapper: tuple[str, ...] = (),
 ) -> AsyncIterator[Running]:
-    """Start `nunu-async` with these arguments; it is gone when the context ends."""
+    """Start `nunu-async` with these arguments; it is gone when the context ends.
+
+    A `wrapper` is a command that runs the one that its own arguments are.
+    """
     environ = environment(env)
     with ExitStack() as stack:
         signals = None
@@ -195,6 +199,7 @@ async def started(
             (signals / "sitecustomize.py").write_text(_RAISES)
             environ["PYTHONPATH"] = os.pathsep.join((str(signals), environ["PYTHONPATH"]))
         process = await asyncio.create_subprocess_exec(
+            *wrapper,
             sys.executable,
             *python,
             "-m",

@@ -1,8 +1,10 @@
 """Ctrl-C and SIGTERM: what was begun is cancelled on the server before the process ends."""
 
 import asyncio
+import math
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import attrs
 import pytest
 from cli_tools import SOON, Running, environment, listing, make, started, until
 
-from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.sandbox import Fault, Sandbox, Script
 
 ENDING = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 if sys.platform == "win32":
     ENDING.append((signal.SIGBREAK, 149))
+needs_sh = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sh")
 STALL = Fault(on="put_part", times=None, do="stall")
 ONE = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart", "--json"]
 
@@ -131,6 +134,91 @@ async def test_more_signals_during_the_clean_up_change_nothing(
         assert states(box) == ["cancelled"]
 
 
+# As `nohup` starts a command, and as `sh -c 'command &'` does.
+IGNORING = ("sh", "-c", """trap '' HUP INT; exec "$0" "$@\"""")
+
+
+@needs_sh
+async def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    gate = Gate()
+    async with (
+        Sandbox(
+            part_size=1000, faults=[Fault(on="complete_upload", latency=1.0)], sleep=gate.sleep
+        ) as box,
+        started(*ONE, env=box.environment, cwd=tmp_path, wrapper=IGNORING) as running,
+    ):
+        async with asyncio.timeout(SOON):
+            await gate.held.wait()
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGINT)
+        gate.opened.set()
+        ran = await running.end(within=SOON)
+        assert (ran.code, ran.err) == (0, "")
+        assert states(box) == ["completed"]
+
+
+@needs_sh
+async def test_one_that_was_not_ignored_still_ends_it(tmp_path: Path) -> None:
+    make(tmp_path, "game.zip", size=3000)
+    async with (
+        Sandbox(part_size=1000, faults=[STALL]) as box,
+        started(*ONE, env=box.environment, cwd=tmp_path, wrapper=IGNORING) as running,
+    ):
+        await until(lambda: stalled(box) == 3)
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGTERM)
+        ran = await running.end(within=SOON)
+        assert ran.code == 143
+        assert states(box) == ["cancelled"]
+
+
+@needs_sh
+@pytest.mark.parametrize("said", ["sandbox", "wait run RUN", "ci game.zip --name N CONFIG"])
+async def test_every_command_leaves_an_ignored_signal_alone(tmp_path: Path, said: str) -> None:
+    make(tmp_path, "game.zip")
+    async with Sandbox(faults=[Fault(on="put_part", times=None, do="stall")]) as box:
+        run_id = box.add_run(script=Script(run_seconds=math.inf), state="RUNNING").run_id
+        values = {
+            "RUN": [run_id],
+            "CONFIG": [
+                *("--platform", "linux", "--test", box.tests[0].id),
+                *("--deployment-config", box.deployment_configs[0].id),
+            ],
+        }
+        words = [word for one in said.split() for word in values.get(one, [one])]
+        env = {} if said == "sandbox" else box.environment  # which prints its own
+        async with started(*words, env=env, cwd=tmp_path, wrapper=IGNORING) as running:
+            if said == "sandbox":
+                await running.says("Ctrl-C")
+            else:
+                await until(lambda: len(box.journal))
+            running.send_signal(signal.SIGHUP)
+            running.send_signal(signal.SIGINT)
+            running.send_signal(signal.SIGTERM)
+            ran = await running.end(within=SOON)
+            assert ran.code == (0 if said == "sandbox" else 143)
+
+
+HOST = """
+import signal, sys
+mine = lambda *_: None
+signal.signal(signal.SIGTERM, mine)
+from nunu_async.cli import main
+assert main(["uploads", "list"]) == 0
+assert signal.getsignal(signal.SIGTERM) is mine
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+def test_a_program_gets_its_own_handlers_back(tmp_path: Path) -> None:
+    state = {"NUNU_STATE_DIR": str(tmp_path)}
+    done = subprocess.run(  # noqa: S603 - this interpreter, and code from this file
+        [sys.executable, "-c", HOST], env=environment(state), check=False
+    )
+    assert done.returncode == 0
+
+
 async def test_of_several_files_each_begun_one_is_cancelled_and_the_others_are_never_begun(
     tmp_path: Path,
 ) -> None:
@@ -224,7 +312,7 @@ async def test_a_server_that_cannot_cancel_keeps_nobody_waiting_and_is_told_of(
         assert ran.report["failed"][0]["error"] == "CancelledError"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sh")
+@needs_sh
 async def test_the_sandbox_command_serves_an_upload_and_ends_on_a_signal(tmp_path: Path) -> None:
     make(tmp_path, "game.zip", size=3000)
     said = ["sandbox", "--part-size", "1000", "--directory", str(tmp_path / "store")]

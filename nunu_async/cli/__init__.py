@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code.
 
     0 all done, 1 some failed, 2 usage or configuration, 3 not over in time, 128 plus the number of
-    the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
+    the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     arguments = parse(argv)
     command = _command(arguments)

@@ -29,7 +29,7 @@ environment:
 
 exit codes:
   0 all done, 1 some failed, 2 usage or configuration, 3 not over in time,
-  130 Ctrl-C, 143 SIGTERM
+  130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (a closed terminal; nohup is heeded)
 """
 
 

@@ -60,16 +60,27 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
 def _handle(
     loop: asyncio.AbstractEventLoop, number: int, stop: Callable[[int], None]
 ) -> Callable[[], object]:
-    """Have the loop call `stop` when a signal comes; return what undoes that."""
+    """Have the loop call `stop` when a signal comes; return what undoes that.
+
+    Not for a signal that was ignored from the start: `nohup` has SIGHUP ignored, and a shell
+    without job control SIGINT for what it runs in the background.
+    """
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        return lambda: None
+
+    def undo() -> None:
+        loop.remove_signal_handler(number)
+        if before is not None:  # a program that has called `main` may have handlers of its own
+            signal.signal(number, before)
+
     with suppress(RuntimeError):  # a loop outside the main thread
         try:
             loop.add_signal_handler(number, stop, number)
         except NotImplementedError:  # Windows
             with suppress(ValueError):  # outside the main thread
-                before = signal.signal(
-                    number, lambda number, _: loop.call_soon_threadsafe(stop, number)
-                )
+                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(stop, number))
                 return lambda: signal.signal(number, before)
         else:
-            return lambda: loop.remove_signal_handler(number)
+            return undo
     return lambda: None
