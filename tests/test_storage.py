@@ -41,7 +41,7 @@ def tells_queued() -> bool:
         import termios  # noqa: PLC0415 - not on Windows
     except ImportError:
         return False
-    return sys.platform == "linux" and hasattr(termios, "TIOCOUTQ")
+    return sys.platform in {"linux", "darwin"} and hasattr(termios, "TIOCOUTQ")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -37,6 +38,9 @@ from nunu_async.upload.journal import (
 from nunu_async.upload.locks import try_lock
 from nunu_async.upload.plan import MOST_MINUTES
 from nunu_async.upload.source import Identity, Source, path_key
+
+if sys.platform == "darwin":
+    import fcntl
 
 __all__ = ["Journal", "LeftBehind", "Shelf"]
 
@@ -373,7 +377,7 @@ class Journal:
         try:
             line, self._checksum = head_line(head)
             _write_all(self._descriptor, line)
-            os.fsync(self._descriptor)
+            _flush(self._descriptor)
             _sync_folder(self._path.parent)
         except OSError as error:
             self._give_up(error)
@@ -389,7 +393,7 @@ class Journal:
             line, checksum = line_after(self._checksum)
             _write_all(self._descriptor, line)
             if flush:
-                os.fsync(self._descriptor)
+                _flush(self._descriptor)
         except OSError as error:
             self._give_up(error)
         else:
@@ -530,13 +534,23 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+def _flush(descriptor: int) -> None:
+    """Have the disk keep what was written, also when the machine loses its power."""
+    if sys.platform == "darwin":
+        # `fsync` leaves it in the drive's own cache there. File systems of a network refuse this.
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make sure that a lost machine does not lose the file's name."""
     if os.name == "nt":  # cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | _FLAGS)
     try:
-        os.fsync(descriptor)
+        _flush(descriptor)
     finally:
         os.close(descriptor)
 
