@@ -20,6 +20,7 @@ from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
+from nunu_async.upload.names import composed
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure, path_key
@@ -202,7 +203,7 @@ async def send(client: NunuClient, job: BuildFile, listener: Listener) -> Upload
 
 def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> BuildFile:
     """Return what the command line asks for one file. Raises: InputError."""
-    name = f"{arguments.name} - {os.path.basename(file)}" if several else arguments.name
+    name = f"{arguments.name} - {composed(os.path.basename(file))}" if several else arguments.name
     return BuildFile(
         path=file,
         name=name,

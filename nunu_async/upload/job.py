@@ -11,6 +11,7 @@ import attrs
 from nunu_async.config import check_at_once
 from nunu_async.errors import InputError, NunuError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, InitiateUpload, Platform
+from nunu_async.upload.names import composed
 from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask
 from nunu_async.upload.platforms import infer_platform
 
@@ -49,6 +50,7 @@ class BuildFile:
 
         `max_bandwidth` is how many bytes a second may leave of it, None where there is no limit.
         """
+        file_name = composed(file_name)
         multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
         minutes = self.upload_timeout
         if minutes is None:
