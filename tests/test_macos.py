@@ -195,3 +195,13 @@ async def test_what_one_spelling_left_behind_the_other_resumes(tmp_path: Path) -
         ((build_id, upload),) = box.uploads.items()
         assert upload.state == "completed"
         assert box.read_object(build_id) == made.read_bytes()
+
+
+async def test_an_app_is_refused_before_its_platform_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "My Game.app" / "Contents").mkdir(parents=True)
+    async with Sandbox() as box:
+        for name in ("My Game.app", "My Game.app/"):  # as a shell completes it
+            ran = await run("upload", name, "-n", "N", env=box.environment, cwd=tmp_path)
+            assert ran.code == 2
+            ran.tells("My Game.app", "is a directory", "ditto -c -k --keepParent")
+        assert len(box.journal) == 0

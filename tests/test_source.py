@@ -256,6 +256,13 @@ async def test_what_is_no_file_is_refused_at_once(
     assert refused.value.path == str(odd)
 
 
+def test_a_folder_that_is_an_app_is_refused_with_the_way_to_pack_it(tmp_path: Path) -> None:
+    app = tmp_path / "My Game.app"
+    app.mkdir()
+    with pytest.raises(SourceError, match=r"is a directory, as every \.app is.*ditto -c -k"):
+        measure(app)
+
+
 @pytest.mark.parametrize(("make", "problem"), REFUSED)
 def test_what_is_no_file_has_no_measure(
     tmp_path: Path, make: Callable[[Path], None], problem: str

@@ -69,7 +69,6 @@ _RADVISORY: Final = struct.Struct("qi4x")
 # Threads that one file may keep busy.
 _THREADS: Final = 4
 _KINDS: Final = (
-    (stat.S_ISDIR, "is a directory"),
     (stat.S_ISFIFO, "is a pipe"),
     (stat.S_ISSOCK, "is a socket"),
     (stat.S_ISBLK, "is a device"),
@@ -440,13 +439,15 @@ def _open(path: Path) -> tuple[int, Identity]:
     except (OSError, ValueError) as error:
         # Windows cannot open one at all.
         if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
-            raise SourceError(str(path), "is a directory") from None
+            raise SourceError(str(path), _directory(path)) from None
         if isinstance(error, PermissionError) and is_held(path):
             raise SourceError(str(path), _HELD, errno=error.errno) from None
         raise _unreadable(path, error) from None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
+            if stat.S_ISDIR(found.st_mode):
+                raise SourceError(str(path), _directory(path))
             what = next((told for test, told in _KINDS if test(found.st_mode)), "is special")
             raise SourceError(str(path), f"{what}; only a regular file can be uploaded")
         if found.st_size == 0:
@@ -481,6 +482,15 @@ class _Opening:
             self._abandoned = True
             if self._descriptor is not None:
                 os.close(self._descriptor)
+
+
+def _directory(path: Path) -> str:
+    if path.suffix.lower() == ".app":
+        return (
+            "is a directory, as every .app is; only a regular file can be uploaded, so pack it "
+            "first, on macOS by: ditto -c -k --keepParent NAME.app NAME.zip"
+        )
+    return "is a directory; only a regular file can be uploaded"
 
 
 def _read_at(descriptor: int, offset: int, length: int) -> bytes:
