@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 
@@ -217,6 +218,11 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def is_accepting(task: asyncio.Task[Any]) -> bool:
+    """Tell whether this is how the loop of Windows waits for a listening socket's next client."""
+    return "accept_coro" in getattr(task.get_coro(), "__qualname__", "")
 
 
 def _nothing() -> None:

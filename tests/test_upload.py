@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -842,16 +844,28 @@ async def test_a_file_deleted_meanwhile_still_arrives(
     """One descriptor is opened before anything is sent, and used to the end."""
     path = make_file(4 * PART)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    # Windows deletes no file that is open.
+    outcome = pytest.raises(PermissionError) if os.name == "nt" else nullcontext()
 
     def unlink(event: UploadEvent) -> None:
         if isinstance(event, UploadStarted):
-            path.unlink()
+            with outcome:
+                path.unlink()
 
     build_id = await send(nunu, path, on_progress=unlink)
     assert box.object_sha256(build_id) == digest
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "directory", "fifo"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("missing", "empty", "directory"),
+        pytest.param(
+            "fifo",
+            marks=pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes among files"),
+        ),
+    ],
+)
 async def test_a_file_that_cannot_be_uploaded_is_refused_before_anything_is_sent(
     box: Sandbox, nunu: NunuClient, tmp_path: Path, kind: str
 ) -> None:
@@ -862,7 +876,7 @@ async def test_a_file_that_cannot_be_uploaded_is_refused_before_anything_is_sent
         path.mkdir()
     elif kind == "fifo":
         os.mkfifo(path)
-    with pytest.raises(SourceError, match=str(path)):
+    with pytest.raises(SourceError, match=re.escape(str(path))):
         await nunu.upload_build(path, name="n")
     assert len(box.journal) == 0
 

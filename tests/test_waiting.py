@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import attrs
 import pytest
-from doubles import HeldClock, ManualClock, raw_server, until
+from doubles import HeldClock, ManualClock, is_accepting, raw_server, until
 from scripted import KEY, Reply, answered, execution, page, run, told
 from yarl import URL
 
@@ -112,6 +112,7 @@ def others() -> set[asyncio.Task[Any]]:
         and "aiohttp/web" not in repr(task)
         and "RequestHandler" not in repr(task.get_coro())
         and "raw_server" not in repr(task.get_coro())
+        and not is_accepting(task)
     }
 
 

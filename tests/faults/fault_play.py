@@ -27,7 +27,7 @@ from typing import Any
 
 import attrs
 from disclosed import disclosed
-from doubles import ManualClock, until
+from doubles import ManualClock, is_accepting, until
 from fault_case import Cancel, Case
 from fault_invariants import Evidence, check_invariants
 from fault_server import KEY, FaultServer, Moment, Seen
@@ -348,7 +348,7 @@ def _tasks(server: FaultServer) -> set[Any]:
     return {
         task
         for task in asyncio.all_tasks()
-        if task is not asyncio.current_task() and not server.owns(task)
+        if task is not asyncio.current_task() and not server.owns(task) and not is_accepting(task)
     }
 
 

@@ -17,6 +17,7 @@ import re
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -32,7 +33,6 @@ LISTENERS: tuple[Listening, ...] = ("api", "storage", "storage2", "foreign")
 KEY = "nunu_MARKED_KEY_0123456789"
 MIB = 1024 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_ESTABLISHED = 1
 _BLOCK = 64 * 1024
 # What a signature covers, or an object store lets pass.
 _ALLOWED = {
@@ -61,6 +61,39 @@ _ROUTES = (
 _SLOWER = "Reduce your concurrent request rate for the same object."
 Moment = Literal["arrived", "read", "stuck", "answered"]
 
+if sys.platform == "win32":
+    import ctypes
+
+    _ESTABLISHED = 5
+    _ROW = struct.Struct("<5I")  # state, and address and port at either end
+    _tables = ctypes.create_string_buffer(64 * 1024)
+
+    def _is_established(sock: Any) -> bool:
+        """Look a connection up in the system's table, since Windows has no TCP_INFO."""
+        try:
+            ends = sock.getsockname()[1], sock.getpeername()[1]
+        except OSError:  # closed
+            return False
+        room = ctypes.c_ulong(len(_tables))
+        failed = ctypes.windll.iphlpapi.GetTcpTable(_tables, ctypes.byref(room), 0)
+        assert not failed, f"GetTcpTable: {failed}"
+        (count,) = struct.unpack_from("<I", _tables)
+        for number in range(count):
+            state, _, here, _, there = _ROW.unpack_from(_tables, 4 + number * _ROW.size)
+            if (socket.ntohs(here), socket.ntohs(there)) == ends:
+                return bool(state == _ESTABLISHED)
+        return False
+
+else:
+    _ESTABLISHED = 1
+
+    def _is_established(sock: Any) -> bool:
+        try:
+            told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except (OSError, AttributeError, ValueError):  # closed; or a system that does not tell
+            return False
+        return bool(told[0] == _ESTABLISHED)
+
 
 @attrs.define(eq=False)
 class Connection:
@@ -77,13 +110,7 @@ class Connection:
     @property
     def is_alive(self) -> bool:
         """Whether the client could still send bytes on it, by the kernel's own word."""
-        if not self.is_open:
-            return False
-        try:
-            told = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except (OSError, AttributeError, ValueError):  # closed; or a system that does not tell
-            return False
-        return bool(told[0] == _ESTABLISHED)
+        return self.is_open and _is_established(self.sock)
 
 
 @attrs.define(eq=False)

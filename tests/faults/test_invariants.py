@@ -174,7 +174,13 @@ async def warns(nunu: NunuClient, path: Path, played: Any) -> None:
         (raises_the_key, "I6 secret in error"),
         (forgets_a_task, "I7 left: task"),
         (forgets_a_connection, "I7 left: connection"),
-        (forgets_a_file, "I7 left: descriptor"),
+        pytest.param(
+            forgets_a_file,
+            "I7 left: descriptor",
+            marks=pytest.mark.skipif(
+                not Path("/proc/self/fd").exists(), reason="this system lists no open descriptors"
+            ),
+        ),
         (forgets_an_error, "I7 left: .*never retrieved"),
         (warns, "I7 left: warning"),
     ],

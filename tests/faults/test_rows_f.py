@@ -28,27 +28,31 @@ GIB = 1024**3
 
 
 class HungDisk:
-    """Reads of one file block on their threads until `heal`; nothing is ever cached."""
+    """Reads of the file at `path` block on their threads until `heal`; nothing is ever cached."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path: Path | None = None
         self.blocked = 0
         self._healed = threading.Event()
-        real = os.pread
+        name = "pread" if hasattr(os, "pread") else "read"  # what Windows has
+        real = getattr(os, name)
 
-        def nothing_cached(*_: object) -> int:
-            raise BlockingIOError
-
-        def pread(descriptor: int, length: int, at: int) -> bytes:
-            if Path(f"/proc/self/fd/{descriptor}").readlink().name == name:
+        def read(descriptor: int, *rest: int) -> bytes:
+            if self.path and os.path.samestat(os.fstat(descriptor), self.path.stat()):
                 self.blocked += 1
                 self._healed.wait(60)
-            return real(descriptor, length, at)
+            block: bytes = real(descriptor, *rest)
+            return block
 
-        monkeypatch.setattr(os, "preadv", nothing_cached)
-        monkeypatch.setattr(os, "pread", pread)
+        monkeypatch.setattr(os, "preadv", nothing_cached, raising=False)
+        monkeypatch.setattr(os, name, read)
 
     def heal(self) -> None:
         self._healed.set()
+
+
+def nothing_cached(*_: object) -> int:
+    raise BlockingIOError
 
 
 def another(path: Path) -> Path:
@@ -65,10 +69,10 @@ def begin(nunu: NunuClient, path: Path, **more: Any) -> asyncio.Task[Any]:
 async def test_f9_a_disk_that_hangs_holds_up_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = HungDisk(monkeypatch, "game.zip")
+    disk = HungDisk(monkeypatch)
 
     async def operation(nunu: NunuClient, path: Path, played: Played) -> object:
-        healthy = another(path)
+        healthy, disk.path = another(path), path
         hung = begin(nunu, path)
         await until(lambda: disk.blocked >= 4)
         for _ in range(3):  # parts of other files, an address, a list
@@ -92,10 +96,10 @@ async def test_f9_many_files_on_a_disk_that_hangs_leave_threads_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as the client sends at once but one; the last one goes through."""
-    disk = HungDisk(monkeypatch, "game.zip")
+    disk = HungDisk(monkeypatch)
 
     async def operation(nunu: NunuClient, path: Path, played: Played) -> object:
-        healthy = another(path)
+        healthy, disk.path = another(path), path
         hung = [begin(nunu, path, concurrency=1, name=f"{n}") for n in range(3)]
         await until(lambda: disk.blocked >= 3)
         await begin(nunu, healthy)
@@ -113,9 +117,10 @@ async def test_f9_many_files_on_a_disk_that_hangs_leave_threads_for_another(
 async def test_f9_a_disk_that_never_answers_ends_the_upload_by_the_stall_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = HungDisk(monkeypatch, "game.zip")
+    disk = HungDisk(monkeypatch)
 
     async def operation(nunu: NunuClient, path: Path, played: Played) -> object:
+        disk.path = path
         hung = begin(nunu, path)
         await until(lambda: disk.blocked)
         async with asyncio.timeout(20):
@@ -168,11 +173,8 @@ async def source(large: Path) -> AsyncIterator[Source]:
 async def test_f11_bytes_beyond_32_bits_are_read_where_they_are(
     source: Source, monkeypatch: pytest.MonkeyPatch, cached: bool
 ) -> None:
-    def nothing_cached(*_: object) -> int:
-        raise BlockingIOError
-
     if not cached:
-        monkeypatch.setattr(os, "preadv", nothing_cached)
+        monkeypatch.setattr(os, "preadv", nothing_cached, raising=False)
     found = await asyncio.gather(*(source.read(edge - 2048, 4096) for edge in EDGES))
     assert [bytes(block) for block in found] == [random.Random(n).randbytes(4096) for n in EDGES]
 
