@@ -17,7 +17,7 @@ import aiofiles
 _COPY = 16 * 1024 * 1024
 # A thread hop costs about 50 us, MD5 about 1.6 us a KiB: below this, the loop hashes quicker.
 _HASH_INLINE = 64 * 1024
-_NAME_BYTES = 200  # file systems allow 255
+_NAME_LENGTH = 100  # file systems allow 255, but Windows 260 for a whole path
 # What Windows takes for a device, whatever its extension.
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)
 
@@ -261,7 +261,7 @@ def safe_name(file_name: str) -> str:
 
     Without separators and leading dots. Windows drops dots at the end, and has names for devices.
     """
-    plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).strip(".")[-_NAME_BYTES:].lstrip(".")
+    plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).strip(".")[-_NAME_LENGTH:].lstrip(".")
     return f"_{plain}" if _DEVICE.fullmatch(plain) else plain or "object"
 
 
