@@ -734,3 +734,19 @@ async def test_a_file_that_another_program_does_not_share_is_told_so(
     finally:
         _winapi.CloseHandle(handle)
     assert measure(path) == len(CONTENT)
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere no lock keeps others from reading")
+async def test_a_part_that_another_program_has_locked_is_told_so(
+    path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows answers; Wine's locks keep nobody from reading."""
+
+    def read(*_: object) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with await Source.open(path, threads) as source:
+        monkeypatch.setattr(os, "read", read)
+        with pytest.raises(SourceError, match="another program has locked") as caught:
+            await source.read(0, 100)
+        assert caught.value.errno == errno.EACCES

@@ -76,6 +76,7 @@ _KINDS: Final = (
 )
 
 _HELD: Final = "is open in another program, which does not share it; wait until it is written"
+_LOCKED: Final = "cannot be read: another program has locked a part of it"
 
 
 # Windows has none of these; macOS sends no file that it cannot say to be in memory (`_SENDS`).
@@ -327,6 +328,9 @@ class Source:
                 offset += len(block)
                 length -= len(block)
         except OSError as error:
+            # Where a file may be opened, reading is denied for what others have locked alone.
+            if sys.platform == "win32" and isinstance(error, PermissionError):
+                raise SourceError(str(self.path), _LOCKED, errno=error.errno) from None
             raise _unreadable(self.path, error) from None
         finally:
             self._leave()
