@@ -8,11 +8,13 @@ import heapq
 import itertools
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import pytest
 
 from nunu_async import NunuClient, RetryPolicy
 from nunu_async.config import Timeouts
@@ -21,6 +23,20 @@ from nunu_async.core.proxies import Proxies
 from nunu_async.errors import NunuError
 from nunu_async.upload.completion import Completion
 from nunu_async.upload.storage import Storage
+
+
+def _tells_queued() -> bool:
+    """Tell whether the kernel says how many bytes a peer has not acknowledged."""
+    try:
+        import termios  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return False
+    return sys.platform in {"linux", "darwin"} and hasattr(termios, "TIOCOUTQ")
+
+
+needs_queued = pytest.mark.skipif(
+    not _tells_queued(), reason="the system does not tell what is unacknowledged"
+)
 
 
 @attrs.define(order=True)

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import attrs
 import pytest
-from doubles import HeldClock, ManualClock, answer, body_length, raw_server, storage_for, until
+from doubles import (
+    HeldClock,
+    ManualClock,
+    answer,
+    body_length,
+    needs_queued,
+    raw_server,
+    storage_for,
+    until,
+)
 
 from nunu_async import (
     NunuClient,
@@ -513,7 +522,7 @@ async def test_a_turn_that_is_given_up_is_nobody_s_loss() -> None:
     assert clock.now - before == pytest.approx(1, rel=0.05)
 
 
-@pytest.mark.parametrize("rate", [None, 10_000, 400_000])
+@pytest.mark.parametrize("rate", [None, pytest.param(10_000, marks=needs_queued), 400_000])
 async def test_a_limit_hides_no_peer_that_takes_nothing(source: Source, rate: int | None) -> None:
     """At that rate it would take minutes to fill the buffers of this side."""
     clock = ManualClock()

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,16 @@ from urllib.parse import quote
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
-from doubles import Exchange, ManualClock, answer, body_length, raw_server, storage_for, until
+from doubles import (
+    Exchange,
+    ManualClock,
+    answer,
+    body_length,
+    needs_queued,
+    raw_server,
+    storage_for,
+    until,
+)
 
 from nunu_async import PartUrl, StallError, StorageError, TransportError
 from nunu_async.redact import Secret
@@ -33,15 +41,6 @@ from nunu_async.upload.storage import (
 MIB = 1024 * 1024
 ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
 AWKWARD = "/b/a%2Fb/%7Ename%20%281%29+x?X-Amz-Credential=AK%2Feu%2Fs3&sig=a%2Bb%3D&z=%e2%82%ac"
-
-
-def tells_queued() -> bool:
-    """Tell whether the kernel says how many bytes a peer has not acknowledged."""
-    try:
-        import termios  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return False
-    return sys.platform in {"linux", "darwin"} and hasattr(termios, "TIOCOUTQ")
 
 
 @pytest.fixture
@@ -177,7 +176,7 @@ async def test_an_early_success_is_not_believed(clock: ManualClock, source: Sour
             await storage.put(at(server.url + "/k"), Part(1, 0, 8 * MIB), source, ignore)
 
 
-@pytest.mark.skipif(not tells_queued(), reason="the system does not tell what is unacknowledged")
+@needs_queued
 async def test_a_success_with_bytes_still_in_the_kernel_is_not_believed(
     clock: ManualClock, source: Source
 ) -> None:
@@ -621,7 +620,7 @@ async def test_a_peer_that_trickles_is_given_up(clock: ManualClock, large: Sourc
 
 
 # What the kernel holds counts as left there; Wine's is Linux, with buffers of some MB.
-@pytest.mark.skipif(not tells_queued(), reason="the system does not tell what is unacknowledged")
+@needs_queued
 @pytest.mark.parametrize(
     ("rate", "limits"),
     [
