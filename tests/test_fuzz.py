@@ -31,6 +31,7 @@ from scripted import STARTED, STOPPED, bug, details, execution, page, run
 from yarl import URL
 
 from nunu_async import NunuClient, RetryPolicy
+from nunu_async.config import Timeouts
 from nunu_async.core.request import Request
 from nunu_async.core.responses import read
 from nunu_async.core.retry import parse_retry_after
@@ -785,9 +786,11 @@ async def hostile(call: str, rng: Random, path: Path) -> list[str]:
     server = Hostile(call, rng)
     shown: list[str] = []
     policy = RetryPolicy(attempts=2, part_attempts=2)
+    # A slow machine sends the DELETE some turns later, and each may be 20 seconds.
+    timeouts = Timeouts(cleanup=3600)
     async with (
         raw_server(server.exchange) as raw,
-        NunuClient(KEY, base_url=raw.url, clock=clock, retry=policy) as nunu,
+        NunuClient(KEY, base_url=raw.url, clock=clock, retry=policy, timeouts=timeouts) as nunu,
     ):
         calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
             "GET": lambda: nunu.builds.get("b"),
