@@ -34,6 +34,8 @@ BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
 STATE_VARIABLES = ("NUNU_STATE_DIR",)
 
 _LONGEST_KEY = 512
+_QUOTES = ("'", '"', "`")
+_UNQUOTED = "write it without them (`docker --env-file` takes them for a part of the value)"
 # Keys of an organization name no project; on other paths the service answers them with 401.
 _ORGANIZATION_KEY = "nunu_org_"
 # Documented below no project, for keys of either kind.
@@ -206,7 +208,12 @@ class Config:
 
 
 def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    return next((value for name in names if (value := environ.get(name, "").strip())), None)
+    for name in names:
+        if value := environ.get(name, "").strip():
+            if value[0] in _QUOTES:
+                raise ConfigError(f"{name} holds quotation marks: {_UNQUOTED}")
+            return value
+    return None
 
 
 def _clean_key(value: str | None) -> str | None:
@@ -215,6 +222,8 @@ def _clean_key(value: str | None) -> str | None:
 
 
 def _check_key(key: str) -> None:
+    if any(quote in key for quote in _QUOTES):
+        raise ConfigError(f"the API key holds quotation marks: {_UNQUOTED}")
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
             "the API key holds spaces, control or non-ASCII characters; was it pasted whole?"

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
+from disclosed import OBEYED
 
 from nunu_async.sandbox import Sandbox
 
@@ -96,6 +97,9 @@ def _check(ran: Ran, environ: Mapping[str, str]) -> None:
     for variable in ("NUNU_API_KEY", "NUNU_API_TOKEN"):
         if key := environ.get(variable):
             assert key not in ran.out + ran.err
+    assert not OBEYED.search(ran.err), ran.err
+    if not ran.out.startswith(("{", "[")):  # JSON is exact
+        assert not OBEYED.search(ran.out), ran.out
     for trouble in ("Traceback", "Warning", "Exception ignored", "never retrieved"):
         assert trouble not in ran.err, ran.err
 

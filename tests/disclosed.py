@@ -1,14 +1,22 @@
-"""What an error tracker could record of an error."""
+"""What an error tracker could record of an error, and a CI runner obey in a log."""
 
 from __future__ import annotations
 
 import functools
 import pickle
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
 
 _TESTS = Path(__file__).parent.resolve()
+
+# As runners look for them: actions/runner, ActionCommand.cs; azure-pipelines-agent, Command.cs.
+OBEYED = re.compile(
+    r"^\s*::[\w-]+.*?::|##\[[\w-]+[^]\n]*\]|##vso\[[\w.]+[^]\n]*\]|##teamcity\["
+    r"|section_(?:start|end):|travis_(?:fold|time):",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def disclosed(error: BaseException) -> str:

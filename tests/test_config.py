@@ -149,6 +149,9 @@ def test_space_around_a_ci_secret_is_dropped(around: str) -> None:
         pytest.param("nk_live_ü0123456789", id="non-ASCII"),
         pytest.param("nk_live_\udcff0123456789", id="undecodable byte"),
         pytest.param("nk_live_0123456789" * 30, id="over 512 characters"),
+        pytest.param('"nk_live_0123456789"', id="in quotation marks"),
+        pytest.param("'nk_live_0123456789'\n", id="in single ones"),
+        pytest.param('"nk_live_0123456789', id="an odd one"),
     ],
 )
 @pytest.mark.parametrize(
@@ -164,6 +167,14 @@ def test_an_odd_key_is_refused_without_being_shown(key: str, load: Callable[[str
     shown = f"{refused.value} {refused.value!r} {refused.value.__context__!r}"
     assert "nk_live" not in shown
     assert "0123456789" not in shown
+
+
+@pytest.mark.parametrize("name", ["NUNU_PROJECT_ID", "NUNU_BASE_URL", "NUNU_STATE_DIR"])
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_setting_that_kept_its_quotation_marks_is_refused_by_name(name: str, quote: str) -> None:
+    """As `docker --env-file` passes it on."""
+    with pytest.raises(ConfigError, match=f"{name} holds quotation marks: write it without"):
+        Config.load({**ENVIRON, name: f"{quote}https://nunu.ai{quote}"})
 
 
 def test_a_key_of_512_characters_is_accepted() -> None:

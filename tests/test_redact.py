@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 import pytest
+from disclosed import OBEYED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async.redact import Secret, clean, clean_details, clean_values, shown_url
+from nunu_async.redact import Secret, clean, clean_details, clean_values, harmless, shown_url
 
 KEY = "nk_live_0123456789abcdef"
 
@@ -162,6 +163,49 @@ def test_plain_text_is_left_alone(text: str) -> None:
 )
 def test_server_text_is_made_fit_for_a_terminal(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("::error::x", ": :error::x"),
+        ("  ::add-mask::e", "  : :add-mask::e"),
+        ("a\n::set-output name=a::b", "a\n: :set-output name=a::b"),
+        ("see ##vso[task.setvariable variable=a]b", "see # #vso[task.setvariable variable=a]b"),
+        ("see ##VSO[x]", "see # #VSO[x]"),
+        ("###[group]", "## #[group]"),
+        ("##teamcity[message]", "# #teamcity[message]"),
+        ("section_start:1:a\r\x1b[0K", "section_ start:1:a\\r\\x1b[0K"),
+        ("travis_fold:start:a", "travis_ fold:start:a"),
+        ("::1 is a host, # is a number", None),
+        ("a::b::c is C++", None),
+        ("section_started, ## heading, a[::2]", None),
+        ("\u202egnp.exe\x1b[2J\x07", "\\u202egnp.exe\\x1b[2J\\x07"),
+        ("two\nlines\tand a tab", None),
+    ],
+)
+def test_nothing_that_a_terminal_or_a_ci_runner_obeys_is_left(
+    text: str, broken: str | None
+) -> None:
+    assert harmless(text) == (text if broken is None else broken)
+
+
+def test_what_we_style_keeps_its_colours_and_commands_are_broken_behind_them() -> None:
+    assert harmless("\x1b[1m::error::x\x1b[0m", styled=True) == "\x1b[1m: :error::x\x1b[0m"
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"# :[]\n\r\x1b", "::", "##", "vso[", "teamcity[", "error", "section_", "start:"]
+        )
+    ).map("".join)
+)
+def test_no_command_survives(text: str) -> None:
+    for styled in (False, True):
+        once = harmless(text, styled=styled)
+        assert not OBEYED.search(once)
+        assert harmless(once, styled=styled) == once
 
 
 @pytest.mark.parametrize("secret", ["", "a", "abcde"])

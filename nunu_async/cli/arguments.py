@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from nunu_async.cli import output
 from nunu_async.models.choices import PLATFORMS, POLICIES
@@ -54,8 +55,47 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+# What other command lines call the option for a key.
+_KEYS = frozenset(
+    (
+        *("t", "token", "key", "api-key", "apikey", "api-token", "access-token", "auth"),
+        *("auth-token", "nunu-api-key", "nunu-api-token", "password", "secret", "bearer"),
+    )
+)
+_KEY = re.compile(r"nunu_\w{6,}")
+
+
 class _Parser(argparse.ArgumentParser):
-    """One that notices where its help and version cannot be written, which argparse ignores."""
+    """One that shows no key in an error, and notices where its help cannot be written."""
+
+    def parse_args(  # type: ignore[override] # the base has a second form, which nobody uses here
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Read the whole command line; exits with 2 where it cannot be meant."""
+        given = sys.argv[1:] if args is None else args
+        for argument in given:
+            if argument == "--":
+                break
+            option = "-t" if argument.startswith("-t") else argument.partition("=")[0]
+            if option.startswith("-") and option.lower().strip("-").replace("_", "-") in _KEYS:
+                self.error(
+                    f"there is no option {option}: all users of this machine could read its value; "
+                    "the API key comes from the environment, NUNU_API_KEY"
+                )
+        parsed, rest = self.parse_known_args(given, namespace)
+        if rest:
+            # Not the value of an option that is none: nobody knows what it is.
+            shown = [
+                argument.partition("=")[0]
+                for before, argument in zip(["", *rest], rest, strict=False)
+                if argument.startswith("-") or not before.startswith("-")
+            ]
+            self.error(f"unrecognized arguments: {' '.join(shown)}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and the message; what looks like a key in it is not shown."""
+        super().error(_KEY.sub("***", message))
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is None or file is not sys.stdout:

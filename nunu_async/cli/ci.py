@@ -269,7 +269,7 @@ async def _report(course: _Course) -> bool:
     outputs, build = _outputs(course, verdicts), _build_words(course)
     written = github.publish(os.environ, outputs, verdicts, build=build) and written
     if arguments.json:
-        written = await result(json.dumps(_object(course, verdicts))) and written
+        written = await result(json.dumps(_object(course, verdicts)), is_json=True) and written
     elif course.started is not None:
         written = await tell_columns(verdicts, _COLUMNS) and written
         passed = sum(verdict.kind == "passed" for verdict in verdicts)

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from nunu_async.redact import harmless
+
 __all__ = ["TOLD", "Screen", "close", "count", "prepare", "print_text", "tell"]
 
 TOLD = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
@@ -41,7 +43,7 @@ def tell(line: str, stream: TextIO | None = None) -> None:
     """Write a line to standard error, or to `stream`; nobody listening is no error."""
     stream = stream or sys.stderr
     with suppress(OSError, ValueError, AttributeError):  # a dead pipe, a closed file, none at all
-        stream.write(line + "\n")
+        stream.write(harmless(line) + "\n")
         stream.flush()
 
 
@@ -95,7 +97,7 @@ class Screen(io.TextIOBase):
     def write(self, text: str) -> int:
         """Draw; into the void where there is no terminal any more."""
         with suppress(OSError):
-            self._stream.write(text)
+            self._stream.write(harmless(text, styled=True))
         return len(text)
 
     def flush(self) -> None:

@@ -106,12 +106,12 @@ async def tell_rows(
     limit: int | None = arguments.limit
     if arguments.jsonl:
         async for row in _first(rows, limit):
-            await write(as_json(row) + "\n")
+            await write(as_json(row) + "\n", is_json=True)
         return 0
     if arguments.json:
         # As text, which is smaller than the rows it came from.
         found = [as_json(row) async for row in _first(rows, limit)]
-        await write("[" + ",\n ".join(found) + "]\n")
+        await write("[" + ",\n ".join(found) + "]\n", is_json=True)
         return 0
     # One more than is shown tells whether there are more; it lies on the same page.
     shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]

@@ -87,7 +87,7 @@ async def get(arguments: argparse.Namespace) -> int:
         with _hint(_NO_RUN):
             run = await nunu.runs.get(arguments.run_id)
         if arguments.json:
-            await write(as_json(run) + "\n")
+            await write(as_json(run) + "\n", is_json=True)
             return 0
         from nunu_async.cli.summary import summary  # noqa: PLC0415 - drawing takes a while to load
 
@@ -137,7 +137,7 @@ async def start(arguments: argparse.Namespace) -> int:
                 error.add_note(MAYBE)
             raise
         if arguments.json:
-            return 0 if await result(as_json(started)) else 1
+            return 0 if await result(as_json(started), is_json=True) else 1
         if started.test_plan_execution_id is not None:
             tell(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
         written = [await result(cell(job_id)) for job_id in started.job_ids]
@@ -162,7 +162,7 @@ async def stop(arguments: argparse.Namespace) -> int:
         for job_id in missing:
             tell(f"nunu-async: {cell(job_id)}: not stopped: no such job")
         if arguments.json:
-            written = [await result(as_json(told))]
+            written = [await result(as_json(told), is_json=True)]
         else:
             written = [await result(cell(outcome.job_id)) for outcome in told.stopped]
         return 0 if all(written) and told.ok and not told.failed and not missing else 1

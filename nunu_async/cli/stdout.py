@@ -10,6 +10,7 @@ import sys
 from typing import TextIO
 
 from nunu_async.cli.output import tell
+from nunu_async.redact import harmless
 
 __all__ = ["result", "write"]
 
@@ -20,23 +21,27 @@ _BLOCK = getattr(select, "PIPE_BUF", 512)
 _PATIENCE = 2.0
 
 
-async def result(line: str) -> bool:
+async def result(line: str, *, is_json: bool = False) -> bool:
     """Write a line; return False, with a sentence on standard error, where that fails."""
     try:
-        await write(line + "\n")
+        await write(line + "\n", is_json=is_json)
     except OSError as error:
         tell(f"nunu-async: cannot write the result ({error.strerror}): {line}")
         return False
     return True
 
 
-async def write(text: str) -> None:
+async def write(text: str, *, is_json: bool = False) -> None:
     """Write all of a text; while nobody reads, a signal can still end the command.
+
+    What is for people is made harmless for terminals and CI runners; JSON stays exact.
 
     Standard output may be non-blocking: who shares the pipe or terminal sets that for all.
 
     Raises: OSError; BrokenPipeError when nobody will read any more.
     """
+    if not is_json:
+        text = harmless(text, styled=True)
     stream = sys.stdout
     if stream is None:
         if os.name == "nt":  # a program without a console

@@ -58,7 +58,7 @@ class Results:
         """
         if self.as_json:
             # ASCII: a name that is no valid text must not make it something else than JSON.
-            return await result(json.dumps(self._object(files)))
+            return await result(json.dumps(self._object(files)), is_json=True)
         written = True
         for file in files:
             if file in self.built:

@@ -54,7 +54,7 @@ async def list_uploads(arguments: argparse.Namespace) -> int:
     _tell_foreign(shelf)
     try:
         if arguments.json:
-            await write(json.dumps([_as_object(left) for left in lefts]) + "\n")
+            await write(json.dumps([_as_object(left) for left in lefts]) + "\n", is_json=True)
         elif lefts:
             await tell_table(lefts, _COLUMNS)
         elif not shelf.foreign:

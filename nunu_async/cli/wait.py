@@ -179,7 +179,7 @@ async def _tell(outcome: _Outcome[R], *, as_json: bool) -> bool:
         whose = names[0] if len(names) == 1 else count(len(names), outcome.standings.noun)
         tell(f"nunu-async: {whose}: {words}")
     if as_json:
-        return await result(json.dumps(outcome.to_dict()))
+        return await result(json.dumps(outcome.to_dict()), is_json=True)
     return await tell_columns(outcome.standings.ids, outcome.columns())
 
 
