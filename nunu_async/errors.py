@@ -160,6 +160,14 @@ class ProxyError(ConnectError):
         self.status = status
 
 
+class ProtocolError(TransportError):
+    """The answer breaks HTTP's rules, or its limits here, as it would every time; not repeated.
+
+    A header of over 64 KiB, over 512 of them, or one that HTTP does not allow. The server may have
+    done what it was asked for.
+    """
+
+
 class DeadlineExceeded(TransportError):
     """The time allowed for a call, over all its attempts, ran out."""
 
@@ -228,9 +236,11 @@ class ApiError(NunuError):
         retry_after: seconds the server asked to wait, if it did.
         headers: the answer's headers, names in lower case.
         explained: the body was the API's own JSON error, and not the page of some edge.
+        in_success: the answer itself had a 2xx, and the status is what its body states.
     """
 
     default_message: ClassVar[str] = "no explanation in the answer"
+    in_success = False
 
     def __init__(
         self,

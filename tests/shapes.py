@@ -105,7 +105,9 @@ def valid(model: type[Model]) -> st.SearchStrategy[dict[str, Any]]:
             group[field.name] = st.deferred(lambda kind=field.type: _of(kind))
     known = st.fixed_dictionaries(required, optional=optional)
     unknown = st.dictionaries(
-        st.sampled_from(["brand_new", "extra", "response", "absent", "self", "ü"]), JSON, max_size=1
+        st.sampled_from(["brand_new", "extra", "response", "absent", "null", "self", "ü"]),
+        JSON,
+        max_size=1,
     )
     return st.builds(lambda one, other: other | one, known, unknown)
 

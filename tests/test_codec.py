@@ -101,6 +101,11 @@ def test_a_value_of_the_right_type_is_taken(name: str, value: Any, expected: obj
         ("2026-04-11T06:10:00.000001+00:00", datetime(2026, 4, 11, 6, 10, 0, 1, tzinfo=UTC)),
         ("2026-04-11T08:10:00+02:00", datetime(2026, 4, 11, 6, 10, tzinfo=UTC)),
         ("2026-04-11T06:10:00", datetime(2026, 4, 11, 6, 10, tzinfo=UTC)),
+        # RFC 3339, 5.6: small letters, and the second of a leap.
+        ("2026-04-11t06:10:00z", datetime(2026, 4, 11, 6, 10, tzinfo=UTC)),
+        ("2026-04-11t06:10:00.25z", datetime(2026, 4, 11, 6, 10, 0, 250_000, tzinfo=UTC)),
+        ("2026-06-30T23:59:60Z", datetime(2026, 7, 1, tzinfo=UTC)),
+        ("2026-12-31T23:59:60.5Z", datetime(2027, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)),
     ],
 )
 def test_every_published_form_of_time_is_read(text: str, expected: datetime) -> None:

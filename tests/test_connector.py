@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -44,6 +45,32 @@ SWALLOWED = {"half-a-head", "an-empty-line"}
 # Turns of the loop after which the next request begins: at once, when the bytes are still in the
 # kernel, and when aiohttp has taken them.
 TURNS = [0, 1, 2, 5]
+
+
+async def test_connections_are_kept_alive_while_nothing_is_said(clock: ManualClock) -> None:
+    """To the API and to storage: a NAT forgets a connection that was silent for four minutes."""
+    seen: list[socket.socket] = []
+
+    class Watched(Connector):
+        async def connect(self, *arguments: Any, **named: Any) -> Any:
+            connection = await super().connect(*arguments, **named)
+            assert connection.transport is not None
+            seen.append(connection.transport.get_extra_info("socket"))
+            for name, seconds in (("TCP_KEEPIDLE", 45), ("TCP_KEEPINTVL", 15)):
+                if hasattr(socket, name):
+                    option = getattr(socket, name)
+                    assert seen[-1].getsockopt(socket.IPPROTO_TCP, option) == seconds
+            assert seen[-1].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            return connection
+
+    async with (
+        raw_server(Talkative()) as server,
+        Watched(4, None) as pool,
+        aiohttp.ClientSession(connector=pool, connector_owner=False) as http,
+        http.get(server.url) as response,
+    ):
+        await response.read()
+    assert len(seen) == 1
 
 
 class Talkative:

@@ -48,7 +48,7 @@ def same(one: object, other: object) -> bool:
         return all(
             same(getattr(one, field.name), getattr(other, field.name))
             for field in attrs.fields(type(one))
-            if field.name not in {"absent", "extra"}
+            if field.name not in {"absent", "extra", "null"}
         ) and same_mapping(one, other)
     if isinstance(one, tuple):
         assert isinstance(other, tuple)
@@ -59,7 +59,10 @@ def same(one: object, other: object) -> bool:
 
 
 def same_mapping(one: Model, other: Any) -> bool:
-    return repr(dict(one.extra)) == repr(dict(other.extra)) and set(one.absent) == set(other.absent)
+    return repr(dict(one.extra)) == repr(dict(other.extra)) and (
+        set(one.absent),
+        set(one.null),
+    ) == (set(other.absent), set(other.null))
 
 
 @EACH_MODEL
@@ -220,7 +223,7 @@ def test_rows_of_a_page_do_not_share_what_is_theirs() -> None:
     assert one.absent == other.absent == ()
 
 
-@pytest.mark.parametrize("name", ["extra", "response", "absent"])
+@pytest.mark.parametrize("name", ["extra", "response", "absent", "null"])
 def test_a_member_that_is_called_like_one_of_ours_is_theirs(name: str) -> None:
     body = player(artifacts=[], steps=[]) | {name: "theirs"}
     made = codec.structure(body, PlayerDetails)

@@ -88,9 +88,10 @@ def test_a_failure_is_repeated_as_its_kind_allows(
     ("status", "always", "unless_acted"),
     [
         *((status, True, True) for status in (429, 503)),
-        *((status, True, False) for status in (408, 425, 500, 502, 504, *range(520, 525))),
+        *((status, True, False) for status in (408, 425, 500, 502, 504, 506, 507, 519)),
+        *((status, True, False) for status in (*range(520, 531), 599)),  # of edges
         *((status, False, False) for status in (301, 307, 400, 401, 402, 403, 404, 405)),
-        *((status, False, False) for status in (409, 410, 413, 418, 422, 501, 505, 519, 525)),
+        *((status, False, False) for status in (409, 410, 413, 418, 422, 501, 505, 600)),
     ],
 )
 def test_a_status_is_repeated_only_if_it_can_pass(
@@ -108,7 +109,10 @@ def test_a_status_is_repeated_only_if_it_can_pass(
 @pytest.mark.parametrize(
     ("failure", "repeated"),
     [
-        *((stored(status), True) for status in (408, 425, 429, 500, 502, 503, 504, 520, 524)),
+        *((stored(status), True) for status in (408, 425, 429, 500, 502, 503, 504, 520, 529)),
+        (stored(400, "ClientDisconnect"), True),
+        (stored(409, "OperationAborted"), True),
+        (stored(409, "ConditionalRequestConflict"), True),
         (stored(200), True),
         (stored(204), True),
         (stored(400, "RequestTimeout"), True),

@@ -47,6 +47,7 @@ from nunu_async import (
     ServerError,
     TransportError,
 )
+from nunu_async.errors import error_for_status
 from nunu_async.models.vocab import BugSeverity, TestType
 
 Call = Callable[[NunuClient], Awaitable[Any]]
@@ -473,8 +474,56 @@ async def test_a_start_of_another_shape_is_told(body: object, problem: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("data", "ids", "run_id"),
+    [
+        ({"job_id": JOB, "job_ids": None}, (JOB,), None),
+        ({"multiplayer_run_id": RUN}, (), RUN),
+        ({"multiplayer_run_id": RUN, "job_ids": None}, (), RUN),
+    ],
+)
+async def test_a_start_that_names_only_a_job_or_a_run_is_one(
+    data: dict[str, Any], ids: tuple[str, ...], run_id: str | None
+) -> None:
+    for body in ({"ok": True, "status": 201, "data": data}, data if "job_id" not in data else None):
+        if body is not None:
+            started = await read(body, start(multiplayer_test_id=TEST))
+            assert (started.job_ids, started.multiplayer_run_id) == (ids, run_id)
+
+
+@pytest.mark.parametrize("status", [404, 409, 429, 500, 503])
+async def test_a_start_whose_answer_states_an_error_raises_it_and_is_not_repeated(
+    status: int,
+) -> None:
+    """The body of a 200 or 201 says what became of it; the status line did not."""
+    body = {"ok": False, "status": status, "error": "the plan has no tests"}
+    async with answered(told(body, 201)) as wire:
+        with pytest.raises(error_for_status(status), match="the plan has no tests") as caught:
+            await start(test_plan_id=PLAN)(wire.nunu)
+    assert caught.value.status == status
+    assert caught.value.in_success
+    assert len(wire.lines) == 1
+    notes = getattr(caught.value, "__notes__", [])
+    assert any("may have been started" in note for note in notes) is (status in {429, 500, 503})
+
+
+async def test_words_of_an_answer_that_says_it_failed_are_not_lost() -> None:
+    async with answered(told({"ok": False, "error": "no agents left"}, 201)) as wire:
+        with pytest.raises(DecodeError, match="the server says: no agents left"):
+            await start(test_plan_id=PLAN)(wire.nunu)
+
+
+async def test_a_start_with_null_for_its_data_may_have_begun_something() -> None:
+    async with answered(told({"ok": True, "status": 201, "data": None}, 201)) as wire:
+        with pytest.raises(DecodeError) as caught:
+            await start(test_plan_id=PLAN)(wire.nunu)
+    (note,) = caught.value.__notes__
+    assert note == "it may have been started: look at the runs before starting again"
+    assert len(wire.lines) == 1
+
+
+@pytest.mark.parametrize(
     "data",
-    [{"job_id": JOB, "job_ids": None}, {}, {"multiplayer_run_id": RUN}],
+    [{"job_id": None, "job_ids": None}, {"job_ids": None}, {}, {"multiplayer_run_id": None}],
 )
 async def test_an_envelope_without_jobs_is_told_where_it_stands(data: dict[str, Any]) -> None:
     """The path is the answer's own, not the one of our rearranged copy."""
@@ -638,16 +687,19 @@ async def test_a_state_counts_in_any_case_and_stays_as_it_came(word: str) -> Non
 async def test_every_caller_s_question_has_an_answer(
     state: str, result: str | None, terminal: bool, succeeded: bool
 ) -> None:
-    for made in (
-        await listed(run(state=state, result=result)),
-        await got(**run_end(state, result)),
-    ):
+    told = {"state": state, "result": result, "completed_at": None}
+    for made in (await listed(run(**told)), await got(**told)):
         assert made.is_terminal is terminal
         assert made.succeeded is succeeded
 
 
-def run_end(state: str, result: str | None) -> dict[str, Any]:
-    return {"state": state, "result": result}
+@pytest.mark.parametrize("state", ["CANCELLED", "RUNNING", "rehearsing"])
+async def test_a_run_with_an_end_is_over_whatever_its_state_is_called(state: str) -> None:
+    """And no success, unless its state is the one word for it."""
+    told = {"state": state, "result": "SUCCESS", "completed_at": "2026-04-11T06:20:00Z"}
+    for made in (await listed(run(**told)), await got(**told)):
+        assert made.is_terminal
+        assert not made.succeeded
 
 
 @pytest.mark.parametrize("name", ["test_step_id", "goal", "finish_condition", "test_type"])
@@ -806,7 +858,7 @@ async def test_the_least_that_a_row_may_hold_is_enough() -> None:
 
 
 REQUIRED = [
-    *("multiplayer_run_id", "project_id", "state", "test", "created_at", "initiator", "players"),
+    *("multiplayer_run_id", "project_id", "state", "test", "created_at", "initiator"),
 ]
 
 
@@ -830,7 +882,6 @@ async def test_a_row_without_a_required_member_is_told_by_its_place(name: str) -
         (run(players=[player(step_count=True)]), "$.data[3].players[0].step_count"),
         (run(players=[None]), "$.data[3].players[0]"),
         (run(players={}), "$.data[3].players"),
-        (run(players=None), "$.data[3].players"),
         (run(multiplayer_run_id=None), "$.data[3].multiplayer_run_id"),
         (run(multiplayer_run_id=7), "$.data[3].multiplayer_run_id"),
         (run(created_at="yesterday"), "$.data[3].created_at"),

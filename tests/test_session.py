@@ -11,6 +11,7 @@ from collections.abc import Callable
 import aiohttp
 import attrs
 import pytest
+from disclosed import disclosed
 from doubles import ManualClock, RawServer, answer, body_length, completion_of, raw_server, until
 from scripted import answered, told
 
@@ -29,6 +30,7 @@ from nunu_async import (
     NunuClient,
     PayloadTooLarge,
     PermissionDenied,
+    ProtocolError,
     QuotaExceeded,
     RateLimited,
     RetryPolicy,
@@ -380,7 +382,7 @@ async def test_a_refusal_is_known_by_its_status_however_its_body_ends(clock: Man
     [
         (b"HTTP/1.1 20", TransportError),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}", TransportError),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", TransportError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", ProtocolError),
         (answer(body=b"<html>"), DecodeError),
         (answer(body=b""), DecodeError),
         (answer(204, b""), DecodeError),
@@ -419,6 +421,75 @@ async def test_a_broken_answer_has_a_type_of_its_own(
         with pytest.raises(error) as caught:
             await nunu.builds.get("b")
     assert type(caught.value) is error
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%%b\r\n%b" % (len(BUILD), BUILD)
+MANY = b"".join(b"X-%d: y\r\n" % number for number in range(505))
+
+
+@pytest.mark.parametrize("more", [b"X: %b\r\n" % (b"y" * 65_000), MANY], ids=["long", "many"])
+async def test_an_answer_with_long_or_many_headers_is_read(clock: ManualClock, more: bytes) -> None:
+    script = Script([HEAD % more])
+    async with raw_server(script) as server, client(server, clock) as nunu:
+        assert (await nunu.builds.get("b")).build_id == "b"
+    assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        (b"X: MARKED%b\r\n" % (b"y" * 70_000), "a line of the answer's headers is over 65,536"),
+        (MANY + MANY.replace(b"X", b"Z"), "the answer has over 512 headers"),
+        (b"Na me: MARKED\r\n", "Invalid header token"),
+        (b"X: MARKED\x00y\r\n", "invalid header"),
+        (b"Transfer-Encoding: chunked\r\n", "Transfer-Encoding can't be present"),
+    ],
+    ids=["long", "many", "name", "value", "two-lengths"],
+)
+async def test_an_answer_that_breaks_http_is_not_asked_for_again_and_says_why(
+    clock: ManualClock, more: bytes, rule: str
+) -> None:
+    """Never with the words of the answer, which may be anybody's."""
+    script = Script([HEAD % more])
+    async with raw_server(script) as server, client(server, clock) as nunu:
+        with pytest.raises(ProtocolError, match=rule) as caught:
+            await nunu.builds.get("b")
+    assert len(server.heads) == 1
+    assert "MARKED" not in disclosed(caught.value)
+
+
+async def test_what_is_left_of_another_answer_is_asked_for_again(clock: ManualClock) -> None:
+    script = Script([b"left over\r\n\r\n", HEAD % b""])
+    async with raw_server(script) as server, client(server, clock) as nunu:
+        assert (await nunu.builds.get("b")).build_id == "b"
+    assert len(server.heads) == 2
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        answer(body=gzip.compress(BUILD), headers={"Content-Encoding": name})
+        for name in ("x-gzip", "X-GZIP", "gzip")
+    ]
+    + [answer(body=b"\xef\xbb\xbf" + BUILD)],
+    ids=["x-gzip", "upper-case", "gzip", "byte-order-mark"],
+)
+async def test_an_answer_is_read_by_its_old_name_and_with_a_mark_before_it(
+    clock: ManualClock, packed: bytes
+) -> None:
+    async with raw_server(Script([packed])) as server, client(server, clock) as nunu:
+        assert (await nunu.builds.get("b")).build_id == "b"
+
+
+async def test_a_bomb_by_the_old_name_of_gzip_is_not_unpacked(clock: ManualClock) -> None:
+    bomb = gzip.compress(bytes(40 * 1024 * 1024))
+    packed = answer(body=bomb, headers={"Content-Encoding": "x-gzip"})
+    async with (
+        raw_server(Script([packed])) as server,
+        client(server, clock, retry=RetryPolicy(attempts=1)) as nunu,
+    ):
+        with pytest.raises(TransportError):
+            await nunu.builds.get("b")
 
 
 async def test_a_decode_error_names_operation_and_json_path(clock: ManualClock) -> None:

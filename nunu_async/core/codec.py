@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -211,6 +212,7 @@ def parse(body: bytes) -> object:
     Raises: Misfit for what is not JSON, and for depth, digits or sizes beyond Python's own limits.
     """
     try:
-        return cast("object", _DECODER.decode(body.decode()))
+        # RFC 8259, 8.1: a byte order mark may be ignored.
+        return cast("object", _DECODER.decode(body.removeprefix(codecs.BOM_UTF8).decode()))
     except (ValueError, RecursionError) as error:
         raise Misfit(f"not JSON ({type(error).__name__}) @ $") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import sys
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -24,6 +26,8 @@ __all__ = ["Connector"]
 # Seconds for which the addresses of a name are used. The pauses between the attempts of one part
 # come to 26 on average: a host that has moved is looked up anew before the last of them.
 NAME_LIFE: Final = 10
+# Seconds without a byte before the first probe, and between two. macOS has another name for one.
+_PROBES: Final = ((("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 45), (("TCP_KEEPINTVL",), 15))
 # Turns of the loop in which a Proactor gives what it has read to the protocol: each read needs two,
 # and TLS may have several records lying there, as the server's tickets are.
 _TURNS: Final = 8
@@ -40,7 +44,9 @@ class Connector(aiohttp.TCPConnector):
     """
 
     def __init__(self, limit: int, tls: ssl.SSLContext | None) -> None:
-        super().__init__(limit=limit, ttl_dns_cache=NAME_LIFE, ssl=tls or True)
+        super().__init__(
+            limit=limit, ttl_dns_cache=NAME_LIFE, ssl=tls or True, socket_factory=_kept_alive
+        )
         self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
 
     async def connect(
@@ -71,6 +77,25 @@ class Connector(aiohttp.TCPConnector):
             connection.close()
             if is_new:
                 raise Unasked
+
+
+def _kept_alive(
+    address: tuple[int, int, int, str, tuple[object, ...]],
+) -> socket.socket:
+    """Make a socket whose idle connection is not forgotten on the way.
+
+    A build may take minutes to complete, without a byte; many NATs drop a connection that was
+    silent for as long. Source: RFC 5382, REQ-5.
+    """
+    family, kind, protocol, *_ = address
+    sock = socket.socket(family, kind, protocol)
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for names, seconds in _PROBES:
+            option = next((getattr(socket, n) for n in names if hasattr(socket, n)), None)
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
+    return sock
 
 
 def _reads_ahead(loop: asyncio.AbstractEventLoop) -> bool:

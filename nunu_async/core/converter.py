@@ -6,8 +6,9 @@ exactly right.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar, cast, get_origin
 
 import attrs
@@ -16,7 +17,7 @@ from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_fa
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from nunu_async.core.reader import LARGEST, OWN
+from nunu_async.core.reader import LARGEST, OWN, replaces_null
 from nunu_async.models.base import NOTHING, Extra, Model
 from nunu_async.models.vocab import Word
 
@@ -30,6 +31,7 @@ class Unfit(Exception):
 
 
 _Hook = Callable[..., object]
+_LEAP_SECOND: Final = re.compile("(T[0-9]{2}:[0-9]{2}):60")
 
 
 # cattrs' own hooks turn None into 'None', 1.5 into 1 and "rc" into ('r', 'c'); here a wrong type
@@ -70,7 +72,11 @@ def _number(value: object, _: object) -> float:
 def _time(value: object, _: object) -> datetime:
     if type(value) is not str:
         raise TypeError(f"expected a time, got {type(value).__name__}")
-    parsed = datetime.fromisoformat(value)
+    # RFC 3339: "t" and "z" may be small, and a leap second is the 60th.
+    told = _LEAP_SECOND.sub(r"\g<1>:59", value.upper())
+    parsed = datetime.fromisoformat(told)
+    if told != value.upper():
+        parsed += timedelta(seconds=1)
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
@@ -99,13 +105,18 @@ def _build_converter() -> Converter:
             return _only(Mapping, "an object", make_dict_structure_fn(kind, converter))
         leave_out = override(omit=True)
         inner = make_dict_structure_fn(
-            kind, converter, extra=leave_out, response=leave_out, absent=leave_out
+            kind, converter, extra=leave_out, response=leave_out, absent=leave_out, null=leave_out
         )
         known = attrs.fields_dict(kind).keys() - OWN
+        attrs.resolve_types(kind)
+        defaults = [field.name for field in attrs.fields(kind) if replaces_null(field)]
 
         def hook(value: Mapping[str, object], model: object) -> object:
+            null = tuple(name for name in defaults if value.get(name, model) is None)
+            told = {name: value[name] for name in value if name not in null} if null else value
             return attrs.evolve(
-                inner(value, model),
+                inner(told, model),
+                null=null,
                 extra=Extra({name: value[name] for name in value if name not in known}) or NOTHING,
                 absent=tuple(known - value.keys()),
             )

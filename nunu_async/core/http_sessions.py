@@ -10,7 +10,7 @@ from yarl import URL
 
 from nunu_async.core.connector import Connector
 from nunu_async.core.proxies import DIRECT, Proxies, Way, way_through
-from nunu_async.core.wire import Response, send_once
+from nunu_async.core.wire import LONGEST_LINE, MOST_HEADERS, Response, send_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +34,9 @@ OPTIONS: Final[_Options] = {
     "raise_for_status": False,
     "auto_decompress": True,
     "middlewares": (send_once,),
-    # aiohttp's own 8,190 bytes and 128 headers are less than other clients read, and than some
-    # edges send.
-    "max_line_size": 65_536,
-    "max_field_size": 65_536,
-    "max_headers": 512,
+    "max_line_size": LONGEST_LINE,
+    "max_field_size": LONGEST_LINE,
+    "max_headers": MOST_HEADERS,
 }
 
 

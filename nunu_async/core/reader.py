@@ -18,7 +18,7 @@ import attrs
 from nunu_async.models.base import NOTHING, Extra, Model
 from nunu_async.models.vocab import Word
 
-__all__ = ["LARGEST", "OWN", "Unexpected", "reader"]
+__all__ = ["LARGEST", "OWN", "Unexpected", "reader", "replaces_null"]
 
 M = TypeVar("M", bound=Model)
 
@@ -69,7 +69,7 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
     make = [
         "    made = new(twin)",
         *(f"    made.{field.name} = v{number}" for number, field in enumerate(fields)),
-        "    made.extra = extra; made.response = None; made.absent = absent",
+        "    made.extra = extra; made.response = None; made.absent = absent; made.null = null",
         "    made.__class__ = model",
         "    return made",
     ]
@@ -82,10 +82,12 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
         "    try:",
         *(f"        v{number} = o[{field.name!r}]" for number, field in enumerate(fields)),
         "    except KeyError: return part(o)",
+        *(f"    if v{n} is None: return part(o)" for n, f in enumerate(fields) if replaces_null(f)),
         *(line for n, field in enumerate(fields) for line in _checked(field, f"v{n}", names)),
-        "    extra = nothing; absent = ()",
+        "    extra = nothing; absent = null = ()",
         *make,
         "def part(o):",
+        "    null = ()",
     ]
     for number, field in enumerate(fields):
         v, key = f"v{number}", repr(field.name)
@@ -95,6 +97,8 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
         else:
             names[f"{v}_default"] = field.default
             lines.append(f"    {v} = o.get({key}, {v}_default)")
+            if replaces_null(field):
+                lines.append(f"    if {v} is None: {v} = {v}_default; null += ({key},)")
             lines += _checked(field, v, names, unless=f"{v} is not {v}_default")
     lines += [
         "    extra = nothing",
@@ -105,6 +109,13 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
     ]
     exec("\n".join(lines), names)  # noqa: S102 - names of our own fields, as attrs itself does
     return cast("Callable[..., Model]", names["read"])
+
+
+def replaces_null(field: attrs.Attribute[object]) -> bool:
+    """Tell whether null stands for the field's default, as absence does."""
+    if field.name in OWN or field.default in (None, attrs.NOTHING):
+        return False
+    return not _without_none(field.type)[1]
 
 
 def _twin(model: type[Model]) -> type[Model]:

@@ -57,6 +57,8 @@ class Request(Generic[T]):
         query: sent in this order, percent-encoded by the session.
         body: JSON data, or None for no body.
         answer: makes the typed answer of decoded JSON; raises what the codec raises.
+        settles: the caller finds out what became of it, and takes no refusal that comes with a
+            2xx for one.
         may_be_empty: a 2xx without a body is read as None, and not as a broken answer.
         needs_key: False keeps the API key off this request.
         secrets: values of this request that no message may repeat.
@@ -74,6 +76,7 @@ class Request(Generic[T]):
     query: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     body: Mapping[str, object] | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.UNLESS_ACTED
+    settles: bool = False
     may_be_empty: bool = False
     needs_key: bool = True
     secrets: tuple[Secret, ...] = ()

@@ -45,14 +45,24 @@ def read(
     """
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
         garbled = True
+        data: object = None
         try:
             data = None if request.may_be_empty and not body else codec.parse(body)
             garbled = False
             return _with_response(request.answer(data), status, headers, secrets)
         except codec.Misfit as misfit:
+            problems = misfit.problems
+            if isinstance(data, Mapping) and False in (data.get("ok"), data.get("success")):
+                failed = data.get("status")
+                if type(failed) is int and 400 <= failed < 600 and not request.settles:  # noqa: PLR2004 - HTTP's error classes
+                    error = _error(request, failed, headers, body, secrets)
+                    error.in_success = True
+                    return error
+                if words := _explanation(body)[0]:
+                    problems = (f"the server says: {words} @ $.error", *problems)
             return DecodeError(
                 request.operation,
-                tuple(_shown(problem, secrets) for problem in misfit.problems),
+                tuple(_shown(problem, secrets) for problem in problems),
                 status=status,
                 request_id=request_id(headers, secrets),
                 headers=_safe_headers(headers, secrets),

@@ -26,6 +26,7 @@ from nunu_async.errors import (
     DecodeError,
     NotFound,
     NunuError,
+    ProtocolError,
     ProxyError,
     StorageError,
     TransportError,
@@ -46,13 +47,16 @@ __all__ = [
     "renewals",
 ]
 
-# 501, 505 and the other 4xx are answers, not accidents: a repeat gets the same one.
-_TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
+# 501, 505 and the other 4xx are answers, not accidents: a repeat gets the same one. A 5xx that is
+# not listed anywhere is a 500 (RFC 9110, 15).
+_TRANSIENT_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
 # S3's words for "again, please", whatever status they come with (RequestTimeout is a 400).
 _TRANSIENT_CODES: Final = frozenset(
     {
         *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"),
         *("RequestLimitExceeded", "BadDigest", "IncompleteBody"),  # the last two: a lossy link
+        # R2's: 400, 409 and 409.
+        *("ClientDisconnect", "OperationAborted", "ConditionalRequestConflict"),
     }
 )
 # Words for a URL that was refused, which some stores send with a 400.
@@ -224,7 +228,7 @@ class Attempts:
 
 def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - a table
     match failure:
-        case CertificateError() | DeadlineExceeded():
+        case CertificateError() | DeadlineExceeded() | ProtocolError():
             return False
         case _ if replay is Replay.NEVER:
             return False
@@ -235,7 +239,7 @@ def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - 
         case ApiError():
             if replay is Replay.ALWAYS:
                 return failure.status in _TRANSIENT_STATUS
-            return failure.status in _NOT_ACTED_STATUS
+            return failure.status in _NOT_ACTED_STATUS and not failure.in_success
         case DecodeError():
             return replay is Replay.ALWAYS and failure.garbled
         case StorageError():
@@ -264,9 +268,9 @@ def may_have_acted(failure: NunuError) -> bool:
             return failure.sent
         case ApiError():
             # A 408 may come from an edge that had already passed the request on.
-            return failure.status not in _NOT_ACTED_STATUS and (
-                failure.status >= 500 or failure.status == 408  # noqa: PLR2004 - HTTP's classes
-            )
+            if failure.status in _NOT_ACTED_STATUS:
+                return failure.in_success
+            return failure.status >= 500 or failure.status == 408  # noqa: PLR2004 - HTTP's classes
         case _:
             return isinstance(failure, DecodeError)
 
@@ -287,7 +291,7 @@ def may_pass(failure: NunuError) -> bool:
         status = failure.status
         return of_an_edge or status >= 500 or is_in_progress(failure) or status in (408, 429)  # noqa: PLR2004 - HTTP's class
     return isinstance(failure, TransportError | DecodeError) and not isinstance(
-        failure, CertificateError
+        failure, CertificateError | ProtocolError
     )
 
 

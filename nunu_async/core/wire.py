@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import struct
+import zlib
 from contextlib import suppress
 from typing import Final
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from aiohttp.http_exceptions import (
+    BadStatusLine,
+    ContentLengthError,
+    HttpProcessingError,
+    LineTooLong,
+    TransferEncodingError,
+)
 
 from nunu_async.core.tls import is_hopeless
 from nunu_async.errors import (
     CertificateError,
     ConnectError,
     NunuError,
+    ProtocolError,
     ProxyError,
     StallError,
     TransportError,
 )
 
 __all__ = [
+    "LONGEST_LINE",
+    "MOST_HEADERS",
     "Response",
     "Unasked",
     "buffered",
@@ -41,6 +53,10 @@ __all__ = [
     "was_cancelled",
 ]
 
+# What is read of an answer's head: each line, and how many. aiohttp's own 8,190 bytes and 128 are
+# less than other clients read, and than some edges send.
+LONGEST_LINE: Final = 65_536
+MOST_HEADERS: Final = 512
 # Bytes read from a body at a time, at most.
 _BLOCK: Final = 65_536
 # What transports raise that have nothing below them any more: asyncio's over TLS, once closed
@@ -142,6 +158,8 @@ def translate(  # noqa: C901 - a list of cases
         case aiohttp.ConnectionTimeoutError():
             kind, sent = ConnectError, False
             told = "no connection within the connect timeout"
+        case aiohttp.ClientResponseError() if isinstance(error.__cause__, HttpProcessingError):
+            kind, told = _malformed(error.__cause__)
         case Unasked():
             kind, sent = ConnectError, False
             told = "the server spoke before it was asked"
@@ -153,6 +171,31 @@ def translate(  # noqa: C901 - a list of cases
         case _:  # anything at all: a bare AttributeError was seen to escape from a read
             told = f"the exchange failed ({_cause(error)})"
     return kind(f"{where}: {told}", method=method, path=path, sent=sent)
+
+
+def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
+    """Say which rule of HTTP an answer breaks, and whether another one would break it again.
+
+    Never with aiohttp's own text, which quotes the answer.
+    """
+    cause = error.__cause__ or error
+    text = str(getattr(cause, "message", ""))
+    match cause:
+        case LineTooLong():
+            return ProtocolError, f"a line of the answer's headers is over {LONGEST_LINE:,} bytes"
+        case BadStatusLine():
+            # Perhaps what was left of another answer: a new connection may have none of it.
+            return TransportError, "the answer does not begin with a status line of HTTP/1"
+        case _ if text.startswith("Too many headers"):
+            return ProtocolError, f"the answer has over {MOST_HEADERS} headers"
+        case TransferEncodingError() | ContentLengthError():
+            return TransportError, "the answer's body is not in the form that its headers say"
+    # llhttp's own sentence, and then a quotation.
+    rule = text.partition(":")[0]
+    if not re.fullmatch("[A-Za-z' -]{1,80}", rule) or rule.startswith("Invalid HTTP header"):
+        rule = "invalid header"
+    kind = TransportError if "chunk" in rule else ProtocolError
+    return kind, f"the answer breaks HTTP's rules ({rule})"
 
 
 def _cause(error: BaseException) -> str:
@@ -206,11 +249,23 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
                     method=response.method,
                 )
             left -= len(block)
+        body = b"".join(blocks)
+        if response.headers.get("Content-Encoding", "").strip().lower() == "x-gzip":
+            body = _unpacked(body, limit)  # the old name of gzip (RFC 9110, 8.4.1.3)
     except Exception:
         if not refused:
             raise
         response.close()
-    return b"".join(blocks)
+        body = b"".join(blocks)
+    return body
+
+
+def _unpacked(body: bytes, limit: int) -> bytes:
+    reading = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    found = reading.decompress(body, limit)
+    if not reading.eof:
+        raise zlib.error("cut off, or too long")
+    return found
 
 
 def is_success(status: int) -> bool:

@@ -147,6 +147,7 @@ class Builds:
                 path="/builds/upload/complete",
                 body=_completion(ticket, parts),
                 answer=lambda data: _completed(data, ticket.build_id),
+                settles=True,
                 replay=replay,
                 secrets=secrets_of(ticket),
                 patience=self._patience,

@@ -236,7 +236,10 @@ class Runs:
         try:
             return await self._session.send(request)
         except (ApiError, DecodeError, TransportError) as error:
-            if not (marker and may_have_acted(error)):
+            if not may_have_acted(error):
+                raise
+            if not marker:
+                error.add_note("it may have been started: look at the runs before starting again")
                 raise
             lost = error
         several = test_plan_id is not None or (instances or 1) > 1
@@ -373,19 +376,26 @@ _ENVELOPE = ("ok", "status", "data")
 def _started(data: object) -> StartedRun:
     """Read a started run from the flat body, or from either of the older envelopes."""
     if not (isinstance(data, Mapping) and isinstance(data.get("data"), Mapping) and "ok" in data):
-        return codec.structure(_with_job_ids(data), StartedRun)
+        return _naming_something(codec.structure(_with_job_ids(data), StartedRun))
     inner = dict(data["data"])
     places: dict[str, str] = {}  # of members that stand elsewhere than the model has them
-    if "job_ids" not in inner and "job_id" in inner:
+    if inner.get("job_ids") is None and inner.get("job_id") is not None:
         inner["job_ids"] = [inner.pop("job_id")]
         places["job_ids[0]"] = "data.job_id"
     for name in data.keys() - inner.keys() - set(_ENVELOPE):
         inner[name] = data[name]
         places[name] = name
     try:
-        return codec.structure(inner, StartedRun)
+        return _naming_something(codec.structure(inner, StartedRun))
     except codec.Misfit as misfit:
         raise misfit.below(".data", places) from None
+
+
+def _naming_something(started: StartedRun) -> StartedRun:
+    named = started.multiplayer_run_id or started.test_plan_execution_id
+    if "job_ids" in (*started.absent, *started.null) and not named:
+        raise codec.Misfit("is missing @ $.job_ids")
+    return started
 
 
 def _with_job_ids(data: object) -> object:

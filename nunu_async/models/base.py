@@ -46,6 +46,8 @@ class Model:
     """The answer this was read from; rows of a page have it too, None is on what lies deeper."""
     absent: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
     """Optional members that the answer left out, to tell them from null on the way back."""
+    null: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
+    """Members that were null where the field has another default, which stands in for it."""
 
     def to_dict(self) -> dict[str, object]:
         """Return JSON data: what came, unknown members included; times as ISO 8601."""
@@ -59,9 +61,10 @@ def _members(model: Model) -> dict[str, object]:
     out: dict[str, object] = {}
     for field in attrs.fields(type(model)):
         value: object = getattr(model, field.name)
-        left_out = field.name in model.absent and value == field.default
-        if field.name not in _OWN and not left_out:
-            out[field.name] = value
+        if field.name in _OWN or (field.name in model.absent and value == field.default):
+            continue
+        is_null = field.name in model.null and value == field.default
+        out[field.name] = None if is_null else value
     out.update(model.extra)
     return out
 

@@ -23,6 +23,12 @@ class JobRetries(Model):
 
     total: int = 0
     remaining: int = 0
+    """Where the answer has null, it is 0 as where it has nothing, and `used` is then 0 too."""
+
+    @property
+    def used(self) -> int:
+        """How many were started, as far as the answer says."""
+        return 0 if "remaining" in (*self.absent, *self.null) else self.total - self.remaining
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +52,7 @@ class Job(Model):
     job_id: str
     status: JobStatus
     created_at: datetime
-    runs: tuple[JobRun, ...]
+    runs: tuple[JobRun, ...] = ()
     """Those that have appeared."""
     project_id: str | None = None
     multiplayer_test_id: str | None = None
@@ -65,14 +71,15 @@ class Job(Model):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing about it will change any more."""
-        return self.status == JobStatus.COMPLETED
+        return self.completed_at is not None or self.status == JobStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:
         """Whether it is over, and each run that failed was made up for by a retry."""
-        retried = self.retries.total - self.retries.remaining if self.retries else 0
+        retried = self.retries.used if self.retries else 0
         good = sum(run.result == RunResult.SUCCESS for run in self.runs)
-        return self.is_terminal and good > 0 and good >= len(self.runs) - retried
+        is_over = self.status == JobStatus.COMPLETED
+        return is_over and good > 0 and good >= len(self.runs) - retried
 
 
 @attrs.frozen(kw_only=True)

@@ -206,7 +206,7 @@ class Run(Model):
     test: TestRef
     created_at: datetime
     initiator: Initiator
-    players: tuple[Player, ...]
+    players: tuple[Player, ...] = ()
     job_id: str | None = None
     """Since March 2026."""
     result: RunResult | None = None
@@ -223,12 +223,12 @@ class Run(Model):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing about it will change any more."""
-        return self.state == RunState.COMPLETED
+        return self.completed_at is not None or self.state == RunState.COMPLETED
 
     @property
     def succeeded(self) -> bool:
         """Whether it is over and ended with success."""
-        return self.is_terminal and self.result == RunResult.SUCCESS
+        return self.state == RunState.COMPLETED and self.result == RunResult.SUCCESS
 
 
 @attrs.frozen(kw_only=True)
@@ -249,7 +249,7 @@ class RunApp(Model):
 class RunDetails(Run):
     """A run with its steps and artifacts."""
 
-    players: tuple[PlayerDetails, ...]
+    players: tuple[PlayerDetails, ...] = ()
     templating_enabled: bool | None = None
     template_data: Mapping[str, object] | None = None
     """Null where templating is off."""
@@ -282,8 +282,8 @@ class BugOccurrence(Model):
 class StartedRun(Model):
     """What a start began; every published shape is read into this one."""
 
-    job_ids: tuple[str, ...]
-    """One for a test, one for each test of a plan."""
+    job_ids: tuple[str, ...] = ()
+    """One for a test, one for each test of a plan; none where the answer names only the run."""
     multiplayer_run_id: str | None = None
     """January 2026 only; since then ask for the runs of a job."""
     build_id: str | None = None

@@ -53,9 +53,10 @@ class TestPlanExecution(Model):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing about it will change any more."""
-        return self.status == ExecutionStatus.COMPLETED
+        return self.completed_at is not None or self.status == ExecutionStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:
         """Whether it is over and every test of it passed."""
-        return self.is_terminal and self.test_status.passed == self.total_tests
+        is_over = self.status == ExecutionStatus.COMPLETED
+        return is_over and self.test_status.passed == self.total_tests

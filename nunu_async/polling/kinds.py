@@ -62,6 +62,7 @@ def run_kind(runs: Runs) -> Kind[Run]:
         active=(of("running"),),
         done=of("completed"),
         path="/runs",
+        is_settled=lambda row: row.result is not None,
         get=runs.get,
     )
 
@@ -93,6 +94,7 @@ def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
         active=(of("queued"), of("running")),
         done=of("completed"),
         path="/jobs",
+        is_settled=lambda row: all(run.result is not None for run in row.runs),
         get=get,
     )
 
