@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 from doubles import HeldClock, ManualClock, until
 
@@ -50,6 +51,33 @@ def check_ledger(box: Sandbox) -> None:
         if put.build_id == cancel.build_id and put.number > cancel.number and put.status == 200
     ]
     assert not late, "a part was accepted after the upload was cancelled"
+
+
+async def test_a_scope_of_anyio_that_is_cancelled_takes_no_core_meanwhile(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    """Such a scope cancels what is in it anew at each turn of the loop."""
+    box.add_fault(Fault(on="cancel_upload", do="stall"))
+    async with NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu:
+
+        async def request() -> None:
+            with anyio.CancelScope() as scope:
+                await nunu.upload_build(
+                    make_file(PART),
+                    name="n",
+                    platform="windows",
+                    multipart=True,
+                    on_progress=lambda _: scope.cancel(),
+                )
+
+        task = asyncio.ensure_future(request())
+        await until(lambda: box.journal.of("cancel_upload"))
+        before = task.cancelling()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert task.cancelling() - before < 3
+        clock.advance(31)
+        await task
 
 
 @pytest.mark.parametrize(("multipart", "verify"), [(True, False), (False, False), (True, True)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 __all__ = ["finish", "first_of"]
@@ -23,7 +25,8 @@ async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait({task})
+            with _shielded():
+                await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
@@ -31,6 +34,16 @@ async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
             task.exception()  # retrieved: the cancellation is what the caller hears of
         raise cancelled
     return task.result()
+
+
+def _shielded() -> AbstractContextManager[object]:
+    """Return what keeps anyio's cancellations from a wait, where anyio is in use.
+
+    A cancelled scope of anyio's (a request of Starlette or FastAPI that timed out) cancels what is
+    in it anew at each turn of the loop, and a wait that goes on all the same takes a whole core.
+    """
+    anyio = sys.modules.get("anyio")
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
