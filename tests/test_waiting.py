@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import math
 import time
@@ -13,10 +14,11 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
 from typing import Any, Literal
 
+import aiohttp
 import attrs
 import pytest
 from doubles import HeldClock, ManualClock, is_accepting, raw_server, until
-from scripted import KEY, Reply, answered, execution, page, run, told
+from scripted import JOB, KEY, Reply, answered, execution, page, run, told
 from yarl import URL
 
 from nunu_async import (
@@ -407,6 +409,91 @@ async def test_a_wait_takes_little_memory(kind: str) -> None:
 
 
 # --- What failed, and what was not over in time.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_run_that_is_over_is_not_waited_for_whatever_its_state_is_called(kind: str) -> None:
+    body = {"completed_at": "2026-04-11T06:20:00Z"}
+    if kind == "run":
+        body = run(state="CANCELLED", result=None, **body)
+    elif kind == "job":
+        body |= {"job_id": JOB, "status": "CANCELLED", "created_at": body["completed_at"]}
+    else:
+        body = execution(status="cancelled", **body)
+    name = str(body.get("multiplayer_run_id") or body.get("job_id") or body["id"])
+
+    def reply(target: str) -> Reply:
+        # What is called otherwise than all the lists are for stands in none of them but the last.
+        is_row = target.partition("?")[0].endswith(name)
+        return told(body if is_row else page([body] if "completed" in target else []))
+
+    async with answered(reply=reply) as wire:
+        row = await getattr(wire.nunu, f"wait_for_{kind}")(name)
+    assert row.is_terminal
+    assert not row.succeeded
+
+
+async def test_what_is_over_without_a_result_is_looked_at_a_few_times_more() -> None:
+    """A server that lags behind may take it back, or tell the result a moment later."""
+    over = {"state": "COMPLETED", "completed_at": "2026-04-11T06:20:00Z"}
+    rows = [
+        run(result=None, **over),
+        run(state="RUNNING", result=None, completed_at=None),
+        run(result=None, **over),
+        run(result=None, **over),
+        run(result="SUCCESS", **over),
+    ]
+    seen = [row["state"] for row in rows]
+
+    def reply(target: str) -> Reply:
+        if "/runs?" in target:
+            return told(page([]))
+        return told(rows.pop(0) if len(rows) > 1 else rows[0])
+
+    async with answered(reply=reply) as wire:
+        assert (await wire.nunu.wait_for_run(rows[0]["multiplayer_run_id"])).succeeded
+    assert len(rows) == 1, seen
+
+
+async def test_what_stays_without_a_result_is_returned_as_it_is() -> None:
+    row = run(state="COMPLETED", result=None)
+    asked: list[str] = []
+
+    def reply(target: str) -> Reply:
+        asked.append(target)
+        return told(page([]) if "/runs?" in target else row)
+
+    async with answered(reply=reply) as wire:
+        found = await wire.nunu.wait_for_run(row["multiplayer_run_id"])
+    assert found.is_terminal
+    assert not found.succeeded
+    assert sum("/runs?" not in target for target in asked) == 4
+
+
+async def test_the_shared_looks_have_the_context_of_none_of_those_who_wait() -> None:
+    """A request for one caller must not be told as another's, who may be long gone."""
+    caller = contextvars.ContextVar("caller", default="nobody")
+    seen: list[str] = []
+    trace = aiohttp.TraceConfig()
+
+    async def begun(*_: object) -> None:
+        seen.append(caller.get())
+
+    trace.on_request_start.append(begun)
+    clock = ManualClock()
+    async with (
+        Sandbox() as box,
+        aiohttp.ClientSession(trace_configs=[trace]) as http,
+        NunuClient(box.api_key, base_url=box.base_url, session=http, clock=clock) as nunu,
+    ):
+
+        async def wait(name: str) -> None:
+            caller.set(name)
+            row = box.add_run(state="COMPLETED")
+            await nunu.wait_for_run(row.run_id)
+
+        await asyncio.gather(wait("one"), wait("other"))
+        assert set(seen) == {"nobody"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -801,7 +888,7 @@ def row_of(kind: str, name: str, state: str) -> dict[str, Any]:
     word = {"in_progress": "RUNNING", "running": "RUNNING", "queued": "QUEUED"}.get(state, state)
     if kind == "run":
         result = "SUCCESS" if state.lower() == "completed" else None
-        return run(multiplayer_run_id=name, state=word, result=result)
+        return run(multiplayer_run_id=name, state=word, result=result, completed_at=None)
     return job(job_id=name, status=word)
 
 

@@ -55,6 +55,7 @@ class Watched(Generic[W]):
         looked: when the last look at it ended.
         missed_at: when the first look ended that did not find it, since it was seen last.
         misses: how much those looks, one after the other, tell of its absence.
+        unsettled: looks, one after the other, that found it over but without its result.
     """
 
     asked: str
@@ -65,6 +66,7 @@ class Watched(Generic[W]):
     looked: float = -math.inf
     missed_at: float = 0.0
     misses: int = 0
+    unsettled: int = 0
 
 
 class Board(Generic[W]):

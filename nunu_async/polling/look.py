@@ -50,6 +50,8 @@ class Kind(Generic[R]):
         done: pages of the list of what is over.
         get: one row by its id; None where the service has no such operation.
         path: of the list, for messages.
+        is_settled: whether a row that is over has its result; a server that lags behind may take
+            back that it is over.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Kind(Generic[R]):
     active: tuple[Read[R], ...]
     done: Read[R]
     path: str
+    is_settled: Callable[[R], bool] = lambda _: True
     get: Callable[[str], Awaitable[R]] | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import logging
 import sys
@@ -44,6 +45,8 @@ R = TypeVar("R", bound=Outcome)
 
 # So few ids are asked for one by one, where that can be done.
 _FEW = 3
+# Looks at something that is over but has no result yet.
+_UNSETTLED_LOOKS = 3
 # A list of the completed is read on as long as it gives something; then single rows are asked for.
 _BARREN = 3
 # Rows that are asked for all the same after a failure.
@@ -99,7 +102,8 @@ class Watcher(Generic[R]):
         for name in wait.pending:
             self._board.watch(name, wait)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._run())
+            # It serves whoever waits, so it has the context of none of them.
+            self._task = loop.create_task(self._run(), context=contextvars.Context())
         elif self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
@@ -312,8 +316,12 @@ class Watcher(Generic[R]):
         self._board.saw(key, state, self._kind.moment(row), self._clock.monotonic())
         for wait in watched.waits:
             wait.saw(key, state, row)
-        if row.is_terminal:
+        if not row.is_terminal:
+            watched.unsettled = 0
+        elif self._kind.is_settled(row) or watched.unsettled >= _UNSETTLED_LOOKS:
             self._end(key, row)
+        else:
+            watched.unsettled += 1
 
     def _give_up(self, key: str, unreadable: NunuError | None) -> None:
         name = self._kind.name
