@@ -301,9 +301,14 @@ async def test_a_start_that_is_refused_leaves_the_build_and_says_so(tmp_path: Pa
         assert told["job_ids"] == ""
 
 
-async def test_a_start_without_an_answer_may_have_begun(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(on="start_run", do="cut", effect=True), Fault(on="start_run", status=408)],
+    ids=["cut", "408"],
+)
+async def test_a_start_without_an_answer_may_have_begun(tmp_path: Path, fault: Fault) -> None:
     make(tmp_path, "game.apk")
-    async with Sandbox(faults=[Fault(on="start_run", do="cut", effect=True)]) as box:
+    async with Sandbox(faults=[fault]) as box:
         ran = await run(*said(box, "--json", "--no-marker"), env=box.environment, cwd=tmp_path)
         assert ran.code == 1
         ran.tells("the run may have been started")
@@ -311,6 +316,16 @@ async def test_a_start_without_an_answer_may_have_begun(tmp_path: Path) -> None:
         assert "may have been started" in found["error"]
         assert (found["started"], found["results"]) == (None, [])
         assert len(box.journal.of("start_run")) == 1
+
+
+async def test_a_start_that_a_busy_server_refused_has_not_begun(tmp_path: Path) -> None:
+    make(tmp_path, "game.apk")
+    fault = Fault(on="start_run", status=503, headers={"Retry-After": "300"})
+    async with Sandbox(faults=[fault]) as box:
+        ran = await run(*said(box, "--json"), env=box.environment, cwd=tmp_path)
+        assert ran.code == 1
+        ran.tells("503")
+        assert "may have been" not in ran.err + ran.out
 
 
 async def test_a_build_that_does_not_go_up_starts_nothing(tmp_path: Path) -> None:

@@ -460,6 +460,7 @@ async def test_a_start_that_may_have_happened_is_not_repeated_and_says_so() -> N
     for fault in (
         Fault(on="start_run", do="cut", effect=True),
         Fault(on="start_run", status=500),
+        Fault(on="start_run", status=408),  # of an edge that may have passed it on
     ):
         async with Sandbox(faults=[fault]) as box:
             ran = await run(*said, env=box.environment)
@@ -472,6 +473,19 @@ async def test_a_start_that_may_have_happened_is_not_repeated_and_says_so() -> N
         assert (ran.code, ran.out) == (1, "")
         ran.tells("404", "test not found")
         assert "may have been" not in ran.err
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_start_that_a_busy_server_refused_has_not_happened(status: int) -> None:
+    said = f"runs start --deployment-config {PHONES} --test {TEST}".split()
+    # Longer than anybody waits, so that it is not tried again.
+    fault = Fault(on="start_run", status=status, headers={"Retry-After": "300"})
+    async with Sandbox(faults=[fault]) as box:
+        ran = await run(*said, env=box.environment)
+        assert (ran.code, ran.out) == (1, "")
+        ran.tells(str(status))
+        assert "may have been" not in ran.err
+        assert len(box.journal) == 1  # nor was its tag looked for
 
 
 async def test_stopping_tells_what_was_stopped_and_what_was_not() -> None:

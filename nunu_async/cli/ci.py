@@ -19,13 +19,14 @@ from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import NOTHING, Column, cell, span
-from nunu_async.cli.runs import MAYBE, may_have_acted
+from nunu_async.cli.runs import MAYBE
 from nunu_async.cli.standings import Standings, show
 from nunu_async.cli.stdout import result
 from nunu_async.cli.upload import TIMEOUTS, as_object, expand, job_for, line_of, send, words_of
 from nunu_async.cli.verdict import Verdict, decisive_run, judge
 from nunu_async.cli.wait import TIMED_OUT, some, tell_columns
 from nunu_async.client import NunuClient
+from nunu_async.core.retry import may_have_acted
 from nunu_async.errors import NunuError, SourceError, WaitTimeout
 from nunu_async.models.jobs import Job
 from nunu_async.models.run_requests import StartRun

@@ -22,12 +22,11 @@ from nunu_async.cli.rows import (
 )
 from nunu_async.cli.stdout import result, write
 from nunu_async.client import NunuClient
-from nunu_async.errors import ApiError, DecodeError, NotFound, NunuError, TransportError
+from nunu_async.core.retry import may_have_acted
+from nunu_async.errors import NotFound, NunuError
 from nunu_async.models.runs import BugOccurrence, Run
 
-__all__ = ["MAYBE", "bugs", "get", "list_runs", "may_have_acted", "start", "stop"]
-
-_SERVER_FAILED = 500
+__all__ = ["MAYBE", "bugs", "get", "list_runs", "start", "stop"]
 
 # Whether it was started is not known.
 MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
@@ -178,14 +177,3 @@ def _hint(words: str) -> Iterator[None]:
     except NotFound as error:
         error.add_note(words)
         raise
-
-
-def may_have_acted(error: NunuError) -> bool:
-    """Tell whether a start that failed so may have begun something all the same."""
-    match error:
-        case TransportError():
-            return error.sent
-        case ApiError():
-            return error.status >= _SERVER_FAILED
-        case _:
-            return isinstance(error, DecodeError)
