@@ -26,6 +26,7 @@ from nunu_async.models.runs import (
     TestRef,
 )
 from nunu_async.models.vocab import JobStatus, RunResult, RunState, TestType
+from nunu_async.redact import clean
 
 BEGAN = datetime(2026, 4, 11, 8, 10, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
 ELEMENT = {"passed": None, "failed": "failure", "skipped": "skipped"}
@@ -191,6 +192,84 @@ def test_the_document_has_no_time_of_its_own() -> None:
     assert parsed(junit_xml([], name="N"))[0].get("tests") == "0"
 
 
+# What the schema of Jenkins' xUnit plugin allows of what is written here: for each element its
+# attributes (a star: they have to be there), and its children.
+# Source: jenkinsci/xunit-plugin, junit-10.xsd.
+COUNTS = {"tests": r"\d+", "failures": r"\d+", "errors": r"\d+"}
+TIME = r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]{0,3})?"
+ANY = r"(?s).*"
+PROBLEM: tuple[dict[str, str], set[str]] = ({"type": ANY, "message": ANY}, set())
+SCHEMA: dict[str, tuple[dict[str, str], set[str]]] = {
+    "testsuites": ({"name": ANY, "time": TIME, **COUNTS}, {"testsuite"}),
+    "testsuite": (
+        {"name*": ANY, "time": TIME, "skipped": r"\d+", "timestamp": ANY}
+        | {f"{name}*": pattern for name, pattern in COUNTS.items()},
+        {"testcase"},
+    ),
+    "testcase": (
+        {"name*": ANY, "classname": ANY, "time": TIME},
+        {"failure", "error", "skipped", "system-out"},
+    ),
+    "failure": PROBLEM,
+    "error": PROBLEM,
+    "skipped": PROBLEM,
+    "system-out": ({}, set()),
+}
+HAVE_TEXT = {"failure", "error", "skipped", "system-out"}
+
+
+def faults_of(element: ET.Element) -> list[str]:
+    """Say where a document is not as the schema has it."""
+    attributes, children = SCHEMA[element.tag]
+    allowed = {name.rstrip("*"): pattern for name, pattern in attributes.items()}
+    found = [
+        f"{element.tag} lacks {n[:-1]}"
+        for n in attributes
+        if n[-1] == "*" and n[:-1] not in element.attrib
+    ]
+    for name, value in element.attrib.items():
+        if name not in allowed:
+            found.append(f"{element.tag} may not have {name}")
+        elif not re.fullmatch(allowed[name], value):
+            found.append(f"{element.tag} {name}={value!r}")
+    if element.tag not in HAVE_TEXT and (element.text or "").strip():
+        found.append(f"{element.tag} has text")
+    for child in element:
+        if child.tag not in children or (child.tail or "").strip():
+            found.append(f"{child.tag} in {element.tag}")
+        else:
+            found += faults_of(child)
+    return found
+
+
+def test_of_cases_with_one_name_each_is_found_by_its_own() -> None:
+    """GitLab shows one of those that have name and class in common, maybe not the failed one."""
+    names = ["Shop", "Shop", "Shop (2)", "Shop", "Quest", "Quest"]
+    kinds: list[Kind] = ["passed", "failed", "passed", "failed", "passed", "failed"]
+    platforms = [None, None, None, None, "android", "linux"]
+    verdicts = [
+        Verdict(job_id=f"j{i}", name=name, kind=kind, result="r", platform=platform)
+        for i, (name, kind, platform) in enumerate(zip(names, kinds, platforms, strict=True))
+    ]
+    suite = parsed(junit_xml(verdicts, name="N"))[0]
+    assert [(case.get("classname"), case.get("name")) for case in suite] == [
+        ("nunu", "Shop"),
+        ("nunu", "Shop (3)"),
+        ("nunu", "Shop (2)"),
+        ("nunu", "Shop (4)"),
+        ("nunu.android", "Quest"),
+        ("nunu.linux", "Quest"),
+    ]
+    assert [case.find("failure") is not None for case in suite] == [k == "failed" for k in kinds]
+    # Names that are cut, too, and many of them.
+    long = [
+        Verdict(job_id="j", name="x" * 5000 + str(n), kind="passed", result="r")
+        for n in range(2000)
+    ]
+    told = {case.get("name") for case in parsed(junit_xml(long, name="N"))[0]}
+    assert len(told) == 2000
+
+
 TEXT = st.text(st.characters(), max_size=40) | st.sampled_from(
     ["]]>", "<![CDATA[", "\x00\x1b[2J", "\ud800", "\U0001f3ae", "a\r\nb", "&lt;", "\x85\u2028", ""]
 )
@@ -214,6 +293,9 @@ VERDICTS = st.lists(
 @given(VERDICTS, TEXT)
 def test_two_readers_of_others_count_what_was_written(verdicts: list[Verdict], name: str) -> None:
     written = junit_xml(verdicts, name=name)
+    root = parsed(written)
+    assert faults_of(root) == []
+    assert len({(case.get("classname"), case.get("name")) for case in root[0]}) == len(verdicts)
     kinds = Counter(verdict.kind for verdict in verdicts)
     errors = kinds["error"] + kinds["pending"]
     # The first: junitparser.
@@ -240,7 +322,9 @@ def test_two_readers_of_others_count_what_was_written(verdicts: list[Verdict], n
     # Both give back the names and the words, as they can be printed.
     for case, verdict in zip(cases, verdicts, strict=True):
         assert case.name.isprintable()
-        assert re.sub(r"\\.*", "", case.name) == re.sub(
+        title = clean(verdict.name)
+        assert re.fullmatch(re.escape(title) + r"( \(\d+\))?", case.name)
+        assert re.sub(r"\\.*", "", title) == re.sub(
             r"\\.*", "", "".join(c if c.isprintable() else "\\" for c in verdict.name)
         )
         for result in case.result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 from xml.etree import ElementTree as ET
 
@@ -21,8 +21,9 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
 
     FAILED, FAILURE and MAX_STEPS are failures; SKIPPED is skipped; everything else that is no
     success is an error, as is what was not over: BLOCKED too, which the service counts among the
-    failed. The suite's timestamp is that of its oldest job, in UTC and without a zone, as the
-    schema has it; no clock is read. What XML cannot hold is escaped as Python would.
+    failed. Readers tell cases apart by name and class, so of those with the same the second is
+    called "NAME (2)". The suite's timestamp is that of its oldest job, in UTC and without a zone,
+    as the schema has it; no clock is read. What XML cannot hold is escaped as Python would.
 
     Args:
         verdicts: what became of each job.
@@ -33,31 +34,48 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
         "tests": str(len(verdicts)),
         "failures": str(counts["failure"]),
         "errors": str(counts["error"]),
-        "skipped": str(counts["skipped"]),
         "time": _seconds(sum(verdict.seconds or 0.0 for verdict in verdicts)),
     }
+    # A suite alone may tell what was skipped. Source: jenkinsci/xunit-plugin, junit-10.xsd.
     root = ET.Element("testsuites", {"name": _line(name), **numbers})
-    suite = ET.SubElement(root, "testsuite", {"name": _line(name), **numbers})
+    suite = ET.SubElement(
+        root, "testsuite", {"name": _line(name), **numbers, "skipped": str(counts["skipped"])}
+    )
     moment = min((verdict.began for verdict in verdicts if verdict.began), default=None)
     if moment is not None and moment.year > 1:  # year 1 is a null to some servers
         suite.set("timestamp", f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}")
-    for verdict in verdicts:
-        _add_case(suite, verdict)
+    for verdict, (place, title) in zip(verdicts, _titles(verdicts), strict=True):
+        _add_case(suite, verdict, place, title)
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _add_case(suite: ET.Element, verdict: Verdict) -> None:
+def _titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
+    """Give each case a class and a name that no other has together."""
+    wanted = [(_place(verdict), _line(verdict.name)) for verdict in verdicts]
+    taken = set(wanted)
+    numbers: Counter[tuple[str, str]] = Counter()
+    for place, name in wanted:
+        title = name
+        numbers[place, name] += 1
+        if numbers[place, name] > 1:
+            while (place, title) in taken:
+                title = f"{name} ({numbers[place, name]})"
+                numbers[place, name] += (place, title) in taken
+            taken.add((place, title))
+        yield place, title
+
+
+def _place(verdict: Verdict) -> str:
     # A full stop makes packages of it, in viewers that group by them.
-    place = "nunu" if verdict.platform is None else f"nunu.{_line(verdict.platform)}"
+    return "nunu" if verdict.platform is None else f"nunu.{_line(verdict.platform)}"
+
+
+def _add_case(suite: ET.Element, verdict: Verdict, place: str, title: str) -> None:
     case = ET.SubElement(
         suite,
         "testcase",
-        {
-            "name": _line(verdict.name),
-            "classname": place,
-            "time": _seconds(verdict.seconds or 0.0),
-        },
+        {"name": title, "classname": place, "time": _seconds(verdict.seconds or 0.0)},
     )
     element = _ELEMENTS.get(verdict.kind)
     if element is not None:
