@@ -16,7 +16,7 @@ from cli_tools import BUILD_KEYS, SOON, Ran, make, run, started, together, until
 from test_cli_display import needs_terminals, on_a_terminal
 
 from nunu_async.cli.arguments import parse
-from nunu_async.cli.github import outputs, summary
+from nunu_async.cli.github import outputs, publish, summary
 from nunu_async.cli.verdict import Verdict
 from nunu_async.sandbox import Fault, MultiplayerTest, Sandbox, Script, Step, TestPlan
 
@@ -558,3 +558,33 @@ def test_a_summary_is_nothing_but_a_table() -> None:
         plain = row.replace("<br>", "").replace(":x:", "")
         assert not re.search(r"[<>`*\[\]\\@$!:]", plain)
     assert len(text.encode()) < 1024 * 1024
+
+
+@pytest.mark.parametrize("text", ["x", "\u6e38", "/a_b_c", "\U0001f3ae"])
+@pytest.mark.parametrize("held", [0, 900 * 1024, 1024 * 1024 - 500, 1024 * 1024])
+def test_a_summary_never_makes_its_file_larger_than_the_runner_takes(
+    tmp_path: Path, text: str, held: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = (text * 400)[:400]
+    verdicts = [
+        Verdict(job_id="j", name=long, kind="passed", result="success", why=long)
+        for _ in range(700)
+    ]
+    failed = Verdict(job_id="j", name="it failed", kind="failed", result="failed", why=long)
+    file = tmp_path / "summary"
+    file.write_bytes(b"#" * held)
+    publish({"GITHUB_STEP_SUMMARY": str(file)}, {}, [*verdicts, failed], build="b")
+    added = file.read_bytes()[held:]
+    assert held + len(added) <= 1024 * 1024
+    lines = added.decode().splitlines()  # no character is cut in two
+    rows = [line for line in lines if line.startswith("| ") and "Test" not in line]
+    if held == 1024 * 1024:
+        assert added == b""
+        assert "is full" in capsys.readouterr().err
+        return
+    assert all(row.count("|") == 6 and row.endswith(" |") for row in rows)
+    assert lines[-2] == f"and {701 - len(rows)} more"
+    if held < 1024 * 1024 - 500:
+        assert "it failed" in rows[0]  # whoever reads looks for it
+        # As many as there is room for.
+        assert len(rows) == 500 or held + len(added) + len(rows[-1].encode()) > 1024 * 1024 - 200

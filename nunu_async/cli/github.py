@@ -5,9 +5,11 @@ Source: docs.github.com, "Workflow commands for GitHub Actions", environment fil
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 from nunu_async.cli.output import tell
 from nunu_async.cli.rows import NOTHING, cell, span
@@ -18,8 +20,12 @@ __all__ = ["outputs", "publish", "summary"]
 
 OUTPUTS = "GITHUB_OUTPUT"
 SUMMARY = "GITHUB_STEP_SUMMARY"
-# A summary over 1 MiB is dropped whole.
+# Of a step's summary, in bytes; one above it is dropped whole.
+# Source: docs.github.com, "Workflow commands for GitHub Actions", step isolation and limits.
+_MOST_BYTES = 1024 * 1024
 _MOST_ROWS = 500
+# For the line that tells how many rows are missing.
+_RESERVE = 100
 _LONGEST = 300
 # All that means something to Markdown, to HTML, or to GitHub: mentions, issues, links, formulas.
 _SPECIAL = re.compile(r"[&<>\"'`*_\[\]|\\~#!@:$]")
@@ -44,20 +50,27 @@ def publish(
     Returns False, with a sentence on standard error, where one cannot be written.
     """
     written = True
-    for variable, text in (
-        (OUTPUTS, outputs(values)),
-        (SUMMARY, summary(verdicts, build=build)),
-    ):
+    for variable in (OUTPUTS, SUMMARY):
         path = environ.get(variable)
         if not path:
             continue
         try:
-            with open(path, "a", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with open(path, "ab") as file:
+                if variable == OUTPUTS:
+                    text = outputs(values)
+                else:  # in a file that other commands of the step have written to as well
+                    text = summary(verdicts, build=build, room=_MOST_BYTES - _held(file))
+                file.write(text.encode())
+            if not text and variable == SUMMARY:
+                tell(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
             tell(f"nunu-async: cannot write {variable} ({cell(path)}): {error}")
             written = False
     return written
+
+
+def _held(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def outputs(values: Mapping[str, str]) -> str:
@@ -70,10 +83,14 @@ def outputs(values: Mapping[str, str]) -> str:
     return "".join(told)
 
 
-def summary(verdicts: Sequence[Verdict], *, build: str) -> str:
-    """Return a summary in Markdown, in which names are nothing but names."""
+def summary(verdicts: Sequence[Verdict], *, build: str, room: int = _MOST_BYTES) -> str:
+    """Return a summary in Markdown, in which names are nothing but names.
+
+    In UTF-8 it is no larger than `room` bytes. What failed comes first where not all rows fit;
+    "" where not even the head does.
+    """
     passed = sum(verdict.kind == "passed" for verdict in verdicts)
-    lines = [
+    head = [
         f"### nunu: {passed} of {len(verdicts)} passed",
         "",
         f"Build {_plain(build)}",
@@ -81,19 +98,36 @@ def summary(verdicts: Sequence[Verdict], *, build: str) -> str:
         "| Test | Result | Duration | Run | Why |",
         "|---|---|---|---|---|",
     ]
-    for verdict in verdicts[:_MOST_ROWS]:
-        seconds = None if verdict.seconds is None else verdict.seconds * 1000
-        cells = [
-            _plain(verdict.name),
-            f"{_MARKS[verdict.kind]} {_plain(verdict.result)}",
-            span(seconds),
-            _plain(verdict.run_id or NOTHING),
-            _plain(verdict.why),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if len(verdicts) > _MOST_ROWS:
-        lines += ["", f"and {len(verdicts) - _MOST_ROWS} more"]
-    return "\n".join([*lines, "", ""])
+    rows = [_row(verdict) for verdict in verdicts[:_MOST_ROWS]]
+    left = room - _RESERVE - _size(head)
+    if left < 0:
+        return ""
+    if len(verdicts) > _MOST_ROWS or _size(rows) > left:
+        rows = []
+        for verdict in sorted(verdicts, key=lambda verdict: verdict.kind == "passed"):
+            row = _row(verdict)
+            left -= _size([row])
+            if left < 0 or len(rows) == _MOST_ROWS:
+                break
+            rows.append(row)
+    missing = len(verdicts) - len(rows)
+    return "\n".join([*head, *rows, *(["", f"and {missing} more"] if missing else []), "", ""])
+
+
+def _row(verdict: Verdict) -> str:
+    seconds = None if verdict.seconds is None else verdict.seconds * 1000
+    cells = [
+        _plain(verdict.name),
+        f"{_MARKS[verdict.kind]} {_plain(verdict.result)}",
+        span(seconds),
+        _plain(verdict.run_id or NOTHING),
+        _plain(verdict.why),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _size(lines: Sequence[str]) -> int:
+    return sum(len(line.encode()) + 1 for line in lines)
 
 
 def _plain(text: str) -> str:
