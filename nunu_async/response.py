@@ -16,5 +16,5 @@ class ResponseInfo:
     status: int
     request_id: str | None = None
     """What the server called the request, if a header said so."""
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
     """Names in lower case; without cookies, and with secrets hidden."""

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+from collections.abc import Hashable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from scripted import JOB, artifact, details, execution, page, player, run
 from shapes import MODELS, QUICK, valid
 
+import nunu_async
+import nunu_async.sandbox
 from nunu_async import Model
 from nunu_async.core import codec
 from nunu_async.core.converter import convert
@@ -89,6 +92,41 @@ def test_a_model_survives_copy_and_pickle(model: type[Model], data: st.DataObjec
         assert again == made
         assert again.response == made.response
         assert again.to_dict() == made.to_dict()
+
+
+@EACH_MODEL
+@QUICK
+@given(st.data())
+def test_a_model_can_be_hashed_whatever_came(model: type[Model], data: st.DataObject) -> None:
+    body = data.draw(valid(model))
+    one, same = (codec.structure(body, model) for _ in range(2))
+    assert isinstance(one, Hashable)
+    assert hash(one) == hash(same)
+    assert {one, same} == {one}
+
+
+PUBLIC = sorted(
+    {
+        value
+        for module in (nunu_async, nunu_async.sandbox)
+        for name in module.__all__
+        if isinstance(value := getattr(module, name), type)
+        and attrs.has(value)
+        and issubclass(value, Hashable)
+        and value.__hash__ is not object.__hash__
+    },
+    key=lambda kind: kind.__qualname__,
+)
+
+
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def test_what_says_that_it_can_be_hashed_holds_nothing_that_cannot(kind: type) -> None:
+    """A list may be passed for a sequence, and JSON data is made of dictionaries."""
+    attrs.resolve_types(kind)
+    for field in attrs.fields(kind):
+        counts = field.eq if field.hash is None else field.hash
+        kinds = re.findall(r"Mapping|Sequence|dict|list|\bset\b|Any|object", str(field.type))
+        assert not (counts and kinds), f"{field.name}: {field.type}"
 
 
 @EACH_MODEL

@@ -38,9 +38,12 @@ NOTHING: Final = Extra()
 
 @attrs.frozen(kw_only=True)
 class Model:
-    """A part of an answer."""
+    """A part of an answer.
 
-    extra: Mapping[str, object] = attrs.field(default=NOTHING, repr=False)
+    Can be hashed, so that it goes into sets: what is a dictionary does not count for that.
+    """
+
+    extra: Mapping[str, object] = attrs.field(default=NOTHING, repr=False, hash=False)
     """Members that this version does not know, as they came; read-only."""
     response: ResponseInfo | None = attrs.field(default=None, eq=False, repr=False)
     """The answer this was read from; rows of a page have it too, None is on what lies deeper."""

@@ -191,7 +191,7 @@ class CompilationDetails(Model):
     duration: int | None = None
     """The API does not document the unit."""
     compiler: str | None = None
-    dependencies: Mapping[str, object] | None = None
+    dependencies: Mapping[str, object] | None = attrs.field(default=None, hash=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -63,8 +63,8 @@ class Job(Model):
     completed_at: datetime | None = None
     queue_rejection_reason: str | None = None
     templating_enabled: bool | None = None
-    template_data: Mapping[str, object] | None = None
-    stopped_by: Mapping[str, object] | None = None
+    template_data: Mapping[str, object] | None = attrs.field(default=None, hash=False)
+    stopped_by: Mapping[str, object] | None = attrs.field(default=None, hash=False)
     tags: tuple[str, ...] = ()
     retries: JobRetries | None = None
 

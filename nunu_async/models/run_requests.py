@@ -117,7 +117,9 @@ class StartRun:
     retries: int | None = attrs.field(default=None, validator=_few)
     instances: int | None = attrs.field(default=None, validator=_few)
     render_templates: bool = attrs.field(default=False, validator=_flag)
-    template_data: Mapping[str, object] | None = attrs.field(default=None, validator=_object)
+    template_data: Mapping[str, object] | None = attrs.field(
+        default=None, validator=_object, hash=False
+    )
     options: RunOptions | None = attrs.field(default=None, validator=_options)
 
     def __attrs_post_init__(self) -> None:

@@ -77,7 +77,7 @@ class Initiator(Model):
 
     type: str
     """``api`` for API keys; open."""
-    value: Mapping[str, object] | None = None
+    value: Mapping[str, object] | None = attrs.field(default=None, hash=False)
     """For ``api``: ``key_id``."""
 
 
@@ -87,7 +87,7 @@ class PlayerPlatform(Model):
 
     kind: str | None = None
     """Since March 2026, e.g. ``android-native``."""
-    config: Mapping[str, object] | None = None
+    config: Mapping[str, object] | None = attrs.field(default=None, hash=False)
     """Since March 2026; ``{"device": {"name", "os_version"}}``."""
     type: str | None = None
     """January 2026, e.g. ``android``."""
@@ -133,7 +133,7 @@ class Player(Model):
     platform: PlayerPlatform | None = None
     base_agent: BaseAgent | None = None
     """Newest answers only."""
-    step_result_summary: Mapping[str, object] | None = None
+    step_result_summary: Mapping[str, object] | None = attrs.field(default=None, hash=False)
     """Newest answers only: how many steps ended with which result."""
 
 
@@ -251,7 +251,7 @@ class RunDetails(Run):
 
     players: tuple[PlayerDetails, ...] = ()
     templating_enabled: bool | None = None
-    template_data: Mapping[str, object] | None = None
+    template_data: Mapping[str, object] | None = attrs.field(default=None, hash=False)
     """Null where templating is off."""
     apps: tuple[RunApp, ...] | None = None
 
@@ -275,7 +275,7 @@ class BugOccurrence(Model):
     test_step: int
     turn: int
     detected_at: datetime
-    details: Mapping[str, object] | None = None
+    details: Mapping[str, object] | None = attrs.field(default=None, hash=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -45,7 +45,7 @@ class TestPlanExecution(Model):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     """Null until completed."""
-    started_by: object = None
+    started_by: object = attrs.field(default=None, hash=False)
     """A string by the published page; an object in answers of some stages."""
     duration_ms: float | None = None
     """Milliseconds."""

@@ -76,8 +76,8 @@ class Fault:
     do: Deed = attrs.field(default=attrs.Factory(_default_deed, takes_self=True))
     """`pass` serves as usual, `corrupt` with a bit of the body flipped; `cut` resets the
     connection, `stall` stops reading for good."""
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    body: str | bytes | Mapping[str, object] | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    body: str | bytes | Mapping[str, object] | None = attrs.field(default=None, hash=False)
     """None sends the error body usual for the origin; a mapping is sent as JSON."""
     effect: bool = False
     """Do the real work first and act after it: the answer is lost, the change is not."""

@@ -71,7 +71,7 @@ class Bug:
     """Counted from 0, as documented, whatever the players themselves are counted from."""
     test_step: int = 1
     turn: int = 1
-    details: Mapping[str, object] | None = None
+    details: Mapping[str, object] | None = attrs.field(default=None, hash=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -90,10 +90,10 @@ class Script:
     cleanup_seconds: float = attrs.field(default=0.0, validator=_finite)
     """From the end of the run to that of its job."""
     result: str = "SUCCESS"
-    bugs: Sequence[Bug] = ()
-    steps: Sequence[Step] | None = None
+    bugs: Sequence[Bug] = attrs.field(default=(), hash=False)
+    steps: Sequence[Step] | None = attrs.field(default=None, hash=False)
     """None takes the goals of the test; the last of them then ends with the run's result."""
-    artifacts: Sequence[Artifact] = ()
+    artifacts: Sequence[Artifact] = attrs.field(default=(), hash=False)
 
     @property
     def seconds(self) -> float:
@@ -109,7 +109,7 @@ class MultiplayerTest:
     name: str
     kind: TestKind = "verification"
     players: int = 1
-    goals: Sequence[str] = ("Start the game",)
+    goals: Sequence[str] = attrs.field(default=("Start the game",), hash=False)
     script: Script | None = None
     """How its runs go unless told otherwise; None leaves that to the sandbox."""
 
@@ -136,7 +136,7 @@ class TestPlan:
 
     id: str
     name: str
-    tests: Sequence[MultiplayerTest]
+    tests: Sequence[MultiplayerTest] = attrs.field(hash=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -150,7 +150,7 @@ class DeploymentConfig:
     platform: str = "android-native"
     device: str = "Pixel 9"
     os_version: str = "15"
-    device_labels: Sequence[str] = ()
+    device_labels: Sequence[str] = attrs.field(default=(), hash=False)
     """The devices for a start on all of them; none when the config does not allow that."""
     broken_devices: Collection[str] = ()
     """Those of them that refuse every start."""

@@ -29,7 +29,7 @@ class BuildFile:
     name: str
     platform: Platform | None = None
     description: str | None = None
-    tags: Sequence[str] = ()
+    tags: Sequence[str] = attrs.field(default=(), hash=False)
     multipart: bool | None = None
     auto_delete: bool = False
     deletion_policy: DeletionPolicy | None = None
