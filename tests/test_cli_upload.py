@@ -461,3 +461,21 @@ def test_expand_tells_of_a_pattern_without_a_file(
     assert list(unmatched) == [pattern]
     assert isinstance(unmatched[pattern], SourceError)
     assert "no file matches" in str(unmatched[pattern])
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [(0, ""), (1, "1 more reservation may hold space"), (2, "2 more reservations may hold space")],
+)
+async def test_reservations_that_may_be_left_over_are_told(
+    tmp_path: Path, times: int, said: str
+) -> None:
+    make(tmp_path, "game.apk")
+    faults = [Fault(on="initiate_upload", do="cut", effect=True, times=times)] if times else []
+    async with Sandbox(faults=faults) as box:
+        ran = await run("upload", "game.apk", "-n", "N", env=box.environment, cwd=tmp_path)
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) == 1
+    assert ran.out.startswith("game.apk -> build ")
+    assert said in ran.out
+    assert ("reservation" in ran.out) == bool(times)

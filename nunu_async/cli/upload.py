@@ -90,6 +90,17 @@ def line_of(file: str, build: UploadedBuild) -> str:
     return (
         f"{file} -> build {build.build_id} ({decimal(build.size)}, "
         f"{count(build.parts, 'part')}{verified}, {build.seconds:.1f} s)"
+        f"{_orphans_of(build.possible_orphans)}"
+    )
+
+
+def _orphans_of(number: int) -> str:
+    if not number:
+        return ""
+    answers = "its answer was" if number == 1 else "their answers were"
+    return (
+        f"; {count(number, 'more reservation')} may hold space on the server until the upload's "
+        f"time is over, as {answers} lost"
     )
 
 
