@@ -289,6 +289,8 @@ async def test_bars_fit_the_terminal(tmp_path: Path, columns: int) -> None:
             assert name[-7:] in line
             assert re.search(r"[0-9.]+/48\.0 MB", line)
         assert "48.0/48.0 MB" in screen.text
+        # What stays on the screen is of a build that is complete.
+        assert "completing" not in [line for line in screen.lines if "48.0/48.0 MB" in line][-1]
         assert "Traceback" not in screen.text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -126,6 +127,16 @@ async def test_what_is_left_behind_is_listed(
     assert table.out.count("\n") == 5
     for word in (*box.uploads, "5/12", "12.0 kB", "missing", str(tmp_path / "a.zip"), "N d.zip"):
         assert word in table.out
+    # Where not all fit: what tells uploads apart, and how a command is told which.
+    for columns, build in ((60, False), (80, True)):
+        narrow = await run("uploads", "list", env=env | {"COLUMNS": str(columns)})
+        titles, *lines = narrow.out.splitlines()
+        assert {"STATE", "AGE", "FILE", "NAME"} <= set(titles.split())
+        assert ("BUILD" in titles) == build
+        assert max(map(len, (titles, *lines))) <= columns
+        for line, name in zip(lines, "abcd", strict=True):
+            assert re.search(rf"  …\S*/{name}\.zip +N ", line)  # the end of its path
+        narrow.tells("not shown for want of room")
     for upload in box.uploads.values():
         assert upload.upload_id is not None
         assert upload.upload_id not in table.out + table.err + json.dumps(listed)

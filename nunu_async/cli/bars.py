@@ -77,8 +77,8 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
             progress.update(task, completing=True)
         elif isinstance(event, Retrying):
             progress.console.print(retry_line(file, event), markup=False, highlight=False)
-        elif isinstance(event, Completed | Cancelled | Kept) and several:
-            progress.update(task, visible=False)
+        elif isinstance(event, Completed | Cancelled | Kept):
+            progress.update(task, completing=False, visible=not several)
 
     board.watchers.append(watch)
     with progress:

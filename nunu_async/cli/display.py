@@ -63,6 +63,7 @@ class Board:
 
     def give_up(self, file: str) -> None:
         """Note that a file will not go up; nobody waits for it any more."""
+        self.completing.discard(file)
         self.finished.add(file)
         self._given_up.add(file)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nunu_async.cli.terminal import GAP, colour, width_of_output
+from nunu_async.cli.terminal import GAP, colour, overflow_in, width_of_output
 
-__all__ = ["drawn", "overflow_in", "table"]
+__all__ = ["drawn", "table"]
 
 
 def drawn(*parts: RenderableType) -> str:
@@ -42,8 +41,3 @@ def _cut(text: str, width: int) -> Text:
     told = Text(text, style=colour(text))
     told.truncate(width, overflow=overflow_in(getattr(sys.stdout, "encoding", None)))
     return told
-
-
-def overflow_in(encoding: str | None) -> Literal["crop", "ellipsis"]:
-    """Return how a text is cut where characters are written in an encoding."""
-    return "ellipsis" if (encoding or "").lower().startswith("utf") else "crop"

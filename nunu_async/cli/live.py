@@ -12,10 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nunu_async.cli.drawing import overflow_in
 from nunu_async.cli.output import Screen, count
 from nunu_async.cli.standings import Standings, time_of
-from nunu_async.cli.terminal import colour
+from nunu_async.cli.terminal import colour, overflow_in
 from nunu_async.cli.verdict import Row
 
 __all__ = ["table"]

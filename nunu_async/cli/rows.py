@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -14,7 +15,14 @@ import attrs
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
 from nunu_async.cli.stdout import write
-from nunu_async.cli.terminal import ENDLESS, GAP, is_plain, width_of, width_of_output
+from nunu_async.cli.terminal import (
+    ENDLESS,
+    GAP,
+    is_plain,
+    overflow_in,
+    width_of,
+    width_of_output,
+)
 from nunu_async.client import NunuClient
 from nunu_async.errors import ConfigError, InputError, NunuError
 from nunu_async.models.base import Model
@@ -50,7 +58,7 @@ _PIECE = 100
 
 @attrs.frozen(kw_only=True)
 class Column(Generic[T]):
-    """One column of a table; those further left come before those further right."""
+    """One column of a table; where not all fit, those further left are shown first."""
 
     title: str
     text: Callable[[T], str]
@@ -58,6 +66,10 @@ class Column(Generic[T]):
     """Characters it may be cut down to; None is never cut."""
     fair: int | None = None
     """Characters it is granted before another column is shown at all; None is all it needs."""
+    rank: int = 0
+    """Those of a lower one are shown before those of a higher one, wherever they stand."""
+    keeps_end: bool = False
+    """It is cut at its beginning, as of a path the end tells most."""
 
 
 async def ask(
@@ -199,11 +211,22 @@ def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Tab
         max(width_of(column.title), *map(width_of, cells[column.title])) for column in columns
     ]
     widths = _fit(columns, needed, room)
-    titles = [columns[index].title for index in widths]
+    shown = {columns[index]: width for index, width in widths.items()}
+    titles = [column.title for column in shown]
     return _Table(
         titles=titles,
         widths=list(widths.values()),
-        lines=list(zip(*(cells[title] for title in titles), strict=True)),
+        lines=list(
+            zip(
+                *(
+                    [_end_of(text, width) for text in cells[column.title]]
+                    if column.keeps_end
+                    else cells[column.title]
+                    for column, width in shown.items()
+                ),
+                strict=True,
+            )
+        ),
         is_plain=room == ENDLESS and is_plain(),
         missing=[column.title for column in columns if column.title not in titles],
     )
@@ -213,7 +236,8 @@ def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict
     """Choose columns, and a width for each: the first ones fairly before the later ones at all."""
     widths: dict[int, int] = {}
     granted = used = 0
-    for index, (column, need) in enumerate(zip(columns, needed, strict=True)):
+    for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
+        column, need = columns[index], needed[index]
         gap = GAP if widths else 0
         least = need if column.least is None else min(need, column.least)
         if widths and granted + gap + least > room:
@@ -221,14 +245,31 @@ def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict
         widths[index] = min(least, room)
         used += gap + widths[index]
         granted += gap + (need if column.fair is None else min(need, column.fair))
-    for fairly in (True, False):
-        for index, width in widths.items():
-            fair = columns[index].fair if fairly else None
-            want = needed[index] if fair is None else min(needed[index], fair)
-            more = max(0, min(want - width, room - used))
-            widths[index] += more
-            used += more
+    widths = dict(sorted(widths.items()))
+    for index, width in widths.items():
+        fair = columns[index].fair
+        want = needed[index] if fair is None else min(needed[index], fair)
+        more = max(0, min(want - width, room - used))
+        widths[index] += more
+        used += more
+    # What is left goes to all that need more alike.
+    while used < room and (short := [i for i in widths if widths[i] < needed[i]]):
+        for index in short[: room - used]:
+            widths[index] += 1
+            used += 1
     return widths
+
+
+def _end_of(text: str, width: int) -> str:
+    """Return what fits of a text's end, after a sign that it is only that."""
+    if width_of(text) <= width:
+        return text
+    crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
+    sign = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
+    text = text[-width:]
+    while text and width_of(sign + text) > width:
+        text = text[1:]
+    return sign + text
 
 
 def cell(value: object) -> str:

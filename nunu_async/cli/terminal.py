@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import Literal, TextIO
 
-__all__ = ["ENDLESS", "GAP", "colour", "is_plain", "is_terminal", "width_of", "width_of_output"]
+__all__ = [
+    "ENDLESS",
+    "GAP",
+    "colour",
+    "is_plain",
+    "is_terminal",
+    "overflow_in",
+    "width_of",
+    "width_of_output",
+]
 
 ENDLESS = 1_000_000
 GAP = 2
@@ -61,3 +70,8 @@ def width_of(text: str) -> int:
 def colour(word: str) -> str:
     """Return the style of a state, a result or a severity; "" for any other word."""
     return _COLOURS.get(word, "")
+
+
+def overflow_in(encoding: str | None) -> Literal["crop", "ellipsis"]:
+    """Return how a text is cut where characters are written in an encoding."""
+    return "ellipsis" if (encoding or "").lower().startswith("utf") else "crop"

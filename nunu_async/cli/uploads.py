@@ -32,14 +32,21 @@ __all__ = ["cancel", "list_uploads", "resume"]
 _USAGE = 2
 _NOTHING = "nunu-async: nothing was left behind"
 
+# Without room for all of them it is files that people know their uploads by, and name them by.
 _COLUMNS: tuple[Column[LeftBehind], ...] = (
-    Column(title="BUILD", text=lambda left: cell(left.kept.head.ticket.build_id)),
+    Column(title="BUILD", text=lambda left: cell(left.kept.head.ticket.build_id), rank=1),
     Column(title="STATE", text=lambda left: _state(left)),  # noqa: PLW0108 - it is below
-    Column(title="PARTS", text=lambda left: f"{len(left.kept.etags)}/{_parts(left)}"),
-    Column(title="SIZE", text=lambda left: decimal(left.kept.head.identity.size)),
+    Column(title="PARTS", text=lambda left: f"{len(left.kept.etags)}/{_parts(left)}", rank=1),
+    Column(title="SIZE", text=lambda left: decimal(left.kept.head.identity.size), rank=1),
     Column(title="AGE", text=lambda left: span(_age(left) * 1000)),
-    Column(title="FILE", text=lambda left: cell(left.kept.head.path), least=12, fair=30),
-    Column(title="NAME", text=lambda left: cell(left.kept.head.request.name), least=8, fair=20),
+    Column(
+        title="FILE",
+        text=lambda left: cell(left.kept.head.path),
+        least=12,
+        fair=14,
+        keeps_end=True,
+    ),
+    Column(title="NAME", text=lambda left: cell(left.kept.head.request.name), least=8, fair=8),
 )
 
 
