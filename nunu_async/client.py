@@ -8,7 +8,6 @@ import platform as host
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -331,7 +330,8 @@ class NunuClient:
 
         Args:
             files: paths, to which the settings here apply, and `BuildFile`s, which have their own.
-            name: of every path; None takes each file's own name.
+            name: of every path; None takes each file's own name, after as many of its folders as
+                tell it from others of that name (``arm64/app.apk``).
             platform: see `upload_build`, as for all up to `resume`.
             description: see there.
             tags: see there.
@@ -348,15 +348,21 @@ class NunuClient:
                 it raises ends all.
             on_result: a function, told each result as it is there.
 
-        Raises: InputError before anything is sent, also for a file given twice under one name.
+        Raises: InputError before anything is sent, also for a file given twice under one name;
+            SourceError for a relative path where the working directory is gone.
         """
         await self._load_uploader()
+        given = list(files)
+        paths = [file for file in given if not isinstance(file, upload.BuildFile)]
+        for path in paths:
+            upload.check_path(path)
+        names = iter(upload.short_names(paths) if name is None else [name] * len(paths))
         jobs = [
             file
             if isinstance(file, upload.BuildFile)
             else upload.BuildFile(
                 path=file,
-                name=Path(file).name if name is None else name,
+                name=next(names),
                 platform=platform,
                 description=description,
                 tags=tags,
@@ -369,7 +375,7 @@ class NunuClient:
                 verify=verify,
                 resume=resume,
             )
-            for file in files
+            for file in given
         ]
         upload.check(jobs)
         return await upload.upload_all(

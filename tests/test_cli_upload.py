@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_tools import PATIENCE, bodies, environment, make, names, run, together
 
-from nunu_async.cli.upload import expand
+from nunu_async.cli.patterns import expand
 from nunu_async.errors import SourceError
 from nunu_async.sandbox import Fault, Sandbox
 

@@ -13,7 +13,7 @@ import pytest
 from cli_tools import PATIENCE, bodies, environment, make, names, run
 
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.source import path_key
+from nunu_async.upload.paths import path_key
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is played on POSIX only")
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nunu_async.errors import SourceChanged, SourceError
-from nunu_async.upload.source import Source, measure, path_key
+from nunu_async.upload.paths import path_key
+from nunu_async.upload.source import Source, measure
 
 CONTENT = random.Random(7).randbytes(200_003)
 LONG_AGO = 1_000_000_000_000_000_000

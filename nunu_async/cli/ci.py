@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -18,11 +18,13 @@ from nunu_async.cli.display import show as show_upload
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
+from nunu_async.cli.patterns import expand
 from nunu_async.cli.rows import NOTHING, Column, cell, span
 from nunu_async.cli.runs import MAYBE
 from nunu_async.cli.standings import Standings, show
 from nunu_async.cli.stdout import result
-from nunu_async.cli.upload import TIMEOUTS, as_object, expand, job_for, line_of, send, words_of
+from nunu_async.cli.threads import beside_the_loop
+from nunu_async.cli.upload import TIMEOUTS, as_object, job_for, line_of, send, words_of
 from nunu_async.cli.verdict import Verdict, decisive_run, judge
 from nunu_async.cli.wait import TIMED_OUT, some, tell_columns
 from nunu_async.client import NunuClient
@@ -137,7 +139,7 @@ async def ci(arguments: argparse.Namespace) -> int:
     """
     try:
         check_key()
-        course = _plan(arguments)
+        course = await beside_the_loop(lambda stopped: _plan(arguments, stopped))
         client = NunuClient(
             storage_concurrency=arguments.concurrency,
             max_bandwidth=arguments.max_bandwidth,
@@ -163,15 +165,16 @@ async def ci(arguments: argparse.Namespace) -> int:
     return course.exit_code if written else max(course.exit_code, 1)
 
 
-def _plan(arguments: argparse.Namespace) -> _Course:
-    """Check everything. Raises: SourceError, InputError."""
-    files, unmatched = expand([arguments.file])
+def _plan(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Course:
+    """Check everything; blocks. Raises: SourceError, InputError."""
+    files, failed = expand([arguments.file], stopped)
+    for error in failed.values():
+        raise error
     if len(files) != 1:
-        found = ", ".join(files[:3]) or "no file matches this pattern"
-        problem = f"must be one file, not {len(files)}: {found}" if not unmatched else found
-        raise SourceError(arguments.file, problem)
+        found = ", ".join(files[:3])
+        raise SourceError(arguments.file, f"must be one file, not {len(files)}: {found}")
     size = measure(files[0])
-    upload = job_for(arguments, files[0], several=False)
+    upload = job_for(arguments, files[0])
     upload.request(os.path.basename(files[0]), size)
     StartRun(
         deployment_config_id=arguments.deployment_config,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -18,6 +18,7 @@ from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import span
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import result
+from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.verdict import milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
 from nunu_async.errors import InputError, NunuError
@@ -81,7 +82,11 @@ async def demo(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="nunu-demo-") as room:
         given = arguments.file
         try:
-            path = Path(given) if given else await asyncio.to_thread(_make, Path(room))
+            path = (
+                Path(given)
+                if given
+                else await beside_the_loop(lambda stopped: _make(Path(room), stopped))
+            )
             size = measure(path)
         except (NunuError, OSError) as error:
             tell(f"nunu-async: {error}")
@@ -119,8 +124,8 @@ async def demo(arguments: argparse.Namespace) -> int:
 
 async def _check(path: Path, size: int, stored: Build, box: Sandbox, report: _Report) -> bool:
     """Compare what arrived with what was sent."""
-    here = await asyncio.to_thread(_sha256, path)
-    there = await asyncio.to_thread(box.object_sha256, stored.build_id)
+    here = await beside_the_loop(lambda _: _sha256(path))
+    there = await beside_the_loop(lambda _: box.object_sha256(stored.build_id))
     keyless = not any(
         "x-api-key" in seen.headers for seen in box.journal if seen.origin == "storage"
     )
@@ -173,11 +178,11 @@ async def _tell(path: Path, build: UploadedBuild, box: Sandbox, report: _Report)
     await report.add(f"Build {build.build_id} is complete.")
 
 
-def _make(room: Path) -> Path:
+def _make(room: Path, stopped: Callable[[], bool]) -> Path:
     path = room / "demo-build.zip"
     with path.open("wb") as file:
         left = _MADE
-        while left:
+        while left and not stopped():
             left -= file.write(os.urandom(min(left, 1024 * 1024)))
     return path
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import glob
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 from rich.filesize import decimal
@@ -15,21 +14,23 @@ from rich.filesize import decimal
 from nunu_async.cli.display import Board, show
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, tell
+from nunu_async.cli.patterns import expand
 from nunu_async.cli.stdout import result
+from nunu_async.cli.threads import beside_the_loop
 from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
 from nunu_async.upload.names import composed
+from nunu_async.upload.paths import short_names
 from nunu_async.upload.progress import Listener
 from nunu_async.upload.resume import KEPT
-from nunu_async.upload.source import measure, path_key
+from nunu_async.upload.source import measure
 
 __all__ = [
     "TIMEOUTS",
     "Results",
     "as_object",
-    "expand",
     "job_for",
     "line_of",
     "send",
@@ -64,8 +65,9 @@ class Results:
             if file in self.built:
                 written = await result(line_of(file, self.built[file])) and written
             elif file in self.failed:
-                words = words_of(self.failed[file])
-                tell(f"nunu-async: {words if words.startswith(file) else f'{file}: {words}'}")
+                error = self.failed[file]
+                named = isinstance(error, SourceError) and error.path == file
+                tell(f"nunu-async: {'' if named else f'{file}: '}{words_of(error)}")
         return written
 
     def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
@@ -118,6 +120,34 @@ def words_of(error: BaseException) -> str:
     return "; ".join(["stopped", *getattr(error, "__notes__", ())])
 
 
+@attrs.frozen
+class _Files:
+    """What the arguments mean, before anything is sent."""
+
+    jobs: dict[str, BuildFile] = attrs.field(factory=dict)
+    sizes: dict[str, int] = attrs.field(factory=dict)
+    failed: dict[str, BaseException] = attrs.field(factory=dict)
+    names: list[str] = attrs.field(factory=list)
+    """Of all files, those that cannot be sent as well."""
+
+
+def _look_at(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Files:
+    """Find and measure every file; blocks."""
+    names, failed = expand(arguments.files, stopped)
+    files = _Files(failed=failed, names=[*names, *(name for name in failed if name not in names)])
+    endings = short_names(names) if len(names) > 1 else [None]
+    for file, ending in zip(names, endings, strict=False):
+        if stopped():
+            break
+        try:
+            files.sizes[file] = measure(file)
+            files.jobs[file] = job_for(arguments, file, ending)
+            files.jobs[file].request(os.path.basename(file), files.sizes[file])
+        except NunuError as error:
+            failed[file] = error
+    return files
+
+
 async def upload(arguments: argparse.Namespace) -> int:
     """Upload every file; return the exit code.
 
@@ -125,22 +155,20 @@ async def upload(arguments: argparse.Namespace) -> int:
     not after an hour.
     """
     results = Results(arguments.json)
-    files, unmatched = expand(arguments.files)
-    results.failed |= unmatched
-    jobs: dict[str, BuildFile] = {}
-    sizes: dict[str, int] = {}
-    for file in files:
-        try:
-            sizes[file] = measure(file)
-            jobs[file] = job_for(arguments, file, several=len(files) > 1)
-            jobs[file].request(os.path.basename(file), sizes[file])
-        except NunuError as error:
-            results.failed[file] = error
+    try:
+        found = await beside_the_loop(lambda stopped: _look_at(arguments, stopped))
+    except asyncio.CancelledError as error:
+        if arguments.json:
+            results.failed = dict.fromkeys(arguments.files, error)
+            await results.tell(dict.fromkeys(arguments.files))
+        raise
+    jobs, sizes, files = found.jobs, found.sizes, found.names
+    results.failed |= found.failed
     if results.failed:
         if arguments.json:  # a script misses no file; a person is told only what to mend
             for file in files:
                 results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
-        await results.tell([*files, *unmatched])
+        await results.tell(files)
         return _USAGE
     try:
         check_key()
@@ -212,9 +240,12 @@ async def send(client: NunuClient, job: BuildFile, listener: Listener) -> Upload
     )
 
 
-def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> BuildFile:
-    """Return what the command line asks for one file. Raises: InputError."""
-    name = f"{arguments.name} - {composed(os.path.basename(file))}" if several else arguments.name
+def job_for(arguments: argparse.Namespace, file: str, ending: str | None = None) -> BuildFile:
+    """Return what the command line asks for one file. Raises: InputError.
+
+    The `ending` tells its name from those of others.
+    """
+    name = arguments.name if ending is None else f"{arguments.name} - {composed(ending)}"
     return BuildFile(
         path=file,
         name=name,
@@ -229,22 +260,3 @@ def job_for(arguments: argparse.Namespace, file: str, *, several: bool) -> Build
         verify=arguments.verify,
         resume=arguments.resume,
     )
-
-
-def expand(arguments: Iterable[str]) -> tuple[list[str], dict[str, BaseException]]:
-    """Return the files meant, each once, in order; and what was meant but found no file.
-
-    A name that exists is taken as it is, brackets and all; any other with ``*``, ``?`` or ``[`` is
-    a pattern, ``**`` included. Directories that a pattern finds are passed over.
-    """
-    found: dict[str, str] = {}
-    unmatched: dict[str, BaseException] = {}
-    for argument in arguments:
-        matches = [argument]
-        if glob.has_magic(argument) and not os.path.lexists(argument):
-            matches = sorted(m for m in glob.glob(argument, recursive=True) if os.path.isfile(m))
-            if not matches:
-                unmatched[argument] = SourceError(argument, "no file matches this pattern")
-        for match in matches:
-            found.setdefault(path_key(match), match)
-    return list(found.values()), unmatched

@@ -16,16 +16,17 @@ from nunu_async.cli.display import Board, show
 from nunu_async.cli.output import tell
 from nunu_async.cli.rows import Column, ask, cell, span, tell_table
 from nunu_async.cli.stdout import result, write
+from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.upload import TIMEOUTS, Results, upload_all
 from nunu_async.client import NunuClient
 from nunu_async.config import KEY_VARIABLES, Config
 from nunu_async.core.clock import SystemClock
 from nunu_async.errors import ConfigError, InputError, SourceError
 from nunu_async.upload.job import BuildFile
+from nunu_async.upload.paths import path_key
 from nunu_async.upload.readers import Readers
 from nunu_async.upload.resume import give_up
 from nunu_async.upload.shelf import LeftBehind, Shelf
-from nunu_async.upload.source import path_key
 
 __all__ = ["cancel", "list_uploads", "resume"]
 
@@ -54,7 +55,7 @@ async def list_uploads(arguments: argparse.Namespace) -> int:
     """Print what was left behind, of every project; sends nothing and needs no key."""
     shelf = _shelf()
     try:
-        lefts = await asyncio.to_thread(shelf.left_behind)
+        lefts = await beside_the_loop(lambda _: shelf.left_behind())
     except ConfigError as error:
         tell(f"nunu-async: {error}")
         return _USAGE
@@ -120,7 +121,9 @@ async def resume(arguments: argparse.Namespace) -> int:
         sizes: dict[str, int] = {}
         for left in chosen:
             head = left.kept.head
-            label = head.path if head.path not in jobs else f"{head.path} ({head.request.name})"
+            # A file may have been begun under several names, and under one for several platforms.
+            label = head.path if head.path not in sizes else f"{head.path} ({head.request.name})"
+            label = label if label not in sizes else f"{head.path} ({head.ticket.build_id})"
             sizes[label] = head.identity.size
             if left.file == "same":
                 jobs[label] = _job(left, arguments.concurrency)
@@ -159,7 +162,7 @@ async def _choose(shelf: Shelf, arguments: argparse.Namespace) -> tuple[list[Lef
 
     Raises: InputError for a name that is none of them, and where it is not clear what is meant.
     """
-    lefts = await asyncio.to_thread(shelf.left_behind)
+    lefts = await beside_the_loop(lambda _: shelf.left_behind())
     _tell_foreign(shelf)
     ours = [left for left in lefts if left.is_ours]
     if arguments.names:
@@ -194,12 +197,18 @@ def _tell_foreign(shelf: Shelf) -> None:
 
 
 def _named(name: str, lefts: Sequence[LeftBehind]) -> list[LeftBehind]:
-    key = path_key(name)
+    key, gone = None, None
+    try:
+        key = path_key(name)
+    except SourceError as error:  # the working directory is not there; a build id needs none
+        gone = error
     found = [
         left
         for left in lefts
         if name == left.kept.head.ticket.build_id or key == path_key(left.kept.head.path)
     ]
+    if gone is not None and not found:
+        raise InputError("BUILD", str(gone))
     if not found:
         raise InputError("BUILD", f"no upload of {name!a} was left behind")
     return found

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
     from nunu_async.upload.many import FileListener, check, upload_all
+    from nunu_async.upload.paths import check_path, short_names
     from nunu_async.upload.progress import Listener
     from nunu_async.upload.shelf import Shelf
     from nunu_async.upload.storage import Storage
@@ -17,6 +18,7 @@ else:
         {
             "job": ("BuildFile", "UploadResult", "UploadedBuild"),
             "many": ("FileListener", "check", "upload_all"),
+            "paths": ("check_path", "short_names"),
             "progress": ("Listener",),
             "shelf": ("Shelf",),
             "storage": ("Storage",),
@@ -34,5 +36,7 @@ __all__ = [
     "UploadedBuild",
     "Uploader",
     "check",
+    "check_path",
+    "short_names",
     "upload_all",
 ]

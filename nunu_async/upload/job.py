@@ -12,6 +12,7 @@ from nunu_async.config import check_at_once
 from nunu_async.errors import InputError, NunuError
 from nunu_async.models.builds import BuildDetails, DeletionPolicy, InitiateUpload, Platform
 from nunu_async.upload.names import composed
+from nunu_async.upload.paths import check_path
 from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask
 from nunu_async.upload.platforms import infer_platform
 
@@ -22,7 +23,7 @@ __all__ = ["BuildFile", "UploadResult", "UploadedBuild"]
 class BuildFile:
     """One file to be uploaded, and how; `NunuClient.upload_build` tells what each means.
 
-    Raises: InputError for a `concurrency` that cannot be.
+    Raises: InputError for a `path` that is none, and for a `concurrency` that cannot be.
     """
 
     path: str | os.PathLike[str]
@@ -40,6 +41,7 @@ class BuildFile:
     resume: bool = False
 
     def __attrs_post_init__(self) -> None:
+        check_path(self.path)
         if problem := check_at_once(self.concurrency):
             raise InputError("concurrency", problem)
 

@@ -12,8 +12,8 @@ from typing import TypeAlias
 from nunu_async.core.cancellation import first_of
 from nunu_async.errors import InputError, NunuError
 from nunu_async.upload.job import BuildFile, UploadResult
+from nunu_async.upload.paths import path_key
 from nunu_async.upload.progress import UploadEvent
-from nunu_async.upload.source import path_key
 from nunu_async.upload.uploader import Uploader
 
 __all__ = ["FileListener", "check", "upload_all"]
@@ -24,7 +24,8 @@ FileListener: TypeAlias = Callable[[BuildFile, UploadEvent], Awaitable[None] | N
 def check(files: Sequence[BuildFile]) -> None:
     """Refuse what could be known to be wrong before anything is sent.
 
-    Raises: InputError for what breaks a documented limit, and for a file that is given twice.
+    Raises: InputError for what breaks a documented limit, and for a file that is given twice;
+        SourceError for a relative path where the working directory is gone.
     """
     seen: set[tuple[str, str]] = set()
     for file in files:

@@ -36,8 +36,9 @@ from nunu_async.upload.journal import (
     read,
 )
 from nunu_async.upload.locks import try_lock
+from nunu_async.upload.paths import absolute, path_key
 from nunu_async.upload.plan import MOST_MINUTES
-from nunu_async.upload.source import Identity, Source, path_key
+from nunu_async.upload.source import Identity, Source
 
 if sys.platform == "darwin":
     import fcntl
@@ -501,7 +502,7 @@ async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwa
 
 
 def _absolute(source: Source) -> str:
-    return os.path.abspath(source.path)  # noqa: PTH100 - as the user sees it, links and all
+    return absolute(source.path)  # as the user sees it, links and all
 
 
 def _make_private(folder: Path) -> None:

@@ -23,11 +23,10 @@ from aiofiles.os import wrap
 from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.ctime import ctime_of
 from nunu_async.upload.digest import Digest
-from nunu_async.upload.names import composed, heeds_case
 from nunu_async.upload.readers import Lane
 from nunu_async.upload.sharing import is_held
 
-__all__ = ["Identity", "Source", "measure", "path_key"]
+__all__ = ["Identity", "Source", "measure"]
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None) if hasattr(os, "preadv") else None
 # A FIFO opened without O_NONBLOCK blocks its thread for ever; regular files ignore the flag.
@@ -412,19 +411,6 @@ class Source:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def path_key(path: str | os.PathLike[str]) -> str:
-    """Return an absolute path that is equal for two spellings of one name.
-
-    Links are not followed: two links to a file may be two builds. Windows ignores case and takes
-    either slash; macOS ignores case on most volumes, and on all of them how accents are composed.
-    """
-    # `resolve` follows links.
-    key = composed(os.path.normcase(os.path.abspath(path)))  # noqa: PTH100
-    if sys.platform == "darwin" and not heeds_case(os.path.dirname(key)):  # noqa: PTH120
-        key = key.lower()  # not `casefold`: macOS does not make one name of "ß" and "ss"
-    return key
 
 
 def measure(path: str | os.PathLike[str]) -> int:

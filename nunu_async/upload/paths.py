@@ -1,0 +1,81 @@
+"""Paths of build files: checked, compared, and told apart. Opens nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+
+from nunu_async.errors import InputError, SourceError
+from nunu_async.upload.names import composed, heeds_case
+
+__all__ = ["absolute", "check_path", "path_key", "short_names"]
+
+
+def check_path(path: object) -> None:
+    """Refuse what is no path. Raises: InputError."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            "path",
+            f"must be the path of a file, as a str or an os.PathLike, not {type(path).__name__}; "
+            "what is in memory has to be written to a file first",
+        )
+    if not isinstance(os.fspath(path), str):
+        raise InputError("path", "must be text, not bytes; os.fsdecode makes it so")
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path, its links as they are.
+
+    Raises: SourceError for a relative one where the working directory is gone.
+    """
+    try:
+        return os.path.abspath(path)  # noqa: PTH100 - `resolve` follows links
+    except OSError as error:
+        words = (
+            "is relative to the working directory, which is not there any more "
+            f"({error.strerror}); change to one that exists, or give an absolute path"
+        )
+        raise SourceError(os.fspath(path), words, errno=error.errno) from None
+
+
+def path_key(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path that is equal for two spellings of one name.
+
+    Links are not followed: two links to a file may be two builds. Windows ignores case and takes
+    either slash; macOS ignores case on most volumes, and on all of them how accents are composed.
+
+    Raises: SourceError, as `absolute` does.
+    """
+    key = composed(os.path.normcase(absolute(path)))
+    if sys.platform == "darwin" and not heeds_case(os.path.dirname(key)):  # noqa: PTH120
+        key = key.lower()  # not `casefold`: macOS does not make one name of "ß" and "ss"
+    return key
+
+
+def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return what tells each path from the others: its name, after folders where names are alike.
+
+    In the order of `paths`, with a slash on every system: ``arm64/app.apk`` and ``x86/app.apk``.
+
+    Raises: SourceError, as `absolute` does.
+    """
+    parts = [path_key(path).replace(os.sep, "/").split("/") for path in paths]
+    shown = [absolute(path).replace(os.sep, "/").split("/") for path in paths]
+    lengths = [1] * len(parts)
+    while True:
+        alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for place, length in enumerate(lengths):
+            alike[tuple(parts[place][-length:])].append(place)
+        unclear = [
+            place
+            for places in alike.values()
+            if len(places) > 1
+            for place in places
+            if lengths[place] < len(parts[place])
+        ]
+        if not unclear:
+            return ["/".join(shown[place][-length:]) for place, length in enumerate(lengths)]
+        for place in unclear:
+            lengths[place] += 1
