@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -469,7 +470,7 @@ def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     _add_wait_options(
         ci, "seconds to wait for the jobs once started; they go on, and the exit code is 3"
     )
-    ci.add_argument("--junit", metavar="FILE", type=_name, help="write the results there as XML")
+    ci.add_argument("--junit", metavar="FILE", type=_path, help="write the results there as XML")
     ci.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -528,6 +529,7 @@ def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sandbox.add_argument(
         "--env-file",
         metavar="FILE",
+        type=_path,
         help="write the environment there instead, at once and only once it can be used; "
         "removed at the end",
     )
@@ -554,6 +556,7 @@ def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--directory",
         "--storage",
         metavar="DIR",
+        type=_path,
         help="keep builds here; default: in memory, which grows with every build",
     )
     sandbox.add_argument(
@@ -587,6 +590,14 @@ def _name(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    # A shell expands no "~" within `--option=~/file`, nor does anything else that starts commands.
+    path = os.path.expanduser(_name(text))
+    if path.startswith("~") and path[1:2] in ("", os.sep):
+        raise argparse.ArgumentTypeError(f"no home directory is known: {text}")
+    return path
+
+
 def _underscored(text: str) -> str:
     return text.replace("-", "_").lower()
 
@@ -594,7 +605,7 @@ def _underscored(text: str) -> str:
 def _object(text: str) -> dict[str, object]:
     if text.startswith("@"):
         try:
-            with open(text[1:], encoding="utf-8") as file:
+            with open(_path(text[1:]), encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeError) as error:
             raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None

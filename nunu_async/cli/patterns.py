@@ -39,10 +39,13 @@ def expand(
     failed: dict[str, BaseException] = {}
     for argument in arguments:
         try:
-            matches = [argument]
-            if glob.has_magic(argument) and not os.path.lexists(argument):
-                path_key(argument)  # raises where the working directory is gone
-                search = _Search(argument, stopped)
+            name = argument
+            if name.startswith("~") and not os.path.lexists(name):
+                name = os.path.expanduser(name)  # a shell does not do it within quotes
+            matches = [name]
+            if glob.has_magic(name) and not os.path.lexists(name):
+                path_key(name)  # raises where the working directory is gone
+                search = _Search(name, stopped)
                 matches = search.run()
                 failed |= search.failed
                 if not matches and not search.failed:

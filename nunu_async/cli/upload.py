@@ -52,6 +52,14 @@ class Results:
     built: dict[str, UploadedBuild] = attrs.field(factory=dict)
     failed: dict[str, BaseException] = attrs.field(factory=dict)
 
+    @property
+    def exit_code(self) -> int:
+        """The exit code: that of a configuration where nothing went up for want of a usable one."""
+        if not self.failed:
+            return 0
+        unusable = all(isinstance(error, ConfigError) for error in self.failed.values())
+        return _USAGE if unusable and not self.built else 1
+
     async def tell(self, files: Iterable[str]) -> bool:
         """Print the results, one JSON object or a line for each file; return whether all are out.
 
@@ -195,7 +203,7 @@ async def upload(arguments: argparse.Namespace) -> int:
             if file not in results.built:
                 results.failed.setdefault(file, asyncio.CancelledError())
         written = await results.tell(files)
-    return 1 if results.failed or not written else 0
+    return results.exit_code if written else max(results.exit_code, 1)
 
 
 async def upload_all(

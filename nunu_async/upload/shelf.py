@@ -118,8 +118,28 @@ class Shelf:
 
     @property
     def folder(self) -> Path:
-        """Where the journals are: a folder of ours alone, whatever the state directory is."""
-        state = self._directory or platformdirs.user_state_dir("nunu_async", appauthor=False)
+        """Where the journals are: a folder of ours alone, whatever the state directory is.
+
+        Raises: ConfigError where there is no home directory to find it in.
+        """
+        if self._directory is not None:
+            state = os.path.expanduser(self._directory)  # noqa: PTH111 - `Path`'s raises
+            if state.startswith("~"):
+                raise ConfigError(
+                    f"journals cannot be kept in {self._directory!a}: no home directory is known "
+                    "for it; set NUNU_STATE_DIR to an absolute path"
+                )
+            return Path(state) / "uploads"
+        try:
+            state = platformdirs.user_state_dir("nunu_async", appauthor=False)
+        except (KeyError, RuntimeError, OSError):
+            state = ""
+        # Some versions give back a "~" that could not be expanded.
+        if not os.path.isabs(state):  # noqa: PTH117 - it may be no path at all
+            raise ConfigError(
+                "there is no place for journals: no home directory is known (HOME is not set, and "
+                "the system has none for this user); set NUNU_STATE_DIR to a folder"
+            )
         return Path(state) / "uploads"
 
     async def open(
@@ -211,7 +231,7 @@ class Shelf:
     def left_behind(self) -> list[LeftBehind]:
         """Read all journals, oldest first; blocks. Those of other versions go into `foreign`.
 
-        Raises: ConfigError where the folder cannot be read.
+        Raises: ConfigError where the folder cannot be read, or there is none to be found.
         """
         self.foreign = []
         lefts = [
