@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TextIO, cast
@@ -36,6 +37,7 @@ from nunu_async.upload.progress import (
 __all__ = ["bars"]
 
 _NARROW = 70
+_REFRESH = 0.1
 
 
 class _SpeedColumn(TransferSpeedColumn):
@@ -58,6 +60,7 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
         _SpeedColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True),
         console=console,
+        auto_refresh=False,  # its thread would read what this one writes, and may not be had
         # Standard output may be a pipe that somebody parses: it is never drawn to.
         redirect_stdout=False,
     )
@@ -80,12 +83,20 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
         elif isinstance(event, Completed | Cancelled | Kept):
             progress.update(task, completing=False, visible=not several)
 
+    async def refresh() -> None:
+        while True:
+            progress.refresh()
+            await asyncio.sleep(_REFRESH)
+
     board.watchers.append(watch)
     with progress:
+        refreshing = asyncio.ensure_future(refresh())
         try:
             yield
         finally:
             board.watchers.remove(watch)
+            refreshing.cancel()
+            await asyncio.wait({refreshing})
 
 
 def _label(file: str, width: int) -> str:

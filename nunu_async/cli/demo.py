@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,12 @@ async def demo(arguments: argparse.Namespace) -> int:
     Returns 0 only if it arrived byte for byte and every test of the plan passed on it.
     """
     report = _Report()
+    if not _has_threads():
+        tell(
+            "nunu-async: the demo's server needs threads, and none can be started; is there a "
+            "limit on processes (ulimit -u, or a container's)?"
+        )
+        return 1
     with tempfile.TemporaryDirectory(prefix="nunu-demo-") as room:
         given = arguments.file
         try:
@@ -176,6 +183,14 @@ async def _tell(path: Path, build: UploadedBuild, box: Sandbox, report: _Report)
         f"{len(box.journal) - len(puts)} requests to the API."
     )
     await report.add(f"Build {build.build_id} is complete.")
+
+
+def _has_threads() -> bool:
+    try:
+        threading.Thread(target=lambda: None).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _make(room: Path, stopped: Callable[[], bool]) -> Path:

@@ -23,10 +23,20 @@ def run(command: Coroutine[object, object, int]) -> int:
 
     Returns its exit code, or 128 plus the signal's number.
     """
+    codes: list[int] = []
+
+    async def supervised() -> None:
+        codes.append(await _supervised(command))
+
     try:
-        return asyncio.run(_supervised(command))
+        asyncio.run(supervised())
     except KeyboardInterrupt:  # outside the main thread, where nothing else can be done
         return _INTERRUPTED
+    except RuntimeError:
+        # The loop ends its threads by one more, which a limit on processes may refuse.
+        if not codes:
+            raise
+    return codes[0]
 
 
 async def _supervised(command: Coroutine[object, object, int]) -> int:

@@ -165,6 +165,13 @@ def translate(  # noqa: C901 - a list of cases
             told = "the server spoke before it was asked"
         case _Dropped():
             told = f"the connection was lost ({error})"
+        # Threads look up names, and nothing else that aiohttp does needs one.
+        case RuntimeError() if "thread" in str(error) or "schedule new" in str(error):
+            kind, sent = ConnectError, False
+            told = (
+                "the host's name cannot be looked up, because no thread can be started (a limit on "
+                "processes or threads, or the program is ending)"
+            )
         case TimeoutError():
             kind = StallError
             told = "no answer in time"

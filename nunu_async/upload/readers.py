@@ -19,6 +19,9 @@ R = TypeVar("R")
 class Readers(Executor):
     """At most `threads` daemon threads, started as they are needed.
 
+    Where no more can be started, as under a limit on processes or while the interpreter ends, those
+    that there are do all the work; where there are none, each call is made at once, by the caller.
+
     The standard pool's threads are joined when the interpreter ends, whatever its `shutdown` was
     told: a read on a hung disk would keep the whole process.
     """
@@ -49,11 +52,21 @@ class Readers(Executor):
             if self._idle:
                 self._idle -= 1
             elif self._started < self._most:
-                self._started += 1
-                name = f"nunu-read-{self._started}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()
-            self._work.put(run)
+                self._start()
+            has_threads = self._started > 0
+            if has_threads:
+                self._work.put(run)
+        if not has_threads:
+            run()
         return future
+
+    def _start(self) -> None:
+        name = f"nunu-read-{self._started + 1}"
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except (RuntimeError, MemoryError):
+            return
+        self._started += 1  # only now: who counts on a thread that is not there waits for ever
 
     def _serve(self) -> None:
         while (run := self._work.get()) is not None:
