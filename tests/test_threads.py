@@ -121,6 +121,63 @@ async def test_a_name_that_no_thread_can_look_up_is_a_connect_error(
         assert len(box.journal) == 0
 
 
+# As a program that goes on in a thread of its own when its main thread has ended.
+AFTER_MAIN = """
+import asyncio, sys, threading, time
+from nunu_async import NunuClient, NunuError
+
+async def upload():
+    async with NunuClient() as nunu:
+        for resume in (False, True):
+            try:
+                built = await nunu.upload_build(sys.argv[1], name="N", resume=resume, verify=True)
+                print("built", built.size)
+            except NunuError as error:
+                print(type(error).__name__, error)
+
+def work():
+    threading.main_thread().join()
+    while True:  # until the interpreter has begun to end
+        try:
+            threading._register_atexit(print)
+        except RuntimeError:
+            break
+        time.sleep(0.01)
+    asyncio.run(upload())
+
+threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_client_works_or_fails_in_our_words_after_the_main_thread_has_ended(
+    host: str, tmp_path: Path
+) -> None:
+    """From Python 3.12 on no thread can be started then, and no name can be looked up on any."""
+    (file,) = make(tmp_path, "a.apk")
+    async with Sandbox() as box:
+        env = {
+            "NUNU_BASE_URL": box.base_url.replace("127.0.0.1", host),
+            "NUNU_STATE_DIR": str(tmp_path / "state"),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *STRICT, "-c", AFTER_MAIN, str(file)),
+            env=environment(box.environment, env),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+    assert b"Traceback" not in err, err.decode()
+    lines = [line for line in out.decode().splitlines() if line]
+    assert len(lines) == 2
+    if host == "localhost":
+        assert all(
+            line.startswith("ConnectError") and "no thread can be started" in line for line in lines
+        )
+    else:
+        assert lines == ["built 1000"] * 2
+
+
 PATCH = """
 import threading
 def start(thread):

@@ -74,6 +74,10 @@ _WORDS: Final = (
 )
 
 
+# What asyncio's pool says where it can start no thread, and after the main thread has ended.
+_NO_THREAD: Final = ("new thread", "schedule new futures", "atexit after shutdown")
+
+
 class Response(aiohttp.ClientResponse):
     """A response that does not show its URL, in whose query signatures and upload ids stand.
 
@@ -166,7 +170,7 @@ def translate(  # noqa: C901 - a list of cases
         case _Dropped():
             told = f"the connection was lost ({error})"
         # Threads look up names, and nothing else that aiohttp does needs one.
-        case RuntimeError() if "thread" in str(error) or "schedule new" in str(error):
+        case RuntimeError() if any(words in str(error) for words in _NO_THREAD):
             kind, sent = ConnectError, False
             told = (
                 "the host's name cannot be looked up, because no thread can be started (a limit on "
