@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from nunu_async import (
     UploadError,
     UploadEvent,
     UploadOutcomeUnknown,
+    UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
 from nunu_async.upload.readers import Lane, Readers
@@ -379,6 +380,68 @@ async def test_a_listener_may_upload_another_file(
     )
     assert states(box) == ["completed"] * 2
     assert first.build_id == next(iter(box.uploads))
+
+
+@pytest.mark.parametrize("event_of", [UploadStarted, Completed])
+@pytest.mark.parametrize("several", [False, True], ids=["one", "many"])
+async def test_listeners_upload_while_as_many_uploads_are_under_way_as_may_be(
+    box: Sandbox, make_file: MakeFile, event_of: type[UploadEvent], several: bool
+) -> None:
+    """And so do the listeners of those."""
+    paths = [make_file(PART, f"{number}.zip") for number in range(3)]
+    arrived = asyncio.Event()
+    waiting = 0
+    async with NunuClient(box.api_key, base_url=box.base_url, storage_concurrency=3) as nunu:
+
+        async def outer(event: UploadEvent) -> None:
+            nonlocal waiting
+            if isinstance(event, event_of):
+                waiting += 1
+                if waiting == 3:
+                    arrived.set()
+                await arrived.wait()  # until each admission is taken
+                await upload(inner)
+
+        async def inner(event: UploadEvent) -> None:
+            if isinstance(event, event_of):
+                await upload(None)
+
+        async def upload(listener: Callable[[UploadEvent], Awaitable[None]] | None) -> None:
+            if several:
+                results = await nunu.upload_builds(
+                    paths,
+                    platform="linux",
+                    on_progress=None if listener is None else lambda _, event: listener(event),
+                )
+                assert all(result.ok for result in results)
+            else:
+                await nunu.upload_build(paths[0], name="n", platform="linux", on_progress=listener)
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(
+                *(
+                    nunu.upload_build(path, name="n", platform="linux", on_progress=outer)
+                    for path in paths
+                )
+            )
+    assert states(box) == ["completed"] * (3 + 9 + 27 if several else 9)
+
+
+async def test_a_task_that_outlives_the_listener_waits_its_turn(
+    box: Sandbox, make_file: MakeFile
+) -> None:
+    path = make_file(PART)
+    later: list[asyncio.Task[object]] = []
+    async with NunuClient(box.api_key, base_url=box.base_url, storage_concurrency=1) as nunu:
+
+        def listener(event: UploadEvent) -> None:
+            if isinstance(event, Completed):
+                later.extend(start(nunu, path) for _ in range(5))
+
+        await nunu.upload_build(path, name="n", platform="linux", on_progress=listener)
+        await asyncio.gather(*later)
+    assert states(box) == ["completed"] * 6
+    assert box.journal.peak("storage") == 1
 
 
 def test_readers_serve_many_calls_on_few_threads_and_end() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
 
 from nunu_async.config import Timeouts
@@ -78,6 +78,8 @@ class Uploader:
         self._admission = asyncio.Semaphore(concurrency)
         # By their ends: a listener may upload another file in the same task.
         self._running: dict[asyncio.Event, asyncio.Task[object]] = {}
+        # Of each of them, what one upload at a time goes by that is made in its listener.
+        self._lent: dict[asyncio.Event, asyncio.Lock] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -100,10 +102,12 @@ class Uploader:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
         over = asyncio.Event()
+        admission = self._admission_for(_OWN_ENDS.get())
         within = _OWN_ENDS.set((*_OWN_ENDS.get(), over))
         self._running[over] = task
+        self._lent[over] = asyncio.Lock()
         try:
-            async with self._admission:
+            async with admission:
                 return await self._upload(job, listener)
         except asyncio.CancelledError as error:
             if (
@@ -113,10 +117,19 @@ class Uploader:
                 raise ClientClosed(f"the client was closed while uploading: {told}") from None
             raise
         finally:
-            del self._running[over]
+            del self._running[over], self._lent[over]
             over.set()
             with suppress(ValueError):  # dropped, and ended from elsewhere
                 _OWN_ENDS.reset(within)
+
+    def _admission_for(self, outer: tuple[asyncio.Event, ...]) -> AbstractAsyncContextManager[None]:
+        """Return what a new upload, made within the listeners of others, has to wait for.
+
+        A listener's upload goes by the admission of the one that it listens to where no other is
+        free: that one is not over before its listener is, and so all would wait for each other.
+        """
+        lent = [self._lent[over] for over in outer if over in self._lent]
+        return lent[-1] if lent and self._admission.locked() else self._admission
 
     def _is_closed(self) -> bool:
         return self._closed
