@@ -6,11 +6,12 @@ import ntpath
 import os
 import random
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -389,6 +390,94 @@ async def test_a_system_that_takes_no_hints_is_read_all_the_same(
     monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
     source._nowait = False
     assert await source.read(5, 1000) == CONTENT[5:1005]
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system has no such call")
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+async def test_a_system_without_the_call_for_cached_bytes_is_read_all_the_same(
+    path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """EPERM is what older container runtimes answer to calls that they do not know."""
+    asked: list[int] = []
+
+    def refuse(*_: object) -> int:
+        asked.append(number)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    async with await Source.open(path, threads) as source:
+        for _ in range(2):
+            assert await source.read(5, 1000) == CONTENT[5:1005]
+        assert len(asked) == 1
+        assert not source.sends
+
+
+# Holds a write lease on a file, until the kernel says that somebody wants to open it.
+LEASE = """
+import fcntl, os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+file = os.open(sys.argv[1], os.O_WRONLY)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+if sys.argv[2] == "let go":
+    signal.sigwait([signal.SIGIO])
+else:
+    signal.pause()
+"""
+
+
+@contextmanager
+def leased(path: Path, how: str) -> Iterator[None]:
+    """Have another process hold a lease on a file; `how` it takes that somebody opens it."""
+    holder = subprocess.Popen(  # noqa: S603 - this interpreter, and code from this file
+        [sys.executable, "-c", LEASE, str(path), how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"held\n":
+            pytest.skip("this file system has no leases")
+        try:
+            yield
+        finally:
+            holder.kill()
+
+
+needs_leases = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has leases")
+
+
+@needs_leases
+async def test_a_lease_is_waited_for(path: Path, threads: Executor) -> None:
+    with leased(path, "let go"):
+        async with await Source.open(path, threads) as source:
+            assert await source.read(0, 100) == CONTENT[:100]
+    with leased(path, "let go"):
+        assert measure(path) == len(CONTENT)
+
+
+@needs_leases
+async def test_who_waits_for_a_lease_can_be_cancelled(path: Path) -> None:
+    with leased(path, "keep"), ThreadPoolExecutor(1) as executor:  # which waits for its thread
+        opening = asyncio.ensure_future(Source.open(path, executor))
+        done, _ = await asyncio.wait({opening}, timeout=0.1)
+        assert not done
+        opening.cancel()
+        await asyncio.wait({opening}, timeout=PATIENCE)
+        assert opening.cancelled()
+
+
+async def test_a_lease_that_nobody_gives_up_is_a_source_error(
+    path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("nunu_async.upload.source._LEASE_PATIENCE", 0.0)
+    with pytest.raises(SourceError, match=r"holds a lease on it .*; close the file") as caught:
+        await Source.open(path, threads)
+    assert caught.value.errno == errno.EAGAIN
 
 
 async def test_a_failing_disk_is_a_source_error(path: Path, threads: Executor) -> None:

@@ -94,7 +94,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                 if given
                 else await beside_the_loop(lambda stopped: _make(Path(room), stopped))
             )
-            size = measure(path)
+            size = await beside_the_loop(lambda _: measure(path))
         except (NunuError, OSError) as error:
             tell(f"nunu-async: {error}")
             return 2

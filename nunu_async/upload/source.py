@@ -10,6 +10,7 @@ import stat
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -38,7 +39,8 @@ _FLAGS: Final = (
 )
 # Whether the kernel can send what it has read, and say beforehand that it has.
 _SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
-_CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+# EPERM is what older container runtimes answer to a system call that they do not know.
+_CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
 _OF_A_CONNECTION: Final = {
     errno.EPIPE,
     errno.ECONNRESET,
@@ -65,6 +67,11 @@ _AHEAD: Final = 4 * 1024 * 1024
 # How macOS is asked the same. Source: sys/fcntl.h, `struct radvisory`, an off_t and an int.
 _F_RDADVISE: Final = 44
 _RADVISORY: Final = struct.Struct("qi4x")
+# A file under a lease (F_SETLEASE, as Samba has for a client's oplock) is opened once its holder
+# has let go: the attempt asks for that, and Linux sees to it after 45 s
+# (/proc/sys/fs/lease-break-time).
+_LEASE_PATIENCE: Final = 60.0
+_LEASE_LOOK: Final = 0.05
 # Threads that one file may keep busy.
 _THREADS: Final = 4
 _KINDS: Final = (
@@ -414,7 +421,7 @@ class Source:
 
 
 def measure(path: str | os.PathLike[str]) -> int:
-    """Return the size in bytes of a file that can be uploaded.
+    """Return the size in bytes of a file that can be uploaded; blocks, for a minute at most.
 
     Raises: SourceError, as `Source.open` would.
     """
@@ -423,9 +430,9 @@ def measure(path: str | os.PathLike[str]) -> int:
     return identity.size
 
 
-def _open(path: Path) -> tuple[int, Identity]:
+def _open(path: Path, abandoned: Callable[[], bool] = lambda: False) -> tuple[int, Identity]:
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = _open_leased(path, abandoned)
     except (OSError, ValueError) as error:
         # Windows cannot open one at all.
         if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
@@ -448,6 +455,23 @@ def _open(path: Path) -> tuple[int, Identity]:
     return descriptor, Identity.of(found, descriptor)
 
 
+def _open_leased(path: Path, abandoned: Callable[[], bool]) -> int:
+    """Open a file, once nobody has a lease on it. Raises: OSError; SourceError after a minute."""
+    until = time.monotonic() + _LEASE_PATIENCE
+    while True:
+        try:
+            return os.open(path, _FLAGS)
+        except BlockingIOError as error:
+            if abandoned() or time.monotonic() >= until:
+                words = (
+                    "cannot be opened: another program holds a lease on it (as a file server does "
+                    f"for a client that has it open) and has not let go of it for "
+                    f"{_LEASE_PATIENCE:g} s; close the file there"
+                )
+                raise SourceError(str(path), words, errno=error.errno) from None
+            time.sleep(_LEASE_LOOK)
+
+
 class _Opening:
     """Opens a file on a thread that cannot be stopped; closes it there if nobody waits any more."""
 
@@ -459,7 +483,7 @@ class _Opening:
 
     def open(self) -> tuple[int, Identity]:
         """Open and measure, on the thread."""
-        descriptor, identity = _open(self._path)
+        descriptor, identity = _open(self._path, lambda: self._abandoned)
         with self._lock:
             self._descriptor = descriptor
             if self._abandoned:
