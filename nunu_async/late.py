@@ -4,6 +4,7 @@ What a program does not use it need not load: the models of runs where it upload
 it only lists.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -34,8 +35,17 @@ def names_of(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str]
                 if error.name != module:
                     raise
             except OSError as error:  # no descriptor left, as a rule
-                from nunu_async.errors import NunuError  # noqa: PLC0415 - all else here is light
+                from nunu_async.errors import (  # noqa: PLC0415 - all else here is light
+                    ConfigError,
+                    NunuError,
+                )
 
+                file = os.environ.get("SSLKEYLOGFILE")
+                if file and error.filename == file:  # which aiohttp opens as it is imported
+                    raise ConfigError(
+                        f"SSLKEYLOGFILE: {file!a} cannot be written ({error.strerror}); unset it, "
+                        "or name a file that can be written"
+                    ) from None
                 raise NunuError(f"cannot load {module}: {error.strerror}") from error
             else:
                 if name in home_of:

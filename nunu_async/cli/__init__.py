@@ -13,6 +13,7 @@ from nunu_async.cli.arguments import parse
 
 __all__ = ["main"]
 
+_USAGE = 2
 _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, int]]
 
 
@@ -23,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     arguments = parse(argv)
+    if os.environ.get("SSLKEYLOGFILE") and (problem := _key_log_problem()):
+        output.tell(f"nunu-async: {problem}")
+        return _USAGE
     command = _command(arguments)
     from nunu_async.cli.run import run  # noqa: PLC0415
 
@@ -32,6 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(command(arguments))
     finally:
         output.close()
+
+
+def _key_log_problem() -> str:
+    """Say what is wrong with the file for TLS keys: aiohttp cannot even be imported then."""
+    from nunu_async.core.tls import check_key_log  # noqa: PLC0415
+    from nunu_async.errors import ConfigError  # noqa: PLC0415
+
+    try:
+        check_key_log(os.environ)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one each

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -67,23 +68,17 @@ _KEY = re.compile(r"nunu_\w{6,}")
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that shows no key in an error, and notices where its help cannot be written."""
+    """One that shows no key in an error, and takes options by their whole names only.
+
+    Values may begin with a hyphen. It also notices where its help and version cannot be written,
+    which argparse ignores.
+    """
 
     def parse_args(  # type: ignore[override] # the base has a second form, which nobody uses here
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Read the whole command line; exits with 2 where it cannot be meant."""
-        given = sys.argv[1:] if args is None else args
-        for argument in given:
-            if argument == "--":
-                break
-            option = "-t" if argument.startswith("-t") else argument.partition("=")[0]
-            if option.startswith("-") and option.lower().strip("-").replace("_", "-") in _KEYS:
-                self.error(
-                    f"there is no option {option}: all users of this machine could read its value; "
-                    "the API key comes from the environment, NUNU_API_KEY"
-                )
-        parsed, rest = self.parse_known_args(given, namespace)
+        parsed, rest = self.parse_known_args(args, namespace)
         if rest:
             # Not the value of an option that is none: nobody knows what it is.
             shown = [
@@ -94,8 +89,57 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(shown)}")
         return parsed
 
+    def parse_known_args(  # type: ignore[override] # the base's overloads are for other namespaces
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse; each parser of a command comes by here too, made by argparse itself."""
+        # An abbreviation that is clear today is not any more once there is another option.
+        self.allow_abbrev = False
+        joined = self._join_values(sys.argv[1:] if args is None else args)
+        self._refuse_keys(joined)
+        return super().parse_known_args(joined, namespace)
+
+    def _refuse_keys(self, args: Sequence[str]) -> None:
+        """Exit with 2 for an option by which a key was to be passed."""
+        for argument in args:
+            # Behind the name of a command, its own parser looks.
+            if argument == "--" or (self._subparsers and not argument.startswith("-")):
+                return
+            option = "-t" if argument.startswith("-t") else argument.partition("=")[0]
+            if option.startswith("-") and option.lower().strip("-").replace("_", "-") in _KEYS:
+                self.error(
+                    f"there is no option {option}: all users of this machine could read its value; "
+                    "the API key comes from the environment, NUNU_API_KEY"
+                )
+
+    def _join_values(self, args: Sequence[str]) -> list[str]:
+        """Join `--name -nightly-` to one argument, where argparse would take two options.
+
+        Not what is an option by itself, nor what begins with two hyphens: that is a misspelt one
+        more often than a value.
+        """
+        joined: list[str] = []
+        left = deque(args)
+        while left:
+            arg = left.popleft()
+            if arg == "--":
+                return [*joined, arg, *left]
+            action = self._option_string_actions.get(arg)
+            value = left[0] if left and action is not None and action.nargs is None else ""
+            if (
+                value.startswith("-")
+                and value[1:2] not in ("", "-")
+                and value not in self._option_string_actions
+            ):
+                left.popleft()
+                arg = f"{arg}={value}" if arg.startswith("--") else f"{arg}{value}"
+            joined.append(arg)
+        return joined
+
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and the message; what looks like a key in it is not shown."""
+        if message.endswith("expected one argument"):
+            message += "; a value that begins with a hyphen goes after an equals sign, as in --x=-y"
         super().error(_KEY.sub("***", message))
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:

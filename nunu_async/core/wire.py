@@ -122,7 +122,7 @@ async def send_once(request: ClientRequest, handler: ClientHandlerType) -> Clien
         raise _Dropped(_cause(error)) from None
 
 
-def translate(  # noqa: C901 - a list of cases
+def translate(  # noqa: C901, PLR0912 - a list of cases
     error: BaseException, method: str, path: str
 ) -> NunuError:
     """Make ours of any exception of a request; ours stay as they are.
