@@ -317,6 +317,21 @@ def outcomes(box: Sandbox) -> list[str]:
 
 
 @needs_terminals
+async def test_bars_of_files_of_one_name_name_their_folders(tmp_path: Path) -> None:
+    make(tmp_path, "arm/app.apk", "x86/app.apk", "other.apk")
+    async with (
+        Sandbox() as box,
+        on_a_terminal(
+            box, 100, "upload", "*/app.apk", "other.apk", "--name", "N", cwd=tmp_path
+        ) as (process, screen),
+    ):
+        await _output(process)
+        assert process.returncode == 0
+        for words in ("arm/app.apk", "x86/app.apk", " other.apk"):
+            assert words in screen.text.replace("\n", " ")
+
+
+@needs_terminals
 async def test_bars_of_several_files_have_a_total(tmp_path: Path) -> None:
     files = [path.name for path in make(tmp_path, "a[red].apk", "b.apk", "c.apk", size=3_000_000)]
     said = ["upload", *files, "--name", "N", "--concurrency", "2", "--multipart", "--json"]

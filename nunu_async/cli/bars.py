@@ -24,6 +24,7 @@ from rich.text import Text
 
 from nunu_async.cli.display import Board, retry_line
 from nunu_async.cli.output import Screen
+from nunu_async.upload.paths import short_names
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
@@ -67,11 +68,13 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
     several = len(board.sizes) > 1
     total = progress.add_task("all files", total=sum(board.sizes.values()), visible=several)
     tasks: dict[str, TaskID] = {}
+    files = list(board.sizes)
+    names = dict(zip(files, short_names(files), strict=True))
 
     def watch(file: str, event: UploadEvent) -> None:
         task = tasks.get(file)
         if task is None:
-            label = escape(_label(file, width))
+            label = escape(_cut(names[file], width))
             task = tasks[file] = progress.add_task(label, total=board.sizes[file])
         if isinstance(event, BytesSent):
             progress.update(task, completed=event.sent)
@@ -99,9 +102,8 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
             await asyncio.wait({refreshing})
 
 
-def _label(file: str, width: int) -> str:
-    """Return a file's name within `width`; what is cut is the middle, where names are alike."""
-    name = file.replace("\\", "/").rpartition("/")[2]
+def _cut(name: str, width: int) -> str:
+    """Return a name within `width`; what is cut is the middle, where names are alike."""
     if len(name) <= width:
         return name
     tail = (width - 1) * 2 // 3

@@ -79,10 +79,13 @@ def _handle(
     if before is signal.SIG_IGN:
         return lambda: None
 
-    def undo() -> None:
-        loop.remove_signal_handler(number)
-        if before is not None:  # a program that has called `main` may have handlers of its own
+    def restore() -> None:  # a program that has called `main` may have handlers of its own
+        if before is not None:
             signal.signal(number, before)
+
+    def remove() -> None:
+        loop.remove_signal_handler(number)
+        restore()
 
     with suppress(RuntimeError):  # a loop outside the main thread
         try:
@@ -90,7 +93,7 @@ def _handle(
         except NotImplementedError:  # Windows
             with suppress(ValueError):  # outside the main thread
                 signal.signal(number, lambda number, _: loop.call_soon_threadsafe(stop, number))
-                return lambda: signal.signal(number, before)
+                return restore
         else:
-            return undo
+            return remove
     return lambda: None
