@@ -117,7 +117,7 @@ async def command(box: Sandbox, *arguments: str) -> set[str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", MAIN, *arguments),
         env=environment(box.environment),
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,  # what is thrown away is a terminal to Windows
         stderr=asyncio.subprocess.PIPE,
     )
     _, told = await process.communicate()
