@@ -496,9 +496,9 @@ def test_a_read_that_hangs_does_not_keep_the_process() -> None:
         "Readers(1).submit(threading.Event().wait); print('over')"
     )
     done = subprocess.run(  # noqa: S603 - this very interpreter
-        [sys.executable, "-c", code], capture_output=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, timeout=30, check=True, text=True
     )
-    assert done.stdout == b"over\n"
+    assert done.stdout == "over\n"
 
 
 async def test_a_complete_that_cannot_be_written_has_asked_for_nothing(
