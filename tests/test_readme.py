@@ -72,6 +72,7 @@ def test_the_first_example_is_short() -> None:
     assert len(lines) <= 15
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sh")
 @pytest.mark.parametrize("text", COMMANDS, ids=range(len(COMMANDS)))
 async def test_every_command_runs(room: Path, text: str) -> None:
     """In a shell, with `nunu-async` being this very interpreter's."""
