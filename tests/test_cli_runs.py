@@ -754,7 +754,10 @@ async def test_words_of_filters_count_in_any_case() -> None:
         ("runs start --deployment-config C --test T --template-data [1]", "JSON object"),
         ("runs start --deployment-config C --test T --template-data {", "not JSON"),
         ('runs start --deployment-config C --test T --template-data {"a":NaN}', "NaN"),
-        ("runs start --deployment-config C --test T --template-data @/no/file", "cannot read"),
+        (
+            "runs start --deployment-config C --test T --template-data @no/file",
+            "cannot read no/file: No",
+        ),
         ("runs start --deployment-config C --test T --tags ''", "at least one tag"),
         ("runs list --tags ,", "at least one tag"),
         ("upload game.apk --name N --tags ''", "at least one tag"),

@@ -652,7 +652,8 @@ def _object(text: str) -> dict[str, object]:
             with open(_path(text[1:]), encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeError) as error:
-            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
+            told = getattr(error, "strerror", None) or error
+            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {told}") from None
     try:
         value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

@@ -64,7 +64,8 @@ def publish(
             if not text and variable == SUMMARY:
                 tell(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
-            tell(f"nunu-async: cannot write {variable} ({cell(path)}): {error}")
+            told = getattr(error, "strerror", None) or error
+            tell(f"nunu-async: cannot write {variable} ({cell(path)}): {told}")
             written = False
     return written
 

@@ -50,7 +50,9 @@ async def serve(arguments: argparse.Namespace) -> int:
     try:
         await sandbox.start()
     except OSError as error:
-        tell(f"nunu-async: cannot start the sandbox: {error}")
+        # Not `str(error)`, which doubles the backslashes of a path.
+        where = f"{error.filename}: " if error.filename else ""
+        tell(f"nunu-async: cannot start the sandbox: {where}{error.strerror or error}")
         return 1
     add_samples(sandbox, arguments.sample_runs)
     suffix = os.path.splitext(file)[1].lower() if file else ".cmd" if os.name == "nt" else ""
