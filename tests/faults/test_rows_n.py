@@ -100,15 +100,15 @@ def only_old_tls() -> Iterator[int]:
         warnings.simplefilter("ignore", DeprecationWarning)  # which is what this is about
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         context.maximum_version = ssl.TLSVersion.TLSv1_1
+    over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             while True:
-                try:
-                    sock, _ = listener.accept()
-                except OSError:
-                    return
+                sock, _ = listener.accept()
                 with sock, contextlib.suppress(OSError):
+                    if over.is_set():
+                        return
                     context.wrap_socket(sock, server_side=True).close()
 
         thread = threading.Thread(target=serve)
@@ -116,7 +116,8 @@ def only_old_tls() -> Iterator[int]:
         try:
             yield listener.getsockname()[1]
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            over.set()
+            socket.create_connection(listener.getsockname()).close()  # wakes it on any system
             thread.join()
 
 

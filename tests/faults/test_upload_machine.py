@@ -325,8 +325,13 @@ class Stage:
         elif act.do == "close":
             self.closing = self.closing or asyncio.ensure_future(self.nunu.close())
         else:
-            self._change(act.upload, act.change)
-            call.changed.add(act.change)
+            try:
+                self._change(act.upload, act.change)
+            except PermissionError:
+                if os.name != "nt":  # where what is open is neither replaced nor deleted
+                    raise
+            else:
+                call.changed.add(act.change)
 
     def _change(self, number: int, change: Change) -> None:
         path = self.paths[number]

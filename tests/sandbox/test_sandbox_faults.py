@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -217,8 +218,12 @@ async def test_a_cut_resets_the_connection(lab: Lab) -> None:
     client = await lab(faults=[Fault(on="put_part", do="cut", after=4)])
     reader, writer = await _begin_put(client)
     writer.write(b"0123")
-    with pytest.raises(ConnectionResetError):
-        await reader.read()
+    try:
+        assert await reader.read() == b""
+        # Windows' own loop shuts a socket down before it closes it.
+        assert sys.platform == "win32"
+    except ConnectionResetError:
+        pass
     writer.close()
 
 
