@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import ssl
+from collections import UserDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +89,29 @@ def test_the_environment_names_a_proxy_for_each_scheme(
     for scheme, expected in (("http", http), ("https", https)):
         proxy = proxies.way_to(f"{scheme}://nunu.test/x").proxy
         assert (str(proxy).rstrip("/") if proxy else None) == expected
+
+
+class AnyCase(UserDict[str, str]):
+    """The environment of Windows: names are listed in capitals and found in any case."""
+
+    def __setitem__(self, name: str, value: str) -> None:
+        super().__setitem__(name.upper(), value)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.upper())
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).upper())
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
+def test_where_names_have_no_case_a_web_server_passes_no_proxy(name: str) -> None:
+    proxies = Proxies.load(AnyCase({name: PROXY}))
+    assert proxies.way_to("http://nunu.test/x").proxy is not None
+    proxies = Proxies.load(AnyCase({name: PROXY, "REQUEST_METHOD": "GET"}))
+    assert proxies.way_to("http://nunu.test/x").proxy is None
+    with pytest.raises(ConfigError, match="HTTP_PROXY is not"):
+        Proxies.load(AnyCase({name: "ftp://proxy.test"}))
 
 
 @pytest.mark.parametrize(

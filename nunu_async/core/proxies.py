@@ -99,7 +99,8 @@ class Proxies:
 
 def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
     lower, upper = f"{scheme}_proxy", f"{scheme}_proxy".upper()
-    if lower in environ:
+    # `in environ` would find a name in any case on Windows, and so a header of a client.
+    if lower in list(environ):
         return lower, environ[lower].strip()
     if scheme == "http" and "REQUEST_METHOD" in environ:
         return upper, ""
