@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import os
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -22,6 +24,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.proxies import Proxies
 from nunu_async.errors import NunuError
 from nunu_async.upload.completion import Completion
+from nunu_async.upload.ctime import ctime_of
 from nunu_async.upload.storage import Storage
 
 
@@ -234,6 +237,26 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def ctime(path: Path) -> int:
+    with path.open("rb") as file:
+        found = ctime_of(os.fstat(file.fileno()), file.fileno())
+    assert found is not None
+    return found
+
+
+def ctime_moves(path: Path, change: Callable[[], object]) -> None:
+    """Do `change` until the system's clock has moved, by which it sets a ctime."""
+    before = ctime(path)
+    while ctime(path) == before:
+        change()
+
+
+def change_mode(path: Path) -> None:
+    """Change it twice: Windows has but one bit of it."""
+    path.chmod(0o400)
+    path.chmod(0o600)
 
 
 def is_accepting(task: asyncio.Task[Any]) -> bool:

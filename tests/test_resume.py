@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 import pytest
 from cli_tools import Ran, Running, run, started, until
-from doubles import ManualClock
+from doubles import ManualClock, change_mode, ctime_moves
 
 from nunu_async import (
     AuthenticationError,
@@ -44,7 +44,6 @@ from nunu_async import (
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.ctime import ctime_of
 from nunu_async.upload.journal import head_line, mark_line, part_line, read
 from nunu_async.upload.plan import upload_minutes
 from nunu_async.upload.shelf import Journal
@@ -428,26 +427,6 @@ async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
     assert states(small) == ["cancelled", "completed"]
     assert small.read_object(build.build_id) == path.read_bytes()
     assert journals(state) == []
-
-
-def ctime(path: Path) -> int:
-    with path.open("rb") as file:
-        found = ctime_of(os.fstat(file.fileno()), file.fileno())
-    assert found is not None
-    return found
-
-
-def ctime_moves(path: Path, change: Callable[[], object]) -> None:
-    """Do `change` until the system's clock has moved, by which it sets a ctime."""
-    before = ctime(path)
-    while ctime(path) == before:
-        change()
-
-
-def change_mode(path: Path) -> None:
-    """Change it twice: Windows has but one bit of it."""
-    path.chmod(0o400)
-    path.chmod(0o600)
 
 
 def rewrite_in_place(path: Path, offset: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles import change_mode, ctime_moves
 from fault_case import PART, Case
 from fault_play import Played
 from fault_server import Moment, Seen
@@ -37,6 +38,7 @@ from nunu_async import (
     UploadEvent,
     UploadStarted,
 )
+from nunu_async.upload import source
 
 Deed = Callable[[Path], object]
 GIB = 1024**3
@@ -103,26 +105,22 @@ def rewrite(path: Path) -> None:
 def rewrite_in_place(path: Path) -> None:
     """Write other bytes and set the time back; only the ctime shows it, by the system's clock."""
     found = path.stat()
-    while path.stat().st_ctime_ns == found.st_ctime_ns:
+
+    def change() -> None:
         with path.open("r+b") as file:
             file.write(b"other bytes")
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    ctime_moves(path, change)
 
 
 def metadata(change: Deed) -> Deed:
     """Return a deed that changes the ctime and nothing else that an upload looks at."""
 
     def deed(path: Path) -> None:
-        before = path.stat().st_ctime_ns
-        with path.open("rb") as file:
-            while os.fstat(file.fileno()).st_ctime_ns == before:
-                change(path)
+        ctime_moves(path, lambda: change(path))
 
     return deed
-
-
-def chmod(path: Path) -> None:
-    path.chmod(0o640 if path.stat().st_mode & 0o40 == 0 else 0o600)
 
 
 def hard_link_elsewhere(path: Path) -> None:
@@ -136,7 +134,7 @@ def rename_away_and_back(path: Path) -> None:
 
 
 METADATA: dict[str, Deed] = {
-    "chmod": metadata(chmod),
+    "chmod": metadata(change_mode),
     "hard-link": metadata(hard_link_elsewhere),
     "rename": metadata(rename_away_and_back),
 }
@@ -198,11 +196,20 @@ def reads(pread: Callable[[Callable[..., bytes], int, int, int], bytes]) -> Call
     """Return a patch that has every read go by `pread(real, descriptor, length, offset)`."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        real = os.pread
-
         def nothing_cached(*_: object) -> int:
             raise BlockingIOError
 
+        if not hasattr(os, "pread"):  # Windows
+            read_at = source._read_at
+            monkeypatch.setattr(
+                source,
+                "_read_at",
+                lambda descriptor, at, length: pread(
+                    lambda d, n, a: read_at(d, a, n), descriptor, length, at
+                ),
+            )
+            return
+        real = os.pread
         if hasattr(os, "preadv"):
             monkeypatch.setattr(os, "preadv", nothing_cached)
         monkeypatch.setattr(
