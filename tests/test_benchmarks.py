@@ -11,6 +11,9 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
+needs_spawn = pytest.mark.skipif(
+    sys.platform == "win32", reason="programs are measured by what POSIX tells of them"
+)
 
 
 @pytest.fixture
@@ -54,6 +57,7 @@ def test_another_gib_costs_what_the_medians_differ_by(upload: ModuleType) -> Non
     assert row.marginal() == pytest.approx((7.5 - 1.5) / 3)
 
 
+@needs_spawn
 def test_the_peak_is_the_process_s_own_and_not_its_parent_s(rig: ModuleType) -> None:
     """Linux tells of a child no less than its parent had when it started it."""
     here = bytearray(b"\1") * (64 * rig.MIB)
@@ -65,12 +69,14 @@ def test_the_peak_is_the_process_s_own_and_not_its_parent_s(rig: ModuleType) -> 
     assert cost.wall_s > 0
 
 
+@needs_spawn
 def test_a_program_that_fails_is_no_figure(rig: ModuleType) -> None:
     words = [sys.executable, "-c", "import sys; print('half'); sys.exit('no such bucket')"]
     with pytest.raises(rig.RigError, match="failed with 1: no such bucket"):
         rig.measure(words, rig.clean_environ(), 60)
 
 
+@needs_spawn
 def test_a_program_that_does_not_end_is_ended(rig: ModuleType) -> None:
     with pytest.raises(rig.RigError, match="not over after 0 s"):
         rig.measure([sys.executable, "-c", "input()"], rig.clean_environ(), 0)

@@ -246,6 +246,11 @@ def from_read(first: int) -> Iterator[bool]:
 
 def short_reads(monkeypatch: Any) -> None:
     """Give seven bytes at most, cached or not."""
+    if not hasattr(os, "preadv"):
+        reads(lambda real, descriptor, length, at: real(descriptor, min(length, 7), at))(
+            monkeypatch
+        )
+        return
     real, cached = os.pread, os.preadv
 
     def preadv(descriptor: int, blocks: list[Any], at: int, *flags: int) -> int:
