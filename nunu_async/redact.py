@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-__all__ = ["Secret", "clean", "clean_details", "clean_values", "harmless", "shown_url"]
+__all__ = ["Secret", "clean", "clean_details", "clean_values", "shown_url"]
 
 _HIDDEN = "***"
 # Characters of a text that are shown.
@@ -16,15 +15,6 @@ _LONGEST = 500
 _SHORTEST = 6
 # Levels of an error's details; those of the API have one or two.
 _DEEPEST = 50
-# What CI runners obey in what a job prints. GitHub: `::name ...::` at the start of a line, and
-# `##[name]` anywhere (actions/runner, ActionCommand.cs); Azure Pipelines: `##vso[`, `##[`;
-# TeamCity: `##teamcity[`; GitLab: `section_start:`, `section_end:`; Travis: `travis_fold:`.
-_COMMANDS = re.compile(
-    r"^(?:[^\S\n]|\x1b\[[0-9;?]*[A-Za-z])*:(?=:[\w-]+.*?::)"
-    r"|#(?=#(?:vso|teamcity)?\[)"
-    r"|(?:section_(?=start:|end:)|travis_(?=fold:|time:))",
-    re.IGNORECASE | re.MULTILINE,
-)
 
 
 class Secret:
@@ -90,20 +80,6 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _LONGEST) -
             c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
         )
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def harmless(text: str, *, styled: bool = False) -> str:
-    """Return text for people that neither a terminal nor a CI runner takes for a command.
-
-    A space breaks what a CI runner would obey. Control and direction characters are escaped, but
-    for line ends; text that we have `styled` keeps them.
-    """
-    if not styled and not text.isprintable():
-        text = "".join(
-            c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii")
-            for c in text
-        )
-    return _COMMANDS.sub(lambda found: f"{found[0]} ", text)
 
 
 def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:

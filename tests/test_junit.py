@@ -159,7 +159,7 @@ def test_the_failing_steps_tell_why() -> None:
 
 
 def test_what_is_not_over_and_what_was_lost_are_errors() -> None:
-    going = job("SUCCESS", status=JobStatus.RUNNING, job_id="a")
+    going = job("SUCCESS", status=JobStatus.RUNNING, job_id="a", completed_at=None)
     found = judge(["a", "b", "c"], {"a": going}, details={}, errors={"c": "401\nkey"})
     assert [v.kind for v in found] == ["pending", "pending", "error"]
     assert [v.name for v in found] == ["Shop purchase", "b", "c"]

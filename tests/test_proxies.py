@@ -110,8 +110,9 @@ def test_where_names_have_no_case_a_web_server_passes_no_proxy(name: str) -> Non
     assert proxies.way_to("http://nunu.test/x").proxy is not None
     proxies = Proxies.load(AnyCase({name: PROXY, "REQUEST_METHOD": "GET"}))
     assert proxies.way_to("http://nunu.test/x").proxy is None
+    proxies = Proxies.load(AnyCase({name: "ftp://proxy.test"}))
     with pytest.raises(ConfigError, match="HTTP_PROXY is not"):
-        Proxies.load(AnyCase({name: "ftp://proxy.test"}))
+        proxies.way_to("http://nunu.test/x").checked()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from disclosed import OBEYED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async.redact import Secret, clean, clean_details, clean_values, harmless, shown_url
+from nunu_async.cli.harmless import harmless
+from nunu_async.redact import Secret, clean, clean_details, clean_values, shown_url
 
 KEY = "nk_live_0123456789abcdef"
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from nunu_async.redact import harmless
+from nunu_async.cli.harmless import harmless
 
 __all__ = ["TOLD", "Screen", "close", "count", "prepare", "print_text", "tell"]
 

@@ -9,8 +9,8 @@ import select
 import sys
 from typing import TextIO
 
+from nunu_async.cli.harmless import harmless
 from nunu_async.cli.output import tell
-from nunu_async.redact import harmless
 
 __all__ = ["result", "write"]
 

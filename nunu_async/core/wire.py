@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from aiohttp.http_exceptions import (
     BadStatusLine,
+    ContentEncodingError,
     ContentLengthError,
     HttpProcessingError,
     LineTooLong,
@@ -199,6 +200,8 @@ def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
             return TransportError, "the answer does not begin with a status line of HTTP/1"
         case _ if text.startswith("Too many headers"):
             return ProtocolError, f"the answer has over {MOST_HEADERS} headers"
+        case ContentEncodingError():
+            return ProtocolError, "the answer is compressed in a way that was not asked for"
         case TransferEncodingError() | ContentLengthError():
             return TransportError, "the answer's body is not in the form that its headers say"
     # llhttp's own sentence, and then a quotation.

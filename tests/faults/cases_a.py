@@ -26,6 +26,7 @@ from nunu_async import (
     PayloadTooLarge,
     PermissionDenied,
     PlanMismatch,
+    ProtocolError,
     QuotaExceeded,
     RateLimited,
     RetryPolicy,
@@ -1736,7 +1737,8 @@ A24 = [
         operation="list",
         steps={"list_runs": [answer(200, body).always()]},
         error=DecodeError,
-        requests={"list_runs": count},
+        # A byte order mark is read over: then it is JSON that fits nothing.
+        requests={"list_runs": 1 if variant == "bom" else count},
     )
     for bodies, count in ((_JSON, 5), (_FITS_NOTHING, 1))
     for variant, body in bodies.items()
@@ -1904,8 +1906,8 @@ A27 = [
         f"get-{variant}",
         operation="list",
         steps={"list_runs": [raw(b"HTTP/1.1 200 OK\r\n" + head).always()]},
-        error=TransportError,
-        requests={"list_runs": 5},
+        error=TransportError if variant == "odd-chunk" else ProtocolError,
+        requests={"list_runs": 5 if variant == "odd-chunk" else 1},
     )
     for variant, head in _HEADS.items()
 ]
@@ -1916,9 +1918,9 @@ A27 += [
         steps={
             "initiate_upload": [raw(b"HTTP/1.1 200 OK\r\n" + _HEADS["two-lengths"], effect=True)]
         },
-        attributes={"possible_orphans": 1},
-        requests={"initiate_upload": 2},
-        allow=UNHEARD | TWICE,
+        error=ProtocolError,
+        requests={"initiate_upload": 1, "put_part": 0},
+        allow=UNHEARD,
     ),
     Case(
         "A27",

@@ -642,6 +642,21 @@ CASES = [
         attributes={"status": 400, "code": "BadDigest", "attempts": 8},
         requests={"put_part:2": 8, "complete_upload": 0, "cancel_upload": 1},
     ),
+    # --- S23: statuses of edges that no list has, and R2's words for "again"
+    *(
+        Case(
+            "S23",
+            f"{status}-{code}-once" if code else f"{status}-once",
+            steps={"put_part:2": [refuse(status, code)]},
+            requests={"put_part:2": 2},
+        )
+        for status, code in [
+            *((status, "") for status in (520, 525, 529, 530, 599)),
+            (400, "ClientDisconnect"),
+            (409, "OperationAborted"),
+            (409, "ConditionalRequestConflict"),
+        ]
+    ),
     # --- S16: a definite no
     *(
         Case(

@@ -1,4 +1,4 @@
-"""The one function that judges what happened, whatever the case: I1 to I9.
+"""The one function that judges what happened, whatever the case: I1 to I11.
 
 It reads `Evidence`, which is made of a fault server or of a sandbox, so that other tests can have
 their uploads judged alike::
@@ -14,6 +14,8 @@ I6  nothing secret in logs, errors, warnings or reprs
 I7  no task, thread, descriptor or connection is left, and nothing complains of being forgotten
 I8  requests, pauses and time keep within what the policy allows
 I9  no byte of a part can arrive after the DELETE
+I10 no hook of another library sees a secret
+I11 no text of the server is a command to a terminal or a CI runner once it is made harmless
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 import attrs
+from disclosed import OBEYED
 from fault_server import FaultServer
 
 from nunu_async import RetryPolicy
@@ -79,6 +82,8 @@ class Evidence:
         files: how many different files were to be uploaded.
         secrets: what must not be in `texts`.
         texts: logs, errors, reprs, ..., each with a name.
+        hooked: what hooks on all aiohttp sessions of the process saw.
+        printed: errors, as a command prints them.
         left: what of the client is still there, each with a name; has to be empty.
         policy: how often a request may be made; None is not judged.
         sleeps: the pauses that were made, in seconds.
@@ -92,6 +97,8 @@ class Evidence:
     files: int = 1
     secrets: Collection[str] = ()
     texts: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    hooked: str = ""
+    printed: str = ""
     left: Sequence[str] = ()
     policy: RetryPolicy | None = None
     sleeps: Sequence[float] = ()
@@ -181,7 +188,7 @@ class Evidence:
 
 def check_invariants(evidence: Evidence) -> None:
     """Fail with all that is wrong, unless the case allows for it."""
-    found = [told for told in problems_of(evidence) if told[:2] not in evidence.allowed]
+    found = [told for told in problems_of(evidence) if told.split()[0] not in evidence.allowed]
     assert not found, "\n".join(found)
 
 
@@ -196,6 +203,9 @@ def problems_of(evidence: Evidence) -> Iterator[str]:
     yield from (f"I7 left: {told}" for told in evidence.left)
     yield from _excesses(evidence)
     yield from _late_bytes(evidence)
+    yield from (f"I10 a hook saw {one}" for one in evidence.secrets if one in evidence.hooked)
+    if found := OBEYED.search(evidence.printed):
+        yield f"I11 a command was printed: {found[0]!r}"
 
 
 def _origin(listener: str) -> Literal["api", "storage", "foreign"]:

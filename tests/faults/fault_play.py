@@ -25,7 +25,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import attrs
+import pytest
 from disclosed import disclosed
 from doubles import ManualClock, is_accepting, until
 from fault_case import Cancel, Case
@@ -34,6 +36,7 @@ from fault_server import KEY, FaultServer, Moment, Seen
 from fault_tls import client_context, server_context
 
 from nunu_async import NunuClient, UploadEvent
+from nunu_async.cli.harmless import harmless
 
 __all__ = ["OPERATIONS", "Played", "play"]
 
@@ -61,6 +64,7 @@ class Played:
     """Of the first call, where the operation makes two."""
     log: str = ""
     texts: dict[str, str] = attrs.field(factory=dict, repr=False)
+    hooked: list[str] = attrs.field(factory=list, repr=False)
     events: list[UploadEvent] = attrs.field(factory=list)
     seconds: float = 0.0
     lookups: list[str] = attrs.field(factory=list)
@@ -158,7 +162,7 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
             await pause(delay)
 
         clock.sleep = sleep  # type: ignore[method-assign] - the moment in which a host comes up
-        with _everything_logged(played), _resolved(loop, case, played):
+        with _everything_logged(played), _resolved(loop, case, played), _hooked(played):
             await _go(case, server, clock, path, played, soon)
         assert not server.errors, server.errors
         check_expected(played)
@@ -168,6 +172,8 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
                 content=content,
                 secrets={*server.secrets, *case.secrets},
                 texts=played.texts,
+                hooked="\n".join(played.hooked),
+                printed=harmless(_printed(played)),
                 left=played.left,
                 policy=case.retry,
                 sleeps=clock.sleeps,
@@ -181,6 +187,43 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
     if case.also is not None:
         case.also(played)
     return played
+
+
+@contextmanager
+def _hooked(played: Played) -> Iterator[None]:
+    """Put hooks on every aiohttp session, as tracing libraries do; they note all but headers.
+
+    The key is in the headers of an API request, which a hook of the process can read.
+    """
+    config = aiohttp.TraceConfig()
+
+    async def note(_session: object, _context: object, params: Any) -> None:
+        told = (getattr(params, name, "") for name in ("method", "url", "chunk", "exception"))
+        played.hooked.append(" ".join(map(str, told)))
+
+    for signal in (
+        *(config.on_request_start, config.on_request_chunk_sent, config.on_request_end),
+        *(config.on_request_exception, config.on_request_redirect),
+        *(config.on_response_chunk_received, config.on_request_headers_sent),
+    ):
+        signal.append(note)
+    made = aiohttp.ClientSession.__init__
+
+    def patched(self: aiohttp.ClientSession, *args: Any, **kwargs: Any) -> None:
+        kwargs["trace_configs"] = [*(kwargs.get("trace_configs") or ()), config]
+        made(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiohttp.ClientSession, "__init__", patched)
+        yield
+
+
+def _printed(played: Played) -> str:
+    """Return the errors of a case with their notes, each at the start of a line."""
+    errors = [error for error in (played.error, played.first_error) if error is not None]
+    lines = [line for error in errors for line in (str(error), *getattr(error, "__notes__", ()))]
+    lines += [str(getattr(error, "message", "")) for error in errors]
+    return "\n".join(lines)
 
 
 async def _go(

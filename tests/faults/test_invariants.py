@@ -95,11 +95,14 @@ def test_an_upload_that_went_well_breaks_nothing() -> None:
             "I9",
         ),
         ({"requests": [BEGIN, DELETE, seen("put_part", 11)], "uploads": CANCELLED}, "I9"),
+        ({"secrets": ["sig"], "hooked": "PUT https://s.test/?sig"}, "I10"),
+        ({"printed": "no\n::error::x"}, "I11"),
+        ({"printed": "no ##vso[task.complete result=Failed]"}, "I11"),
     ],
 )
 def test_each_invariant_can_be_broken(changes: dict[str, Any], broken: str) -> None:
     evidence = attrs.evolve(GOOD, **changes)
-    assert broken in {told[:2] for told in problems_of(evidence)}
+    assert broken in {told.split()[0] for told in problems_of(evidence)}
     with pytest.raises(AssertionError, match=broken):
         check_invariants(evidence)
 

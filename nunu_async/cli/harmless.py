@@ -1,0 +1,31 @@
+"""Text for people that is no command to what reads it. Pure."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["harmless"]
+
+# What CI runners obey in what a job prints. GitHub: `::name ...::` at the start of a line, and
+# `##[name]` anywhere (actions/runner, ActionCommand.cs); Azure Pipelines: `##vso[`, `##[`;
+# TeamCity: `##teamcity[`; GitLab: `section_start:`, `section_end:`; Travis: `travis_fold:`.
+_COMMANDS = re.compile(
+    r"^(?:[^\S\n]|\x1b\[[0-9;?]*[A-Za-z])*:(?=:[\w-]+.*?::)"
+    r"|#(?=#(?:vso|teamcity)?\[)"
+    r"|(?:section_(?=start:|end:)|travis_(?=fold:|time:))",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def harmless(text: str, *, styled: bool = False) -> str:
+    """Return text for people that neither a terminal nor a CI runner takes for a command.
+
+    A space breaks what a CI runner would obey. Control and direction characters are escaped, but
+    for line ends; text that we have `styled` keeps them.
+    """
+    if not styled and not text.isprintable():
+        text = "".join(
+            c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii")
+            for c in text
+        )
+    return _COMMANDS.sub(lambda found: f"{found[0]} ", text)
