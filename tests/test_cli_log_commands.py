@@ -115,6 +115,16 @@ def test_a_usage_error_shows_no_value_of_an_option_that_is_none(
         assert "NUNU_API_KEY" in err
 
 
+@pytest.mark.parametrize("rest", ["-REST", ".REST", "/REST+REST=="])
+def test_a_key_in_the_place_of_something_else_is_hidden_whole(
+    rest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([f"nunu_abcdef{rest}"], ["runs", "list", f"nunu_abcdef{rest}"]):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args(arguments)
+    assert "REST" not in capsys.readouterr().err
+
+
 def test_a_usage_error_names_what_it_cannot_use(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["runs", "list", "extra", "--vrify", "VALUE", "--x=VALUE"])

@@ -455,6 +455,24 @@ async def test_a_start_whose_answer_is_lost_is_found_by_its_tag() -> None:
         assert len(box.journal.of("start_run")) == 1
 
 
+@pytest.mark.parametrize(
+    ("named", "code", "out", "words"),
+    [
+        ({"multiplayer_run_id": "k3v9q0zt7mx"}, 0, "k3v9q0zt7mx\n", "wait run"),
+        ({"job_ids": []}, 1, "", "named nothing that it started"),
+    ],
+)
+async def test_a_start_that_names_no_job_says_what_it_named(
+    named: dict[str, Any], code: int, out: str, words: str
+) -> None:
+    said = f"runs start --deployment-config {PHONES} --test {TEST}".split()
+    async with Sandbox(faults=[Fault(on="start_run", status=201, body=named)]) as box:
+        ran = await run(*said, env=box.environment)
+        assert (ran.code, ran.out) == (code, out)
+        ran.tells(words)
+        assert len(box.journal.of("start_run")) == 1
+
+
 async def test_a_start_that_may_have_happened_is_not_repeated_and_says_so() -> None:
     said = f"runs start --deployment-config {PHONES} --no-marker --test {TEST}".split()
     for fault in (

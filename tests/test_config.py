@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
+from cli_tools import environment, run
 
 from nunu_async.config import (
     BASE_URL_VARIABLES,
@@ -175,6 +176,13 @@ def test_a_setting_that_kept_its_quotation_marks_is_refused_by_name(name: str, q
     """As `docker --env-file` passes it on."""
     with pytest.raises(ConfigError, match=f"{name} holds quotation marks: write it without"):
         Config.load({**ENVIRON, name: f"{quote}https://nunu.ai{quote}"})
+
+
+async def test_a_command_that_needs_no_key_refuses_one_in_quotation_marks_in_a_sentence() -> None:
+    ran = await run("uploads", "list", env=environment({"NUNU_API_KEY": '"nunu_abcdef"'}))
+    assert (ran.code, ran.out) == (2, "")
+    ran.tells("the API key holds quotation marks: write it without them")
+    assert len(ran.err.splitlines()) == 1
 
 
 def test_a_key_of_512_characters_is_accepted() -> None:

@@ -209,6 +209,22 @@ async def test_what_a_listener_raises_ends_nothing(
 async def _coroutine_function(attempt: Attempt) -> None: ...
 
 
+class _Asynchronous:
+    async def __call__(self, attempt: Attempt) -> None: ...
+
+
+async def test_one_that_turns_out_to_be_asynchronous_is_said_to_be(
+    box: Sandbox, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener: Any = _Asynchronous()
+    async with NunuClient(
+        box.api_key, base_url=box.base_url, clock=clock, on_attempt=listener
+    ) as nunu:
+        await nunu.runs.list_page()
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "not a coroutine function" in str(record.exc_info)
+
+
 @pytest.mark.parametrize("listener", [_coroutine_function, "print", 7])
 def test_a_listener_that_cannot_be_called_at_once_is_refused(listener: Any) -> None:
     with pytest.raises(ConfigError, match="on_attempt must be a function"):

@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import ssl
+import warnings
 from collections import UserDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -436,6 +437,28 @@ async def test_an_injected_session_keeps_its_proxy_for_what_no_hook_may_see(
     (head,) = own.heads
     assert head.startswith(b"GET http://nunu.test/api/v1/builds/b?upload_id=uuuu")
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"u@x:p:y") in head
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_the_password_of_an_injected_session_goes_where_aiohttp_sends_it(
+    clock: ManualClock, elsewhere: bool
+) -> None:
+    """With a `base_url` to that host alone, which is not the API's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # aiohttp's, of `auth`
+        session = aiohttp.ClientSession(
+            auth=aiohttp.BasicAuth("u", "MARKED"),
+            base_url="http://intranet.test/" if elsewhere else None,
+        )
+    async with (
+        session,
+        raw_server(serve) as api,
+        NunuClient(KEY, base_url=api.url, session=session, clock=clock) as nunu,
+    ):
+        await nunu.request("GET", "/builds/b", params={"upload_id": "u" * 20})
+        await nunu.builds.get("b")
+    heads = [b"authorization: basic" in head.lower() for head in api.heads]
+    assert heads == [not elsewhere] * 2
 
 
 async def test_an_injected_session_that_does_not_decompress_is_read_all_the_same(

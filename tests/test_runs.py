@@ -506,8 +506,17 @@ async def test_a_start_whose_answer_states_an_error_raises_it_and_is_not_repeate
     assert any("may have been started" in note for note in notes) is (status in {429, 500, 503})
 
 
-async def test_words_of_an_answer_that_says_it_failed_are_not_lost() -> None:
-    async with answered(told({"ok": False, "error": "no agents left"}, 201)) as wire:
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"ok": False, "error": "no agents left"},
+        {"error": "no agents left"},
+        {"success": False, "error": {"code": "BUSY", "message": "no agents left"}},
+        {"error": {"message": "no agents left"}},
+    ],
+)
+async def test_words_of_an_answer_that_says_it_failed_are_not_lost(body: dict[str, Any]) -> None:
+    async with answered(told(body, 201)) as wire:
         with pytest.raises(DecodeError, match="the server says: no agents left"):
             await start(test_plan_id=PLAN)(wire.nunu)
 
@@ -523,7 +532,12 @@ async def test_a_start_with_null_for_its_data_may_have_begun_something() -> None
 
 @pytest.mark.parametrize(
     "data",
-    [{"job_id": None, "job_ids": None}, {"job_ids": None}, {}, {"multiplayer_run_id": None}],
+    [
+        {"job_id": None, "job_ids": None},
+        {"job_ids": None},
+        {},
+        {"multiplayer_run_id": None},
+    ],
 )
 async def test_an_envelope_without_jobs_is_told_where_it_stands(data: dict[str, Any]) -> None:
     """The path is the answer's own, not the one of our rearranged copy."""

@@ -48,6 +48,7 @@ TICKET = MultipartTicket(
     build_id="b", object_key="o", upload_id="mpu-secret-0001", total_parts=3, part_size=2
 )
 BUILD = json.dumps({"build_id": "b", "status": "OK"}).encode()
+ONCE = RetryPolicy(attempts=1)
 
 
 @attrs.define
@@ -479,6 +480,48 @@ async def test_an_answer_is_read_by_its_old_name_and_with_a_mark_before_it(
 ) -> None:
     async with raw_server(Script([packed])) as server, client(server, clock) as nunu:
         assert (await nunu.builds.get("b")).build_id == "b"
+
+
+@pytest.mark.parametrize(
+    ("packed", "why"),
+    [
+        (b"no gzip", "is no gzip, though its headers say so"),
+        (gzip.compress(BUILD)[:-9], "the answer's gzip is cut off"),
+    ],
+)
+async def test_what_is_wrong_with_an_answer_by_the_old_name_is_said(
+    clock: ManualClock, packed: bytes, why: str
+) -> None:
+    reply = answer(body=packed, headers={"Content-Encoding": "x-gzip"})
+    script = Script([reply])
+    async with raw_server(script) as server, client(server, clock, retry=ONCE) as nunu:
+        with pytest.raises(TransportError, match=why):
+            await nunu.builds.get("b")
+
+
+async def test_an_answer_by_the_old_name_may_have_several_members_or_none(
+    clock: ManualClock,
+) -> None:
+    both = gzip.compress(BUILD[:9]) + gzip.compress(BUILD[9:])
+    script = Script([answer(body=both, headers={"Content-Encoding": "x-gzip"})])
+    async with raw_server(script) as server, client(server, clock) as nunu:
+        assert (await nunu.builds.get("b")).build_id == "b"
+    script = Script([answer(200, b"", {"Content-Encoding": "x-gzip"})])
+    async with raw_server(script) as server, client(server, clock) as nunu:
+        assert await nunu.request("DELETE", "/things/1") is None
+
+
+async def test_a_body_that_breaks_off_is_told_in_words(clock: ManualClock) -> None:
+    async def short(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
+    ) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with raw_server(short) as server, client(server, clock, retry=ONCE) as nunu:
+        with pytest.raises(TransportError, match="the answer's body broke off"):
+            await nunu.builds.get("b")
 
 
 async def test_a_bomb_by_the_old_name_of_gzip_is_not_unpacked(clock: ManualClock) -> None:

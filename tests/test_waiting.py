@@ -35,6 +35,10 @@ from nunu_async import (
     StartedRun,
     WaitTimeout,
 )
+from nunu_async.core import codec
+from nunu_async.models.jobs import Job
+from nunu_async.models.runs import Run
+from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.sandbox import Fault, Outcome, Sandbox, Script
 
 EPOCH = 1_780_000_000.0
@@ -468,6 +472,41 @@ async def test_what_stays_without_a_result_is_returned_as_it_is() -> None:
     assert found.is_terminal
     assert not found.succeeded
     assert sum("/runs?" not in target for target in asked) == 4
+
+
+@pytest.mark.parametrize("how", ["one", "many", "as_completed"])
+async def test_what_is_over_without_a_result_in_time_is_no_timeout(how: str) -> None:
+    """And another wait for it goes on looking for the result."""
+    row = run(state="COMPLETED", result=None)
+    name = row["multiplayer_run_id"]
+
+    def reply(target: str) -> Reply:
+        return told(page([]) if "/runs?" in target else row)
+
+    async with answered(reply=reply) as wire:
+        if how == "one":
+            found = await wire.nunu.wait_for_run(name, timeout=2, interval=1)
+        elif how == "many":
+            (found,) = await wire.nunu.wait_for_runs([name], timeout=2, interval=1)
+        else:
+            rows = wire.nunu.runs_as_completed([name], timeout=2, interval=1)
+            (found,) = [one async for one in rows]
+        assert found.is_terminal
+        assert wire.nunu._polling.runs._watcher._task is None or not len(
+            wire.nunu._polling.runs._watcher._board
+        )
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "queued"])
+async def test_an_end_in_year_1_is_none(state: str) -> None:
+    """As some servers write what is not set."""
+    body = {"completed_at": "0001-01-01T00:00:00Z", "created_at": "2026-04-11T06:20:00Z"}
+    made = codec.structure(run(state=state, result=None, **body), Run)
+    assert not made.is_terminal
+    job = codec.structure(body | {"job_id": JOB, "status": state, "runs": []}, Job)
+    assert not job.is_terminal
+    row = execution(status=state, completed_at=body["completed_at"])
+    assert not codec.structure(row, TestPlanExecution).is_terminal
 
 
 async def test_the_shared_looks_have_the_context_of_none_of_those_who_wait() -> None:

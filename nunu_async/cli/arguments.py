@@ -64,7 +64,7 @@ _KEYS = frozenset(
         *("auth-token", "nunu-api-key", "nunu-api-token", "password", "secret", "bearer"),
     )
 )
-_KEY = re.compile(r"nunu_\w{6,}")
+_KEY = re.compile(r"nunu_[^\s'\"]{6,}")
 
 
 class _Parser(argparse.ArgumentParser):

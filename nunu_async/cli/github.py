@@ -55,12 +55,14 @@ def publish(
         if not path:
             continue
         try:
+            end = _line_end(path)
             with open(path, "ab") as file:
                 if variable == OUTPUTS:
                     text = outputs(values)
                 else:  # in a file that other commands of the step have written to as well
-                    text = summary(verdicts, build=build, room=_MOST_BYTES - _held(file))
-                file.write(text.encode())
+                    text = summary(verdicts, build=build, room=_MOST_BYTES - _held(file) - len(end))
+                if text:
+                    file.write(end + text.encode())
             if not text and variable == SUMMARY:
                 tell(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
@@ -68,6 +70,15 @@ def publish(
             tell(f"nunu-async: cannot write {variable} ({cell(path)}): {told}")
             written = False
     return written
+
+
+def _line_end(path: str) -> bytes:
+    """Return what ends the last line of a file, where whoever wrote it did not."""
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        return b""
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def _held(file: BinaryIO) -> int:

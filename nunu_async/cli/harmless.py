@@ -10,7 +10,7 @@ __all__ = ["harmless"]
 # `##[name]` anywhere (actions/runner, ActionCommand.cs); Azure Pipelines: `##vso[`, `##[`;
 # TeamCity: `##teamcity[`; GitLab: `section_start:`, `section_end:`; Travis: `travis_fold:`.
 _COMMANDS = re.compile(
-    r"^(?:[^\S\n]|\x1b\[[0-9;?]*[A-Za-z])*:(?=:[\w-]+.*?::)"
+    r"^(?:[^\S\n]|\x1b\[[0-9;?]*[A-Za-z])*:(?=:[\w-].*?::)"
     r"|#(?=#(?:vso|teamcity)?\[)"
     r"|(?:section_(?=start:|end:)|travis_(?=fold:|time:))",
     re.IGNORECASE | re.MULTILINE,

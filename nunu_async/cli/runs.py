@@ -139,7 +139,14 @@ async def start(arguments: argparse.Namespace) -> int:
             return 0 if await result(as_json(started), is_json=True) else 1
         if started.test_plan_execution_id is not None:
             tell(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
-        written = [await result(cell(job_id)) for job_id in started.job_ids]
+        ids = started.job_ids
+        if not ids and started.multiplayer_run_id is not None:
+            ids = (started.multiplayer_run_id,)
+            tell("nunu-async: the server named a run, and no job; `nunu-async wait run` takes it")
+        if not ids and started.test_plan_execution_id is None:
+            tell("nunu-async: the server named nothing that it started")
+            return 1
+        written = [await result(cell(one)) for one in ids]
         return 0 if all(written) else 1
 
     return await ask(command)

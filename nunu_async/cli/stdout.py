@@ -25,6 +25,9 @@ async def result(line: str, *, is_json: bool = False) -> bool:
     """Write a line; return False, with a sentence on standard error, where that fails."""
     try:
         await write(line + "\n", is_json=is_json)
+    except asyncio.CancelledError:
+        tell(f"nunu-async: the result was not written: {line}")
+        raise
     except OSError as error:
         tell(f"nunu-async: cannot write the result ({error.strerror}): {line}")
         return False

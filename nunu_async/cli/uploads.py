@@ -53,8 +53,8 @@ _COLUMNS: tuple[Column[LeftBehind], ...] = (
 
 async def list_uploads(arguments: argparse.Namespace) -> int:
     """Print what was left behind, of every project; sends nothing and needs no key."""
-    shelf = _shelf()
     try:
+        shelf = _shelf()
         lefts = await beside_the_loop(lambda _: shelf.left_behind())
     except ConfigError as error:
         tell(f"nunu-async: {error}")

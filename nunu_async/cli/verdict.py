@@ -9,10 +9,11 @@ from typing import Literal, TypeAlias
 import attrs
 
 from nunu_async.cli.rows import NOTHING, cell
+from nunu_async.models.base import is_past
 from nunu_async.models.jobs import Job, JobRun
 from nunu_async.models.runs import PlayerDetails, Run, RunDetails
 from nunu_async.models.test_plan_executions import TestPlanExecution
-from nunu_async.models.vocab import RunResult
+from nunu_async.models.vocab import JobStatus, RunResult
 from nunu_async.redact import clean
 
 __all__ = [
@@ -130,7 +131,7 @@ def decisive_run(job: Job) -> JobRun | None:
     return some[-1] if some else None
 
 
-def result_of(row: Row) -> str:
+def result_of(row: Row) -> str:  # noqa: PLR0911 - one for each way
     """Return how something that is over ended, in one word."""
     if row.succeeded:
         return "success"
@@ -141,6 +142,8 @@ def result_of(row: Row) -> str:
             run = decisive_run(row)
             if run is not None and run.result is not None:
                 return _word(run.result)
+            if row.status != JobStatus.COMPLETED:  # a word that is new to this version
+                return _word(row.status)
             return "stopped" if row.stopped_by is not None else "none"
         case _:
             counts = row.test_status
@@ -171,7 +174,7 @@ def milliseconds(row: Row) -> float | None:
     """Return how long something took that is over."""
     if not isinstance(row, Job):
         return row.duration_ms
-    if row.completed_at is None:
+    if row.completed_at is None or not is_past(row.completed_at):
         return None
     began = min((run.started_at for run in row.runs if run.started_at), default=row.created_at)
     return (row.completed_at - began).total_seconds() * 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TypeAlias
 
 import attrs
@@ -67,6 +67,9 @@ def checked(listener: OnAttempt | None) -> OnAttempt | None:
 def report(listener: OnAttempt, attempt: Attempt) -> None:
     """Call the listener; what it raises is logged, and ends nothing."""
     try:
-        listener(attempt)
+        told: object = listener(attempt)  # type: ignore[func-returns-value] # as its type says
+        if isinstance(told, Coroutine):
+            told.close()
+            raise TypeError("on_attempt must be a function, and not a coroutine function")
     except Exception:  # noqa: BLE001 - whatever it is, the call goes on
         _LOG.exception("on_attempt raised an exception")

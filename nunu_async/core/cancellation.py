@@ -42,8 +42,8 @@ def _shielded() -> AbstractContextManager[object]:
     A cancelled scope of anyio's (a request of Starlette or FastAPI that timed out) cancels what is
     in it anew at each turn of the loop, and a wait that goes on all the same takes a whole core.
     """
-    anyio = sys.modules.get("anyio")
-    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)  # it may be half loaded
+    return nullcontext() if scope is None else scope(shield=True)
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -31,7 +31,7 @@ class Unfit(Exception):
 
 
 _Hook = Callable[..., object]
-_LEAP_SECOND: Final = re.compile("(T[0-9]{2}:[0-9]{2}):60")
+_LEAP_SECOND: Final = re.compile("([T ][0-9]{2}:[0-9]{2}):60")
 
 
 # cattrs' own hooks turn None into 'None', 1.5 into 1 and "rc" into ('r', 'c'); here a wrong type

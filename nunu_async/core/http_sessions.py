@@ -85,7 +85,8 @@ class HttpSessions:
         http.headers.clear()
         if given is not None:
             http.headers.update(given.headers)
-            if given.auth is not None:
+            # aiohttp sends it to no other host than that of a `base_url`, if there is one.
+            if given.auth is not None and given._base_url is None:  # noqa: SLF001 - no public name
                 http.headers.setdefault("Authorization", given.auth.encode())
         # aiohttp 3 has no other way to take them off without touching a list that a hook's owner
         # may share between sessions; `tests/test_hooks.py` fails where this does not work.

@@ -52,7 +52,9 @@ def read(
             return _with_response(request.answer(data), status, headers, secrets)
         except codec.Misfit as misfit:
             problems = misfit.problems
-            if isinstance(data, Mapping) and False in (data.get("ok"), data.get("success")):
+            if isinstance(data, Mapping) and (
+                data.get("error") or False in (data.get("ok"), data.get("success"))
+            ):
                 failed = data.get("status")
                 if type(failed) is int and 400 <= failed < 600 and not request.settles:  # noqa: PLR2004 - HTTP's error classes
                     error = _error(request, failed, headers, body, secrets)
@@ -139,15 +141,17 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
         return body.decode("utf-8", "replace").strip(), None, {}, False  # cut once it is clean
     if not isinstance(data, Mapping):
         return "", None, {}, False
-    message = next((data[k] for k in ("error", "message") if isinstance(data.get(k), str)), "")
-    code = data.get("code")
+    error = data.get("error")
+    within = error if isinstance(error, Mapping) else {}
+    words = (data.get("error"), data.get("message"), within.get("message"))
+    message = next((one for one in words if isinstance(one, str)), "")
+    code = data.get("code") or within.get("code")
     details = data.get("details")
     if not isinstance(details, Mapping):
         # A version conflict tells the versions beside its `error`; a start on several devices that
         # failed on all of them tells why for each.
         beside = {name: data[name] for name in data if name not in _EXPLAINED}
         details = beside if details is None else {**beside, "details": details}
-    error = data.get("error")
     if isinstance(error, Mapping | list):
         details = {"error": error, **details}
     return message, code if isinstance(code, str) else None, details, True

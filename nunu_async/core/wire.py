@@ -168,6 +168,8 @@ def translate(  # noqa: C901, PLR0912 - a list of cases
         case Unasked():
             kind, sent = ConnectError, False
             told = "the server spoke before it was asked"
+        case aiohttp.ClientPayloadError():
+            told = "the answer's body broke off, or is not in the form that its headers say"
         case _Dropped():
             told = f"the connection was lost ({error})"
         # Threads look up names, and nothing else that aiohttp does needs one.
@@ -215,6 +217,8 @@ def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
 def _cause(error: BaseException) -> str:
     """Say what an error of the system means; never with its own text, which may hold an address."""
     if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_AGAIN:
+            return "the host's name cannot be looked up at the moment"
         return "the host's name is not known"
     # Windows numbers those of sockets so that `os.strerror` knows none of them.
     words = next((words for kind, words in _WORDS if isinstance(error, kind)), "")
@@ -264,7 +268,7 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
                 )
             left -= len(block)
         body = b"".join(blocks)
-        if response.headers.get("Content-Encoding", "").strip().lower() == "x-gzip":
+        if body and response.headers.get("Content-Encoding", "").strip().lower() == "x-gzip":
             body = _unpacked(body, limit)  # the old name of gzip (RFC 9110, 8.4.1.3)
     except Exception:
         if not refused:
@@ -275,10 +279,18 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
 
 
 def _unpacked(body: bytes, limit: int) -> bytes:
-    reading = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    found = reading.decompress(body, limit)
-    if not reading.eof:
-        raise zlib.error("cut off, or too long")
+    found = b""
+    while body:  # one member after the other
+        reading = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            found += reading.decompress(body, limit + 1 - len(found))
+        except zlib.error:
+            raise TransportError("the answer is no gzip, though its headers say so") from None
+        if len(found) > limit:
+            raise TransportError(f"the answer is longer than {limit} bytes")
+        if not reading.eof:
+            raise TransportError("the answer's gzip is cut off")
+        body = reading.unused_data
     return found
 
 

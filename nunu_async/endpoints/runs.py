@@ -393,6 +393,7 @@ def _started(data: object) -> StartedRun:
 
 def _naming_something(started: StartedRun) -> StartedRun:
     named = started.multiplayer_run_id or started.test_plan_execution_id
+    # A list without jobs is an answer that is published.
     if "job_ids" in (*started.absent, *started.null) and not named:
         raise codec.Misfit("is missing @ $.job_ids")
     return started

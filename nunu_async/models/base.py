@@ -10,7 +10,7 @@ import attrs
 
 from nunu_async.response import ResponseInfo
 
-__all__ = ["NOTHING", "Extra", "Model"]
+__all__ = ["NOTHING", "Extra", "Model", "is_past"]
 
 
 class Extra(dict[str, object]):
@@ -55,6 +55,11 @@ class Model:
     def to_dict(self) -> dict[str, object]:
         """Return JSON data: what came, unknown members included; times as ISO 8601."""
         return cast("dict[str, object]", _plain(self))
+
+
+def is_past(moment: datetime | None) -> bool:
+    """Tell whether a time is set: some servers write year 1 where there is none."""
+    return moment is not None and moment.year > 1
 
 
 _OWN: Final = frozenset(attrs.fields_dict(Model))

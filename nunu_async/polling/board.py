@@ -56,6 +56,7 @@ class Watched(Generic[W]):
         missed_at: when the first look ended that did not find it, since it was seen last.
         misses: how much those looks, one after the other, tell of its absence.
         unsettled: looks, one after the other, that found it over but without its result.
+        over: the row of the last of them.
     """
 
     asked: str
@@ -67,6 +68,7 @@ class Watched(Generic[W]):
     missed_at: float = 0.0
     misses: int = 0
     unsettled: int = 0
+    over: object = None
 
 
 class Board(Generic[W]):

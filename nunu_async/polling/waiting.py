@@ -153,6 +153,8 @@ class Waiter(Generic[R]):
 
     def _check(self, wait: Wait[R], terms: Terms[R]) -> None:
         """Raise what ends the whole wait; what came in time is given out first."""
+        if wait.expired and wait.error is None:
+            self._watcher.settle(wait)
         if wait.news:
             return
         if wait.error is not None:

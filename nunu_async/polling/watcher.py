@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from nunu_async.core.clock import Clock
 from nunu_async.errors import (
@@ -87,6 +87,15 @@ class Watcher(Generic[R]):
         """Return the last state seen of an id that is still waited for."""
         watched = self._board.get(fold(name))
         return watched.state if watched is not None else None
+
+    def settle(self, wait: Wait[R]) -> None:
+        """End for one wait, whose time is up, what is over but has no result yet, as it is."""
+        for key in {fold(name) for name in wait.pending}:
+            watched = self._board.get(key)
+            if watched is not None and watched.over is not None:
+                row = cast("R", watched.over)
+                self._board.leave(key, wait)
+                wait.ended(key, row)
 
     def join(self, wait: Wait[R]) -> None:
         """Begin to look at what is pending in a wait.
@@ -317,11 +326,12 @@ class Watcher(Generic[R]):
         for wait in watched.waits:
             wait.saw(key, state, row)
         if not row.is_terminal:
-            watched.unsettled = 0
+            watched.unsettled, watched.over = 0, None
         elif self._kind.is_settled(row) or watched.unsettled >= _UNSETTLED_LOOKS:
             self._end(key, row)
         else:
             watched.unsettled += 1
+            watched.over = row
 
     def _give_up(self, key: str, unreadable: NunuError | None) -> None:
         name = self._kind.name
