@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from aiohttp.compression_utils import HAS_BROTLI, HAS_ZSTD
 from fault_case import Cancel, Case
 from fault_play import Played
 from fault_server import KEY
@@ -396,10 +397,11 @@ CASES = [
                     answer(200, 100 * b"\x28\xb5\x2f\xfd", {"Content-Encoding": kind}).always()
                 ]
             },
-            error=ProtocolError,
-            requests={"list_runs": 1},
+            # Where aiohttp can unpack it (zstd since Python 3.14), these bytes are none of it.
+            error=TransportError if is_known else ProtocolError,
+            requests={"list_runs": 5 if is_known else 1},
         )
-        for kind in ("br", "zstd")
+        for kind, is_known in (("br", HAS_BROTLI), ("zstd", HAS_ZSTD))
     ],
     Case(
         "X1",
