@@ -392,7 +392,10 @@ async def test_a_system_that_takes_no_hints_is_read_all_the_same(
     assert await source.read(5, 1000) == CONTENT[5:1005]
 
 
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system has no such call")
+@pytest.mark.skipif(
+    not (hasattr(os, "RWF_NOWAIT") and hasattr(os, "preadv")),
+    reason="the system has no such call",
+)
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 async def test_a_system_without_the_call_for_cached_bytes_is_read_all_the_same(
     path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, number: int

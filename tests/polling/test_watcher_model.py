@@ -190,10 +190,12 @@ def test_nobody_ends_early_twice_or_never(
 
         try:
             if split:
-                found = list(await asyncio.gather(*map(one, ids)))
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(name)) for name in ids]
+                found = [task.result() for task in tasks]
             else:
                 found = list(await waiter.many(ids, Terms(on_change=changes.append)))
-        except NotFound:
+        except* NotFound:
             # Hidden from one look after the other, it is not there as far as anybody can tell.
             if max(service.hides[name] for name in ids) < 2:
                 raise
