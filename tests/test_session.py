@@ -488,6 +488,7 @@ async def test_an_answer_is_read_by_its_old_name_and_with_a_mark_before_it(
         (b"no gzip", "is no gzip, though its headers say so"),
         (gzip.compress(BUILD)[:-9], "the answer's gzip is cut off"),
     ],
+    ids=["none", "cut"],  # each collection packs at another second
 )
 async def test_what_is_wrong_with_an_answer_by_the_old_name_is_said(
     clock: ManualClock, packed: bytes, why: str
