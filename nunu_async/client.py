@@ -134,7 +134,7 @@ class NunuClient:
             http=session,
             tls=ssl_context,
             proxies=proxies,
-            on_attempt=on_attempt,
+            on_attempt=self._on_attempt,
         )
         self._open_storage: Callable[[], upload.Storage] = lambda: upload.Storage(
             clock=self._clock,

@@ -8,6 +8,7 @@ from datetime import UTC
 from xml.etree import ElementTree as ET
 
 from nunu_async.cli.verdict import Verdict
+from nunu_async.models.base import is_set
 from nunu_async.redact import clean
 
 __all__ = ["junit_xml"]
@@ -42,7 +43,7 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
         root, "testsuite", {"name": _line(name), **numbers, "skipped": str(counts["skipped"])}
     )
     moment = min((verdict.began for verdict in verdicts if verdict.began), default=None)
-    if moment is not None and moment.year > 1:  # year 1 is a null to some servers
+    if is_set(moment):
         suite.set("timestamp", f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}")
     for verdict, (place, title) in zip(verdicts, _titles(verdicts), strict=True):
         _add_case(suite, verdict, place, title)

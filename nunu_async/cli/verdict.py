@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from nunu_async.cli.rows import NOTHING, cell
-from nunu_async.models.base import is_past
+from nunu_async.models.base import is_set
 from nunu_async.models.jobs import Job, JobRun
 from nunu_async.models.runs import PlayerDetails, Run, RunDetails
 from nunu_async.models.test_plan_executions import TestPlanExecution
@@ -174,7 +174,7 @@ def milliseconds(row: Row) -> float | None:
     """Return how long something took that is over."""
     if not isinstance(row, Job):
         return row.duration_ms
-    if row.completed_at is None or not is_past(row.completed_at):
+    if not is_set(row.completed_at):
         return None
     began = min((run.started_at for run in row.runs if run.started_at), default=row.created_at)
     return (row.completed_at - began).total_seconds() * 1000

@@ -15,6 +15,8 @@ __all__ = ["Attempt", "OnAttempt", "checked", "report"]
 _LOG = logging.getLogger("nunu_async.core")
 _IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; loading inspect takes longer than all of this
 
+_NO_FUNCTION = "on_attempt must be a function, and not a coroutine function"
+
 
 @attrs.frozen(kw_only=True)
 class Attempt:
@@ -60,7 +62,7 @@ def checked(listener: OnAttempt | None) -> OnAttempt | None:
     given: object = listener  # which need not be what its type says
     code = getattr(getattr(given, "__func__", given), "__code__", None)
     if not callable(given) or getattr(code, "co_flags", 0) & _IS_COROUTINE_FUNCTION:
-        raise ConfigError("on_attempt must be a function, and not a coroutine function")
+        raise ConfigError(_NO_FUNCTION)
     return listener
 
 
@@ -70,6 +72,6 @@ def report(listener: OnAttempt, attempt: Attempt) -> None:
         told: object = listener(attempt)  # type: ignore[func-returns-value] # as its type says
         if isinstance(told, Coroutine):
             told.close()
-            raise TypeError("on_attempt must be a function, and not a coroutine function")
+            raise TypeError(_NO_FUNCTION)
     except Exception:  # noqa: BLE001 - whatever it is, the call goes on
         _LOG.exception("on_attempt raised an exception")

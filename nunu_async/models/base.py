@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, TypeGuard, cast
 
 import attrs
 
 from nunu_async.response import ResponseInfo
 
-__all__ = ["NOTHING", "Extra", "Model", "is_past"]
+__all__ = ["NOTHING", "Extra", "Model", "is_set"]
 
 
 class Extra(dict[str, object]):
@@ -57,7 +57,7 @@ class Model:
         return cast("dict[str, object]", _plain(self))
 
 
-def is_past(moment: datetime | None) -> bool:
+def is_set(moment: datetime | None) -> TypeGuard[datetime]:
     """Tell whether a time is set: some servers write year 1 where there is none."""
     return moment is not None and moment.year > 1
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import attrs
 
-from nunu_async.models.base import Model, is_past
+from nunu_async.models.base import Model, is_set
 from nunu_async.models.runs import StartedRun
 from nunu_async.models.vocab import JobStatus, RunResult, RunState
 
@@ -71,7 +71,7 @@ class Job(Model):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing about it will change any more."""
-        return is_past(self.completed_at) or self.status == JobStatus.COMPLETED
+        return is_set(self.completed_at) or self.status == JobStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import attrs
 
-from nunu_async.models.base import Model, is_past
+from nunu_async.models.base import Model, is_set
 from nunu_async.models.vocab import (
     BugCategory,
     BugConfidence,
@@ -223,7 +223,7 @@ class Run(Model):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing about it will change any more."""
-        return is_past(self.completed_at) or self.state == RunState.COMPLETED
+        return is_set(self.completed_at) or self.state == RunState.COMPLETED
 
     @property
     def succeeded(self) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import attrs
 
-from nunu_async.models.base import Model, is_past
+from nunu_async.models.base import Model, is_set
 from nunu_async.models.vocab import ExecutionStatus
 
 __all__ = ["ExecutionTestStatus", "TestPlanExecution"]
@@ -53,7 +53,7 @@ class TestPlanExecution(Model):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing about it will change any more."""
-        return is_past(self.completed_at) or self.status == ExecutionStatus.COMPLETED
+        return is_set(self.completed_at) or self.status == ExecutionStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:
