@@ -37,9 +37,9 @@ _CREDENTIALS = ("x-api-key", "authorization", "cookie")
 _RESIGNS = 3
 # A pause asked for by the server may be lengthened by a quarter, and held back by as much again.
 _STRETCH = 1.5
-_IN_PROGRESS = (409, 423, 425)
-_MOST_BUSY = 60
-_MOST_CANCELS = 12
+IN_PROGRESS = (409, 423, 425)
+MOST_BUSY = 60
+MOST_CANCELS = 12
 
 
 @attrs.frozen(kw_only=True)
@@ -289,10 +289,10 @@ def _excesses(evidence: Evidence) -> Iterator[str]:
     api = policy.attempts * calls
     # "In progress" is repeated for as long as completing may take, and a DELETE for as long as
     # cleaning up may; both with pauses that grow.
-    busy = sum(seen.status in _IN_PROGRESS for seen in evidence.of("complete_upload"))
+    busy = sum(seen.status in IN_PROGRESS for seen in evidence.of("complete_upload"))
     most = dict.fromkeys(("initiate_upload", "start_run"), api * evidence.files)
-    most["complete_upload"] = api * evidence.files + min(busy, _MOST_BUSY * evidence.files)
-    most["cancel_upload"] = max(api, _MOST_CANCELS) * evidence.files
+    most["complete_upload"] = api * evidence.files + min(busy, MOST_BUSY * evidence.files)
+    most["cancel_upload"] = max(api, MOST_CANCELS) * evidence.files
     for operation, allowed in most.items():
         made = len(evidence.of(operation))
         if made > allowed:

@@ -27,7 +27,7 @@ import attrs
 import pytest
 from disclosed import disclosed
 from doubles import ManualClock
-from fault_invariants import Evidence, check_invariants
+from fault_invariants import IN_PROGRESS, MOST_BUSY, MOST_CANCELS, Evidence, check_invariants
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -451,8 +451,16 @@ class Stage:
         for call in self.calls:
             assert call.error is not None or built[call.number], "a build that is not there"
         tries = Counter((s.operation, _build_of(s), s.part_number) for s in self.box.journal)
-        for (operation, _, _), count in tries.items():
+        busy = Counter(
+            _build_of(s) for s in self.box.journal.of("complete_upload") if s.status in IN_PROGRESS
+        )
+        for (operation, build_id, _), count in tries.items():
             most = ATTEMPTS * len(self.calls)
+            # Both are repeated by time and not by number, as in `fault_invariants`.
+            if operation == "complete_upload":
+                most += min(busy[build_id], MOST_BUSY)
+            if operation == "cancel_upload":
+                most = max(most, MOST_CANCELS)
             if operation == "initiate_upload":
                 most *= 3  # a resumed upload that is no more, and one that was not heard of
             if operation in {"get_upload_parts", "get_build"}:
