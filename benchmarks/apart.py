@@ -16,7 +16,7 @@ from typing import Protocol
 
 import attrs
 
-from nunu_async.sandbox import Sandbox
+from nunu_async.sandbox import Fault, Sandbox
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -70,9 +70,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def sandbox_apart() -> Iterator[Server]:
+def sandbox_apart(*faults: Fault) -> Iterator[Server]:
     """Run a sandbox that keeps all bytes in memory."""
-    with _apart(_be_sandbox) as server:
+    with _apart(_be_sandbox, faults) as server:
         yield server
 
 
@@ -123,8 +123,8 @@ async def _until_closed(pipe: Connection, counts: Callable[[], Counts]) -> None:
     await closed
 
 
-async def _be_sandbox(pipe: Connection) -> None:
-    async with Sandbox() as box:
+async def _be_sandbox(pipe: Connection, faults: tuple[Fault, ...]) -> None:
+    async with Sandbox(faults=faults) as box:
         pipe.send((box.base_url.removesuffix("/api/v1"), box.api_key))
         await _until_closed(pipe, lambda: _counts_of(box))
 

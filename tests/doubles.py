@@ -123,13 +123,14 @@ async def storage_for(
     proxies: Proxies | None = None,
     allow_http: bool = False,
     max_bandwidth: float | None = None,
+    concurrency: int = 4,
     **limits: float,
 ) -> AsyncIterator[Storage]:
     """Open a `Storage` for servers on this machine; `limits` are those of `Timeouts`."""
     storage = Storage(
         clock=clock,
         timeouts=Timeouts(**limits),
-        concurrency=4,
+        concurrency=concurrency,
         user_agent="test",
         allow_http=allow_http,
         allow_loopback=True,

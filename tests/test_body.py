@@ -158,7 +158,7 @@ async def test_a_socket_that_takes_little_at_a_time_gets_it_all(
 
 
 @needs_sendfile
-async def test_with_verify_no_byte_passes_by_its_md5(
+async def test_with_verify_the_kernel_sends_and_a_thread_reads_for_the_md5(
     clock: ManualClock, source: Source, kernel: Kernel
 ) -> None:
     tag = {"ETag": f'"{hashlib.md5(source.path.read_bytes()).hexdigest()}"'}  # noqa: S324 - S3's
@@ -170,7 +170,8 @@ async def test_with_verify_no_byte_passes_by_its_md5(
     async with raw_server(take) as server, storage_for(clock) as storage:
         stored = await storage.put(at(server.url), whole(source), source, int, verify=True)
     assert stored.verified
-    assert not kernel.sent
+    assert kernel.sent
+    assert sum(length for _, length in kernel.read) == SIZE
 
 
 @needs_sendfile

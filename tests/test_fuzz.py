@@ -52,10 +52,17 @@ from nunu_async.models.builds import (
 from nunu_async.models.page import Page, Pagination
 from nunu_async.redact import Secret, clean, clean_details
 from nunu_async.upload import journal
-from nunu_async.upload.digest import md5_told
 from nunu_async.upload.plan import Plan, batch_size
 from nunu_async.upload.source import Identity
-from nunu_async.upload.storage import Stored, _etag, _refusal, _verdict, refusal_of
+from nunu_async.upload.storage import (
+    Stored,
+    _Accepted,
+    _etag,
+    _refusal,
+    _verdict,
+    md5_of,
+    refusal_of,
+)
 
 KEY = "nunu_MARKED_KEY_0123456789"
 UPLOAD_ID = "mpu-MARKED-7Qd2LxA_9f8e"
@@ -411,10 +418,11 @@ def test_whatever_storage_answers_is_a_part_or_a_storage_error(seed: int) -> Non
     else:
         assert found
         assert json.loads(json.dumps(found).encode()) == found
-        told = md5_told(found, headers)
+        told = md5_of(found, headers)
         assert told is None or told == found.lower()
     md5 = rng.choice([None, "0" * 32, "abc"])
-    verdict = _verdict(7, status, headers, etags, whole=rng.random() < 0.5, md5=md5)
+    accepted = _Accepted(status, headers, etags, whole=rng.random() < 0.5)
+    verdict = _verdict(7, accepted, md5)
     if isinstance(verdict, Stored):
         assert verdict.etag == found
         assert verdict.verified <= (md5 is not None)

@@ -231,6 +231,8 @@ async def test_an_answer_that_is_no_http_ends_the_connection_at_once(
         await reader.readexactly(1000)
         transport = cast("asyncio.Transport", writer.transport)
         transport.pause_reading()
+        for _ in range(200):  # until the client cannot send any more
+            await asyncio.sleep(0)
         writer.write(b"HTTP/1.1 nonsense\r\n\r\n")
         await given_up.wait()
         transport.resume_reading()

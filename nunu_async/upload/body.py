@@ -17,10 +17,10 @@ from aiohttp.http import StreamWriter
 from nunu_async.core.wire import buffered, lapse, limit_buffer, reset, socket_of
 from nunu_async.errors import NunuError, SourceError
 from nunu_async.upload.channel import Channel
-from nunu_async.upload.digest import Digest
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
+from nunu_async.upload.turns import BYTES_A_TURN, Turns
 from nunu_async.upload.watch import Progress
 
 if sys.platform == "win32":
@@ -48,20 +48,35 @@ else:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
 
 
-__all__ = ["BLOCK", "OnSent", "PartBody"]
+__all__ = ["BLOCK", "OnSent", "PartBody", "keep_freed_memory"]
 
 # 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
 # loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
 BLOCK: Final = 256 * 1024
 _FIRST: Final = 16 * 1024
+# What the kernel sends by itself takes the loop a quarter of the time that other bytes take.
+_CHEAPER: Final = 4
 # What the kernel is given to send in one go, where it sends the file itself: at first, and at most.
 # It grows while the socket takes it all, so that few bytes are looked for that do not leave yet.
 _LEAST: Final = 64 * 1024
-_MOST: Final = 4 * 1024 * 1024
-# A socket that always accepts would otherwise keep the loop to itself: one turn in each 4 MiB.
-_BYTES_A_TURN: Final = 4 * 1024 * 1024
+_MOST: Final = _CHEAPER * BYTES_A_TURN
+
+# Of freed memory the process keeps up to twice as much.
+_KEPT: Final = 4 * 1024 * 1024
 
 OnSent = Callable[[int], None]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of blocks that were sent for the next ones.
+
+    It returns freed blocks to the system above a size that depends on what the process has done
+    before. Then each block is made of pages that the system has to zero first: over TLS that was
+    up to as much again as all else that sending costs, in one process and not in the next. To free
+    one larger block raises that size. Source: mallopt(3), M_MMAP_THRESHOLD. Without effect where
+    the environment sets it, and in other C libraries.
+    """
+    bytes(_KEPT)  # zeroed by the system when it is touched, which it is not
 
 
 class PartBody(aiohttp.Payload):
@@ -73,7 +88,7 @@ class PartBody(aiohttp.Payload):
     """
 
     def __init__(
-        self, source: Source, part: Part, on_sent: OnSent, digest: Digest | None, pace: Pace
+        self, source: Source, part: Part, on_sent: OnSent, pace: Pace, turns: Turns
     ) -> None:
         super().__init__(part, content_type="application/octet-stream")
         self._size = part.length
@@ -81,8 +96,8 @@ class PartBody(aiohttp.Payload):
         self._source = source
         self._part = part
         self._on_sent = on_sent
-        self._digest = digest
         self._pace = pace
+        self._turns = turns
         self._is_held = False
         self._channel: Channel | None = None
         self._writer: AbstractStreamWriter | None = None
@@ -113,12 +128,6 @@ class PartBody(aiohttp.Payload):
             paced=self._pace.is_limited,
             held=self._is_held,
         )
-
-    async def md5(self) -> str | None:
-        """Return the MD5 of the part; None if it is not wanted, or some bytes were not taken."""
-        if self._digest is None or self.sent < self._part.length:
-            return None
-        return await self._digest.hexdigest()
 
     def queued(self) -> int:
         """Return the bytes that the peer has not acknowledged; 0 where the kernel does not tell."""
@@ -156,7 +165,7 @@ class PartBody(aiohttp.Payload):
             self._left.set()
 
     async def _write_all(self, writer: AbstractStreamWriter) -> None:
-        if self._digest is None and self._source.sends:
+        if self._source.sends:
             self._channel = Channel.of(self._wire)
         if self._channel is not None:
             await self._write_blocks(writer, _FIRST)  # takes the request's head along
@@ -171,6 +180,7 @@ class PartBody(aiohttp.Payload):
         size = _LEAST
         while wanted := self._pace.grain(min(size, self._part.length - self.sent)):
             await self._hold(wanted)
+            await self._turns.take(-(-wanted // _CHEAPER))
             if self._is_gone():
                 raise aiohttp.ClientConnectionResetError("the connection is closed")
             # Looked for right before they are sent: pages may be dropped at any time.
@@ -190,7 +200,7 @@ class PartBody(aiohttp.Payload):
                 return
             self._given += sent
             self._since_miss += sent
-            await self._went(sent)
+            self._went(sent)
             if sent < length:
                 size = max(sent, _LEAST)
                 await channel.writable()
@@ -204,10 +214,9 @@ class PartBody(aiohttp.Payload):
         end = min(self.sent + count, self._part.length)
         while self.sent < end:
             length = min(size, end - self.sent)
+            await self._turns.take(length)
             block = await self._source.read(self._part.offset + self.sent, length, self._missed)
             self._since_miss += length
-            if self._digest is not None:
-                await self._digest.take(block)
             await self._hold(length)
             self._given += length
             await writer.write(block, drain=False)
@@ -219,7 +228,7 @@ class PartBody(aiohttp.Payload):
                 await writer.drain()
             else:  # at once: what happens to it from now on is told by this wait only
                 await self._flush(writer)
-            await self._went(length)
+            self._went(length)
 
     def _missed(self) -> None:
         self._since_miss = 0
@@ -236,13 +245,10 @@ class PartBody(aiohttp.Payload):
             self._is_held = False
         self._paid += due
 
-    async def _went(self, count: int) -> None:
-        turn = self.sent // _BYTES_A_TURN
+    def _went(self, count: int) -> None:
         self.sent += count
         self._paid -= count
         self._on_sent(self.sent)
-        if self.sent // _BYTES_A_TURN > turn:
-            await asyncio.sleep(0)
 
     def _is_gone(self) -> bool:
         transport = self._transport

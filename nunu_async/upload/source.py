@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,6 @@ from aiofiles.os import wrap
 
 from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.ctime import ctime_of
-from nunu_async.upload.digest import Digest
 from nunu_async.upload.readers import Lane
 from nunu_async.upload.sharing import is_held
 
@@ -64,6 +63,8 @@ _PAST_HOLE: Final = 16 * 1024 * 1024
 _WARM: Final = 256 * 1024 * 1024
 # What a read from the disk is told to go on with: the next blocks are then in the page cache.
 _AHEAD: Final = 4 * 1024 * 1024
+# Bytes that are read to be hashed; larger ones leave the processor's cache in between.
+_HASHED: Final = 1024 * 1024
 # How macOS is asked the same. Source: sys/fcntl.h, `struct radvisory`, an off_t and an int.
 _F_RDADVISE: Final = 44
 _RADVISORY: Final = struct.Struct("qi4x")
@@ -179,7 +180,7 @@ class Source:
         self._enough = _PAST_HOLE
         self._pread = wrap(self._pread_whole)
         self._stat = wrap(self._measure)
-        self._hash = wrap(self._hash_block)
+        self._hash = wrap(self._hash_blocks)
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], executor: Executor) -> Self:
@@ -270,10 +271,6 @@ class Source:
         self._since_miss += sent
         return sent
 
-    def digest(self) -> Digest:
-        """Return an MD5 that is computed on the threads that read."""
-        return Digest(self._executor)
-
     async def check(self) -> Identity:
         """Return what the file is now; only its `ctime_ns` may differ from what it was.
 
@@ -296,8 +293,9 @@ class Source:
             await self._hash(digest, at, min(_AHEAD, end - at), executor=self._executor)
         return digest.hexdigest()
 
-    def _hash_block(self, digest: hashlib._Hash, offset: int, length: int) -> None:
-        digest.update(self._pread_whole(offset, length))
+    def _hash_blocks(self, digest: hashlib._Hash, offset: int, length: int) -> None:
+        for block in self._blocks(offset, length, _HASHED):
+            digest.update(block)
 
     def _cached(self, block: bytearray, offset: int) -> int:
         if self._closed:  # the number may be somebody else's file by now
@@ -315,22 +313,27 @@ class Source:
             raise _unreadable(self.path, error) from None
 
     def _pread_whole(self, offset: int, length: int) -> bytes:
-        blocks: list[bytes] = []
+        blocks = list(self._blocks(offset, length, length))
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    def _blocks(self, offset: int, length: int, most: int) -> Iterator[bytes]:
+        """Read `length` bytes, `most` at once; on a thread."""
         self._enter()
         try:
             with suppress(AttributeError, OSError):  # a hint, which some systems do not take
                 _announce(self._descriptor, offset)
             while length:
+                wanted = min(length, most)
                 try:
-                    block = self._pread_once(offset, length)
+                    block = self._pread_once(offset, wanted)
                 except OSError as error:
                     # A medium that fails once may not fail twice; nothing else gets better so.
                     if error.errno != errno.EIO:
                         raise
-                    block = self._pread_once(offset, length)
+                    block = self._pread_once(offset, wanted)
                 if not block:
                     raise _shorter(self.path)
-                blocks.append(block)
+                yield block
                 offset += len(block)
                 length -= len(block)
         except OSError as error:
@@ -340,7 +343,6 @@ class Source:
             raise _unreadable(self.path, error) from None
         finally:
             self._leave()
-        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     def _pread_once(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):

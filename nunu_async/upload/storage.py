@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from html import unescape
 from typing import Final
@@ -30,17 +30,17 @@ from nunu_async.core.wire import (
     translate,
     was_cancelled,
 )
-from nunu_async.errors import ClientClosed, NunuError, StallError, StorageError
+from nunu_async.errors import ClientClosed, NunuError, SourceError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import Secret, clean
-from nunu_async.upload.body import OnSent, PartBody
-from nunu_async.upload.digest import md5_told
+from nunu_async.upload.body import OnSent, PartBody, keep_freed_memory
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
+from nunu_async.upload.turns import BYTES_A_TURN, Turns
 from nunu_async.upload.watch import Watch
 
-__all__ = ["Storage", "Stored", "refusal_of"]
+__all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
 
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
@@ -55,6 +55,12 @@ _XML = {
     for name in ("Code", "Message")
 }
 
+_MD5: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
+# Encrypted so, an ETag may have 32 hex digits and is no MD5 all the same.
+# Source: Amazon S3 API reference, "Object", ETag.
+_KEY_OF_CUSTOMER: Final = "x-amz-server-side-encryption-customer-algorithm"
+_ENCRYPTION: Final = "x-amz-server-side-encryption"
+
 
 @attrs.frozen
 class Stored:
@@ -68,6 +74,17 @@ class Stored:
     """Whether the ETag is the MD5 of the bytes, as far as the answer tells."""
     status: int = 200
     request_id: str | None = None
+
+
+@attrs.frozen
+class _Accepted:
+    """An answer of success to a part."""
+
+    status: int
+    headers: dict[str, str]
+    etags: list[str]
+    whole: bool
+    """Whether it came after all of the part had been acknowledged."""
 
 
 class Storage:
@@ -98,6 +115,8 @@ class Storage:
         self._sessions = HttpSessions(concurrency, tls)
         self._proxies = proxies or Proxies()
         self._pace = Pace(clock, max_bandwidth)
+        self._turns = Turns()
+        keep_freed_memory()
         self._closed = False
 
     async def put(
@@ -128,11 +147,42 @@ class Storage:
             told = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=told)
         way = self._proxies.way_to(address.url).checked()
-        digest = source.digest() if verify else None
-        body = PartBody(source, part, on_sent, digest, self._pace)
+        body = PartBody(source, part, on_sent, self._pace, self._turns)
+        # Read apart from what is sent, so that storage must have just what the file holds.
+        hashing = asyncio.create_task(source.md5(part.offset, part.length)) if verify else None
+        try:
+            accepted = await self._send(address, way, part, body, secrets)
+            if isinstance(accepted, StorageError):
+                raise accepted  # here, and not in the frames that hold the answer
+            # An ETag proves nothing of a part that was not handed over to its end.
+            is_sent = body.sent == part.length
+            md5 = await hashing if hashing is not None and is_sent else None
+        except SourceError as error:
+            error.part_number = part.number
+            raise
+        finally:
+            if hashing is not None:
+                hashing.cancel()
+                await asyncio.gather(hashing, return_exceptions=True)
+        verdict = _verdict(part.number, accepted, md5)
+        named = request_id(accepted.headers, _hidden(address.url, secrets))
+        if isinstance(verdict, StorageError):
+            verdict.request_id = named
+            raise verdict
+        return attrs.evolve(verdict, status=accepted.status, request_id=named)
+
+    async def _send(
+        self,
+        address: PartUrl,
+        way: Way,
+        part: Part,
+        body: PartBody,
+        secrets: tuple[Secret, ...],
+    ) -> _Accepted | StorageError:
+        """Send a part under the watch for stalls; what fails is cut off."""
         try:
             async with self._stall_watch(body, part):
-                outcome = await self._exchange(address, way, part, body, secrets)
+                return await self._exchange(address, way, part, body, secrets)
         except BaseException as error:
             await finish(body.cut_off())
             if body.error is None or not isinstance(error, NunuError):
@@ -140,12 +190,6 @@ class Storage:
                     error.__context__ = None  # what a stall interrupted: aiohttp's own frames
                 raise
             raise body.error from None  # and not aiohttp's wrapping of it
-        finally:
-            if digest is not None:
-                digest.close()
-        if isinstance(outcome, Stored):
-            return outcome
-        raise outcome  # here, and not in the frames that hold the address and the answer
 
     async def _exchange(
         self,
@@ -154,13 +198,15 @@ class Storage:
         part: Part,
         body: PartBody,
         secrets: tuple[Secret, ...],
-    ) -> Stored | StorageError:
+    ) -> _Accepted | StorageError:
         headers = {
             "Content-Length": str(part.length),
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
         try:
+            # A connection to be opened takes a while, and many may be wanted at the same time.
+            await self._turns.take(BYTES_A_TURN)
             if self._closed:
                 raise ClientClosed("this client is closed; make a new one")
             async with self._sessions.take(confidential=True).put(
@@ -194,13 +240,7 @@ class Storage:
                 if not is_success(status):
                     hidden = _hidden(address.url, secrets)
                     return _refusal(part.number, status, told, answer, hidden)
-                md5 = await body.md5()
-                verdict = _verdict(part.number, status, told, etags, whole=whole, md5=md5)
-                named = request_id(told, _hidden(address.url, secrets))
-                if isinstance(verdict, StorageError):
-                    verdict.request_id = named
-                    return verdict
-                return attrs.evolve(verdict, status=status, request_id=named)
+                return _Accepted(status, told, etags, whole)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -275,21 +315,14 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
     return ""
 
 
-def _verdict(
-    part_number: int,
-    status: int,
-    headers: dict[str, str],
-    etags: list[str],
-    *,
-    whole: bool,
-    md5: str | None,
-) -> Stored | StorageError:
+def _verdict(part_number: int, accepted: _Accepted, md5: str | None) -> Stored | StorageError:
     """Return what was stored, if it is certain to be the whole part; else the error to raise.
 
-    `md5` is that of the bytes sent, None where nobody asked for it.
+    `md5` is that of the part, None where nobody asked for it.
     """
-    etag = _etag(etags, part_number, status)
-    told = md5_told(etag, headers) if isinstance(etag, str) else None
+    whole, status = accepted.whole, accepted.status
+    etag = _etag(accepted.etags, part_number, status)
+    told = md5_of(etag, accepted.headers) if isinstance(etag, str) else None
     stored = told if md5 is not None else None
     if isinstance(etag, str) and stored is not None and stored == md5:
         return Stored(etag, verified=True, is_md5=True)  # also when the answer came early
@@ -303,6 +336,18 @@ def _verdict(
         else "accepted the part before all of it was sent"
     )
     return StorageError(part_number=part_number, status=status, message=message)
+
+
+def md5_of(etag: str, headers: Mapping[str, str]) -> str | None:
+    """Return the MD5 that an ETag without quotes is, in lower case; None where it is none.
+
+    An ETag of several parts (``...-2``) is none, nor is that of an object encrypted with a key of
+    the customer's or of a key service.
+    """
+    encryption = headers.get(_ENCRYPTION, "").lower()
+    if _KEY_OF_CUSTOMER in headers or encryption.startswith("aws:kms"):
+        return None
+    return etag.lower() if _MD5.fullmatch(etag) else None
 
 
 def _hidden(url: str, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
