@@ -234,7 +234,7 @@ async def waiting(ticker: Ticker, wanted: dict[str, Any]) -> None:
         for number, name in enumerate(ids):
             told = seen if number == len(ids) - 1 else None
             tasks.append(
-                asyncio.create_task(nunu.wait_for_run(name, poll_interval=1.0, on_change=told))
+                asyncio.create_task(nunu.wait_for_run(name, interval=1.0, on_change=told))
             )
             if number % 50 == 49:
                 await asyncio.sleep(0)
@@ -270,7 +270,7 @@ async def first_use(ticker: Ticker, wanted: dict[str, Any]) -> None:
         ("call", lambda: nunu.runs.get(first)),
         ("upload", lambda: nunu.upload_build(wanted["small"], name="first", platform="linux")),
         ("list", lambda: nunu.runs.list_page(page_size=100)),
-        ("wait", lambda: nunu.wait_for_run(first, timeout=0.3, poll_interval=0.1)),
+        ("wait", lambda: nunu.wait_for_run(first, timeout=0.3, interval=0.1)),
     )
     for name, step in steps:
         with ticker.phase(f"first {name}{more}"), suppress(_wait_timeout()):
