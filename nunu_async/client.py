@@ -124,6 +124,8 @@ class NunuClient:
         self._timeouts = _timeouts(timeout)
         self._storage_concurrency = storage_concurrency
         self._max_bandwidth = max_bandwidth
+        # One thread: what several tasks need at once is loaded once, and they wait for it.
+        self._loader = Readers(1)
         self._session = Session(
             config,
             clock=self._clock,
@@ -131,6 +133,7 @@ class NunuClient:
             timeouts=self._timeouts,
             concurrency=api_concurrency,
             user_agent=agent,
+            loader=self._loader,
             http=session,
             tls=ssl_context,
             proxies=proxies,
@@ -217,17 +220,23 @@ class NunuClient:
             on_attempt=self._on_attempt,
         )
 
-    async def _load_uploader(self) -> None:
-        """Load the code that uploads: in a thread, as it takes longer than a turn of the loop may.
+    async def _load(self, load: Callable[[], object]) -> None:
+        """Load code: in a thread, as it takes longer than a turn of the loop may."""
+        if not self._closed:
+            await asyncio.get_running_loop().run_in_executor(self._loader, load)
 
-        Raises: ClientClosed.
-        """
+    async def _load_uploader(self) -> None:
+        """Load the code that uploads. Raises: ClientClosed."""
         # A package has the name of a module of its own once that is loaded to its end.
-        if "many" not in vars(upload) and not self._closed:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._readers, _load_uploads)
+        if "many" not in vars(upload):
+            await self._load(_load_uploads)
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
+
+    async def _load_polling(self) -> None:
+        """Load the code that waits."""
+        if "room" not in vars(polling):
+            await self._load(lambda: polling.Polling)
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
         self,
@@ -396,6 +405,7 @@ class NunuClient:
         raise_on_failure: bool = False,
     ) -> models.TestPlanExecution:
         """Wait until one execution is over; see `wait_for_executions`."""
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.executions.one(execution_id, terms)
 
@@ -429,6 +439,7 @@ class NunuClient:
             last state of the rest; NotFound; RunFailed; AuthenticationError and PermissionDenied,
             which end every wait of the client; ClientClosed.
         """
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.executions.many(execution_ids, terms)
 
@@ -458,6 +469,7 @@ class NunuClient:
         raise_on_failure: bool = False,
     ) -> models.Run:
         """Wait until one run is over; see `wait_for_runs`."""
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.runs.one(run_id, terms)
 
@@ -474,6 +486,7 @@ class NunuClient:
 
         As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` tells the steps of a run.
         """
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.runs.many(run_ids, terms)
 
@@ -503,6 +516,7 @@ class NunuClient:
         raise_on_failure: bool = False,
     ) -> models.Job:
         """Wait until one job is over; see `wait_for_jobs`."""
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.jobs.one(job_id, terms)
 
@@ -519,6 +533,7 @@ class NunuClient:
 
         As `wait_for_executions`. Job ids are what a start gives; the runs of a job are in `.runs`.
         """
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         return await self._polling.jobs.many(job_ids, terms)
 
@@ -570,6 +585,7 @@ class NunuClient:
 
         Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
         """
+        await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
         start = self.runs.start(
             deployment_config_id=deployment_config_id,
@@ -634,6 +650,7 @@ class NunuClient:
             await self._storage.close()
         self._readers.shutdown(wait=False)
         self._writer.shutdown(wait=False)
+        self._loader.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self

@@ -40,6 +40,9 @@ from nunu_async import (
     TransportError,
     UploadOutcomeUnknown,
 )
+from nunu_async.core import codec
+from nunu_async.core.request import Request
+from nunu_async.models.base import Model
 from nunu_async.sandbox import Fault, Sandbox
 
 KEY = "nunu_a_key_for_tests_only_0001"
@@ -635,6 +638,30 @@ async def test_a_closed_client_says_so(clock: ManualClock) -> None:
         await nunu.close()
         with pytest.raises(ClientClosed):
             await nunu.builds.get("b")
+
+
+async def test_an_answer_is_read_where_no_code_can_be_loaded_elsewhere_any_more(
+    clock: ManualClock,
+) -> None:
+    """As when the client is closed meanwhile: what the server has done must still be known."""
+
+    @attrs.frozen(kw_only=True)
+    class Fresh(Model):
+        text: str
+        number: int
+
+    body = b'{"text": "t", "number": 2.0}'  # not exactly what the reader wants, so both are loaded
+    async with raw_server(Script([answer(body=body)])) as server, client(server, clock) as nunu:
+        nunu._loader.shutdown()
+        made = await nunu._session.send(
+            Request(
+                operation="any",
+                method="GET",
+                path="/any",
+                answer=lambda data: codec.structure(data, Fresh),
+            )
+        )
+    assert made == Fresh(text="t", number=2)
 
 
 def test_a_client_belongs_to_one_event_loop(clock: ManualClock) -> None:

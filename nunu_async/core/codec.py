@@ -5,23 +5,29 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import attrs
 
-from nunu_async.core.reader import OWN, Unexpected, reader
+from nunu_async.core.reader import OWN, Unexpected, has_reader, reader
 from nunu_async.errors import InputError
 from nunu_async.models.base import Extra, Model
 from nunu_async.models.page import Page, Pagination
 
 __all__ = [
     "Misfit",
+    "NotReady",
     "dump",
     "encode",
+    "only_ready",
     "parse",
+    "prepare",
     "split",
     "structure",
     "structure_page",
@@ -68,6 +74,60 @@ def split(problem: str) -> tuple[str, str]:
     return told, path
 
 
+class NotReady(Exception):
+    """Decoding needs code that has not been loaded or generated yet.
+
+    Attributes:
+        prepare: loads or generates it; may be called by any thread, any number of times.
+    """
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        super().__init__()
+        self.prepare = prepare
+
+
+_ONLY_READY: Final = ContextVar("nunu_async_only_ready", default=False)
+_CONVERTIBLE: Final[set[type]] = set()
+
+
+@contextmanager
+def only_ready() -> Iterator[None]:
+    """Make decoding raise `NotReady` where it would otherwise load or generate code.
+
+    That takes 20 ms and more, for which an event loop should not be held up. Without this, what is
+    needed is loaded on the spot.
+    """
+    before = _ONLY_READY.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_READY.reset(before)
+
+
+def prepare(model: type) -> None:
+    """Load and generate all that decoding a model may need; for a thread, as it takes long."""
+    if issubclass(model, Model):
+        reader(model)
+    _prepare_conversion(model)
+
+
+def _prepare_conversion(model: type) -> None:
+    from nunu_async.core import converter  # noqa: PLC0415 - seldom needed
+
+    converter.prepare(model)
+    _CONVERTIBLE.add(model)
+
+
+def _reader(model: type[M]) -> Callable[[object], M]:
+    if _ONLY_READY.get() and not has_reader(model):
+        raise NotReady(partial(_generate_reader, model))
+    return reader(model)
+
+
+def _generate_reader(model: type[Model]) -> None:
+    reader(model)
+
+
 # What a fast reader raises for data that is not exactly right.
 _ODD = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
 
@@ -78,12 +138,15 @@ def structure(data: object, model: type[T]) -> T:
     Raises: Misfit, with every wrong place and its JSON path.
     """
     if issubclass(model, Model):
+        read = _reader(model)
         try:
-            return cast("T", reader(model)(data))
+            return cast("T", read(data))
         except _ODD:
             pass  # something is not exactly right: let the converter take it, or say what it is
     if attrs.has(model) and not isinstance(data, Mapping):
         raise Misfit(f"expected an object, got {type(data).__name__} @ $")
+    if _ONLY_READY.get() and model not in _CONVERTIBLE:
+        raise NotReady(partial(_prepare_conversion, model))
     from nunu_async.core.converter import Unfit, convert  # noqa: PLC0415 - seldom needed
 
     try:
@@ -108,7 +171,7 @@ def structure_rows(
     rows = data[key]
     if not isinstance(rows, list):
         raise Misfit(f"expected a list, got {type(rows).__name__} @ $.{key}")
-    read = reader(model)
+    read = _reader(model)
     try:
         return tuple([read(row) for row in rows])
     except _ODD:

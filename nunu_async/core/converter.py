@@ -21,7 +21,7 @@ from nunu_async.core.reader import LARGEST, OWN, replaces_null
 from nunu_async.models.base import NOTHING, Extra, Model
 from nunu_async.models.vocab import Word
 
-__all__ = ["CONVERTER", "Unfit", "convert"]
+__all__ = ["CONVERTER", "Unfit", "convert", "prepare"]
 
 T = TypeVar("T")
 
@@ -146,6 +146,11 @@ def _build_converter() -> Converter:
 
 
 CONVERTER: Final = _build_converter()
+
+
+def prepare(model: type) -> None:
+    """Generate what converting to a model needs, which `convert` does at its first use."""
+    CONVERTER.get_structure_hook(model)
 
 
 def convert(data: object, model: type[T]) -> T:

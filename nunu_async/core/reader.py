@@ -18,7 +18,7 @@ import attrs
 from nunu_async.models.base import NOTHING, Extra, Model
 from nunu_async.models.vocab import Word
 
-__all__ = ["LARGEST", "OWN", "Unexpected", "reader", "replaces_null"]
+__all__ = ["LARGEST", "OWN", "Unexpected", "has_reader", "reader", "replaces_null"]
 
 M = TypeVar("M", bound=Model)
 
@@ -40,10 +40,16 @@ class Unexpected(Exception):
 _READERS: Final[dict[type[Model], Callable[..., Model]]] = {}
 
 
+def has_reader(model: type[Model]) -> bool:
+    """Tell whether the reader of a model has been generated."""
+    return model in _READERS
+
+
 def reader(model: type[M]) -> Callable[[object], M]:
     """Return the function that makes a `model` of an exactly fitting JSON object.
 
-    It raises Unexpected, KeyError, TypeError, ValueError or AttributeError for anything else.
+    The first call for a model generates it, which takes milliseconds; any thread may do that. It
+    raises Unexpected, KeyError, TypeError, ValueError or AttributeError for anything else.
     """
     if model not in _READERS:
         _READERS[model] = _generate(model)

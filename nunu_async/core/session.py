@@ -6,6 +6,8 @@ import asyncio
 import io
 import logging
 import ssl
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 import aiohttp
@@ -16,7 +18,7 @@ from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
 from nunu_async.core.attempt import Attempt, OnAttempt, report
 from nunu_async.core.clock import Clock, Deadline, time_limit
-from nunu_async.core.codec import encode
+from nunu_async.core.codec import NotReady, encode, only_ready
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions, way_of
 from nunu_async.core.proxies import DIRECT, Proxies, Way
 from nunu_async.core.request import Request
@@ -81,9 +83,12 @@ class Session:
 
     Bound to the event loop of its first request. At most `concurrency` requests are under way at
     once; the others wait at the gate before any time limit starts.
+
+    Args:
+        loader: loads and generates the code that decodes, which takes too long for the event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         config: Config,
         *,
@@ -92,6 +97,7 @@ class Session:
         timeouts: Timeouts,
         concurrency: int,
         user_agent: str,
+        loader: Executor,
         http: aiohttp.ClientSession | None = None,
         tls: ssl.SSLContext | None = None,
         proxies: Proxies | None = None,
@@ -108,6 +114,7 @@ class Session:
         self._connecting = connect_timeout(timeouts.connect)
         self._concurrency = concurrency
         self._user_agent = user_agent
+        self._loader = loader
         self._sessions = HttpSessions(concurrency + _URGENT, tls, http)
         proxies = proxies or Proxies()
         self._way = (
@@ -261,7 +268,13 @@ class Session:
                 hidden = (self._config.api_key, *request.secrets)
                 if self._on_attempt is not None:
                     answered.request_id = responses.request_id(headers, hidden)
-                return responses.read(request, answered.status, headers, answer, hidden)
+                while True:
+                    try:
+                        with only_ready():
+                            return responses.read(request, answered.status, headers, answer, hidden)
+                    except NotReady as needed:
+                        prepare = needed.prepare
+                    await self._prepare(prepare)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -269,6 +282,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
             failure = translate(error, request.method, request.path)
         finally:
+            headers, answer = {}, b""  # as with `response`: they may echo the key
             _LOG.debug(
                 "%s %s attempt %d: %s in %.0f ms",
                 request.method,
@@ -278,6 +292,14 @@ class Session:
                 1000 * (self._clock.monotonic() - began),
             )
         raise failure
+
+    async def _prepare(self, prepare: Callable[[], None]) -> None:
+        try:
+            loading = asyncio.get_running_loop().run_in_executor(self._loader, prepare)
+        except RuntimeError:  # closed meanwhile: what was answered is still to be read
+            prepare()
+        else:
+            await loading
 
     def _address(self, request: Request[T]) -> URL:
         path = self._config.url(request.path)[self._origin :]
