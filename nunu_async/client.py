@@ -7,7 +7,7 @@ import os
 import platform as host
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -219,6 +219,21 @@ class NunuClient:
             max_bandwidth=self._max_bandwidth,
             on_attempt=self._on_attempt,
         )
+
+    async def warm_up(self) -> None:
+        """Load all code that this client may need, on another thread; nothing is sent.
+
+        Otherwise the first call, upload, list or wait of a process loads its code, in part on the
+        event loop, which is held up for tens of milliseconds. A service that cannot have that
+        awaits this when it starts. May be called any number of times, by any number of tasks; the
+        first takes up to half a second, the others none. Where no thread can be started, the code
+        is loaded on the event loop.
+
+        Raises: NunuError where a module cannot be loaded; ClientClosed.
+        """
+        await self._load(_load_everything)
+        if self._closed:
+            raise ClientClosed("this client is closed; make a new one")
 
     async def _load(self, load: Callable[[], object]) -> None:
         """Load code: in a thread, as it takes longer than a turn of the loop may."""
@@ -716,6 +731,13 @@ def _timeouts(value: float | Timeouts | None) -> Timeouts:
 
 def _user_agent() -> str:
     return f"nunu_async/{__version__} aiohttp/{aiohttp.__version__} python/{host.python_version()}"
+
+
+@cache
+def _load_everything() -> None:
+    from nunu_async.preload import load_everything  # noqa: PLC0415 - most programs do without
+
+    load_everything()
 
 
 def _load_uploads() -> tuple[object, ...]:

@@ -638,6 +638,8 @@ async def test_a_closed_client_says_so(clock: ManualClock) -> None:
         await nunu.close()
         with pytest.raises(ClientClosed):
             await nunu.builds.get("b")
+        with pytest.raises(ClientClosed):
+            await nunu.warm_up()
 
 
 async def test_an_answer_is_read_where_no_code_can_be_loaded_elsewhere_any_more(

@@ -63,6 +63,7 @@ threading.Thread.start = limited
 
 async def main():
     async with NunuClient(storage_concurrency=8) as nunu:
+        await asyncio.gather(nunu.warm_up(), nunu.warm_up())
         for resume in (False, True):
             results = await nunu.upload_builds(
                 sys.argv[2:], multipart=True, resume=resume, verify=resume, name=f"{resume}"

@@ -1,0 +1,33 @@
+"""All the code that a client may need, loaded in one go."""
+
+from __future__ import annotations
+
+import concurrent.futures.thread  # noqa: F401 - asyncio looks up names with it
+import encodings.idna  # noqa: F401 - a TLS connection encodes the name of its host with it
+import sys
+from collections.abc import Iterator
+
+from nunu_async import endpoints, models, polling, upload
+from nunu_async.core import codec
+from nunu_async.models.base import Model
+from nunu_async.models.page import Page, Pagination
+
+__all__ = ["load_everything"]
+
+
+def load_everything() -> None:
+    """Load every module, and generate what decodes answers; takes up to half a second."""
+    for package in (endpoints, models, polling, upload):
+        for name in package.__all__:
+            getattr(package, name)
+    codec.prepare(Pagination)
+    for name in endpoints.__all__:
+        for model in _models_of(getattr(endpoints, name).__module__):
+            codec.prepare(model)
+
+
+def _models_of(module: str) -> Iterator[type[Model]]:
+    # An endpoint imports the models of its answers, and defines those that nobody else needs.
+    for value in vars(sys.modules[module]).values():
+        if isinstance(value, type) and issubclass(value, Model) and value not in (Model, Page):
+            yield value
