@@ -380,7 +380,12 @@ class NunuClient:
         paths = [file for file in given if not isinstance(file, upload.BuildFile)]
         for path in paths:
             upload.check_path(path)
-        names = iter(upload.short_names(paths) if name is None else [name] * len(paths))
+        loop = asyncio.get_running_loop()
+        # On a thread: macOS asks a volume whether it ignores case, and a dead one never answers.
+        if name is None:
+            names = iter(await loop.run_in_executor(self._readers, upload.short_names, paths))
+        else:
+            names = iter([name] * len(paths))
         jobs = [
             file
             if isinstance(file, upload.BuildFile)
@@ -401,7 +406,7 @@ class NunuClient:
             )
             for file in given
         ]
-        upload.check(jobs)
+        await loop.run_in_executor(self._readers, upload.check, jobs)
         return await upload.upload_all(
             self._uploader,
             jobs,

@@ -6,6 +6,7 @@ own, which records what its main thread does; the server is in this one.
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 from pathlib import Path
@@ -82,8 +83,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from nunu_async import (
-    BuildFile, BytesSent, DecodeError, NunuClient, RetryPolicy, SourceError, UploadError,
-    WaitTimeout,
+    BuildFile, BytesSent, ConfigError, DecodeError, NunuClient, RetryPolicy, SourceError,
+    UploadError, WaitTimeout,
 )
 
 way, secure, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -123,6 +124,7 @@ async def uploads(nunu):
         [small, two, BuildFile(path=two, name="other", resume=True, **several)], **several
     )
     assert [result.error for result in results] == [None] * 3, results
+    await nunu.upload_builds([small], name="named", platform="linux")
 
 async def failures(nunu):
     several = {"platform": "linux", "multipart": True}
@@ -130,6 +132,11 @@ async def failures(nunu):
     for _ in range(2):  # the second goes on with what the first has left
         await raises(UploadError, nunu.upload_build(three, name="left", resume=True, **several))
     await raises(SourceError, nunu.upload_build(missing, name="missing", **several))
+    if os.name == "posix":
+        async with NunuClient(state_dir="~no_such_user/state") as homeless:
+            await raises(
+                ConfigError, homeless.upload_build(two, name="h", resume=True, **several)
+            )
     for resume in (False, True):
         def stop(event):
             if isinstance(event, BytesSent):
@@ -204,9 +211,19 @@ async def empty(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: bytes
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
 
-@pytest.mark.parametrize("way", ["warmed up", "used", "first"])
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS is played on Linux")
+
+
+@pytest.mark.parametrize(
+    ("way", "before"),
+    [
+        *(("warmed up", ""), ("used", ""), ("first", "")),
+        pytest.param("warmed up", "import as_macos", marks=needs_linux),
+    ],
+    ids=["warmed-up", "used", "first", "warmed-up-macos"],
+)
 async def test_nothing_is_imported_opened_or_looked_up_on_the_loop(
-    way: str, tmp_path: Path, authority: trustme.CA
+    way: str, before: str, tmp_path: Path, authority: trustme.CA
 ) -> None:
     """Of a `first` use that is true but for the resources of the client, as `nunu.runs`."""
     trusted = tmp_path / "authority.pem"
@@ -237,11 +254,12 @@ async def test_nothing_is_imported_opened_or_looked_up_on_the_loop(
             "endless run": endless.run_id,
         }
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-c", RECORDER + PROGRAM, way),
+            *(sys.executable, "-W", "error", "-c", f"{before}{RECORDER}{PROGRAM}", way),
             *(f"https://localhost:{server.port}", json.dumps(ids)),
             *(str(file) for file in (*files, tmp_path / "missing.zip")),
             env=environment(
                 box.environment,
+                {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ['PYTHONPATH']}"},
                 {
                     "NUNU_BASE_URL": box.base_url.replace("127.0.0.1", "localhost"),
                     "NUNU_STATE_DIR": str(tmp_path / "state"),

@@ -161,7 +161,8 @@ class Shelf:
                 ascii(path), "has a path that no journal can hold; it goes up without resume"
             ) from None
         base_url, project_id = self._place
-        same: list[object] = [base_url, project_id, self._key_mark, path_key(path)]
+        key, folder = await self._find(path)
+        same: list[object] = [base_url, project_id, self._key_mark, key]
         same += [request.name, request.platform]
         same += [request.multipart, request.description, list(request.tags)]
         name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32]
@@ -179,41 +180,59 @@ class Shelf:
                 verify=verify,
             )
 
-        journal = await self._opened(name, path)
+        journal = await self._opened(folder, name, path)
         journal.head_of = head
         return journal
 
-    async def _opened(self, name: str, path: str) -> Journal:
+    async def _find(self, path: str) -> tuple[str, Path]:
+        """Return a path's key, and the folder of the journals.
+
+        Not on the event loop: a disk may be asked for the first, and a directory service, without
+        `HOME`, for the second.
+
+        Raises: ConfigError.
+        """
+        try:
+            async with time_limit(self._clock, _PATIENCE):
+                return await _on(self.executor, lambda: (path_key(path), self.folder))
+        except TimeoutError:
+            raise ConfigError(
+                "journals cannot be kept (a disk hangs, or what tells home directories); see "
+                "NUNU_STATE_DIR"
+            ) from None
+
+    async def _opened(self, folder: Path, name: str, path: str) -> Journal:
         """Open the journal of this name, or beside it where that is of another version.
 
         So that version finds its own, and can resume or cancel what it began.
         """
-        journal = Journal(self.folder / f"{name}{_SUFFIX}", self.executor, self._clock)
+        journal = Journal(folder / f"{name}{_SUFFIX}", self.executor, self._clock)
         await journal.open(path, create=True)
         if journal.foreign:
-            _warn_once(_of_another_version(self.folder / f"{name}{_SUFFIX}", journal.foreign))
-            journal = Journal(
-                self.folder / f"{name}-{VERSION}{_SUFFIX}", self.executor, self._clock
-            )
+            _warn_once(_of_another_version(folder / f"{name}{_SUFFIX}", journal.foreign))
+            journal = Journal(folder / f"{name}-{VERSION}{_SUFFIX}", self.executor, self._clock)
             await journal.open(path, create=True)
         return journal
 
     async def outdated(self, source: Source) -> list[Found]:
         """Find the journals of what the file was before it was changed, under whatever name."""
-        key = path_key(source.path)
+
+        def find() -> list[Found]:
+            key = path_key(source.path)
+            return [
+                one
+                for one in self._all()
+                if self._is_ours(one.kept.head)
+                and path_key(one.kept.head.path) == key
+                and one.kept.head.identity != source.identity
+            ]
+
         try:
             async with time_limit(self._clock, _PATIENCE):
-                found = await _on(self.executor, self._all)
+                return await _on(self.executor, find)
         except TimeoutError:
             _LOG.warning("the journals' disk hangs; those of older states are let be")
             return []
-        return [
-            one
-            for one in found
-            if self._is_ours(one.kept.head)
-            and path_key(one.kept.head.path) == key
-            and one.kept.head.identity != source.identity
-        ]
 
     async def take(self, one: Found | LeftBehind) -> Journal:
         """Lock a journal that is there. Raises: SourceError when it is busy; ConfigError."""
