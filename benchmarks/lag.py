@@ -225,11 +225,13 @@ def play(course: Course, only: str | None) -> dict[str, list[dict[str, float]]]:
                 rows_apart(course.runs) as (waited, move_waited),
             ):
                 one = {"small": some[0]}
+                small = {"url": box.url, "key": box.key, "paths": some}
                 begun = {"paths": [str(path) for path in paths[: course.crowd]], "seconds": 2.0}
                 begun |= {"url": crowd.url, "key": crowd.key}
                 todo = [
                     *cases,
-                    Case("small_files", {"url": box.url, "key": box.key, "paths": some}),
+                    Case("small_files", small | {"freeze": True}),
+                    Case("small_files", small | {"freeze": False}),
                     Case("listing", rows),
                     Case("list_plainly", rows),
                     Case("waiting", waited, move_waited),
@@ -250,8 +252,8 @@ def play(course: Course, only: str | None) -> dict[str, list[dict[str, float]]]:
 
 def show(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Print medians of each phase; return them."""
-    ranks = ("p50", "p95", "p99", "max", "used_p99", "used_max")
-    print(f"{'':>36} {'milliseconds late':>27} {'used of the CPU':>20}")
+    ranks = ("p50", "p95", "p99", "max", "used_p99", "used_max", "gc")
+    print(f"{'':>36} {'milliseconds late':>27} {'used of the CPU':>19}")
     names = " ".join(f"{rank.removeprefix('used_'):>{9 if 'u' in rank else 6}}" for rank in ranks)
     print(f"{'':>36} {names}  CPU s wall s")
     told = {}

@@ -10,6 +10,7 @@ Nothing of nunu_async is imported before a case wants it, as the first use of it
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -32,7 +33,8 @@ class Ticker:
     """A callback that wants to run every 2 ms, and notes how late it is.
 
     It notes as well what its thread has used of the processor since the tick before: of a tick
-    that is late by more than that, the machine was late, and not the loop.
+    that is late by more than that, the machine was late, and not the loop. And how long Python's
+    garbage collector took at most, which belongs to the whole process.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,8 @@ class Ticker:
         self._late: list[float] = []
         self._used: list[float] = []
         self._so_far = 0.0
+        self._collecting = self._longest_collection = 0.0
+        gc.callbacks.append(self._collected)
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -48,6 +52,7 @@ class Ticker:
     def phase(self, name: str) -> Iterator[None]:
         """Tick for the length of the block."""
         self._late, self._used, self._so_far = [], [], time.thread_time()
+        self._longest_collection = 0.0
         self._due = self._loop.time() + EACH
         self._timer = self._loop.call_at(self._due, self._tick)
         began, spent = time.perf_counter(), time.process_time()
@@ -64,9 +69,17 @@ class Ticker:
                 "max": 1000 * late[-1],
                 "used_p99": 1000 * used[min(len(used) * 99 // 100, len(used) - 1)],
                 "used_max": 1000 * used[-1],
+                "gc": 1000 * self._longest_collection,
                 "cpu_s": cpu,
                 "wall_s": wall,
             }
+
+    def _collected(self, phase: str, _: dict[str, int]) -> None:
+        now = time.thread_time()
+        if phase == "start":
+            self._collecting = now
+        else:
+            self._longest_collection = max(self._longest_collection, now - self._collecting)
 
     def _tick(self) -> None:
         now, used = self._loop.time(), time.thread_time()
@@ -86,8 +99,15 @@ async def idle(ticker: Ticker, wanted: dict[str, Any]) -> None:
         await asyncio.sleep(wanted["seconds"])
 
 
+async def ready(nunu: NunuClient) -> None:
+    """Do what the README tells a service to do as it starts."""
+    await nunu.warm_up()
+    gc.collect()
+    gc.freeze()
+
+
 async def upload(ticker: Ticker, wanted: dict[str, Any]) -> None:
-    """Upload one build; the code for it is loaded by a small one before."""
+    """Upload one build, after a small one."""
     from nunu_async import NunuClient  # noqa: PLC0415 - see above
 
     at_once = wanted["at_once"]
@@ -107,6 +127,7 @@ async def upload(ticker: Ticker, wanted: dict[str, Any]) -> None:
                 resume=wanted.get("resume", False),
             )
 
+        await ready(nunu)
         await send(wanted["small"])
         if wanted.get("cold"):
             await asyncio.to_thread(_forget, wanted["build"])
@@ -169,8 +190,10 @@ async def small_files(ticker: Ticker, wanted: dict[str, Any]) -> None:
     """Upload many small files with one call."""
     async with await _client(wanted) as nunu:
         paths = wanted["paths"]
+        if wanted["freeze"]:
+            await ready(nunu)
         _raise(await nunu.upload_builds(paths[:20], platform="linux"))
-        with ticker.phase("small files"):
+        with ticker.phase(f"small files{'' if wanted['freeze'] else ', no gc.freeze'}"):
             _raise(await nunu.upload_builds(paths[20:], platform="linux"))
 
 
@@ -189,6 +212,7 @@ async def _client(wanted: dict[str, Any]) -> NunuClient:
 async def listing(ticker: Ticker, wanted: dict[str, Any]) -> None:
     """List all runs."""
     async with await _client(wanted) as nunu:
+        await ready(nunu)
         await nunu.runs.list_page(page_size=100)
         with ticker.phase("listing"):
             count = 0
@@ -219,11 +243,10 @@ async def list_plainly(ticker: Ticker, wanted: dict[str, Any]) -> None:
 async def waiting(ticker: Ticker, wanted: dict[str, Any]) -> None:
     """Wait for many, a task for each: the first look at them, and the moment when all end."""
     async with await _client(wanted) as nunu:
+        await ready(nunu)
         await nunu.runs.list_page(page_size=100)
         ids = wanted["ids"]
         looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with suppress(TimeoutError, _wait_timeout()):  # loads the code
-            await nunu.wait_for_run(ids[0], timeout=0.2)
 
         def seen(_: object) -> None:
             if not looked.done():
@@ -311,7 +334,7 @@ async def cancelling(ticker: Ticker, wanted: dict[str, Any]) -> None:
 
 async def _uploads(nunu: NunuClient, wanted: dict[str, Any]) -> list[asyncio.Task[Any]]:
     """Begin many uploads and have some of them under way."""
-    await nunu.upload_build(wanted["paths"][0], name="first", platform="linux")
+    await ready(nunu)
     tasks = [
         asyncio.create_task(nunu.upload_build(path, name=f"b{number}", platform="linux"))
         for number, path in enumerate(wanted["paths"][:CROWD])
