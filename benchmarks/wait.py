@@ -262,7 +262,7 @@ class TickClock(SystemClock):
         """Move the sandbox's time, once those who were told that they are done are gone."""
         if delay < INTERVAL:
             raise RuntimeError(f"a pause of {delay} s, though nothing went wrong")
-        for _ in range(5):
+        for _ in range(100):  # they are woken in as many turns of the loop, at most
             await asyncio.sleep(0)
         self._ticks.stop()
         if self._ticks.over.is_set():

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 
 from nunu_async.core.clock import Timer
+from nunu_async.core.turns import Turns
 from nunu_async.errors import NunuError
 from nunu_async.polling.board import fold
 
@@ -50,6 +51,9 @@ class Change(Generic[R]):
 class Wait(Generic[R]):
     """One call that waits, for one id or for many.
 
+    Args:
+        turns: who of all that wait is woken in which turn of the loop.
+
     Attributes:
         pending: ids that are neither over nor given up, each with the state told last.
         news: ids that ended since the caller looked.
@@ -63,6 +67,7 @@ class Wait(Generic[R]):
 
     __slots__ = (
         "_spelt",
+        "_turns",
         "_waker",
         "changes",
         "error",
@@ -75,7 +80,10 @@ class Wait(Generic[R]):
         "timer",
     )
 
-    def __init__(self, ids: Iterable[str], *, interval: float, wants_changes: bool) -> None:
+    def __init__(
+        self, ids: Iterable[str], *, interval: float, wants_changes: bool, turns: Turns
+    ) -> None:
+        self._turns = turns
         self.interval = interval
         self.pending: dict[str, str | None] = dict.fromkeys(ids)
         # UUIDs that were written in another case than they are compared in.
@@ -94,14 +102,17 @@ class Wait(Generic[R]):
 
     def stirred(self) -> asyncio.Future[None]:
         """Return what is done once there is anything new: a bare future, for it is kept long."""
-        self._waker = asyncio.get_running_loop().create_future()
+        waker = asyncio.get_running_loop().create_future()
         if self.news or self.changes or self.error or self.expired:
-            self._waker.set_result(None)
-        return self._waker
+            waker.set_result(None)
+        else:
+            self._waker = waker
+        return waker
 
     def _wake(self) -> None:
-        if self._waker is not None and not self._waker.done():
-            self._waker.set_result(None)
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            self._turns.wake(waker)
 
     def ended(self, key: str, outcome: R | NunuError) -> None:
         """Take note of what became of one id."""

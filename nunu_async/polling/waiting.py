@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
@@ -85,7 +86,7 @@ class Waiter(Generic[R]):
         wait = self._open(wanted, terms)
         try:
             if wanted:
-                self._watcher.join(wait)
+                await self._watcher.join_many(wait)
             while wait.pending:
                 await wait.stirred()
                 await self._tell(wait, terms)
@@ -104,7 +105,7 @@ class Waiter(Generic[R]):
         wait = self._open(wanted, terms)
         try:
             if wanted:
-                self._watcher.join(wait)
+                await self._watcher.join_many(wait)
             while wait.pending or wait.news:
                 await wait.stirred()
                 await self._tell(wait, terms)
@@ -130,7 +131,10 @@ class Waiter(Generic[R]):
 
     def _open(self, names: Sequence[str], terms: Terms[R]) -> Wait[R]:
         wait: Wait[R] = Wait(
-            names, interval=terms.interval, wants_changes=terms.on_change is not None
+            names,
+            interval=terms.interval,
+            wants_changes=terms.on_change is not None,
+            turns=self._watcher.turns,
         )
         if names and terms.timeout is not None:
             wait.timer = self._clock.call_later(terms.timeout, wait.expire)
@@ -158,7 +162,7 @@ class Waiter(Generic[R]):
         if wait.news:
             return
         if wait.error is not None:
-            raise wait.error
+            raise copy.copy(wait.error)  # shared by all: each adds to the traceback of its own
         if wait.expired and terms.timeout is not None:
             raise WaitTimeout(
                 terms.timeout,

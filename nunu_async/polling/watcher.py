@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Generic, TypeVar, cast
 
 from nunu_async.core.clock import Clock
+from nunu_async.core.turns import Turns
 from nunu_async.errors import (
     AuthenticationError,
     ClientClosed,
@@ -43,6 +44,10 @@ _LOG = logging.getLogger("nunu_async.polling")
 
 R = TypeVar("R", bound=Outcome)
 
+# Calls that are woken in one turn of the loop, each with code of its caller.
+_AT_ONCE = 100
+# Ids of one call that are put on the board in one turn.
+_WATCHED_AT_ONCE = 1000
 # So few ids are asked for one by one, where that can be done.
 _FEW = 3
 # Looks at something that is over but has no result yet.
@@ -57,6 +62,9 @@ class Watcher(Generic[R]):
     """Looks at all that is waited for, in rounds, while somebody waits.
 
     `on_refused` is told when the server refuses the key, which concerns other kinds as well.
+
+    Attributes:
+        turns: when those who wait are woken.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class Watcher(Generic[R]):
         self._history = History(self._read_done, kind.moment)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = 0
+        self.turns = Turns(_AT_ONCE)
 
     @property
     def kind(self) -> Kind[R]:
@@ -102,17 +111,40 @@ class Watcher(Generic[R]):
 
         Raises: ClientClosed; ConfigError in another event loop than the first.
         """
+        self._check_open()
+        for name in wait.pending:
+            self._board.watch(name, wait)
+        self._begin()
+
+    async def join_many(self, wait: Wait[R]) -> None:
+        """Begin to look at what is pending in a wait, without keeping the loop for all of it.
+
+        Raises: what `join` does.
+        """
+        self._check_open()
+        for number, name in enumerate(tuple(wait.pending), 1):
+            if name in wait.pending:  # a look for others may have found it, in another case
+                self._board.watch(name, wait)
+            if number % _WATCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+                if wait.error is not None:
+                    return
+        self._begin()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed("this client is closed: it waits for nothing more")
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             raise ConfigError("this client waits in another event loop; make one for each loop")
         self._loop = loop
-        for name in wait.pending:
-            self._board.watch(name, wait)
+
+    def _begin(self) -> None:
         if self._task is None or self._task.done():
             # It serves whoever waits, so it has the context of none of them.
-            self._task = loop.create_task(self._run(), context=contextvars.Context())
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), context=contextvars.Context()
+            )
         elif self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
@@ -124,15 +156,16 @@ class Watcher(Generic[R]):
             await self._stop()
 
     def fail(self, error: NunuError) -> None:
-        """End every wait with an error, each with its own copy: tasks add to its traceback."""
+        """End every wait with an error."""
         for wait in self._board.clear():
-            wait.fail(copy.copy(error))
+            wait.fail(error)
 
     async def close(self) -> None:
-        """End every wait, and the loop, for good."""
+        """End every wait, and the loop, for good; all who waited are woken by then."""
         self._closed = True
         self.fail(ClientClosed("the client was closed while waiting"))
         await self._stop()
+        await self.turns.ready()
 
     async def _stop(self) -> None:
         task, self._task = self._task, None
@@ -178,8 +211,10 @@ class Watcher(Generic[R]):
     async def _look(self) -> None:
         kind, board = self._kind, self._board
         targets = board.due(self._clock.monotonic())
-        look = Look(left=set(targets))
         watched = len(board)
+        # Of thousands, each step below takes milliseconds: each has a turn of the loop.
+        await asyncio.sleep(0)
+        look = Look(left=set(targets))
         if kind.get is not None and len(targets) <= _FEW:
             await self._ask_each(look, kind.get)
         else:
@@ -191,9 +226,11 @@ class Watcher(Generic[R]):
             else:
                 await self._skim(look)
                 await self._ask_each(look, kind.get)
+        await asyncio.sleep(0)
         now = self._clock.monotonic()
         board.looked(targets, now)
-        self._judge(look, now)
+        await asyncio.sleep(0)
+        await self._judge(look, now)
         _LOG.debug(
             "looked at %d of %d %ss in %d requests; %d not found, %d still watched",
             len(targets),
@@ -204,7 +241,7 @@ class Watcher(Generic[R]):
             len(board),
         )
 
-    def _judge(self, look: Look, now: float) -> None:
+    async def _judge(self, look: Look, now: float) -> None:
         """Draw the conclusions of a look: how long to pause, and whom to give up."""
         kind, board = self._kind, self._board
         broken = look.unreadable is not None and kind.get is None
@@ -224,6 +261,7 @@ class Watcher(Generic[R]):
         else:
             missed = set() if look.failures else look.left - look.inconclusive
         for key in board.missed(missed, now, moving=look.is_moving):
+            await self.turns.ready()
             self._give_up(key, look.unreadable)
 
     async def _sweep(self, look: Look, read: Read[R]) -> None:
@@ -334,11 +372,14 @@ class Watcher(Generic[R]):
             watched.over = row
 
     def _give_up(self, key: str, unreadable: NunuError | None) -> None:
+        watched = self._board.get(key)
+        if watched is None:
+            return
         name = self._kind.name
         # Its row may be the one that could not be read.
         error = unreadable or NotFound(
             status=404,
-            message=f"no {name} {self._board[key].asked} is in any page of GET {self._kind.path}",
+            message=f"no {name} {watched.asked} is in any page of GET {self._kind.path}",
         )
         self._end(key, error)
 
