@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -52,7 +54,6 @@ class Watched(Generic[W]):
         interval: seconds between two looks, the least that any of them asked for.
         state: the last state seen, in the service's word; None before the first sight.
         moment: when it began, by the service; what its place in a sorted list goes by.
-        looked: when the last look at it ended.
         missed_at: when the first look ended that did not find it, since it was seen last.
         misses: how much those looks, one after the other, tell of its absence.
         unsettled: looks, one after the other, that found it over but without its result.
@@ -64,7 +65,6 @@ class Watched(Generic[W]):
     interval: float
     state: str | None = None
     moment: datetime | None = None
-    looked: float = -math.inf
     missed_at: float = 0.0
     misses: int = 0
     unsettled: int = 0
@@ -76,6 +76,9 @@ class Board(Generic[W]):
 
     def __init__(self) -> None:
         self._watched: dict[str, Watched[W]] = {}
+        # When the last look at each ended, by its interval: thousands share both, and who is due
+        # is found without a step for each.
+        self._looked: defaultdict[float, dict[str, float]] = defaultdict(dict)
         self._fresh: set[str] = set()
         self._stale: set[str] = set()
         self._not_before = -math.inf
@@ -85,9 +88,6 @@ class Board(Generic[W]):
 
     def __len__(self) -> int:
         return len(self._watched)
-
-    def __getitem__(self, key: str) -> Watched[W]:
-        return self._watched[key]
 
     def get(self, key: str) -> Watched[W] | None:
         """Return what is watched under a folded id."""
@@ -104,9 +104,10 @@ class Board(Generic[W]):
         watched = self._watched.get(key)
         if watched is None:
             self._watched[key] = Watched(name, [wait], wait.interval)
+            self._looked[wait.interval][key] = -math.inf
         elif watched.waits[-1] is not wait:  # or it was named in another case just before
             watched.waits.append(wait)
-            watched.interval = min(watched.interval, wait.interval)
+            self._set_interval(key, watched, min(watched.interval, wait.interval))
         self._fresh.add(key)
 
     def leave(self, name: str, wait: W) -> None:
@@ -124,18 +125,33 @@ class Board(Generic[W]):
     def _freshen(self) -> None:
         for key in self._stale & self._watched.keys():
             watched = self._watched[key]
-            watched.interval = min(wait.interval for wait in watched.waits)
+            self._set_interval(key, watched, min(wait.interval for wait in watched.waits))
         self._stale.clear()
+
+    def _set_interval(self, key: str, watched: Watched[W], interval: float) -> None:
+        if interval != watched.interval:
+            self._looked[interval][key] = self._forget_look(key, watched)
+            watched.interval = interval
+
+    def _forget_look(self, key: str, watched: Watched[W]) -> float:
+        of_interval = self._looked[watched.interval]
+        looked = of_interval.pop(key)
+        if not of_interval:
+            del self._looked[watched.interval]
+        return looked
 
     def take(self, key: str) -> list[W]:
         """Watch an id no longer; return who waited for it."""
         self._fresh.discard(key)
-        return self._watched.pop(key).waits
+        watched = self._watched.pop(key)
+        self._forget_look(key, watched)
+        return watched.waits
 
     def clear(self) -> set[W]:
         """Watch nothing any longer; return everybody who waited."""
         everybody = {wait for watched in self._watched.values() for wait in watched.waits}
         self._watched.clear()
+        self._looked.clear()
         self._fresh.clear()
         return everybody
 
@@ -144,37 +160,38 @@ class Board(Generic[W]):
         if self._fresh:
             return max(self._retry_at, self._open_at)
         self._freshen()
-        everybody = self._watched.values()
-        first = min(everybody, key=lambda watched: watched.looked + watched.interval)
-        turn = first.looked + first.interval * (1 + _JITTER * chance)
+        turns = [
+            (at + interval, at, interval)
+            for interval, looked in self._looked.items()
+            for at in set(looked.values())
+        ]
+        _, at, interval = min(turns)
+        turn = at + interval * (1 + _JITTER * chance)
         # Those whose turns come before anybody has waited that tenth more share one look. By
         # chance alone, looks that began apart stay apart for long, each with its own requests.
-        longest = min(watched.looked + watched.interval * (1 + _JITTER) for watched in everybody)
-        shared = (watched.looked + watched.interval for watched in everybody)
-        return max(self._not_before, turn, *(at for at in shared if at <= longest))
+        longest = min(at + interval * (1 + _JITTER) for _, at, interval in turns)
+        return max(self._not_before, turn, *(due for due, _, _ in turns if due <= longest))
 
     def due(self, now: float) -> set[str]:
         """Return the ids that a look which begins now is for."""
         self._freshen()
-        fresh, self._fresh = self._fresh, set()
-        return fresh.union(
-            key
-            for key, watched in self._watched.items()
-            if watched.looked + watched.interval <= now
-        )
+        due, self._fresh = self._fresh, set()
+        for interval, looked in self._looked.items():
+            due.update([key for key, at in looked.items() if at + interval <= now])
+        return due
 
     def saw(self, key: str, state: str, moment: datetime | None, now: float) -> None:
         """Take note of a row of a watched id."""
         watched = self._watched[key]
         self._fresh.discard(key)
         watched.state, watched.moment = state, moment or watched.moment
-        watched.looked, watched.misses = now, 0
+        watched.misses = 0
+        self._looked[watched.interval][key] = now
 
-    def looked(self, keys: Iterable[str], now: float) -> None:
+    def looked(self, keys: AbstractSet[str], now: float) -> None:
         """Take note that a look at these ended."""
-        for key in keys:
-            if key in self._watched:
-                self._watched[key].looked = now
+        for looked in self._looked.values():
+            looked.update(dict.fromkeys(looked.keys() & keys, now))
 
     def missed(self, keys: Iterable[str], now: float, *, moving: bool = False) -> list[str]:
         """Take note that a look did not find these; return those that have been gone too long.
