@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from doubles import HeldClock, ManualClock, until
 
-from nunu_async import ClientClosed, NotFound, NunuClient, WaitTimeout
+from nunu_async import Attempt, ClientClosed, NotFound, NunuClient, WaitTimeout
 from nunu_async.core.turns import Turns
 from nunu_async.models.runs import Run
-from nunu_async.sandbox import Sandbox, Script
+from nunu_async.sandbox import Fault, Sandbox, Script
 
 EPOCH = 1_780_000_000.0
 MANY = 1000
-# By design, and not read from the code: a change of it is to be a decision.
+# By design, and not read from the code: a change of either is to be a decision.
 WOKEN_AT_ONCE = 100
+ENDED_AT_ONCE = 2
+
+MakeFile = Callable[..., Path]
 
 
 class Loop:
@@ -265,3 +269,83 @@ async def test_ids_that_are_not_there_are_given_up_over_several_turns() -> None:
         found = await asyncio.gather(*map(one, [*names, over]))
     assert found == ["gone"] * MANY + [over]
     assert loop.most <= WOKEN_AT_ONCE
+
+
+# --- Uploading.
+
+
+async def closing(nunu: NunuClient, tasks: list[asyncio.Task[Any]]) -> None:
+    await nunu.close()
+
+
+async def cancelling(nunu: NunuClient, tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+End = Callable[[NunuClient, list[asyncio.Task[Any]]], Awaitable[None]]
+
+
+@pytest.mark.parametrize("end", [closing, cancelling])
+@pytest.mark.parametrize("at_once", [40, 8])
+async def test_uploads_that_end_together_do_so_over_several_turns(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile, end: End, at_once: int
+) -> None:
+    """Those that wait for others begin nothing any more, and nothing is left on the server."""
+    box.add_fault(Fault(on="put_part", do="stall", times=None))
+    path = make_file(1000)
+    async with counting() as loop:
+
+        def told(attempt: Attempt) -> None:
+            if attempt.operation == "put_part":
+                loop.note()
+
+        nunu = NunuClient(
+            box.api_key,
+            base_url=box.base_url,
+            clock=clock,
+            storage_concurrency=at_once,
+            on_attempt=told,
+        )
+        tasks = [
+            asyncio.ensure_future(
+                nunu.upload_build(path, name=str(number), platform="windows", multipart=False)
+            )
+            for number in range(40)
+        ]
+        await until(lambda: len(box.journal.of("put_part")) == at_once)
+        await end(nunu, tasks)
+        await asyncio.wait(tasks, timeout=60)
+    assert loop.seen.total() == at_once
+    assert loop.most <= ENDED_AT_ONCE
+    assert [upload.state for upload in box.uploads.values()] == ["cancelled"] * at_once
+    if end is closing:
+        assert {type(task.exception()) for task in tasks} == {ClientClosed}
+        assert not any(task.cancelling() for task in tasks)
+    else:
+        assert all(task.cancelled() for task in tasks)
+    await nunu.close()
+
+
+async def test_a_close_that_is_cancelled_ends_all_uploads(
+    box: Sandbox, clock: ManualClock, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", do="stall", times=None))
+    path = make_file(1000)
+    nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=20)
+    tasks = [
+        asyncio.ensure_future(
+            nunu.upload_build(path, name=str(number), platform="windows", multipart=False)
+        )
+        for number in range(20)
+    ]
+    await until(lambda: len(box.journal.of("put_part")) == 20)
+    task = asyncio.ensure_future(nunu.close())
+    await asyncio.sleep(0)
+    assert 0 < sum(one.cancelling() for one in tasks) < 20
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait(tasks, timeout=60)
+    assert all(one.done() and not one.cancelled() and one.exception() for one in tasks)
+    await nunu.close()

@@ -15,6 +15,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_expired, is_signature_refused, renewals
 from nunu_async.core.traffic import Traffic
+from nunu_async.core.turns import Turns
 from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
 from nunu_async.models.builds import Ticket
@@ -36,7 +37,11 @@ _SINGLE_PART_PAUSE: Final = 1.0
 
 @attrs.frozen(kw_only=True)
 class Equipment:
-    """What all uploads of a client share."""
+    """What all uploads of a client share.
+
+    Attributes:
+        endings: which of the uploads that are cancelled begins to end in which turn of the loop.
+    """
 
     builds: Builds
     storage: Storage
@@ -45,6 +50,7 @@ class Equipment:
     timeouts: Timeouts
     slots: Slots
     traffic: Traffic
+    endings: Turns
     on_attempt: OnAttempt | None
 
 
@@ -110,7 +116,13 @@ class Sending:
                 group.create_task(self._reporter.pump())
                 tasks += [group.create_task(self._send_all(ahead)) for _ in range(senders)]
                 renewing = group.create_task(self._signer.run(batch))
-                await asyncio.wait(tasks)
+                try:
+                    await asyncio.wait(tasks)
+                except asyncio.CancelledError:
+                    # Each has several tasks to end and a connection to close: a thousand uploads
+                    # that are cancelled together would keep the loop for all of that.
+                    await self._equipment.endings.ready()
+                    raise
                 renewing.cancel()
                 self._reporter.end()
                 return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
@@ -13,6 +15,7 @@ from nunu_async.core.attempt import OnAttempt
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.retry import RetryPolicy
 from nunu_async.core.traffic import Traffic
+from nunu_async.core.turns import Turns
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import ClientClosed, ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload
@@ -30,6 +33,9 @@ from nunu_async.upload.storage import Storage
 __all__ = ["Uploader"]
 
 _LOG = logging.getLogger("nunu_async.upload")
+
+# Uploads that begin to end in one turn of the loop; each takes some tenths of a millisecond.
+_ENDED_AT_ONCE = 2
 
 # The ends of the uploads in whose listeners, or other tasks, code runs.
 _OWN_ENDS: ContextVar[tuple[asyncio.Event, ...]] = ContextVar("nunu_async_own_ends", default=())
@@ -64,6 +70,7 @@ class Uploader:
             timeouts=timeouts,
             slots=Slots(concurrency),
             traffic=Traffic(clock, policy, concurrency),
+            endings=Turns(_ENDED_AT_ONCE),
             on_attempt=on_attempt,
         )
         self.limit = concurrency
@@ -78,6 +85,8 @@ class Uploader:
         self._admission = asyncio.Semaphore(concurrency)
         # By their ends: a listener may upload another file in the same task.
         self._running: dict[asyncio.Event, asyncio.Task[object]] = {}
+        # When each is cancelled by `close`.
+        self._turns = Turns(_ENDED_AT_ONCE)
         # Of each of them, what one upload at a time goes by that is made in its listener.
         self._lent: dict[asyncio.Event, asyncio.Lock] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -108,6 +117,8 @@ class Uploader:
         self._lent[over] = asyncio.Lock()
         try:
             async with admission:
+                if self._is_closed():  # while it waited; its own cancellation is still to come
+                    raise ClientClosed("the client was closed while uploading: nothing was begun")
                 return await self._upload(job, listener)
         except asyncio.CancelledError as error:
             if (
@@ -232,10 +243,29 @@ class Uploader:
         own = _OWN_ENDS.get()
         ends = [end for end in self._running if first or end not in own]
         if first:
-            for task in set(self._running.values()):
-                task.cancel()
+            # Its own last, as that cancels this very call.
+            await self._cancel([end for end in ends if end not in own] + [*own])
         limit = self._timeouts.settle + self._timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself
             async with time_limit(self._clock, limit):
                 for end in ends:
                     await end.wait()
+
+    async def _cancel(self, ends: Sequence[asyncio.Event]) -> None:
+        """Cancel these uploads, a few in each turn of the loop; at once where this is cancelled."""
+        left = deque(ends)
+        cancelled: set[asyncio.Task[object]] = set()
+        try:
+            while left:
+                await self._turns.ready()
+                self._cancel_one(left.popleft(), cancelled)
+        finally:
+            while left:
+                self._cancel_one(left.popleft(), cancelled)
+
+    def _cancel_one(self, end: asyncio.Event, cancelled: set[asyncio.Task[object]]) -> None:
+        # One that is over has given its task back to the caller; two may be in the same task.
+        task = self._running.get(end)
+        if task is not None and task not in cancelled:
+            cancelled.add(task)
+            task.cancel()
