@@ -166,7 +166,9 @@ def _uploads(course: Course, room: Path, urls: dict[str, str]) -> Iterator[Case]
             file.write(chance.randbytes(MIB))
     small.write_bytes(chance.randbytes(MIB))
     same = {
-        **{"build": str(build), "small": str(small), "size": course.size},
+        "build": str(build),
+        "small": str(small),
+        "size": course.size,
         "part_size": course.part_size,
     }
     for target, url in urls.items():

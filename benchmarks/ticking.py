@@ -15,13 +15,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nunu_async import NunuClient
+    from nunu_async import NunuClient, UploadResult
 
 EACH = 0.002
 MIB = 1024 * 1024
@@ -197,7 +197,7 @@ async def small_files(ticker: Ticker, wanted: dict[str, Any]) -> None:
             _raise(await nunu.upload_builds(paths[20:], platform="linux"))
 
 
-def _raise(results: Any) -> None:
+def _raise(results: Iterable[UploadResult]) -> None:
     for result in results:
         if result.error is not None:
             raise result.error
@@ -256,9 +256,7 @@ async def waiting(ticker: Ticker, wanted: dict[str, Any]) -> None:
         tasks = []
         for number, name in enumerate(ids):
             told = seen if number == len(ids) - 1 else None
-            tasks.append(
-                asyncio.create_task(nunu.wait_for_run(name, interval=1.0, on_change=told))
-            )
+            tasks.append(asyncio.create_task(nunu.wait_for_run(name, interval=1.0, on_change=told)))
             if number % 50 == 49:
                 await asyncio.sleep(0)
         with ticker.phase("waiters, a look"):

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -142,6 +143,41 @@ async def storage_for(
         yield storage
     finally:
         await storage.close()
+
+
+class LoopTurns:
+    """Numbers the turns of the running event loop, and counts what happens in each."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[int] = Counter()
+        self.number = 0
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self.number += 1
+        self._next = self._loop.call_soon(self._turn)
+
+    def note(self, count: int = 1) -> None:
+        """Take note that something happened now."""
+        self.seen[self.number] += count
+
+    @property
+    def most(self) -> int:
+        """How often it happened in one turn."""
+        return max(self.seen.values())
+
+    def stop(self) -> None:
+        self._next.cancel()
+
+
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[LoopTurns]:
+    loop = LoopTurns()
+    try:
+        yield loop
+    finally:
+        loop.stop()
 
 
 def completion_of(nunu: NunuClient, clock: Clock) -> Completion:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from doubles import HeldClock, ManualClock, until
+from doubles import HeldClock, LoopTurns, ManualClock, counting_turns, until
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nunu_async import Attempt, ClientClosed, NotFound, NunuClient, WaitTimeout
 from nunu_async.core.turns import Turns
@@ -28,41 +28,6 @@ ENDED_AT_ONCE = 2
 MakeFile = Callable[..., Path]
 
 
-class Loop:
-    """Numbers the turns of the running event loop, and counts what happens in each."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[int] = Counter()
-        self._number = 0
-        self._loop = asyncio.get_running_loop()
-        self._next = self._loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._number += 1
-        self._next = self._loop.call_soon(self._turn)
-
-    def note(self) -> None:
-        """Take note that something happened now."""
-        self.seen[self._number] += 1
-
-    @property
-    def most(self) -> int:
-        """How often it happened in one turn."""
-        return max(self.seen.values())
-
-    def stop(self) -> None:
-        self._next.cancel()
-
-
-@asynccontextmanager
-async def counting() -> AsyncIterator[Loop]:
-    loop = Loop()
-    try:
-        yield loop
-    finally:
-        loop.stop()
-
-
 # --- The rule.
 
 
@@ -75,7 +40,7 @@ async def test_so_many_go_on_in_a_turn_and_in_the_order_they_came() -> None:
         loop.note()
         came.append(number)
 
-    async with counting() as loop:
+    async with counting_turns() as loop:
         await asyncio.gather(*map(go, range(10)))
     assert came == list(range(10))
     assert sorted(loop.seen.values()) == [1, 3, 3, 3]
@@ -84,7 +49,7 @@ async def test_so_many_go_on_in_a_turn_and_in_the_order_they_came() -> None:
 async def test_nobody_is_put_off_without_a_crowd() -> None:
     turns = Turns(2)
     for _ in range(3):
-        async with counting() as loop:
+        async with counting_turns() as loop:
             await turns.ready()
             loop.note()
             await turns.ready()
@@ -92,6 +57,23 @@ async def test_nobody_is_put_off_without_a_crowd() -> None:
         assert list(loop.seen) == [0]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 200))
+async def test_no_iteration_gets_more_than_the_limit_and_one_count(
+    counts: list[int], limit: int
+) -> None:
+    turns = Turns(limit)
+
+    async def sender(some: list[int]) -> None:
+        for count in some:
+            await turns.ready(count)
+            loop.seen[loop.number] += count
+
+    async with counting_turns() as loop:
+        await asyncio.wait_for(asyncio.gather(*(sender(counts[n::4]) for n in range(4))), 20)
+    assert loop.seen.total() == sum(counts)
+    assert loop.most < limit + max(counts)
 
 
 async def test_who_is_cancelled_takes_no_turn_from_others() -> None:
@@ -131,7 +113,7 @@ class Crowd:
     box: Sandbox
     nunu: NunuClient
     clock: HeldClock
-    loop: Loop
+    loop: LoopTurns
     tasks: list[asyncio.Task[Run]] = attrs.field(factory=list)
 
     async def wait(self, names: list[str], **terms: Any) -> None:
@@ -159,7 +141,7 @@ async def crowd() -> AsyncIterator[Crowd]:
     async with (
         Sandbox(now=lambda: EPOCH + clock.now) as box,
         NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
-        counting() as loop,
+        counting_turns() as loop,
     ):
         yield Crowd(box, nunu, clock, loop)
 
@@ -253,7 +235,7 @@ async def test_ids_that_are_not_there_are_given_up_over_several_turns() -> None:
     async with (
         Sandbox(now=lambda: EPOCH + clock.now) as box,
         NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
-        counting() as loop,
+        counting_turns() as loop,
     ):
         over = box.add_execution(status="completed").execution_id
 
@@ -294,7 +276,7 @@ async def test_uploads_that_end_together_do_so_over_several_turns(
     """Those that wait for others begin nothing any more, and nothing is left on the server."""
     box.add_fault(Fault(on="put_part", do="stall", times=None))
     path = make_file(1000)
-    async with counting() as loop:
+    async with counting_turns() as loop:
 
         def told(attempt: Attempt) -> None:
             if attempt.operation == "put_part":

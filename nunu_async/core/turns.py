@@ -9,41 +9,45 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Lets so many go on in one turn of the event loop; the others follow, in order.
+    """Limits what is done in one turn of the event loop; the rest follows in later ones, in order.
 
     Ten thousand tasks that are woken together run one after the other before the loop looks at
-    anything else. Whatever wakes many, or goes through many, asks here before each step, and the
-    rest of the program gets its turn in between. Without a crowd nothing is put off.
+    anything else, and a socket that takes all it is given never makes its sender wait. Whatever
+    does so asks here before each step, and the rest of the program gets its turn in between.
+    Without a crowd nothing is put off.
 
     Args:
-        most: how many may go on in one turn.
+        most: how much is done in one turn, in any unit; the last step may go over it.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._left = most
         self._is_counting = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def ready(self) -> None:
-        """Return in the first turn that has room, after all who asked before."""
-        if self._left:
-            self._count()
+    async def ready(self, count: int = 1) -> None:
+        """Return in the first turn that has room for a step of this size, in order of asking."""
+        if self._has_room():
+            self._count(count)
         else:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((count, turn))
             await turn
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         """Set the result of a future in the first turn that has room, unless it is done by then."""
-        if not self._left:
-            self._waiting.append(waiter)
+        if not self._has_room():
+            self._waiting.append((1, waiter))
         elif not waiter.done():
-            self._count()
+            self._count(1)
             waiter.set_result(None)
 
-    def _count(self) -> None:
-        self._left -= 1
+    def _has_room(self) -> bool:
+        return self._left > 0 and not self._waiting
+
+    def _count(self, count: int) -> None:
+        self._left -= count
         if not self._is_counting:
             self._is_counting = True
             asyncio.get_running_loop().call_soon(self._next_turn)
@@ -51,10 +55,10 @@ class Turns:
     def _next_turn(self) -> None:
         # A callback and no task: whoever is cancelled, those who come after are let through.
         self._left = self._most
-        while self._waiting and self._left:
-            waiter = self._waiting.popleft()
+        while self._waiting and self._left > 0:
+            count, waiter = self._waiting.popleft()
             if not waiter.done():
-                self._left -= 1
+                self._left -= count
                 waiter.set_result(None)
         self._is_counting = self._left < self._most
         if self._is_counting:

@@ -14,13 +14,13 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
+from nunu_async.core.turns import Turns
 from nunu_async.core.wire import buffered, lapse, limit_buffer, reset, socket_of
 from nunu_async.errors import NunuError, SourceError
 from nunu_async.upload.channel import Channel
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.turns import BYTES_A_TURN, Turns
 from nunu_async.upload.watch import Progress
 
 if sys.platform == "win32":
@@ -48,12 +48,15 @@ else:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
 
 
-__all__ = ["BLOCK", "OnSent", "PartBody", "keep_freed_memory"]
+__all__ = ["BLOCK", "BYTES_A_TURN", "OnSent", "PartBody", "keep_freed_memory"]
 
 # 256 KiB: the smallest block at which the cost for each byte had flattened when 1 GiB went to
 # loopback in 16 MiB parts, 4 at once; four times the transport's own high-water mark.
 BLOCK: Final = 256 * 1024
 _FIRST: Final = 16 * 1024
+# What all parts of a client may send in one turn of the event loop, where it has to read and
+# encrypt the bytes: that takes a third of a millisecond.
+BYTES_A_TURN: Final = 256 * 1024
 # What the kernel sends by itself takes the loop a quarter of the time that other bytes take.
 _CHEAPER: Final = 4
 # What the kernel is given to send in one go, where it sends the file itself: at first, and at most.
@@ -180,7 +183,7 @@ class PartBody(aiohttp.Payload):
         size = _LEAST
         while wanted := self._pace.grain(min(size, self._part.length - self.sent)):
             await self._hold(wanted)
-            await self._turns.take(-(-wanted // _CHEAPER))
+            await self._turns.ready(-(-wanted // _CHEAPER))
             if self._is_gone():
                 raise aiohttp.ClientConnectionResetError("the connection is closed")
             # Looked for right before they are sent: pages may be dropped at any time.
@@ -214,7 +217,7 @@ class PartBody(aiohttp.Payload):
         end = min(self.sent + count, self._part.length)
         while self.sent < end:
             length = min(size, end - self.sent)
-            await self._turns.take(length)
+            await self._turns.ready(length)
             block = await self._source.read(self._part.offset + self.sent, length, self._missed)
             self._since_miss += length
             await self._hold(length)

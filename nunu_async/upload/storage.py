@@ -21,6 +21,7 @@ from nunu_async.core.http_sessions import OPTIONS, HttpSessions
 from nunu_async.core.proxies import Proxies, Way
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
+from nunu_async.core.turns import Turns
 from nunu_async.core.wire import (
     connect_timeout,
     headers_of,
@@ -33,11 +34,10 @@ from nunu_async.core.wire import (
 from nunu_async.errors import ClientClosed, NunuError, SourceError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import Secret, clean
-from nunu_async.upload.body import OnSent, PartBody, keep_freed_memory
+from nunu_async.upload.body import BYTES_A_TURN, OnSent, PartBody, keep_freed_memory
 from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.turns import BYTES_A_TURN, Turns
 from nunu_async.upload.watch import Watch
 
 __all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
@@ -115,7 +115,7 @@ class Storage:
         self._sessions = HttpSessions(concurrency, tls)
         self._proxies = proxies or Proxies()
         self._pace = Pace(clock, max_bandwidth)
-        self._turns = Turns()
+        self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
         self._closed = False
 
@@ -206,7 +206,7 @@ class Storage:
         }
         try:
             # A connection to be opened takes a while, and many may be wanted at the same time.
-            await self._turns.take(BYTES_A_TURN)
+            await self._turns.ready(BYTES_A_TURN)
             if self._closed:
                 raise ClientClosed("this client is closed; make a new one")
             async with self._sessions.take(confidential=True).put(
