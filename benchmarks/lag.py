@@ -43,7 +43,7 @@ MOST_P99 = 5.0
 MOST = 15.0
 MOST_FIRST = 30.0
 # Those that load code for the first time in a process; `warm_up` itself is for a program's start.
-FIRST = ("first client", "first call", "first upload", "first list", "first wait")
+FIRST = ("first client", "first call", "first upload", "first list", "first wait", "first misfit")
 NOT_JUDGED = ("idle", "aiohttp", "warm_up")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -44,6 +45,9 @@ __all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
 
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
+# Parts that are hashed at the same time: each keeps a processor busy, and one is left to the event
+# loop, which otherwise gets its turns from the system late. Four is what one file may have.
+_HASHED_AT_ONCE: Final = max(1, min(4, (os.cpu_count() or 2) - 1))
 # Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
 _SHORTEST_SIGNED: Final = 17
 # Names of what is secret also where it is short; under 6 characters nothing can be hidden.
@@ -117,6 +121,7 @@ class Storage:
         self._pace = Pace(clock, max_bandwidth)
         self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
+        self._hashing = asyncio.Semaphore(_HASHED_AT_ONCE)
         self._closed = False
 
     async def put(
@@ -149,7 +154,7 @@ class Storage:
         way = self._proxies.way_to(address.url).checked()
         body = PartBody(source, part, on_sent, self._pace, self._turns)
         # Read apart from what is sent, so that storage must have just what the file holds.
-        hashing = asyncio.create_task(source.md5(part.offset, part.length)) if verify else None
+        hashing = asyncio.create_task(self._md5(source, part)) if verify else None
         try:
             accepted = await self._send(address, way, part, body, secrets)
             if isinstance(accepted, StorageError):
@@ -170,6 +175,10 @@ class Storage:
             verdict.request_id = named
             raise verdict
         return attrs.evolve(verdict, status=accepted.status, request_id=named)
+
+    async def _md5(self, source: Source, part: Part) -> str:
+        async with self._hashing:
+            return await source.md5(part.offset, part.length)
 
     async def _send(
         self,
