@@ -368,10 +368,15 @@ class Told:
 
     machine: dict[str, Any]
     course: Course
+    only: tuple[str, ...] = ()
     missing: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     memory: list[dict[str, Any]] = field(default_factory=list)
     judged: list[dict[str, Any]] = field(default_factory=list)
+
+    def wants(self, client: str) -> bool:
+        """Tell whether a client is to be measured."""
+        return not self.only or client in self.only
 
     def row(self, target: str, client: str) -> Row | None:
         """Return the row of a client, if it was measured and did not fail."""
@@ -417,7 +422,11 @@ def schedule(course: Course, rounds: int, clients: int) -> Iterator[tuple[int, i
 def compare(rig: Rig, told: Told, target: str) -> None:
     """Let all clients of a target take turns, and print its table."""
     course = told.course
-    clients = [client for client in CLIENTS if target in client.targets and client.is_there()]
+    clients = [
+        client
+        for client in CLIENTS
+        if target in client.targets and client.is_there() and told.wants(client.name)
+    ]
     rows = [Row(target, client.name, {size: [] for size in course.sizes}) for client in clients]
     for number, size, at in schedule(course, course.rounds_of(target), len(clients)):
         client, row = clients[at], rows[at]
@@ -446,7 +455,7 @@ def weigh(rig: Rig, told: Told, targets: Sequence[str]) -> None:
     """Measure the peak memory of ours by concurrency and size of build and part; print it."""
     course = told.course
     small, large = course.sizes[0], course.sparse_size
-    if not targets:
+    if not targets or told.only:
         return
     print(
         f"\npeak MiB of {OURS}: {_size(small)} in parts of {_size(course.part_size)}, and sparse "
@@ -753,6 +762,12 @@ def main(argv: list[str] | None = None) -> int:
     size.add_argument("--short", action="store_true", help="64 MiB, one round")
     size.add_argument("--full", action="store_true", help="1 and 4 GiB; the default")
     parser.add_argument("--target", choices=TITLES, help="measure nothing else")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="CLIENT",
+        help="measure this one, as it is named in tables",
+    )
     parser.add_argument("--rounds", type=int, help="that are counted; 5 in the full form, 3 on S3")
     parser.add_argument("--folder", help="where 9 to 14 GiB may lie meanwhile")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -763,7 +778,7 @@ def main(argv: list[str] | None = None) -> int:
     course = SHORT if asked.short else FULL
     if asked.rounds:
         course = replace(course, rounds=asked.rounds, stored_rounds=asked.rounds)
-    told = Told(describe_machine(), course)
+    told = Told(describe_machine(), course, tuple(asked.only or ()))
     # So that servers end, and files go, also then.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
