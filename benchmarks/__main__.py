@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import calls, decode, files, imports, schedule, soak, upload, wait
+from benchmarks import calls, decode, files, imports, lag, schedule, soak, upload, wait
 
 if __name__ == "__main__":
     asked = [] if "--full" in sys.argv[1:] else ["--short"]
     failed = []
-    for one in (imports, decode, calls, upload, files, schedule, wait, soak):
+    for one in (imports, decode, calls, upload, files, lag, schedule, wait, soak):
         print(f"\n{one.__name__}", flush=True)
         if one.main(asked):
             failed.append(one.__name__)

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, TypeVar
 
 import aiohttp
 
@@ -29,6 +29,9 @@ from nunu_async.upload.readers import Readers
 from nunu_async.version import __version__
 
 __all__ = ["NunuClient"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Four threads for each file that may be open, if its disk hangs; most of them are never started.
 _READERS_A_FILE = 4
@@ -232,8 +235,7 @@ class NunuClient:
         Raises: NunuError where a module cannot be loaded; ClientClosed.
         """
         await self._load(_load_everything)
-        if self._closed:
-            raise ClientClosed("this client is closed; make a new one")
+        self._check_open()
 
     async def _load(self, load: Callable[[], object]) -> None:
         """Load code: in a thread, as it takes longer than a turn of the loop may."""
@@ -245,8 +247,19 @@ class NunuClient:
         # A package has the name of a module of its own once that is loaded to its end.
         if "many" not in vars(upload):
             await self._load(_load_uploads)
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
+
+    async def _read(self, call: Callable[[T], R], argument: T) -> R:
+        """Make a call that may ask a disk, on a thread. Raises: ClientClosed; what it raises."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._readers, call, argument)
+        self._check_open()
+        return result
 
     async def _load_polling(self) -> None:
         """Load the code that waits."""
@@ -380,10 +393,9 @@ class NunuClient:
         paths = [file for file in given if not isinstance(file, upload.BuildFile)]
         for path in paths:
             upload.check_path(path)
-        loop = asyncio.get_running_loop()
         # On a thread: macOS asks a volume whether it ignores case, and a dead one never answers.
         if name is None:
-            names = iter(await loop.run_in_executor(self._readers, upload.short_names, paths))
+            names = iter(await self._read(upload.short_names, paths))
         else:
             names = iter([name] * len(paths))
         jobs = [
@@ -406,7 +418,7 @@ class NunuClient:
             )
             for file in given
         ]
-        await loop.run_in_executor(self._readers, upload.check, jobs)
+        await self._read(upload.check, jobs)
         return await upload.upload_all(
             self._uploader,
             jobs,

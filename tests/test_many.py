@@ -204,3 +204,21 @@ async def test_progress_tells_of_which_file_and_what_it_raises_ends_all(
         await nunu.upload_builds(paths, platform="windows", on_progress=note)
     assert seen == set(paths)
     assert {upload.state for upload in box.uploads.values()} <= {"cancelled", "completed"}
+
+
+async def test_a_client_that_is_closed_at_any_turn_says_so(
+    box: Sandbox, make_file: MakeFile
+) -> None:
+    """Also while names and files are looked at on a thread."""
+    (path,) = files(make_file, 1)
+    for turns in range(25):
+        nunu = NunuClient(box.api_key, base_url=box.base_url)
+        uploading = asyncio.ensure_future(nunu.upload_builds([path], platform="linux"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await nunu.close()
+        try:
+            (result,) = await uploading
+        except ClientClosed:
+            continue
+        assert result.error is None or isinstance(result.error, ClientClosed)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
+from disclosed import disclosed
 from doubles import (
     Exchange,
     ManualClock,
@@ -379,6 +381,59 @@ async def test_another_md5_is_no_success(clock: ManualClock, source: Source, len
         unasked = await storage.put(at(server.url + "/k"), part, source, ignore)
     assert md5_of(source, part) in str(caught.value)
     assert not unasked.verified
+
+
+@pytest.mark.parametrize("etag", ["0" * 32, ""])
+async def test_no_error_of_an_answer_repeats_what_its_headers_echo(
+    clock: ManualClock, source: Source, etag: str
+) -> None:
+    secret = "deadbeef" * 8
+    headers = {"ETag": etag, "X-Echo": f"PUT /k?X-Amz-Signature={secret}"}
+    async with raw_server(taking(answer(headers=headers))) as server, storage_for(clock) as storage:
+        signed = at(f"{server.url}/k?X-Amz-Signature={secret}")
+        with pytest.raises(StorageError) as caught:
+            await storage.put(signed, Part(1, 0, 10), source, ignore, verify=True)
+    assert secret not in disclosed(caught.value)
+
+
+async def test_a_disk_that_hangs_while_a_part_is_hashed_is_a_stall_of_that_part_alone(
+    clock: ManualClock, source: Source, make_file: Callable[..., Path]
+) -> None:
+    hangs, begun = threading.Event(), threading.Event()
+    part = Part(1, 0, 10)
+    taking_it = taking(answer(headers={"ETag": md5_of(source, part)}))
+    with ThreadPoolExecutor(4) as executor:
+        async with (
+            await Source.open(make_file(10, "hung.zip"), executor) as hung,
+            raw_server(taking_it) as server,
+            storage_for(clock, stall=5.0) as storage,
+        ):
+            whole = hung._pread_once
+
+            def never(offset: int, length: int) -> bytes:
+                begun.set()
+                assert hangs.wait(60)
+                return whole(offset, length)
+
+            hung._pread_once = never  # type: ignore[method-assign]
+            put = asyncio.ensure_future(
+                storage.put(at(server.url + "/k"), part, hung, ignore, verify=True)
+            )
+            await until(begun.is_set)
+            stored = await storage.put(at(server.url + "/k"), part, source, ignore, verify=True)
+            assert stored.verified
+            await until(lambda: len(server.heads) == 2)
+            await pass_time(clock, put)
+            hangs.set()
+    with pytest.raises(StallError, match="no byte was read for its MD5 in 5 seconds"):
+        put.result()
+
+
+async def pass_time(clock: ManualClock, task: asyncio.Future[object]) -> None:
+    """Let time go on until a task is done."""
+    while not task.done():
+        clock.advance(1.0)
+        await asyncio.sleep(0)
 
 
 async def test_two_etags_are_an_error_also_where_one_of_them_is_right(

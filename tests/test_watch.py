@@ -54,6 +54,16 @@ def test_a_pause_that_is_no_stall_is_averaged_away() -> None:
     assert judged(Timeouts(), seen) == []
 
 
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_part_that_waits_for_its_turn_here_is_no_stall(paced: bool) -> None:
+    waits = Progress(KIB, 0, 0, handed_over=False, paced=paced, held=True)
+    seen = [(now * 15.0, waits) for now in range(1, 400)]
+    assert judged(Timeouts(), seen) == []
+    taken_by_nobody = Progress(KIB, 100, 0, handed_over=False, paced=paced, held=True)
+    seen = [(now * 15.0, taken_by_nobody) for now in range(1, 10)]
+    assert judged(Timeouts(), seen)[0] == (75, "no byte left for 60 seconds")
+
+
 def test_the_time_before_the_first_byte_does_not_count() -> None:
     """Connecting has a limit of its own."""
     nothing = Progress(given=0, buffered=0, queued=0, handed_over=False)

@@ -144,6 +144,8 @@ class Polling:
     async def close(self) -> None:
         """End every wait with `ClientClosed`."""
         for watcher in self._watchers:
+            watcher.end()
+        for watcher in self._watchers:
             await watcher.close()
 
 

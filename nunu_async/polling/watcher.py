@@ -160,10 +160,14 @@ class Watcher(Generic[R]):
         for wait in self._board.clear():
             wait.fail(error)
 
-    async def close(self) -> None:
-        """End every wait, and the loop, for good; all who waited are woken by then."""
+    def end(self) -> None:
+        """End every wait, for good."""
         self._closed = True
         self.fail(ClientClosed("the client was closed while waiting"))
+
+    async def close(self) -> None:
+        """End every wait, and the loop, for good; all who waited are woken by then."""
+        self.end()
         await self._stop()
         await self.turns.ready()
 

@@ -13,7 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -73,6 +78,7 @@ _RADVISORY: Final = struct.Struct("qi4x")
 # (/proc/sys/fs/lease-break-time).
 _LEASE_PATIENCE: Final = 60.0
 _LEASE_LOOK: Final = 0.05
+_NO_LIMIT: Final = nullcontext()
 # Threads that one file may keep busy.
 _THREADS: Final = 4
 _KINDS: Final = (
@@ -282,20 +288,38 @@ class Source:
             raise SourceChanged(str(self.path), f"changed while it was being uploaded ({changes})")
         return now
 
-    async def md5(self, offset: int, length: int) -> str:
+    async def md5(
+        self,
+        offset: int,
+        length: int,
+        *,
+        processors: AbstractContextManager[object] = _NO_LIMIT,
+        within: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    ) -> str:
         """Read `length` bytes from `offset` on a thread and return their MD5 in hex.
+
+        Threads hash within `processors`; each step of 4 MiB is awaited `within` what that returns.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
         digest = hashlib.md5(usedforsecurity=False)
         end = offset + length
         for at in range(offset, end, _AHEAD):  # in steps, between which it can be cancelled
-            await self._hash(digest, at, min(_AHEAD, end - at), executor=self._executor)
+            async with within():
+                count = min(_AHEAD, end - at)
+                await self._hash(digest, at, count, processors, executor=self._executor)
         return digest.hexdigest()
 
-    def _hash_blocks(self, digest: hashlib._Hash, offset: int, length: int) -> None:
+    def _hash_blocks(
+        self,
+        digest: hashlib._Hash,
+        offset: int,
+        length: int,
+        processors: AbstractContextManager[object],
+    ) -> None:
         for block in self._blocks(offset, length, _HASHED):
-            digest.update(block)
+            with processors:
+                digest.update(block)
 
     def _cached(self, block: bytearray, offset: int) -> int:
         if self._closed:  # the number may be somebody else's file by now

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import ssl
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from html import unescape
@@ -17,7 +18,7 @@ from yarl import URL
 
 from nunu_async.config import Timeouts, address_of, is_loopback
 from nunu_async.core.cancellation import finish
-from nunu_async.core.clock import Clock, Timer
+from nunu_async.core.clock import Clock, Timer, time_limit
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions
 from nunu_async.core.proxies import Proxies, Way
 from nunu_async.core.responses import request_id
@@ -46,8 +47,11 @@ __all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
 # Parts that are hashed at the same time: each keeps a processor busy, and one is left to the event
-# loop, which otherwise gets its turns from the system late. Four is what one file may have.
-_HASHED_AT_ONCE: Final = max(1, min(4, (os.cpu_count() or 2) - 1))
+# loop, which otherwise gets its turns from the system late. A container's quota is not seen.
+_PROCESSORS: Final = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
+_HASHED_AT_ONCE: Final = max(1, min(4, _PROCESSORS - 1))
 # Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
 _SHORTEST_SIGNED: Final = 17
 # Names of what is secret also where it is short; under 6 characters nothing can be hidden.
@@ -73,7 +77,7 @@ class Stored:
     etag: str
     """Without quotes."""
     verified: bool
-    """Whether the ETag was compared with the MD5 of what was sent, and is it."""
+    """Whether the ETag was compared with the MD5 of the part in the file, and is it."""
     is_md5: bool = False
     """Whether the ETag is the MD5 of the bytes, as far as the answer tells."""
     status: int = 200
@@ -121,7 +125,8 @@ class Storage:
         self._pace = Pace(clock, max_bandwidth)
         self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
-        self._hashing = asyncio.Semaphore(_HASHED_AT_ONCE)
+        # Of threads, which hold it while they hash: one that waits for a disk keeps nobody waiting.
+        self._processors = threading.Semaphore(_HASHED_AT_ONCE)
         self._closed = False
 
     async def put(
@@ -137,9 +142,9 @@ class Storage:
         """Send one part once; return what storage made of it.
 
         `on_sent` is told the part's bytes handed over so far. With `verify`, an ETag that is an
-        MD5 has to be that of the bytes sent; then an answer may also come early. No error repeats
-        the `secrets`, or what signs the address. When this raises, cancellation included, the
-        connection is already cut off.
+        MD5 has to be that of the part in the file; then an answer may also come early. No error
+        repeats the `secrets`, or what signs the address. When this raises, cancellation included,
+        the connection is already cut off.
 
         Raises: StorageError when storage refuses, or accepts what it cannot have read, or stored
         something else, or the address is none to send to; StallError; TransportError; SourceError;
@@ -152,33 +157,63 @@ class Storage:
             told = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=told)
         way = self._proxies.way_to(address.url).checked()
+        # A connection to be opened takes a while, and many may be wanted at the same time.
+        await self._turns.ready(BYTES_A_TURN)
         body = PartBody(source, part, on_sent, self._pace, self._turns)
         # Read apart from what is sent, so that storage must have just what the file holds.
         hashing = asyncio.create_task(self._md5(source, part)) if verify else None
         try:
-            accepted = await self._send(address, way, part, body, secrets)
-            if isinstance(accepted, StorageError):
-                raise accepted  # here, and not in the frames that hold the answer
-            # An ETag proves nothing of a part that was not handed over to its end.
-            is_sent = body.sent == part.length
-            md5 = await hashing if hashing is not None and is_sent else None
-        except SourceError as error:
-            error.part_number = part.number
-            raise
+            outcome = await self._stored(address, way, part, body, hashing, secrets)
         finally:
             if hashing is not None:
                 hashing.cancel()
                 await asyncio.gather(hashing, return_exceptions=True)
+        if isinstance(outcome, Stored):
+            return outcome
+        raise outcome  # here, and not in the frames that hold the answer
+
+    async def _stored(
+        self,
+        address: PartUrl,
+        way: Way,
+        part: Part,
+        body: PartBody,
+        hashing: asyncio.Task[str] | None,
+        secrets: tuple[Secret, ...],
+    ) -> Stored | NunuError:
+        """Send a part and judge the answer; return an error that was found after it came."""
+        accepted = await self._send(address, way, part, body, secrets)
+        if isinstance(accepted, StorageError):
+            return accepted
+        try:
+            # An ETag proves nothing of a part that was not handed over to its end.
+            is_sent = body.sent == part.length
+            md5 = await hashing if hashing is not None and is_sent else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
+            failure = translate(error, "PUT", f"to storage (part {part.number})")
+            if isinstance(failure, SourceError):
+                failure.part_number = part.number
+            return failure
         verdict = _verdict(part.number, accepted, md5)
         named = request_id(accepted.headers, _hidden(address.url, secrets))
         if isinstance(verdict, StorageError):
             verdict.request_id = named
-            raise verdict
+            return verdict
         return attrs.evolve(verdict, status=accepted.status, request_id=named)
 
     async def _md5(self, source: Source, part: Part) -> str:
-        async with self._hashing:
-            return await source.md5(part.offset, part.length)
+        """Hash a part. Raises: StallError when the file cannot be read in time; SourceError."""
+        limit = self._timeouts.stall
+        try:
+            return await source.md5(
+                part.offset,
+                part.length,
+                processors=self._processors,
+                within=lambda: time_limit(self._clock, limit),
+            )
+        except TimeoutError:
+            message = f"part {part.number}: no byte was read for its MD5 in {limit:g} seconds"
+            raise StallError(message, method="PUT") from None
 
     async def _send(
         self,
@@ -214,8 +249,6 @@ class Storage:
             "User-Agent": self._user_agent,
         }
         try:
-            # A connection to be opened takes a while, and many may be wanted at the same time.
-            await self._turns.ready(BYTES_A_TURN)
             if self._closed:
                 raise ClientClosed("this client is closed; make a new one")
             async with self._sessions.take(confidential=True).put(

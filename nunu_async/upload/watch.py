@@ -66,7 +66,7 @@ class Watch:
         if progress.is_idle:
             self._marks.clear()
         seen = self._seen
-        moves = seen is None or progress != seen
+        moves = seen is None or progress != seen or progress.is_idle
         if seen is not None and progress.paced and not progress.handed_over:
             moves = progress.is_idle or progress.left != seen.left
         if moves:
