@@ -1,4 +1,4 @@
-"""The command line: arguments in, events and exit codes out."""
+"""The `nunu-async` command line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, i
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code.
 
-    0 all done, 1 some failed, 2 usage or configuration, 3 not over in time, 128 plus the number of
-    the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    0 success, 1 some failed, 2 usage or configuration error, 3 timeout of a wait, 128 plus the
+    number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     arguments = parse(argv)
     if os.environ.get("SSLKEYLOGFILE") and (problem := _key_log_problem()):
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from nunu_async.cli.run import run  # noqa: PLC0415
 
     output.prepare()
-    _listen(os.environ.get("NUNU_LOG", ""))
+    _set_up_logging(os.environ.get("NUNU_LOG", ""))
     try:
         return run(command(arguments))
     finally:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _key_log_problem() -> str:
-    """Say what is wrong with the file for TLS keys: aiohttp cannot even be imported then."""
+    """Return why SSLKEYLOGFILE cannot be used; importing aiohttp would fail on it."""
     from nunu_async.core.tls import check_key_log  # noqa: PLC0415
     from nunu_async.errors import ConfigError  # noqa: PLC0415
 
@@ -50,7 +50,7 @@ def _key_log_problem() -> str:
     return ""
 
 
-def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one each
+def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one per command
     # Imported here: help and usage errors need no terminal drawing and no server.
     match arguments.command:
         case "upload":
@@ -60,23 +60,23 @@ def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one 
         case "uploads":
             from nunu_async.cli import uploads  # noqa: PLC0415
 
-            settle: dict[str, _Command] = {
+            upload_actions: dict[str, _Command] = {
                 "list": uploads.list_uploads,
                 "resume": uploads.resume,
                 "cancel": uploads.cancel,
             }
-            return settle[arguments.action]
+            return upload_actions[arguments.action]
         case "runs":
             from nunu_async.cli import runs  # noqa: PLC0415
 
-            actions: dict[str, _Command] = {
+            run_actions: dict[str, _Command] = {
                 "list": runs.list_runs,
                 "get": runs.get,
                 "bugs": runs.bugs,
                 "start": runs.start,
                 "stop": runs.stop,
             }
-            return actions[arguments.action]
+            return run_actions[arguments.action]
         case "executions":
             from nunu_async.cli.executions import list_executions  # noqa: PLC0415
 
@@ -99,19 +99,19 @@ def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one 
             return serve
 
 
-def _listen(level: str) -> None:
-    """Write what the library logs to standard error, from the level that NUNU_LOG names."""
+def _set_up_logging(level: str) -> None:
+    """Write the library's log to standard error, from the level named by NUNU_LOG."""
     number = logging.getLevelNamesMapping().get(level.strip().upper())
     if number is None:
         if level.strip():
             output.tell(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
         return
-    log = logging.getLogger("nunu_async")
-    log.setLevel(number)
-    log.addHandler(_Log())
+    logger = logging.getLogger("nunu_async")
+    logger.setLevel(number)
+    logger.addHandler(_StderrHandler())
 
 
-class _Log(logging.Handler):
+class _StderrHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(
@@ -119,9 +119,9 @@ class _Log(logging.Handler):
         )
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # Retried API calls are told of at any level.
-        told = record.name.startswith(output.TOLD) and record.levelno >= logging.WARNING
-        return not told and bool(super().filter(record))
+        # The handlers of `output.prepare` print these warnings already.
+        printed = record.name.startswith(output.ALWAYS_SHOWN) and record.levelno >= logging.WARNING
+        return not printed and bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         output.tell(self.format(record))

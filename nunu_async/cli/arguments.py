@@ -1,4 +1,4 @@
-"""What the command line takes."""
+"""The arguments of the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ exit codes:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; exits with 2 and a message where it cannot be meant."""
+    """Parse the command line; exit with 2 and a message if options do not go together."""
     arguments = build_parser().parse_args(argv)
     is_upload = arguments.command in ("upload", "ci")
     if is_upload and arguments.deletion_policy and not arguments.auto_delete:
@@ -57,8 +57,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-# What other command lines call the option for a key.
-_KEYS = frozenset(
+# Names of the option for an API key in other command-line tools.
+_KEY_OPTIONS = frozenset(
     (
         *("t", "token", "key", "api-key", "apikey", "api-token", "access-token", "auth"),
         *("auth-token", "nunu-api-key", "nunu-api-token", "password", "secret", "bearer"),
@@ -68,19 +68,19 @@ _KEY = re.compile(r"nunu_[^\s'\"]{6,}")
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that shows no key in an error, and takes options by their whole names only.
+    """A parser that masks keys in errors and accepts no abbreviated options.
 
-    Values may begin with a hyphen. It also notices where its help and version cannot be written,
-    which argparse ignores.
+    Values may begin with a hyphen. It exits with 1 when help or version cannot be written, which
+    argparse ignores.
     """
 
-    def parse_args(  # type: ignore[override] # the base has a second form, which nobody uses here
+    def parse_args(  # type: ignore[override] # the base has an overload that is not used here
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Read the whole command line; exits with 2 where it cannot be meant."""
+        """Parse the command line; exit with 2 on arguments that are not recognized."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            # Not the value of an option that is none: nobody knows what it is.
+            # Values of unknown options are left out: one may be a key.
             shown = [
                 argument.partition("=")[0]
                 for before, argument in zip(["", *rest], rest, strict=False)
@@ -92,52 +92,56 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override] # the base's overloads are for other namespaces
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse; each parser of a command comes by here too, made by argparse itself."""
-        # An abbreviation that is clear today is not any more once there is another option.
+        """Parse; argparse calls this for the parser of the command as well."""
+        # An abbreviation that is unique today becomes ambiguous once an option is added.
         self.allow_abbrev = False
         joined = self._join_values(sys.argv[1:] if args is None else args)
         self._refuse_keys(joined)
         return super().parse_known_args(joined, namespace)
 
     def _refuse_keys(self, args: Sequence[str]) -> None:
-        """Exit with 2 for an option by which a key was to be passed."""
+        """Exit with 2 on an option that would pass an API key."""
         for argument in args:
-            # Behind the name of a command, its own parser looks.
+            # What follows the command's name is checked by the command's parser.
             if argument == "--" or (self._subparsers and not argument.startswith("-")):
                 return
             option = "-t" if argument.startswith("-t") else argument.partition("=")[0]
-            if option.startswith("-") and option.lower().strip("-").replace("_", "-") in _KEYS:
+            if (
+                option.startswith("-")
+                and option.lower().strip("-").replace("_", "-") in _KEY_OPTIONS
+            ):
                 self.error(
                     f"there is no option {option}: all users of this machine could read its value; "
                     "the API key comes from the environment, NUNU_API_KEY"
                 )
 
     def _join_values(self, args: Sequence[str]) -> list[str]:
-        """Join `--name -nightly-` to one argument, where argparse would take two options.
+        """Join `--name -nightly-` into one argument, where argparse would see two options.
 
-        Not what is an option by itself, nor what begins with two hyphens: that is a misspelt one
-        more often than a value.
+        A known option is not taken as a value, nor is anything that begins with two hyphens: it is
+        more likely a misspelled option.
         """
         joined: list[str] = []
-        left = deque(args)
-        while left:
-            arg = left.popleft()
+        remaining = deque(args)
+        while remaining:
+            arg = remaining.popleft()
             if arg == "--":
-                return [*joined, arg, *left]
+                return [*joined, arg, *remaining]
             action = self._option_string_actions.get(arg)
-            value = left[0] if left and action is not None and action.nargs is None else ""
+            takes_value = action is not None and action.nargs is None
+            value = remaining[0] if remaining and takes_value else ""
             if (
                 value.startswith("-")
                 and value[1:2] not in ("", "-")
                 and value not in self._option_string_actions
             ):
-                left.popleft()
+                remaining.popleft()
                 arg = f"{arg}={value}" if arg.startswith("--") else f"{arg}{value}"
             joined.append(arg)
         return joined
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2 and the message; what looks like a key in it is not shown."""
+        """Exit with 2 and the message; anything that looks like a key is masked."""
         if message.endswith("expected one argument"):
             message += "; a value that begins with a hyphen goes after an equals sign, as in --x=-y"
         super().error(_KEY.sub("***", message))
@@ -150,7 +154,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
+    """Return the parser, with a subparser for each command."""
     parser: argparse.ArgumentParser = _Parser(
         prog="nunu-async",
         description="Upload game builds to nunu.ai; start, read, await and stop test runs there.",
@@ -200,29 +204,29 @@ def _add_uploads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     resume = _add_action(
         actions, "resume", "send what is missing, with the build's options of then"
     )
-    _add_names(resume)
-    _add_pace(resume)
+    _add_build_names(resume)
+    _add_transfer_options(resume)
     resume.add_argument("--json", action="store_true", help="print one JSON object instead")
-    _add_names(_add_action(actions, "cancel", "give uploads up, here and on the server"))
+    _add_build_names(_add_action(actions, "cancel", "give uploads up, here and on the server"))
 
 
-def _add_names(parser: argparse.ArgumentParser) -> None:
+def _add_build_names(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "names",
         nargs="*",
         default=[],
         metavar="BUILD",
-        type=_name,
+        type=_non_empty,
         help="a build's id, or its file; may be left out where there is one upload only",
     )
     which.add_argument("--all", action="store_true", help="all of this project")
 
 
-def _add_pace(parser: argparse.ArgumentParser) -> None:
+def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency",
-        type=_whole(1, 1000),
+        type=_integer(1, 1000),
         default=4,
         metavar="N",
         help="parts under way at once, over all files (default 4)",
@@ -236,13 +240,13 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
+def _add_build_options(upload: argparse.ArgumentParser, name_help: str) -> None:
     upload.add_argument(
         "-n",
         "--name",
         required=True,
-        type=_name,
-        help=name,
+        type=_non_empty,
+        help=name_help,
     )
     upload.add_argument(
         "--platform",
@@ -257,14 +261,14 @@ def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
     )
     upload.add_argument(
         "--deletion-policy",
-        type=_underscored,
+        type=_snake_case,
         choices=POLICIES,
         help="which builds go first: least_recent or oldest",
         metavar="POLICY",
     )
     upload.add_argument(
         "--upload-timeout",
-        type=_whole(1, 1440),
+        type=_integer(1, 1440),
         metavar="MINUTES",
         help="1 to 1440, after which the server forgets an unfinished upload; default: what "
         "1 MiB/s needs, at least 10 for a single part and 60 for several; 1440 with --resume",
@@ -280,7 +284,7 @@ def _add_build_options(upload: argparse.ArgumentParser, name: str) -> None:
         action="store_true",
         help="compare each part's MD5 with what storage says it has; send again what differs",
     )
-    _add_pace(upload)
+    _add_transfer_options(upload)
     kind = upload.add_mutually_exclusive_group()
     kind.add_argument(
         "--multipart", action="store_true", default=None, help="send in parts, whatever the size"
@@ -311,7 +315,7 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "job_ids",
         nargs="+",
         metavar="JOB_ID",
-        type=_name,
+        type=_non_empty,
         help="of a job, which `runs start` prints, not of a run",
     )
     stop.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -321,7 +325,7 @@ def _add_run_id(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_id",
         metavar="RUN_ID",
-        type=_name,
+        type=_non_empty,
         help="of a run, not of a job; `runs list --job JOB_ID` gives the runs of a job",
     )
 
@@ -359,34 +363,36 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
         "--deployment-config",
         required=True,
         metavar="ID",
-        type=_name,
+        type=_non_empty,
         help="where to run: a deployment config of the project",
     )
     target = start.add_mutually_exclusive_group(required=True)
-    target.add_argument("--test", metavar="ID", type=_name, help="a multiplayer test")
-    target.add_argument("--test-plan", metavar="ID", type=_name, help="all tests of this plan")
-    target.add_argument("--instructions", metavar="TEXT", type=_name, help="what to do, in words")
+    target.add_argument("--test", metavar="ID", type=_non_empty, help="a multiplayer test")
+    target.add_argument("--test-plan", metavar="ID", type=_non_empty, help="all tests of this plan")
+    target.add_argument(
+        "--instructions", metavar="TEXT", type=_non_empty, help="what to do, in words"
+    )
     start.add_argument(
         "--build",
         metavar="ID",
-        type=_name,
+        type=_non_empty,
         help="a build in build storage; with a deployment config of build storage only",
     )
-    start.add_argument("--name", type=_name, help="of the run; with --instructions only")
+    start.add_argument("--name", type=_non_empty, help="of the run; with --instructions only")
     start.add_argument(
-        "--agent-config", metavar="ID", type=_name, help="an agent config of the project"
+        "--agent-config", metavar="ID", type=_non_empty, help="an agent config of the project"
     )
     _add_tags(start, "added to the run; may be repeated")
-    _add_marker(start)
+    _add_marker_option(start)
     start.add_argument(
-        "--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only"
+        "--retries", type=_integer(0, 10), metavar="N", help="0 to 10; with --test only"
     )
     start.add_argument(
-        "--instances", type=_whole(1, 10), metavar="N", help="1 to 10; with --test only"
+        "--instances", type=_integer(1, 10), metavar="N", help="1 to 10; with --test only"
     )
     start.add_argument(
         "--template-data",
-        type=_object,
+        type=_json_object,
         metavar="JSON",
         help="an object for the templates of the test, or @FILE that holds one",
     )
@@ -398,7 +404,7 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
     start.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
-def _add_marker(parser: argparse.ArgumentParser) -> None:
+def _add_marker_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-marker",
         action="store_false",
@@ -417,14 +423,14 @@ def _add_executions(commands: argparse._SubParsersAction[argparse.ArgumentParser
     listing.add_argument("--build", metavar="ID", help="executions on this build only")
     listing.add_argument(
         "--status",
-        type=_underscored,
+        type=_snake_case,
         choices=("completed", "in_progress", "queued"),
         metavar="STATUS",
         help="completed, in_progress or queued",
     )
     listing.add_argument(
         "--sort-by",
-        type=_underscored,
+        type=_snake_case,
         choices=("start_time", "test_plan_name", "build_name"),
         metavar="FIELD",
         help="start_time, test_plan_name or build_name",
@@ -449,7 +455,7 @@ def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="KIND",
         help="run, job or execution; starting gives ids of jobs, and of an execution for a plan",
     )
-    wait.add_argument("ids", nargs="+", metavar="ID", type=_name)
+    wait.add_argument("ids", nargs="+", metavar="ID", type=_non_empty)
     _add_wait_options(wait, "seconds; what is not over then goes on, and the exit code is 3")
     wait.add_argument(
         "--fail-on",
@@ -492,12 +498,12 @@ def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--deployment-config",
         required=True,
         metavar="ID",
-        type=_name,
+        type=_non_empty,
         help="where to run: a deployment config of build storage",
     )
     target = ci.add_mutually_exclusive_group(required=True)
-    target.add_argument("--test", metavar="ID", type=_name, help="a multiplayer test")
-    target.add_argument("--test-plan", metavar="ID", type=_name, help="all tests of this plan")
+    target.add_argument("--test", metavar="ID", type=_non_empty, help="a multiplayer test")
+    target.add_argument("--test-plan", metavar="ID", type=_non_empty, help="all tests of this plan")
     ci.add_argument(
         "--run-tags",
         type=_tags,
@@ -506,10 +512,12 @@ def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="A,B",
         help="added to the runs, where --tags is for the build; may be repeated",
     )
-    _add_marker(ci)
-    ci.add_argument("--retries", type=_whole(0, 10), metavar="N", help="0 to 10; with --test only")
+    _add_marker_option(ci)
     ci.add_argument(
-        "--instances", type=_whole(1, 10), metavar="N", help="1 to 10; with --test only"
+        "--retries", type=_integer(0, 10), metavar="N", help="0 to 10; with --test only"
+    )
+    ci.add_argument(
+        "--instances", type=_integer(1, 10), metavar="N", help="1 to 10; with --test only"
     )
     _add_wait_options(
         ci, "seconds to wait for the jobs once started; they go on, and the exit code is 3"
@@ -519,12 +527,12 @@ def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _add_action(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, sentence: str
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
 ) -> argparse.ArgumentParser:
     return actions.add_parser(
         name,
-        help=sentence,
-        description=f"{sentence[0].upper()}{sentence[1:]}.",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -533,22 +541,22 @@ def _add_action(
 def _add_rows_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
-        type=_whole(1, 10**9),
+        type=_integer(1, 10**9),
         metavar="N",
         help="so many at most (default 50 in a table, else all)",
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON array instead")
-    form.add_argument(
+    output_format = parser.add_mutually_exclusive_group()
+    output_format.add_argument("--json", action="store_true", help="print one JSON array instead")
+    output_format.add_argument(
         "--jsonl",
         action="store_true",
         help="print JSON lines as they come: memory does not grow with their number",
     )
 
 
-def _add_tags(parser: argparse.ArgumentParser, sentence: str) -> None:
+def _add_tags(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument(
-        "--tags", type=_tags, action="extend", default=[], metavar="A,B", help=sentence
+        "--tags", type=_tags, action="extend", default=[], metavar="A,B", help=help_text
     )
 
 
@@ -579,7 +587,7 @@ def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     sandbox.add_argument(
         "--sample-runs",
-        type=_whole(0, 100_000),
+        type=_integer(0, 100_000),
         default=0,
         metavar="N",
         help="begin with so many runs, and executions beside them",
@@ -592,9 +600,11 @@ def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the date of its answers: J January 2026, M March, L the last pages without projects "
         "in their paths, N the newest (default L)",
     )
-    sandbox.add_argument("--port", type=_whole(0, 65535), default=0, help="of the API; 0 picks one")
     sandbox.add_argument(
-        "--storage-port", type=_whole(0, 65535), default=0, help="of the storage; 0 picks one"
+        "--port", type=_integer(0, 65535), default=0, help="of the API; 0 picks one"
+    )
+    sandbox.add_argument(
+        "--storage-port", type=_integer(0, 65535), default=0, help="of the storage; 0 picks one"
     )
     sandbox.add_argument(
         "--directory",
@@ -605,57 +615,57 @@ def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     sandbox.add_argument(
         "--part-size",
-        type=_whole(1, 5 * 1024**3),
+        type=_integer(1, 5 * 1024**3),
         default=100 * 1024 * 1024,
         metavar="BYTES",
         help="of a multipart upload (default 104857600)",
     )
     sandbox.add_argument(
-        "--capacity", type=_whole(1, 1024**5), metavar="BYTES", help="of build storage"
+        "--capacity", type=_integer(1, 1024**5), metavar="BYTES", help="of build storage"
     )
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} to {maximum}")
         return value
 
     return parse
 
 
-def _name(text: str) -> str:
+def _non_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
 def _path(text: str) -> str:
-    # A shell expands no "~" within `--option=~/file`, nor does anything else that starts commands.
-    path = os.path.expanduser(_name(text))
+    # Neither shells nor other launchers expand "~" in `--option=~/file`.
+    path = os.path.expanduser(_non_empty(text))
     if path.startswith("~") and path[1:2] in ("", os.sep):
         raise argparse.ArgumentTypeError(f"no home directory is known: {text}")
     return path
 
 
-def _underscored(text: str) -> str:
+def _snake_case(text: str) -> str:
     return text.replace("-", "_").lower()
 
 
-def _object(text: str) -> dict[str, object]:
+def _json_object(text: str) -> dict[str, object]:
     if text.startswith("@"):
         try:
             with open(_path(text[1:]), encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeError) as error:
-            told = getattr(error, "strerror", None) or error
-            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {told}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {reason}") from None
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -663,7 +673,7 @@ def _object(text: str) -> dict[str, object]:
     return value
 
 
-def _no_number(text: str) -> object:
+def _refuse_constant(text: str) -> object:
     raise ValueError(f"{text} is no number of JSON")
 
 

@@ -1,4 +1,4 @@
-"""Where words go: results to standard output, everything else to standard error."""
+"""Messages on standard error, and the care of the standard streams."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import TextIO
 
 from nunu_async.cli.harmless import harmless
 
-__all__ = ["TOLD", "Screen", "close", "count", "prepare", "print_text", "tell"]
+__all__ = ["ALWAYS_SHOWN", "Screen", "close", "count", "prepare", "print_text", "tell"]
 
-TOLD = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
-"""Loggers whose warnings are told at any level."""
+ALWAYS_SHOWN = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
+"""Loggers whose warnings are shown whatever NUNU_LOG says."""
 
 
 def prepare() -> None:
-    """Make sure that no file name can break a line, and that retried API calls are heard of."""
+    """Make any file name printable, and print the library's warnings about retried API calls."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A build that is up must not end in a traceback because a terminal knows no umlauts.
-            # Files and pipes on Windows would get the code page, which knows few names.
+            # An upload must not end in a traceback because a terminal cannot encode a name.
+            # Files and pipes on Windows would get the code page, which lacks most characters.
             is_pipe = os.name == "nt" and not stream.isatty()
             stream.reconfigure(
                 encoding="utf-8" if is_pipe and _is_unset("PYTHONIOENCODING") else None,
                 errors="backslashreplace",
             )
-    # Parts that are tried again are events, which the display tells; API calls only log it.
-    for name in TOLD:
-        heard = logging.getLogger(name)
-        if not heard.handlers:
-            heard.addHandler(_Teller(logging.WARNING))
+    # Retried parts are events, which the display prints; retried API calls are only logged.
+    for name in ALWAYS_SHOWN:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(_WarningHandler(logging.WARNING))
 
 
 def _is_unset(name: str) -> bool:
@@ -40,21 +40,21 @@ def _is_unset(name: str) -> bool:
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
-    """Write a line to standard error, or to `stream`; nobody listening is no error."""
+    """Write a line to standard error, or to `stream`; a closed or absent stream is no error."""
     stream = stream or sys.stderr
-    with suppress(OSError, ValueError, AttributeError):  # a dead pipe, a closed file, none at all
+    with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
         stream.write(harmless(line) + "\n")
         stream.flush()
 
 
 def print_text(text: str) -> bool:
-    """Print a help text; return False, with a sentence on standard error, where that fails."""
+    """Print a help text; on failure print a message to standard error and return False."""
     try:
         if sys.stdout is not None:
             sys.stdout.write(text)
             sys.stdout.flush()
     except BrokenPipeError:
-        close()  # who leafs through a help text may leave it
+        close()  # a pager that was quit before the end
     except OSError as error:
         tell(f"nunu-async: cannot write to standard output: {error.strerror}")
         close()
@@ -63,7 +63,7 @@ def print_text(text: str) -> bool:
 
 
 def close() -> None:
-    """Let go of standard streams that nobody reads, so that the interpreter ends quietly."""
+    """Redirect broken standard streams to the null device, so that Python exits quietly."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
@@ -76,32 +76,32 @@ def close() -> None:
 
 
 class Screen(io.TextIOBase):
-    """A terminal to draw on that may go away before the command is over."""
+    """A terminal for rich to draw on; errors of one that was closed are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # a stream's own is a variable
-        """What characters become."""
+        """The encoding of the terminal."""
         return self._stream.encoding
 
     def isatty(self) -> bool:
-        """Tell whether it is one."""
+        """Return whether it is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Return its descriptor, by which its size is asked for."""
+        """Return its file descriptor, which rich needs for the terminal's size."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Draw; into the void where there is no terminal any more."""
+        """Write text; discard it if the terminal is gone."""
         with suppress(OSError):
             self._stream.write(harmless(text, styled=True))
         return len(text)
 
     def flush(self) -> None:
-        """Let it be seen."""
+        """Flush; do nothing if the terminal is gone."""
         with suppress(OSError):
             self._stream.flush()
 
@@ -111,6 +111,6 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-class _Teller(logging.Handler):
+class _WarningHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tell(f"nunu-async: {record.getMessage()}")
