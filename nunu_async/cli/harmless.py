@@ -1,4 +1,4 @@
-"""Text for people that is no command to what reads it. Pure."""
+"""Neutralize terminal sequences and CI commands in printed text. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 __all__ = ["harmless"]
 
-# What CI runners obey in what a job prints. GitHub: `::name ...::` at the start of a line, and
-# `##[name]` anywhere (actions/runner, ActionCommand.cs); Azure Pipelines: `##vso[`, `##[`;
+# Commands that CI runners execute from job output. GitHub: `::name ...::` at the start of a line,
+# and `##[name]` anywhere (actions/runner, ActionCommand.cs); Azure Pipelines: `##vso[`, `##[`;
 # TeamCity: `##teamcity[`; GitLab: `section_start:`, `section_end:`; Travis: `travis_fold:`.
 _COMMANDS = re.compile(
     r"^(?:[^\S\n]|\x1b\[[0-9;?]*[A-Za-z])*:(?=:[\w-].*?::)"
@@ -18,10 +18,10 @@ _COMMANDS = re.compile(
 
 
 def harmless(text: str, *, styled: bool = False) -> str:
-    """Return text for people that neither a terminal nor a CI runner takes for a command.
+    """Return text that neither a terminal nor a CI runner interprets as a command.
 
-    A space breaks what a CI runner would obey. Control and direction characters are escaped, but
-    for line ends; text that we have `styled` keeps them.
+    A space is inserted into CI commands. Control and bidirectional characters are escaped, except
+    newlines and tabs; `styled` text, whose escape sequences are our own, keeps them.
     """
     if not styled and not text.isprintable():
         text = "".join(

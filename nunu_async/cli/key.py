@@ -1,4 +1,4 @@
-"""The API key, which a command line has from the environment only."""
+"""The API key, which the command line takes from the environment only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ __all__ = ["check_key"]
 
 
 def check_key() -> None:
-    """Tell who has no key what can be done without one.
-
-    Raises: ConfigError.
-    """
+    """Raise ConfigError if no API key is set; its message names what works without one."""
     if not any(os.environ.get(name, "").strip() for name in KEY_VARIABLES):
         raise ConfigError(
             f"no API key: neither {' nor '.join(KEY_VARIABLES)} is set; `nunu-async demo` needs "

@@ -1,4 +1,4 @@
-"""One event loop for one command, and the signals that may end it."""
+"""Run one command in an event loop, with signal handling."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nunu_async.cli.output import tell
 __all__ = ["run"]
 
 _INTERRUPTED = 130
-# SIGHUP too: a closed terminal must not leave a half-sent build reserved on the server. SIGBREAK is
-# Ctrl-Break, and what a job runner on Windows sends.
+# SIGHUP too: closing a terminal must not leave a partial upload reserved on the server. SIGBREAK is
+# Ctrl-Break, which job runners on Windows send.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-_ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 def run(command: Coroutine[object, object, int]) -> int:
-    """Run a command to its end, or to the end of its cleaning up after a signal.
+    """Run a command; a signal cancels it and waits for its cleanup.
 
     Returns its exit code, or 128 plus the signal's number.
     """
@@ -30,10 +30,10 @@ def run(command: Coroutine[object, object, int]) -> int:
 
     try:
         asyncio.run(supervised())
-    except KeyboardInterrupt:  # outside the main thread, where nothing else can be done
+    except KeyboardInterrupt:  # outside the main thread, where no handler can be set
         return _INTERRUPTED
     except RuntimeError:
-        # The loop ends its threads by one more, which a limit on processes may refuse.
+        # The loop shuts its executor down on one more thread, which ulimit -u may refuse.
         if not codes:
             raise
     return codes[0]
@@ -42,17 +42,17 @@ def run(command: Coroutine[object, object, int]) -> int:
 async def _supervised(command: Coroutine[object, object, int]) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(command)
-    caught: list[int] = []
+    received: list[int] = []
 
     def stop(number: int) -> None:
-        caught.append(number)
-        if len(caught) == 1:
+        received.append(number)
+        if len(received) == 1:
             tell("nunu-async: stopping ...")
             task.cancel()
         else:
             tell("nunu-async: still stopping; the server has ten seconds to answer, at most")
 
-    restore = [_handle(loop, number, stop) for number in _ENDING]
+    undo_all = [_handle(loop, number, stop) for number in _SIGNALS]
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:  # asyncio.run's own SIGINT handling
@@ -60,26 +60,26 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
         await asyncio.wait({task})
         raise
     finally:
-        for undo in restore:
+        for undo in undo_all:
             undo()
     if task.cancelled():
-        return 128 + caught[0] if caught else _INTERRUPTED
+        return 128 + received[0] if received else _INTERRUPTED
     return task.result()
 
 
 def _handle(
     loop: asyncio.AbstractEventLoop, number: int, stop: Callable[[int], None]
 ) -> Callable[[], object]:
-    """Have the loop call `stop` when a signal comes; return what undoes that.
+    """Call `stop` from the loop on a signal; return a function that undoes this.
 
-    Not for a signal that was ignored from the start: `nohup` has SIGHUP ignored, and a shell
-    without job control SIGINT for what it runs in the background.
+    A signal that is already ignored stays ignored: `nohup` ignores SIGHUP, and a shell without
+    job control ignores SIGINT for background jobs.
     """
     before = signal.getsignal(number)
     if before is signal.SIG_IGN:
         return lambda: None
 
-    def restore() -> None:  # a program that has called `main` may have handlers of its own
+    def restore() -> None:  # a program that calls `main` may have its own handlers
         if before is not None:
             signal.signal(number, before)
 

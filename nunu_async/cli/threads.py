@@ -1,4 +1,4 @@
-"""What may take long outside the network, beside the event loop."""
+"""Run blocking work beside the event loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 async def beside_the_loop(function: Callable[[Callable[[], bool]], T]) -> T:
-    """Run a function on a thread, with a question that it can ask: whether to give up.
+    """Run a blocking function on a daemon thread; its argument returns True once it should stop.
 
-    When this is cancelled, the thread is not waited for, and does not keep the process: it may be
-    stuck on a disk that hangs. asyncio's own threads would.
+    On cancellation the thread is abandoned, as it may be stuck on a hung disk, and does not keep
+    the process alive; a thread of asyncio's default executor would.
     """
     stopped = threading.Event()
     threads = Readers(1)
