@@ -1,4 +1,4 @@
-"""The standings of a wait, for a terminal."""
+"""The live table of a wait, for a terminal."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _WIDE = 110
 
 @asynccontextmanager
 async def table(standings: Standings[R], stream: TextIO) -> AsyncIterator[None]:
-    """Show the counts, and below them the last changes."""
+    """Display the counts and, below them, the last changes."""
     console = Console(file=cast("TextIO", Screen(stream)))
     live = Live(
         get_renderable=lambda: _draw(standings, console),
         console=console,
-        auto_refresh=False,  # its thread would read what this one writes
-        # Standard output may be a pipe that somebody parses: it is never drawn to.
+        auto_refresh=False,  # its thread would race with this one
+        # Standard output may be a pipe into a parser: nothing is drawn there.
         redirect_stdout=False,
     )
 
@@ -59,21 +59,21 @@ def _draw(standings: Standings[R], console: Console) -> RenderableType:
     for place, (word, number) in enumerate(standings.counts()):
         head.append(", " if place else ": ")
         head.append(f"{number} {word}", style=colour(word))
-    last = list(standings.last)
-    if not last:
+    recent = list(standings.recent)
+    if not recent:
         return head
-    times = [time_of(moved.at) for moved in last]
-    widest = max(len(time) for time in times)
-    words = max(len(moved.words) for moved in last)
-    ids = max(len(moved.key) for moved in last) if console.width >= _WIDE else 0
-    room = console.width - widest - words - ids - 8
+    times = [time_of(change.at) for change in recent]
+    time_width = max(len(time) for time in times)
+    text_width = max(len(change.text) for change in recent)
+    id_width = max(len(change.key) for change in recent) if console.width >= _WIDE else 0
+    name_width = console.width - time_width - text_width - id_width - 8
     changes = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3 if not ids else 4):
+    for _ in range(4 if id_width else 3):
         changes.add_column(no_wrap=True)
-    for time, moved in zip(times, last, strict=True):
-        name = Text(moved.name)
-        name.truncate(max(room, 8), overflow=overflow_in(console.encoding))
-        change = Text(moved.words, style=colour(moved.after))
-        cells = [Text(time, style="dim"), Text(moved.key), name, change]
-        changes.add_row(*(cells if ids else [cells[0], *cells[2:]]))
+    for time, change in zip(times, recent, strict=True):
+        name = Text(change.name)
+        name.truncate(max(name_width, 8), overflow=overflow_in(console.encoding))
+        text = Text(change.text, style=colour(change.after))
+        cells = [Text(time, style="dim"), Text(change.key), name, text]
+        changes.add_row(*(cells if id_width else [cells[0], *cells[2:]]))
     return Group(head, changes)

@@ -1,6 +1,6 @@
-"""How a wait looks while it lasts: a table on a terminal, a line now and then elsewhere.
+"""Progress of a wait: a live table on a terminal, status lines elsewhere.
 
-Everything goes to standard error; standard output belongs to the results.
+All of it goes to standard error; standard output is for results.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ R = TypeVar("R", bound=Row)
 
 _HEARTBEAT = 10.0
 _BATCH = 1.0
-_LAST = 5
-_TOLD = 3
+_MAX_RECENT = 5
+_MAX_CHANGES = 3
 _UNSEEN = "not seen yet"
 
 
 @attrs.frozen
-class _Moved:
-    """One change, in words."""
+class _StateChange:
+    """One change of state, as text for display."""
 
     at: float
     key: str
@@ -43,26 +43,26 @@ class _Moved:
     after: str
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         return self.after if self.before is None else f"{self.before} -> {self.after}"
 
 
 class Standings(Generic[R]):
-    """What is known of everything that a command waits for; draws nothing itself.
+    """The state of everything that a command waits for; draws nothing itself.
 
     Attributes:
-        noun: what they are, in the singular.
-        rows: the last row seen of each, by id.
-        last: the last few changes, newest last.
-        unsaid: the changes that no line has told of.
+        noun: what is waited for, in the singular.
+        rows: the latest row of each, by id.
+        recent: the last few changes, newest last.
+        unreported: the changes that no line has reported yet.
     """
 
     def __init__(self, noun: str, ids: Sequence[str] = (), clock: Clock | None = None) -> None:
         self.noun = noun
         self.rows: dict[str, R] = {}
-        self.last: deque[_Moved] = deque(maxlen=_LAST)
-        self.unsaid: list[_Moved] = []
-        self._words: dict[str, str] = dict.fromkeys(ids, _UNSEEN)
+        self.recent: deque[_StateChange] = deque(maxlen=_MAX_RECENT)
+        self.unreported: list[_StateChange] = []
+        self._labels: dict[str, str] = dict.fromkeys(ids, _UNSEEN)
         self._order: dict[str, None] = {_UNSEEN: None}
         self._states: dict[str, str | None] = dict.fromkeys(ids)
         self._clock = clock or SystemClock()
@@ -70,8 +70,8 @@ class Standings(Generic[R]):
 
     @property
     def ids(self) -> list[str]:
-        """What is waited for, in order."""
-        return list(self._words)
+        """The ids waited for, in order."""
+        return list(self._labels)
 
     @property
     def elapsed(self) -> float:
@@ -80,70 +80,70 @@ class Standings(Generic[R]):
 
     @property
     def finished(self) -> dict[str, R]:
-        """Rows of what is over, by id."""
+        """Terminal rows, by id."""
         return {key: row for key, row in self.rows.items() if row.is_terminal}
 
     def state(self, key: str) -> str | None:
-        """Return the last state seen of an id, in the service's word; None before that."""
+        """Return the last state of an id, as the API spells it; None if it was not seen yet."""
         return self._states[key]
 
     def begin(self) -> None:
-        """Count the time from now on."""
+        """Start measuring the elapsed time."""
         self._began = self._clock.monotonic()
 
     def expect(self, ids: Sequence[str]) -> None:
-        """Wait for these too."""
+        """Add ids to wait for."""
         for key in ids:
-            self._words.setdefault(key, _UNSEEN)
+            self._labels.setdefault(key, _UNSEEN)
             self._states.setdefault(key, None)
 
     def note(self, change: Change[R]) -> None:
-        """Take note of another state."""
+        """Record a change of state."""
         key, row = change.id, change.row
         word = standing_of(row)
         name = name_of(row)
         before = None if change.before is None else cell(change.before.lower())
-        moved = _Moved(
+        state_change = _StateChange(
             self.elapsed, cell(key), cell(key) if name == NOTHING else name, before, word
         )
         self.rows[key] = row
-        self._words[key] = word
+        self._labels[key] = word
         self._states[key] = change.after
         self._order.setdefault(word)
-        self.last.append(moved)
-        self.unsaid.append(moved)
+        self.recent.append(state_change)
+        self.unreported.append(state_change)
 
     def settle(self, row: R, key: str) -> None:
-        """Take note of a row that no change told of."""
+        """Record the final row of an id that no change reported."""
         self.rows[key] = row
-        self._words[key] = standing_of(row)
-        self._order.setdefault(self._words[key])
+        self._labels[key] = standing_of(row)
+        self._order.setdefault(self._labels[key])
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """Give each state, in the order of their first sight, and how many are in it."""
-        found = Counter(self._words.values())
+        """Yield each state that some ids are in, in order of first appearance, and their count."""
+        counted = Counter(self._labels.values())
         for word in self._order:
-            if found[word]:
-                yield word, found[word]
+            if counted[word]:
+                yield word, counted[word]
 
     def line(self) -> str:
-        """Return one line that tells where everything stands, and what has changed since."""
+        """Return a status line with counts and the changes since the last line."""
         counts = ", ".join(f"{number} {word}" for word, number in self.counts())
-        told, self.unsaid = self.unsaid, []
-        words = [f"{moved.name}: {moved.words}" for moved in told[:_TOLD]]
-        if len(told) > _TOLD:
-            words.append(f"{len(told) - _TOLD} more changes")
-        what = f"{time_of(self.elapsed)}: {count(len(self._words), self.noun)}: {counts}"
-        return f"nunu-async: {'; '.join([what, *words])}"
+        changes, self.unreported = self.unreported, []
+        described = [f"{change.name}: {change.text}" for change in changes[:_MAX_CHANGES]]
+        if len(changes) > _MAX_CHANGES:
+            described.append(f"{len(changes) - _MAX_CHANGES} more changes")
+        totals = f"{time_of(self.elapsed)}: {count(len(self._labels), self.noun)}: {counts}"
+        return f"nunu-async: {'; '.join([totals, *described])}"
 
 
 def show(
     standings: Standings[R], stream: TextIO | None = None, *, batch: float = _BATCH
 ) -> AbstractAsyncContextManager[None, bool | None]:
-    """Show standings for as long as the context lasts, in the way that fits `stream`.
+    """Display standings while the context lasts.
 
-    On a terminal that is a table; elsewhere a line at once, one for all changes of `batch`
-    seconds, and one after 10 s without any.
+    A table if `stream` is a terminal; else a line at once, one for all changes of each `batch`
+    seconds, and one after 10 s without changes.
     """
     standings.begin()
     stream = stream or sys.stderr
@@ -160,31 +160,31 @@ def show(
 async def _lines(
     standings: Standings[R], stream: TextIO, clock: Clock, batch: float
 ) -> AsyncIterator[None]:
-    beating = asyncio.ensure_future(heartbeat(standings, stream, clock, batch))
+    heartbeat_task = asyncio.ensure_future(heartbeat(standings, stream, clock, batch))
     try:
         yield
-        if standings.unsaid:
+        if standings.unreported:
             tell(standings.line(), stream)
     finally:
-        beating.cancel()
-        await asyncio.wait({beating})
+        heartbeat_task.cancel()
+        await asyncio.wait({heartbeat_task})
 
 
 async def heartbeat(
     standings: Standings[R], stream: TextIO, clock: Clock, batch: float = _BATCH
 ) -> None:
-    """Write a line at once and every 10 seconds at the latest, until cancelled."""
+    """Write a line at once, and at least one every 10 seconds, until cancelled."""
     if standings.ids:
         tell(f"nunu-async: waiting for {count(len(standings.ids), standings.noun)}", stream)
     silent = 0.0
     while True:
         await clock.sleep(batch)
         silent += batch
-        if standings.unsaid or silent >= _HEARTBEAT:
+        if standings.unreported or silent >= _HEARTBEAT:
             silent = 0.0
             tell(standings.line(), stream)
 
 
 def time_of(seconds: float) -> str:
-    """Return a time since the wait began, in whole seconds."""
+    """Format the time since the wait began, in whole seconds."""
     return span(1000 * int(seconds)) if seconds >= 1 else "0s"
