@@ -1,4 +1,4 @@
-"""The bars of an upload, for a terminal."""
+"""The progress bars of an upload, for a terminal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _REFRESH = 0.1
 
 
 class _SpeedColumn(TransferSpeedColumn):
-    """The rate, and what goes on once there is none: the server may take a while to assemble."""
+    """The rate, or "completing" once all is sent: the server may take a while to assemble."""
 
     def render(self, task: Task) -> Text:
         return Text("completing") if task.fields.get("completing") else super().render(task)
@@ -50,7 +50,7 @@ class _SpeedColumn(TransferSpeedColumn):
 
 @asynccontextmanager
 async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
-    """Show a bar for each file under way."""
+    """Display a progress bar for each file being uploaded."""
     console = Console(file=cast("TextIO", Screen(stream)))
     narrow = console.width < _NARROW
     width = 14 if narrow else min(40, console.width - 60)
@@ -61,8 +61,8 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
         _SpeedColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True),
         console=console,
-        auto_refresh=False,  # its thread would read what this one writes, and may not be had
-        # Standard output may be a pipe that somebody parses: it is never drawn to.
+        auto_refresh=False,  # its thread would race with this one, and may fail to start
+        # Standard output may be a pipe into a parser: nothing is drawn there.
         redirect_stdout=False,
     )
     several = len(board.sizes) > 1
@@ -103,7 +103,7 @@ async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
 
 
 def _cut(name: str, width: int) -> str:
-    """Return a name within `width`; what is cut is the middle, where names are alike."""
+    """Shorten a name to `width`; the middle is cut, where names tend to be alike."""
     if len(name) <= width:
         return name
     tail = (width - 1) * 2 // 3

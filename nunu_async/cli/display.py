@@ -1,6 +1,6 @@
-"""How an upload looks while it runs: bars on a terminal, a line now and then elsewhere.
+"""Progress of an upload: bars on a terminal, status lines elsewhere.
 
-Everything goes to standard error; standard output belongs to the results.
+All of it goes to standard error; standard output is for results.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ _HEARTBEAT = 10.0
 
 
 class Board:
-    """What is known of every file of a command; draws nothing itself.
+    """The progress of every file of a command; draws nothing itself.
 
     Attributes:
-        sizes: bytes of each file.
-        sent: bytes of each file on their way.
-        finished: the files that are up or given up.
-        completing: the files of which every byte is sent, and that the server assembles.
+        sizes: size of each file in bytes.
+        sent: bytes sent of each file.
+        finished: the files that were uploaded or abandoned.
+        completing: the files that are sent in full and that the server is assembling.
+        watchers: called with the file and each event.
     """
 
     def __init__(self, sizes: dict[str, int]) -> None:
@@ -53,26 +54,26 @@ class Board:
 
     @property
     def sent_now(self) -> int:
-        """Bytes on their way, of files that are not given up."""
+        """Bytes sent of all files that were not abandoned."""
         return sum(self.sent[file] for file in self.sizes if file not in self._given_up)
 
     @property
     def size_now(self) -> int:
-        """Bytes of all files that are not given up."""
+        """Size in bytes of all files that were not abandoned."""
         return sum(size for file, size in self.sizes.items() if file not in self._given_up)
 
     def give_up(self, file: str) -> None:
-        """Note that a file will not go up; nobody waits for it any more."""
+        """Mark a file as abandoned; its bytes no longer count."""
         self.completing.discard(file)
         self.finished.add(file)
         self._given_up.add(file)
 
     def listener(self, file: str) -> Listener:
-        """Return what `upload_build` is to tell of one file."""
+        """Return an `on_progress` callback for one file."""
         return partial(self.note, file)
 
     def note(self, file: str, event: UploadEvent) -> None:
-        """Take note of what became of a file."""
+        """Record an event of a file and pass it to the watchers."""
         if isinstance(event, BytesSent):
             self.sent[file] = event.sent
         elif isinstance(event, Completing):
@@ -89,10 +90,10 @@ class Board:
 def show(
     board: Board, stream: TextIO | None = None, *, first: float = _HEARTBEAT
 ) -> AbstractAsyncContextManager[None, bool | None]:
-    """Show a board for as long as the context lasts, in the way that fits `stream`.
+    """Display a board while the context lasts.
 
-    On a terminal that is bars; elsewhere a line after `first` seconds, and more of them after
-    pauses that double until they are 10 s.
+    Bars if `stream` is a terminal; else a line after `first` seconds, and further lines after
+    pauses that double up to 10 s.
     """
     stream = stream or sys.stderr
     if stream is None:  # a program without a console
@@ -111,17 +112,17 @@ async def _lines(board: Board, stream: TextIO, clock: Clock, first: float) -> As
             tell(retry_line(file, event), stream)
 
     board.watchers.append(watch)
-    beating = asyncio.ensure_future(heartbeat(board, stream, clock, first))
+    heartbeat_task = asyncio.ensure_future(heartbeat(board, stream, clock, first))
     try:
         yield
     finally:
         board.watchers.remove(watch)
-        beating.cancel()
-        await asyncio.wait({beating})
+        heartbeat_task.cancel()
+        await asyncio.wait({heartbeat_task})
 
 
 async def heartbeat(board: Board, stream: TextIO, clock: Clock, first: float) -> None:
-    """Write a line every 10 seconds at the latest, until cancelled: CI kills what looks dead."""
+    """Write a line at least every 10 seconds until cancelled: CI kills jobs without output."""
     began = clock.monotonic()
     pause = first
     while True:
@@ -133,25 +134,26 @@ async def heartbeat(board: Board, stream: TextIO, clock: Clock, first: float) ->
 def _status_line(board: Board, seconds: float) -> str:
     sent, size = board.sent_now, board.size_now
     rate = sent / seconds if seconds > 0 else 0.0
-    left = f", about {_span((size - sent) / rate)} left" if rate > 0 else ""
+    remaining = f", about {_duration((size - sent) / rate)} left" if rate > 0 else ""
     if sent == size and board.completing:
-        left = ", completing"
+        remaining = ", completing"
     files = f"{len(board.finished)} of {len(board.sizes)} files, " if len(board.sizes) > 1 else ""
-    return f"nunu-async: {files}{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s{left}"
+    totals = f"{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s"
+    return f"nunu-async: {files}{totals}{remaining}"
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     whole = round(seconds)
-    if whole < 120:  # noqa: PLR2004 - two minutes are told in seconds
+    if whole < 120:  # noqa: PLR2004 - up to two minutes in seconds
         return f"{whole} s"
-    if whole < 7200:  # noqa: PLR2004 - and two hours in minutes
+    if whole < 7200:  # noqa: PLR2004 - up to two hours in minutes
         return f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def retry_line(file: str, event: Retrying) -> str:
-    """Return what is told of something that is tried again."""
-    what = "completing" if event.part_number is None else f"part {event.part_number}"
-    reason = event.reason.removeprefix(f"{what}: ")
-    told = f"attempt {event.attempt} failed, next in {event.delay:.1f} s: {reason}"
-    return f"nunu-async: {file}: {what}: {told}"
+    """Return the line printed for a retry."""
+    step = "completing" if event.part_number is None else f"part {event.part_number}"
+    reason = event.reason.removeprefix(f"{step}: ")
+    message = f"attempt {event.attempt} failed, next in {event.delay:.1f} s: {reason}"
+    return f"nunu-async: {file}: {step}: {message}"

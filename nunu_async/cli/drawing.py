@@ -1,4 +1,4 @@
-"""What is drawn on standard output: tables and texts in colour."""
+"""Tables and coloured text for standard output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["drawn", "table"]
 
 
 def drawn(*parts: RenderableType) -> str:
-    """Draw for standard output: as wide as a terminal, elsewhere as wide as it gets."""
+    """Render for standard output, to the terminal's width; without limit elsewhere."""
     width = width_of_output()
     console = Console(file=sys.stdout, width=width, highlight=False, emoji=False, markup=False)
     with console.capture() as captured:
@@ -26,18 +26,18 @@ def drawn(*parts: RenderableType) -> str:
 def table(
     titles: Sequence[str], widths: Sequence[int], lines: Sequence[Sequence[str]], *, header: bool
 ) -> str:
-    """Draw lines whose cells are cut to a width each."""
-    # The gap is made here: versions of rich differ on what padding adds to the last column.
-    made = Table(box=None, padding=0, show_header=header, header_style="bold")
-    for place, (title, width) in enumerate(zip(titles, widths, strict=True), 1):
-        gap = GAP if place < len(widths) else 0
-        made.add_column(_cut(title, width), width=width + gap, no_wrap=True)
+    """Render rows whose cells are cut to the widths of their columns."""
+    # The gap is not left to padding: versions of rich differ on what it adds to the last column.
+    grid = Table(box=None, padding=0, show_header=header, header_style="bold")
+    for number, (title, width) in enumerate(zip(titles, widths, strict=True), 1):
+        gap = GAP if number < len(widths) else 0
+        grid.add_column(_cut(title, width), width=width + gap, no_wrap=True)
     for line in lines:
-        made.add_row(*map(_cut, line, widths))
-    return drawn(made)
+        grid.add_row(*map(_cut, line, widths))
+    return drawn(grid)
 
 
 def _cut(text: str, width: int) -> Text:
-    told = Text(text, style=colour(text))
-    told.truncate(width, overflow=overflow_in(getattr(sys.stdout, "encoding", None)))
-    return told
+    styled = Text(text, style=colour(text))
+    styled.truncate(width, overflow=overflow_in(getattr(sys.stdout, "encoding", None)))
+    return styled

@@ -1,4 +1,4 @@
-"""What is written to: how wide it is, and whether it can be drawn on."""
+"""Properties of the output streams: width, terminal or not, colours."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ _COLOURS = {
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Tell whether a stream is a terminal on which something can be drawn over."""
+    """Return whether a stream is a terminal that supports cursor movement."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def is_plain() -> bool:
-    """Tell whether standard output takes text alone: it is no terminal, and is not said to be."""
-    asked = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")
-    return not asked and not (sys.stdout is not None and sys.stdout.isatty())
+    """Return whether standard output gets plain text: it is no terminal, and colour not forced."""
+    forced = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")
+    return not forced and not (sys.stdout is not None and sys.stdout.isatty())
 
 
 def width_of_output() -> int:
-    """Return how wide standard output is: as a terminal, elsewhere as wide as it gets."""
-    # Whoever reads a pipe or a file cuts for themselves.
+    """Return the width of standard output in columns; ENDLESS if it is no terminal."""
+    # A reader of a pipe or a file can cut lines itself.
     if sys.stdout is not None and (sys.stdout.isatty() or os.environ.get("COLUMNS")):
         return shutil.get_terminal_size().columns
     return ENDLESS
 
 
 def width_of(text: str) -> int:
-    """Return how many columns of a terminal a line takes."""
+    """Return how many terminal columns a line takes."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len  # noqa: PLC0415 - it loads tables of all characters
@@ -73,5 +73,5 @@ def colour(word: str) -> str:
 
 
 def overflow_in(encoding: str | None) -> Literal["crop", "ellipsis"]:
-    """Return how a text is cut where characters are written in an encoding."""
+    """Return how to truncate text in an encoding: with an ellipsis only if it has one."""
     return "ellipsis" if (encoding or "").lower().startswith("utf") else "crop"
