@@ -1,4 +1,4 @@
-"""What GitHub Actions takes from a step: outputs, and a summary in Markdown.
+"""Step outputs and job summary for GitHub Actions.
 
 Source: docs.github.com, "Workflow commands for GitHub Actions", environment files.
 """
@@ -20,14 +20,14 @@ __all__ = ["outputs", "publish", "summary"]
 
 OUTPUTS = "GITHUB_OUTPUT"
 SUMMARY = "GITHUB_STEP_SUMMARY"
-# Of a step's summary, in bytes; one above it is dropped whole.
+# Limit of a step's summary in bytes; a larger one is dropped entirely.
 # Source: docs.github.com, "Workflow commands for GitHub Actions", step isolation and limits.
-_MOST_BYTES = 1024 * 1024
-_MOST_ROWS = 500
-# For the line that tells how many rows are missing.
+_MAX_BYTES = 1024 * 1024
+_MAX_ROWS = 500
+# Bytes for the line with the number of missing rows.
 _RESERVE = 100
-_LONGEST = 300
-# All that means something to Markdown, to HTML, or to GitHub: mentions, issues, links, formulas.
+_MAX_CHARACTERS = 300
+# Special in Markdown, in HTML, or to GitHub: mentions, issues, links, formulas.
 _SPECIAL = re.compile(r"[&<>\"'`*_\[\]|\\~#!@:$]")
 _MARKS: dict[Kind, str] = {
     "passed": ":white_check_mark:",
@@ -45,9 +45,9 @@ def publish(
     *,
     build: str,
 ) -> bool:
-    """Append to the files that the environment names, if any.
+    """Append outputs and summary to the files that the environment names, if any.
 
-    Returns False, with a sentence on standard error, where one cannot be written.
+    Returns False if one cannot be written; a message is printed to standard error.
     """
     written = True
     for variable in (OUTPUTS, SUMMARY):
@@ -55,25 +55,26 @@ def publish(
         if not path:
             continue
         try:
-            end = _line_end(path)
+            newline = _missing_newline(path)
             with open(path, "ab") as file:
                 if variable == OUTPUTS:
                     text = outputs(values)
-                else:  # in a file that other commands of the step have written to as well
-                    text = summary(verdicts, build=build, room=_MOST_BYTES - _held(file) - len(end))
+                else:  # other commands of the step may have written to the file as well
+                    left = _MAX_BYTES - _size_of(file) - len(newline)
+                    text = summary(verdicts, build=build, room=left)
                 if text:
-                    file.write(end + text.encode())
+                    file.write(newline + text.encode())
             if not text and variable == SUMMARY:
                 tell(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
-            told = getattr(error, "strerror", None) or error
-            tell(f"nunu-async: cannot write {variable} ({cell(path)}): {told}")
+            reason = getattr(error, "strerror", None) or error
+            tell(f"nunu-async: cannot write {variable} ({cell(path)}): {reason}")
             written = False
     return written
 
 
-def _line_end(path: str) -> bytes:
-    """Return what ends the last line of a file, where whoever wrote it did not."""
+def _missing_newline(path: str) -> bytes:
+    """Return a newline if the last line of a file lacks one, else b""."""
     if not os.path.isfile(path) or not os.path.getsize(path):
         return b""
     with open(path, "rb") as file:
@@ -81,25 +82,25 @@ def _line_end(path: str) -> bytes:
         return b"" if file.read(1) == b"\n" else b"\n"
 
 
-def _held(file: BinaryIO) -> int:
+def _size_of(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
 def outputs(values: Mapping[str, str]) -> str:
-    """Return outputs in the form with a delimiter, which no value can know, so none can forge."""
-    told = []
+    """Return outputs in the delimiter form; delimiters are random, so no value can forge one."""
+    entries = []
     for name, value in values.items():
-        mark = f"nunu_{secrets.token_hex(16)}"
+        delimiter = f"nunu_{secrets.token_hex(16)}"
         lines = "\n".join(clean(line, limit=100_000) for line in value.splitlines())
-        told.append(f"{name}<<{mark}\n{lines}\n{mark}\n")
-    return "".join(told)
+        entries.append(f"{name}<<{delimiter}\n{lines}\n{delimiter}\n")
+    return "".join(entries)
 
 
-def summary(verdicts: Sequence[Verdict], *, build: str, room: int = _MOST_BYTES) -> str:
-    """Return a summary in Markdown, in which names are nothing but names.
+def summary(verdicts: Sequence[Verdict], *, build: str, room: int = _MAX_BYTES) -> str:
+    """Return a summary in Markdown, with all special characters of names escaped.
 
-    In UTF-8 it is no larger than `room` bytes. What failed comes first where not all rows fit;
-    "" where not even the head does.
+    At most `room` bytes in UTF-8. If not all rows fit, failures come first; "" if not even the
+    header fits.
     """
     passed = sum(verdict.kind == "passed" for verdict in verdicts)
     head = [
@@ -110,16 +111,16 @@ def summary(verdicts: Sequence[Verdict], *, build: str, room: int = _MOST_BYTES)
         "| Test | Result | Duration | Run | Why |",
         "|---|---|---|---|---|",
     ]
-    rows = [_row(verdict) for verdict in verdicts[:_MOST_ROWS]]
+    rows = [_row(verdict) for verdict in verdicts[:_MAX_ROWS]]
     left = room - _RESERVE - _size(head)
     if left < 0:
         return ""
-    if len(verdicts) > _MOST_ROWS or _size(rows) > left:
+    if len(verdicts) > _MAX_ROWS or _size(rows) > left:
         rows = []
         for verdict in sorted(verdicts, key=lambda verdict: verdict.kind == "passed"):
             row = _row(verdict)
             left -= _size([row])
-            if left < 0 or len(rows) == _MOST_ROWS:
+            if left < 0 or len(rows) == _MAX_ROWS:
                 break
             rows.append(row)
     missing = len(verdicts) - len(rows)
@@ -143,7 +144,7 @@ def _size(lines: Sequence[str]) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return text for a cell of a table; what could mean anything there is an entity."""
-    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    lines = (clean(line, limit=2 * _LONGEST) for line in short.splitlines())
+    """Return text for a table cell, special characters as HTML entities."""
+    short = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
+    lines = (clean(line, limit=2 * _MAX_CHARACTERS) for line in short.splitlines())
     return "<br>".join(_SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line) for line in lines)

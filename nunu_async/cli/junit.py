@@ -1,4 +1,4 @@
-"""JUnit XML, as the viewers of CI servers read it. Pure."""
+"""JUnit XML for CI servers. Pure."""
 
 from __future__ import annotations
 
@@ -13,81 +13,81 @@ from nunu_async.redact import clean
 
 __all__ = ["junit_xml"]
 
-_LONGEST = 10_000
+_MAX_CHARACTERS = 10_000
 _ELEMENTS = {"failed": "failure", "error": "error", "pending": "error", "skipped": "skipped"}
 
 
 def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
-    """Return the document: one suite, one case for each job.
+    """Return a JUnit document with one suite and one case per job.
 
-    FAILED, FAILURE and MAX_STEPS are failures; SKIPPED is skipped; everything else that is no
-    success is an error, as is what was not over: BLOCKED too, which the service counts among the
-    failed. Readers tell cases apart by name and class, so of those with the same the second is
-    called "NAME (2)". The suite's timestamp is that of its oldest job, in UTC and without a zone,
-    as the schema has it; no clock is read. What XML cannot hold is escaped as Python would.
+    FAILED, FAILURE and MAX_STEPS are failures; SKIPPED is skipped; every other unsuccessful result
+    is an error, as are pending jobs, and BLOCKED, which the API counts as failed. Viewers identify
+    a case by name and class, so a second one with the same is called "NAME (2)". The suite's
+    timestamp is that of its oldest job, in UTC without a zone, as the schema requires; no clock is
+    read. Characters that XML does not allow are escaped as in Python.
 
     Args:
-        verdicts: what became of each job.
-        name: of the suite.
+        verdicts: the verdict of each job.
+        name: name of the suite.
     """
     counts = Counter(_ELEMENTS.get(verdict.kind, "") for verdict in verdicts)
-    numbers = {
+    totals = {
         "tests": str(len(verdicts)),
         "failures": str(counts["failure"]),
         "errors": str(counts["error"]),
         "time": _seconds(sum(verdict.seconds or 0.0 for verdict in verdicts)),
     }
-    # A suite alone may tell what was skipped. Source: jenkinsci/xunit-plugin, junit-10.xsd.
-    root = ET.Element("testsuites", {"name": _line(name), **numbers})
+    # Only a suite may have `skipped`. Source: jenkinsci/xunit-plugin, junit-10.xsd.
+    root = ET.Element("testsuites", {"name": _line(name), **totals})
     suite = ET.SubElement(
-        root, "testsuite", {"name": _line(name), **numbers, "skipped": str(counts["skipped"])}
+        root, "testsuite", {"name": _line(name), **totals, "skipped": str(counts["skipped"])}
     )
-    moment = min((verdict.began for verdict in verdicts if verdict.began), default=None)
-    if is_set(moment):
-        suite.set("timestamp", f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}")
-    for verdict, (place, title) in zip(verdicts, _titles(verdicts), strict=True):
-        _add_case(suite, verdict, place, title)
+    oldest = min((verdict.began for verdict in verdicts if verdict.began), default=None)
+    if is_set(oldest):
+        suite.set("timestamp", f"{oldest.astimezone(UTC):%Y-%m-%dT%H:%M:%S}")
+    for verdict, (class_name, title) in zip(verdicts, _unique_titles(verdicts), strict=True):
+        _add_case(suite, verdict, class_name, title)
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
-    """Give each case a class and a name that no other has together."""
-    wanted = [(_place(verdict), _line(verdict.name)) for verdict in verdicts]
+def _unique_titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
+    """Yield a class name and a title for each case, unique as a pair."""
+    wanted = [(_class_name(verdict), _line(verdict.name)) for verdict in verdicts]
     taken = set(wanted)
     numbers: Counter[tuple[str, str]] = Counter()
-    for place, name in wanted:
+    for class_name, name in wanted:
         title = name
-        numbers[place, name] += 1
-        if numbers[place, name] > 1:
-            while (place, title) in taken:
-                title = f"{name} ({numbers[place, name]})"
-                numbers[place, name] += (place, title) in taken
-            taken.add((place, title))
-        yield place, title
+        numbers[class_name, name] += 1
+        if numbers[class_name, name] > 1:
+            while (class_name, title) in taken:
+                title = f"{name} ({numbers[class_name, name]})"
+                numbers[class_name, name] += (class_name, title) in taken
+            taken.add((class_name, title))
+        yield class_name, title
 
 
-def _place(verdict: Verdict) -> str:
-    # A full stop makes packages of it, in viewers that group by them.
+def _class_name(verdict: Verdict) -> str:
+    # Viewers that group by package split the class name at the full stop.
     return "nunu" if verdict.platform is None else f"nunu.{_line(verdict.platform)}"
 
 
-def _add_case(suite: ET.Element, verdict: Verdict, place: str, title: str) -> None:
+def _add_case(suite: ET.Element, verdict: Verdict, class_name: str, title: str) -> None:
     case = ET.SubElement(
         suite,
         "testcase",
-        {"name": title, "classname": place, "time": _seconds(verdict.seconds or 0.0)},
+        {"name": title, "classname": class_name, "time": _seconds(verdict.seconds or 0.0)},
     )
-    element = _ELEMENTS.get(verdict.kind)
-    if element is not None:
+    tag = _ELEMENTS.get(verdict.kind)
+    if tag is not None:
         text = _text(verdict.why)
-        first = next(iter(text.splitlines()), "") or _line(verdict.result)
-        found = ET.SubElement(case, element, {"message": first, "type": _line(verdict.result)})
-        found.text = text
-    about = [("job", verdict.job_id), ("run", verdict.run_id)]
-    told = [f"{what} {_line(given)}" for what, given in about if given]
-    if told:
-        ET.SubElement(case, "system-out").text = "\n".join(told)
+        message = next(iter(text.splitlines()), "") or _line(verdict.result)
+        element = ET.SubElement(case, tag, {"message": message, "type": _line(verdict.result)})
+        element.text = text
+    ids = [("job", verdict.job_id), ("run", verdict.run_id)]
+    lines = [f"{noun} {_line(value)}" for noun, value in ids if value]
+    if lines:
+        ET.SubElement(case, "system-out").text = "\n".join(lines)
 
 
 def _seconds(value: float) -> str:
@@ -99,5 +99,5 @@ def _line(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    # Line by line: all that XML cannot hold is no printable character, but neither is its end.
-    return "\n".join(clean(line, limit=_LONGEST) for line in text.splitlines())
+    # Line by line: `clean` escapes newlines as well as all that XML does not allow.
+    return "\n".join(clean(line, limit=_MAX_CHARACTERS) for line in text.splitlines())
