@@ -1,4 +1,4 @@
-"""The files that arguments mean: names as they are, and what patterns match."""
+"""Expand file arguments: names and glob patterns."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from nunu_async.upload.paths import path_key
 
 __all__ = ["expand"]
 
-# A folder that went away meanwhile, or a name that is none: nothing is there to be found.
+# The folder was removed meanwhile, or is no folder: it holds no matches.
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
 
 
 def expand(
     arguments: Iterable[str], stopped: Callable[[], bool] = lambda: False
 ) -> tuple[list[str], dict[str, BaseException]]:
-    """Return the files meant, each once, in order; and what was meant but is no file. Blocks.
+    """Return the files in order, without duplicates, and the error of each failure. Blocks.
 
-    A name that exists is taken as it is, brackets and all; any other with ``*``, ``?`` or ``[`` is
-    a pattern, ``**`` included. Folders that the end of a pattern matches are left out; whatever
-    else it matches counts as named, be it a link that leads nowhere or a pipe. A folder that cannot
-    be searched is an error, as the files in it would be missed.
+    A name that exists is taken literally, even with brackets; any other with ``*``, ``?`` or ``[``
+    is a pattern, ``**`` included. Folders that a whole pattern matches are left out; anything else
+    is returned, including dangling links and pipes. A folder that cannot be searched is an error,
+    as files in it would be missed. Errors are keyed by argument or folder.
 
     Args:
         arguments: names and patterns.
-        stopped: whether to give up; asked all the time, as a search may take minutes.
+        stopped: whether to give up; called often, as a search may take minutes.
     """
     found: dict[str, str] = {}
     failed: dict[str, BaseException] = {}
@@ -41,10 +41,10 @@ def expand(
         try:
             name = argument
             if name.startswith("~") and not os.path.lexists(name):
-                name = os.path.expanduser(name)  # a shell does not do it within quotes
+                name = os.path.expanduser(name)  # shells do not expand it within quotes
             matches = [name]
             if glob.has_magic(name) and not os.path.lexists(name):
-                path_key(name)  # raises where the working directory is gone
+                path_key(name)  # raises if the working directory is gone
                 search = _Search(name, stopped)
                 matches = search.run()
                 failed |= search.failed
@@ -59,15 +59,15 @@ def expand(
 
 
 class _Search:
-    """What one pattern matches, where each real folder is searched once.
+    """A search for the matches of one pattern; each real folder is searched once.
 
-    Links to folders are followed, as by a shell's ``**``, but only when everything else has been
-    searched: a folder is found by its own name rather than by a link's, and a link to a folder
-    above it leads nowhere new.
+    Links to folders are followed, as by a shell's ``**``, but only after everything else: so a
+    folder is reported by its own name rather than a link's, and a link to a parent folder finds
+    nothing new.
 
     Attributes:
-        failed: folders that could not be searched, and links that lead nowhere where a folder may
-            have been meant.
+        failed: errors of folders that could not be searched, and of dangling links where the
+            pattern needs a folder.
         met_folders: whether the whole pattern matched a folder.
     """
 
@@ -76,7 +76,7 @@ class _Search:
         self.met_folders = False
         self._stopped = stopped
         self._matches: list[str] = []
-        # By place in the pattern: ``*/x/**`` may come through one folder at several.
+        # With the index in the pattern: ``*/x/**`` may reach one folder at several indexes.
         self._searched: set[tuple[object, int]] = set()
         self._folders: list[tuple[str, int]] = []
         self._links: deque[tuple[str, int]] = deque()
@@ -92,70 +92,72 @@ class _Search:
             self._parts.append("*")
 
     def run(self) -> list[str]:
-        """Search; return what was found, sorted."""
+        """Search; return the matches, sorted."""
         self._folders.append((self._root, 0))
         while (self._folders or self._links) and not self._stopped():
-            folder, place = self._folders.pop() if self._folders else self._links.popleft()
-            if self._is_new(folder, place):
-                self._look(folder, place)
+            folder, index = self._folders.pop() if self._folders else self._links.popleft()
+            if self._is_new(folder, index):
+                self._search(folder, index)
         return sorted(self._matches)
 
-    def _is_new(self, folder: str, place: int) -> bool:
+    def _is_new(self, folder: str, index: int) -> bool:
         try:
-            found = os.stat(folder or os.curdir)
+            status = os.stat(folder or os.curdir)
         except OSError as error:
-            # Where no link is, there is nothing; a link that leads nowhere may hide something.
+            # A missing folder has no matches, but a dangling link may stand for one that has.
             if error.errno not in _ABSENT or os.path.islink(folder):
                 self._fail(folder, error)
             return False
-        if not stat.S_ISDIR(found.st_mode):
+        if not stat.S_ISDIR(status.st_mode):
             return False
-        # Some file systems number nothing.
-        real: object = (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
-        if (real, place) in self._searched:
+        # Some file systems have no inode numbers.
+        identity: object = (
+            (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+        )
+        if (identity, index) in self._searched:
             return False
-        self._searched.add((real, place))
+        self._searched.add((identity, index))
         return True
 
-    def _look(self, folder: str, place: int) -> None:
-        part = self._parts[place]
-        is_last = place + 1 == len(self._parts)
+    def _search(self, folder: str, index: int) -> None:
+        part = self._parts[index]
+        is_last = index + 1 == len(self._parts)
         if not glob.has_magic(part):
             path = os.path.join(folder, part)
             if not is_last:
-                self._folders.append((path, place + 1))
+                self._folders.append((path, index + 1))
             elif os.path.lexists(path):
                 self._match(path, is_folder=os.path.isdir(path))
             return
         if part == "**":
-            self._folders.append((folder, place + 1))
+            self._folders.append((folder, index + 1))
         for entry in self._entries(folder, part):
             path = os.path.join(folder, entry.name)
             is_link = entry.is_symlink()
             try:
                 is_folder = entry.is_dir()
-            except OSError as error:  # links in a circle, or what may not be looked at
+            except OSError as error:  # a link loop, or no permission
                 is_folder = not is_last and error.errno != errno.ELOOP
             if is_last:
                 self._match(path, is_folder=is_folder)
             elif is_folder or (is_link and part != "**"):
-                # Any name fits `**`, so that links of which nothing is asked do not matter there.
-                following = place if part == "**" else place + 1
-                (self._links if is_link else self._folders).append((path, following))
+                # Below `**`, which any name matches, links that are no folders are ignored.
+                next_index = index if part == "**" else index + 1
+                (self._links if is_link else self._folders).append((path, next_index))
 
     def _entries(self, folder: str, part: str) -> Iterator[os.DirEntry[str]]:
-        fits = re.compile(fnmatch.translate(os.path.normcase(part))).match
+        matches = re.compile(fnmatch.translate(os.path.normcase(part))).match
         try:
             with os.scandir(folder or os.curdir) as entries:
                 for entry in entries:
                     if self._stopped():
                         return
-                    # As everywhere, what is hidden has to be asked for.
+                    # As in shells, hidden files match only a pattern that begins with a dot.
                     is_hidden = entry.name.startswith(".") and not part.startswith(".")
-                    if not is_hidden and fits(os.path.normcase(entry.name)):
+                    if not is_hidden and matches(os.path.normcase(entry.name)):
                         yield entry
         except OSError as error:
-            if error.errno not in _ABSENT:  # it went away meanwhile
+            if error.errno not in _ABSENT:
                 self._fail(folder, error)
 
     def _match(self, path: str, *, is_folder: bool) -> None:
@@ -166,7 +168,7 @@ class _Search:
 
     def _fail(self, folder: str, error: OSError) -> None:
         path = folder or os.curdir
-        words = f"cannot be searched for files ({error.strerror})"
+        reason = f"cannot be searched for files ({error.strerror})"
         if error.errno in _ABSENT:
-            words = "is a link that leads nowhere, and may stand for a folder with files"
-        self.failed[path] = SourceError(path, words, errno=error.errno)
+            reason = "is a link that leads nowhere, and may stand for a folder with files"
+        self.failed[path] = SourceError(path, reason, errno=error.errno)
