@@ -38,9 +38,9 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
         "time": _seconds(sum(verdict.seconds or 0.0 for verdict in verdicts)),
     }
     # Only a suite may have `skipped`. Source: jenkinsci/xunit-plugin, junit-10.xsd.
-    root = ET.Element("testsuites", {"name": _line(name), **totals})
+    root = ET.Element("testsuites", {"name": clean(name), **totals})
     suite = ET.SubElement(
-        root, "testsuite", {"name": _line(name), **totals, "skipped": str(counts["skipped"])}
+        root, "testsuite", {"name": clean(name), **totals, "skipped": str(counts["skipped"])}
     )
     oldest = min((verdict.began for verdict in verdicts if verdict.began), default=None)
     if is_set(oldest):
@@ -53,7 +53,7 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
 
 def _unique_titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
     """Yield a class name and a title for each case, unique as a pair."""
-    wanted = [(_class_name(verdict), _line(verdict.name)) for verdict in verdicts]
+    wanted = [(_class_name(verdict), clean(verdict.name)) for verdict in verdicts]
     taken = set(wanted)
     numbers: Counter[tuple[str, str]] = Counter()
     for class_name, name in wanted:
@@ -69,7 +69,7 @@ def _unique_titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
 
 def _class_name(verdict: Verdict) -> str:
     # Viewers that group by package split the class name at the full stop.
-    return "nunu" if verdict.platform is None else f"nunu.{_line(verdict.platform)}"
+    return "nunu" if verdict.platform is None else f"nunu.{clean(verdict.platform)}"
 
 
 def _add_case(suite: ET.Element, verdict: Verdict, class_name: str, title: str) -> None:
@@ -81,21 +81,17 @@ def _add_case(suite: ET.Element, verdict: Verdict, class_name: str, title: str) 
     tag = _ELEMENTS.get(verdict.kind)
     if tag is not None:
         text = _text(verdict.why)
-        message = next(iter(text.splitlines()), "") or _line(verdict.result)
-        element = ET.SubElement(case, tag, {"message": message, "type": _line(verdict.result)})
+        message = next(iter(text.splitlines()), "") or clean(verdict.result)
+        element = ET.SubElement(case, tag, {"message": message, "type": clean(verdict.result)})
         element.text = text
     ids = [("job", verdict.job_id), ("run", verdict.run_id)]
-    lines = [f"{noun} {_line(value)}" for noun, value in ids if value]
+    lines = [f"{noun} {clean(value)}" for noun, value in ids if value]
     if lines:
         ET.SubElement(case, "system-out").text = "\n".join(lines)
 
 
 def _seconds(value: float) -> str:
     return f"{max(value, 0.0):.3f}"
-
-
-def _line(text: str) -> str:
-    return clean(text)
 
 
 def _text(text: str) -> str:
