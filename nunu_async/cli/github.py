@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
 
 from nunu_async.cli.output import tell
 from nunu_async.cli.rows import NOTHING, cell, span
@@ -60,7 +59,7 @@ def publish(
                 if variable == OUTPUTS:
                     text = outputs(values)
                 else:  # other commands of the step may have written to the file as well
-                    left = _MAX_BYTES - _size_of(file) - len(newline)
+                    left = _MAX_BYTES - os.fstat(file.fileno()).st_size - len(newline)
                     text = summary(verdicts, build=build, room=left)
                 if text:
                     file.write(newline + text.encode())
@@ -80,10 +79,6 @@ def _missing_newline(path: str) -> bytes:
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         return b"" if file.read(1) == b"\n" else b"\n"
-
-
-def _size_of(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
 
 
 def outputs(values: Mapping[str, str]) -> str:
