@@ -1,4 +1,4 @@
-"""`nunu-async executions`: what became of test plans."""
+"""`nunu-async executions`: list executions of test plans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXECUTIONS: tuple[Column[TestPlanExecution], ...] = (
 
 
 async def list_executions(arguments: argparse.Namespace) -> int:
-    """Print the executions that match; return the exit code."""
+    """Print the matching executions; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
         rows = nunu.test_plan_executions.list(

@@ -1,4 +1,4 @@
-"""Rows of the API on standard output: a table for people, JSON for machines."""
+"""Print rows of the API on standard output, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nunu_async.errors import ConfigError, InputError, NunuError
 from nunu_async.models.base import Model
 from nunu_async.redact import clean
 
-if TYPE_CHECKING:  # executions are shown without them
+if TYPE_CHECKING:  # not needed to list executions
     from nunu_async.models.runs import Run
 
 __all__ = [
@@ -53,31 +53,31 @@ NOTHING = "-"
 _USAGE = 2
 _TABLE_ROWS = 50
 _LARGEST_PAGE = 100
-_PIECE = 100
+_LINES_AT_ONCE = 100
 
 
 @attrs.frozen(kw_only=True)
 class Column(Generic[T]):
-    """One column of a table; where not all fit, those further left are shown first."""
+    """One column of a table; if not all fit, the leftmost ones are kept."""
 
     title: str
     text: Callable[[T], str]
     least: int | None = None
-    """Characters it may be cut down to; None is never cut."""
+    """Minimum width in characters; None means that cells are never cut."""
     fair: int | None = None
-    """Characters it is granted before another column is shown at all; None is all it needs."""
+    """Width in characters that it gets before further columns are added; None is all it needs."""
     rank: int = 0
-    """Those of a lower one are shown before those of a higher one, wherever they stand."""
+    """Columns of a lower rank are kept first, whatever their position."""
     keeps_end: bool = False
-    """It is cut at its beginning, as of a path the end tells most."""
+    """Cells are cut at the start: the end of a path is its most useful part."""
 
 
 async def ask(
     command: Callable[[NunuClient], Awaitable[int]], client: Callable[[], NunuClient] = NunuClient
 ) -> int:
-    """Run a command with a client of the environment's; tell what goes wrong, in a line.
+    """Run a command with a client configured from the environment; print errors on one line.
 
-    Returns the exit code. A reader that has had enough ends the command, and is no failure.
+    Returns the exit code: 0 also if the reader of standard output closed it.
     """
     try:
         check_key()
@@ -94,13 +94,13 @@ async def ask(
     except OSError as error:
         tell(f"nunu-async: cannot write the result: {error.strerror}")
         return 1
-    except RecursionError:  # unknown members are given back however deep they are
+    except RecursionError:  # `to_dict` returns unknown members at any depth
         tell("nunu-async: cannot write the result: it is nested too deep for JSON")
         return 1
 
 
 def at_a_time(limit: int | None) -> int:
-    """Return the size of the pages to ask for, where so many rows are wanted."""
+    """Return the page size for a limit on rows."""
     return min(limit or _LARGEST_PAGE, _LARGEST_PAGE)
 
 
@@ -110,10 +110,10 @@ async def tell_rows(
     columns: Sequence[Column[M]],
     noun: str,
 ) -> int:
-    """Print rows as `--json`, `--jsonl` and `--limit` say; return the exit code.
+    """Print rows according to `--json`, `--jsonl` and `--limit`; return the exit code.
 
-    Lines of JSON go out as they come. An array, like a table, is printed once it is whole: what
-    fails halfway has printed nothing that could be taken for all there is.
+    JSON lines are printed as rows arrive. An array or a table is printed once it is complete: a
+    failure halfway must not leave output that looks complete.
     """
     limit: int | None = arguments.limit
     if arguments.jsonl:
@@ -121,11 +121,11 @@ async def tell_rows(
             await write(as_json(row) + "\n", is_json=True)
         return 0
     if arguments.json:
-        # As text, which is smaller than the rows it came from.
-        found = [as_json(row) async for row in _first(rows, limit)]
-        await write("[" + ",\n ".join(found) + "]\n", is_json=True)
+        # Kept as text, which takes less memory than the rows.
+        items = [as_json(row) async for row in _first(rows, limit)]
+        await write("[" + ",\n ".join(items) + "]\n", is_json=True)
         return 0
-    # One more than is shown tells whether there are more; it lies on the same page.
+    # One more row than is shown reveals whether there are more; it is on the same page.
     shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]
     more = limit is None and len(shown) > _TABLE_ROWS
     if not shown:
@@ -138,26 +138,26 @@ async def tell_rows(
 
 
 async def tell_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
-    """Print rows, at least one, as a table that fits the terminal.
+    """Print at least one row as a table that fits the terminal.
 
-    Raises: OSError; BrokenPipeError when nobody will read any more.
+    Raises: OSError; BrokenPipeError if the reader of standard output closed it.
     """
     table = _lay_out(columns, rows, width_of_output())
-    for piece in table.pieces():
-        await write(piece)
-        await asyncio.sleep(0)  # a long table takes a while, in which a signal may come
+    for text in table.pieces():
+        await write(text)
+        await asyncio.sleep(0)  # lets a signal interrupt a long table
     if table.missing:
         names = ", ".join(table.missing)
         tell(f"nunu-async: not shown for want of room: {names}; --json has all")
 
 
 async def _first(rows: AsyncIterable[M], limit: int | None) -> AsyncIterator[M]:
-    """Give so many rows at most; asks for nothing beyond the last of them."""
-    given = 0
+    """Yield at most `limit` rows, without fetching beyond the last one."""
+    number = 0
     async for row in rows:
         yield row
-        given += 1
-        if given == limit:
+        number += 1
+        if number == limit:
             return
 
 
@@ -168,28 +168,28 @@ def as_json(model: Model) -> str:
 
 @attrs.frozen(kw_only=True)
 class _Table:
-    """A table whose columns are chosen, and cut to a width each."""
+    """A table after layout: the chosen columns and their widths."""
 
     titles: Sequence[str]
     widths: Sequence[int]
     lines: Sequence[tuple[str, ...]]
     is_plain: bool
-    """Each cell is as wide as its column takes, and no colour is wanted."""
+    """No cell is cut, and no colour is wanted."""
     missing: Sequence[str]
-    """Titles of the columns with something to tell for which there was no room."""
+    """Titles of the columns that are not empty but did not fit."""
 
     def pieces(self) -> Iterator[str]:
-        """Draw some lines at a time."""
+        """Yield the rendered table, some lines at a time."""
         if self.is_plain:
             lines = [self.titles, *self.lines]
-            for begin in range(0, len(lines), _PIECE):
-                yield "".join(map(self._plain, lines[begin : begin + _PIECE]))
+            for begin in range(0, len(lines), _LINES_AT_ONCE):
+                yield "".join(map(self._plain, lines[begin : begin + _LINES_AT_ONCE]))
             return
         from nunu_async.cli.drawing import table  # noqa: PLC0415 - it takes a while to load
 
-        for begin in range(0, len(self.lines), _PIECE):
-            piece = self.lines[begin : begin + _PIECE]
-            yield table(self.titles, self.widths, piece, header=begin == 0)
+        for begin in range(0, len(self.lines), _LINES_AT_ONCE):
+            chunk = self.lines[begin : begin + _LINES_AT_ONCE]
+            yield table(self.titles, self.widths, chunk, header=begin == 0)
 
     def _plain(self, texts: Sequence[str]) -> str:
         cells = zip(texts, self.widths, strict=True)
@@ -198,14 +198,14 @@ class _Table:
 
 
 def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Table:
-    """Choose the columns: those that fit, without those that have nothing to tell."""
+    """Choose the columns that fit, without the empty ones."""
     cells = {column.title: [column.text(row) for row in rows] for column in columns}
     if room != ENDLESS:
-        # In a pipe all stay, so that a script finds each where it was.
+        # In a pipe all columns are kept, so that scripts find each at its position.
         columns = [
             column
-            for place, column in enumerate(columns)
-            if place == 0 or any(text != NOTHING for text in cells[column.title])
+            for index, column in enumerate(columns)
+            if index == 0 or any(text != NOTHING for text in cells[column.title])
         ]
     needed = [
         max(width_of(column.title), *map(width_of, cells[column.title])) for column in columns
@@ -219,7 +219,7 @@ def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Tab
         lines=list(
             zip(
                 *(
-                    [_end_of(text, width) for text in cells[column.title]]
+                    [_cut_start(text, width) for text in cells[column.title]]
                     if column.keeps_end
                     else cells[column.title]
                     for column, width in shown.items()
@@ -233,7 +233,7 @@ def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Tab
 
 
 def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict[int, int]:
-    """Choose columns, and a width for each: the first ones fairly before the later ones at all."""
+    """Choose columns and their widths; each gets its `fair` width before later ones are added."""
     widths: dict[int, int] = {}
     granted = used = 0
     for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
@@ -252,48 +252,48 @@ def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict
         more = max(0, min(want - width, room - used))
         widths[index] += more
         used += more
-    # What is left goes to all that need more alike.
-    while used < room and (short := [i for i in widths if widths[i] < needed[i]]):
-        for index in short[: room - used]:
+    # The remaining width is shared equally by the columns that need more.
+    while used < room and (narrow := [i for i in widths if widths[i] < needed[i]]):
+        for index in narrow[: room - used]:
             widths[index] += 1
             used += 1
     return widths
 
 
-def _end_of(text: str, width: int) -> str:
-    """Return what fits of a text's end, after a sign that it is only that."""
+def _cut_start(text: str, width: int) -> str:
+    """Cut a text to a width at its start, which becomes an ellipsis if the encoding has one."""
     if width_of(text) <= width:
         return text
     crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
-    sign = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
+    ellipsis = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
     text = text[-width:]
-    while text and width_of(sign + text) > width:
+    while text and width_of(ellipsis + text) > width:
         text = text[1:]
-    return sign + text
+    return ellipsis + text
 
 
 def cell(value: object) -> str:
-    """Return a value of the server's as one line that can do nothing to a terminal."""
+    """Return a server's value as one sanitized line; NOTHING for None and empty text."""
     return (clean(str(value)) or NOTHING) if value is not None else NOTHING
 
 
-def word(told: str | None) -> str:
-    """Return a word of the service's, in lower case."""
-    return cell(None if told is None else told.lower())
+def word(value: str | None) -> str:
+    """Return an enum value of the API in lower case; NOTHING for None."""
+    return cell(None if value is None else value.lower())
 
 
 def build_of(run: Run) -> str:
-    """Return the name of the build that a run was made with, or else its id."""
+    """Return the name of a run's build, or its id if it has no name."""
     return cell(run.build and (run.build.name or run.build.id))
 
 
 def when(moment: datetime | None) -> str:
-    """Return a time in the local zone, as short as the day allows: `14:05`, `11-21 14:05`."""
+    """Format a time in the local zone, with a date if not today: `14:05`, `11-21 14:05`."""
     if moment is None:
         return NOTHING
     try:
         local, now = moment.astimezone(), datetime.now(UTC).astimezone()
-    except (OverflowError, OSError, ValueError):  # year 1 is a null to some servers
+    except (OverflowError, OSError, ValueError):  # some servers send year 1 for null
         return f"{moment:%Y-%m-%d}"
     if local.date() == now.date():
         return f"{local:%H:%M}"
@@ -301,10 +301,10 @@ def when(moment: datetime | None) -> str:
 
 
 def span(milliseconds: float | None) -> str:
-    """Return a duration with two units at most: `35s`, `12m 05s`, `2h 05m`."""
+    """Format a duration with at most two units: `35s`, `12m 05s`, `2h 05m`."""
     if milliseconds is None:
         return NOTHING
-    if 0 <= milliseconds < 1000:  # noqa: PLR2004 - a second
+    if 0 <= milliseconds < 1000:  # noqa: PLR2004 - one second
         return f"{milliseconds:.0f}ms"
     minutes, seconds = divmod(round(milliseconds / 1000), 60)
     hours, minutes = divmod(minutes, 60)
