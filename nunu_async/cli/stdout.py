@@ -1,4 +1,4 @@
-"""Results on standard output: written in full, or reported as lost."""
+"""Write results to standard output in full, or report that they were lost."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from nunu_async.cli.output import tell
 
 __all__ = ["result", "write"]
 
-# A pipe that select calls writable takes so many bytes without blocking (POSIX, PIPE_BUF; 512 at
-# least, 4096 on Linux). More at once would block the loop until somebody reads.
+# A pipe that select reports as writable takes this many bytes without blocking (POSIX, PIPE_BUF; at
+# least 512, 4096 on Linux). A larger write could block the event loop until the reader reads.
 _BLOCK = getattr(select, "PIPE_BUF", 512)
-# A command that was interrupted does not wait for ever for a reader that has stopped reading.
-_PATIENCE = 2.0
+# Seconds that an interrupted command waits for a reader that has stopped reading.
+_READER_TIMEOUT = 2.0
 
 
 async def result(line: str, *, is_json: bool = False) -> bool:
-    """Write a line; return False, with a sentence on standard error, where that fails."""
+    """Write a line; on failure print a message to standard error and return False."""
     try:
         await write(line + "\n", is_json=is_json)
     except asyncio.CancelledError:
@@ -35,13 +35,13 @@ async def result(line: str, *, is_json: bool = False) -> bool:
 
 
 async def write(text: str, *, is_json: bool = False) -> None:
-    """Write all of a text; while nobody reads, a signal can still end the command.
+    """Write a text in full; a signal can interrupt it while the reader is slow.
 
-    What is for people is made harmless for terminals and CI runners; JSON stays exact.
+    Text is made harmless for terminals and CI runners; JSON is written unchanged.
 
-    Standard output may be non-blocking: who shares the pipe or terminal sets that for all.
+    Standard output may be non-blocking: any process that shares the pipe or terminal can set that.
 
-    Raises: OSError; BrokenPipeError when nobody will read any more.
+    Raises: OSError; BrokenPipeError if the reader closed standard output.
     """
     if not is_json:
         text = harmless(text, styled=True)
@@ -50,48 +50,48 @@ async def write(text: str, *, is_json: bool = False) -> None:
         if os.name == "nt":  # a program without a console
             return
         raise OSError(errno.EBADF, "standard output is closed")
-    number = _descriptor(stream)
-    if number is None:
+    descriptor = _descriptor(stream)
+    if descriptor is None:
         stream.write(text)
         stream.flush()
         return
-    # Around the stream's buffer: it drops what a full pipe has not taken.
+    # Bypasses the stream's buffer, which drops data when a non-blocking pipe is full.
     data = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
     stream.flush()
     while data:
-        await _room(number)
+        await _wait_until_writable(descriptor)
         try:
-            data = data[os.write(number, data[:_BLOCK]) :]
-        except BlockingIOError:  # another process has filled it meanwhile
+            data = data[os.write(descriptor, data[:_BLOCK]) :]
+        except BlockingIOError:  # another process filled the pipe meanwhile
             await asyncio.sleep(0)
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """Return the descriptor to write to; None where the stream has to do it."""
-    if os.name == "nt":  # a console takes UTF-16, by calls of its own
+    """Return the file descriptor of a stream; None if the stream itself must be used."""
+    if os.name == "nt":  # the console takes UTF-16, through its own API
         return None
     try:
         return stream.fileno()
-    except (AttributeError, OSError, ValueError):  # replaced by what has none
+    except (AttributeError, OSError, ValueError):  # replaced by an object without one
         return None
 
 
-async def _room(number: int) -> None:
-    """Wait until a pipe or terminal takes more; anything else always does. Raises: OSError."""
+async def _wait_until_writable(descriptor: int) -> None:
+    """Wait until a pipe or terminal is writable; files always are. Raises: OSError."""
     try:
-        if select.select((), (number,), (), 0)[1]:
+        if select.select((), (descriptor,), (), 0)[1]:
             return
-    except ValueError:  # a number that select has no room for
+    except ValueError:  # a descriptor above FD_SETSIZE
         return
     loop = asyncio.get_running_loop()
-    room = asyncio.Event()
+    writable = asyncio.Event()
     task = asyncio.current_task()
-    patience = _PATIENCE if task is not None and task.cancelling() else None
-    loop.add_writer(number, room.set)
+    timeout = _READER_TIMEOUT if task is not None and task.cancelling() else None
+    loop.add_writer(descriptor, writable.set)
     try:
-        async with asyncio.timeout(patience):
-            await room.wait()
+        async with asyncio.timeout(timeout):
+            await writable.wait()
     except TimeoutError:
-        raise OSError(errno.ETIMEDOUT, f"nobody has read for {_PATIENCE:g} s") from None
+        raise OSError(errno.ETIMEDOUT, f"nobody has read for {_READER_TIMEOUT:g} s") from None
     finally:
-        loop.remove_writer(number)
+        loop.remove_writer(descriptor)
