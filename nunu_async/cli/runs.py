@@ -1,4 +1,4 @@
-"""`nunu-async runs`: list, read, start and stop."""
+"""`nunu-async runs`: list, show, start and stop runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from nunu_async.models.runs import BugOccurrence, Run
 
 __all__ = ["MAYBE", "bugs", "get", "list_runs", "start", "stop"]
 
-# Whether it was started is not known.
+# Added to errors that leave open whether the run was started.
 MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
 
-_NO_RUN = "a job id? `runs list --job ID` gives the runs of a job"
-_NO_JOB = "`runs stop` takes job ids; `runs list` shows them"
+_RUN_ID_HINT = "a job id? `runs list --job ID` gives the runs of a job"
+_JOB_ID_HINT = "`runs stop` takes job ids; `runs list` shows them"
 
 
 _RUNS: tuple[Column[Run], ...] = (
@@ -61,7 +61,7 @@ _BUGS: tuple[Column[BugOccurrence], ...] = (
 
 
 async def list_runs(arguments: argparse.Namespace) -> int:
-    """Print the runs that match; return the exit code."""
+    """Print the matching runs; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
         runs = nunu.runs.list(
@@ -80,10 +80,10 @@ async def list_runs(arguments: argparse.Namespace) -> int:
 
 
 async def get(arguments: argparse.Namespace) -> int:
-    """Print what one run was and what became of it; return the exit code."""
+    """Print one run in full; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
-        with _hint(_NO_RUN):
+        with _hint_on_404(_RUN_ID_HINT):
             run = await nunu.runs.get(arguments.run_id)
         if arguments.json:
             await write(as_json(run) + "\n", is_json=True)
@@ -97,19 +97,19 @@ async def get(arguments: argparse.Namespace) -> int:
 
 
 async def bugs(arguments: argparse.Namespace) -> int:
-    """Print the bugs that one run showed; return the exit code."""
+    """Print the bugs found in one run; return the exit code."""
 
     async def found(nunu: NunuClient) -> AsyncIterator[BugOccurrence]:
-        with _hint(_NO_RUN):
-            shown = await nunu.runs.bugs(arguments.run_id)
-        for bug in shown:
+        with _hint_on_404(_RUN_ID_HINT):
+            occurrences = await nunu.runs.bugs(arguments.run_id)
+        for bug in occurrences:
             yield bug
 
     return await ask(lambda nunu: tell_rows(found(nunu), arguments, _BUGS, "bug"))
 
 
 async def start(arguments: argparse.Namespace) -> int:
-    """Start what was asked for, and print the ids of its jobs; return the exit code."""
+    """Start runs and print the ids of their jobs; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
         try:
@@ -146,41 +146,41 @@ async def start(arguments: argparse.Namespace) -> int:
         if not ids and started.test_plan_execution_id is None:
             tell("nunu-async: the server named nothing that it started")
             return 1
-        written = [await result(cell(one)) for one in ids]
+        written = [await result(cell(job_id)) for job_id in ids]
         return 0 if all(written) else 1
 
     return await ask(command)
 
 
 async def stop(arguments: argparse.Namespace) -> int:
-    """Stop jobs, and print those that were stopped; return the exit code."""
-    wanted = list(dict.fromkeys(arguments.job_ids))
+    """Stop jobs and print the ids of those that were stopped; return the exit code."""
+    job_ids = list(dict.fromkeys(arguments.job_ids))
 
     async def command(nunu: NunuClient) -> int:
-        with _hint(_NO_JOB):
-            told = await nunu.runs.stop(wanted)
-        # Ids that are no job of the project are counted, and have no entry.
-        known = {outcome.job_id.lower() for outcome in told.results}
-        missing = [job_id for job_id in wanted if job_id.lower() not in known]
-        for outcome in told.failed:
-            why = cell(outcome.error or outcome.message or outcome.status)
-            tell(f"nunu-async: {cell(outcome.job_id)}: not stopped: {why}")
+        with _hint_on_404(_JOB_ID_HINT):
+            answer = await nunu.runs.stop(job_ids)
+        # The answer counts unknown ids, but has no entry for them.
+        known = {outcome.job_id.lower() for outcome in answer.results}
+        missing = [job_id for job_id in job_ids if job_id.lower() not in known]
+        for outcome in answer.failed:
+            reason = cell(outcome.error or outcome.message or outcome.status)
+            tell(f"nunu-async: {cell(outcome.job_id)}: not stopped: {reason}")
         for job_id in missing:
             tell(f"nunu-async: {cell(job_id)}: not stopped: no such job")
         if arguments.json:
-            written = [await result(as_json(told), is_json=True)]
+            written = [await result(as_json(answer), is_json=True)]
         else:
-            written = [await result(cell(outcome.job_id)) for outcome in told.stopped]
-        return 0 if all(written) and told.ok and not told.failed and not missing else 1
+            written = [await result(cell(outcome.job_id)) for outcome in answer.stopped]
+        return 0 if all(written) and answer.ok and not answer.failed and not missing else 1
 
     return await ask(command)
 
 
 @contextmanager
-def _hint(words: str) -> Iterator[None]:
-    """Add what may have been mixed up to a 404."""
+def _hint_on_404(hint: str) -> Iterator[None]:
+    """Add a note to a 404 about the id that may be meant."""
     try:
         yield
     except NotFound as error:
-        error.add_note(words)
+        error.add_note(hint)
         raise

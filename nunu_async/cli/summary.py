@@ -1,4 +1,4 @@
-"""One run in full, for people."""
+"""One run in full, as text for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_REPORT = 10_000
 
 
 def summary(run: RunDetails) -> str:
-    """Draw what one run was and what became of it."""
+    """Render a run: its facts, players, steps and artifacts."""
     return drawn(*_parts(run))
 
 
@@ -56,14 +56,14 @@ def _player(player: PlayerDetails) -> Iterator[RenderableType]:
     yield heading.append(f", on {cell(device)}") if device else heading
     steps = _grid(3)
     for step in player.steps:
-        standing = word(step.run_result or step.run_state)
+        status = word(step.run_result or step.run_state)
         goal = Text(cell(step.test and step.test.goal))
         if step.report and step.run_result not in (None, RunResult.SUCCESS):
             for line in step.report.splitlines():
                 goal.append("\n" + clean(line, limit=_LONGEST_REPORT), style="dim")
         steps.add_row(
             Text(f"{step.step_number}"),
-            Text(standing, style=colour(standing)),
+            Text(status, style=colour(status)),
             Text(span(step.duration_ms)),
             goal,
         )
@@ -77,18 +77,18 @@ def _player(player: PlayerDetails) -> Iterator[RenderableType]:
         yield Padding.indent(artifacts, 4)
 
 
-def _heading(name: str, what: RunDetails | PlayerDetails) -> Text:
+def _heading(name: str, item: RunDetails | PlayerDetails) -> Text:
     heading = Text()
     heading.append(name, style="bold")
-    for mark, told in (": ", what.state), (", ", what.result):
-        if told is not None:
-            heading.append(mark)
-            heading.append(word(told), style=colour(told.lower()))
+    for separator, value in (": ", item.state), (", ", item.result):
+        if value is not None:
+            heading.append(separator)
+            heading.append(word(value), style=colour(value.lower()))
     return heading
 
 
 def _grid(fixed: int) -> Table:
-    """Return a table without lines: so many columns that are not cut, and one that is folded."""
+    """Return a table without borders: `fixed` columns that never wrap, and one that folds."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(fixed):
         grid.add_column(no_wrap=True)
