@@ -1,4 +1,4 @@
-"""`nunu-async wait`: until runs, jobs or executions are over."""
+"""`nunu-async wait`: wait until runs, jobs or executions are terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nunu_async.polling.waiting import OnChange
 __all__ = ["TIMED_OUT", "some", "tell_columns", "wait"]
 
 TIMED_OUT = 3
-_SHOWN = 5
+_MAX_SHOWN = 5
 _HINTS = {
     "run": "a job id? `nunu-async wait job ID` waits for a job",
     "job": "a run id? `nunu-async wait run ID` waits for a run",
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class _WaitForOne(Protocol[S]):
-    """A `wait_for_*` of the client."""
+    """A `wait_for_*` method of the client."""
 
     def __call__(
         self,
@@ -53,7 +53,7 @@ class _WaitForOne(Protocol[S]):
 
 @attrs.define
 class _Outcome(Generic[R]):
-    """What became of everything that was waited for."""
+    """The results of a wait, by id."""
 
     standings: Standings[R]
     finished: dict[str, R] = attrs.field(factory=dict)
@@ -62,7 +62,7 @@ class _Outcome(Generic[R]):
 
     @property
     def pending(self) -> dict[str, str | None]:
-        """The last state seen of what is neither over nor given up."""
+        """The last state seen of each id that neither finished nor failed to be read."""
         return {
             key: self.standings.state(key)
             for key in self.standings.ids
@@ -70,18 +70,18 @@ class _Outcome(Generic[R]):
         }
 
     def exit_code(self, fail_on: str) -> int:
-        """Return the exit code; that something is not over tells more than that some failed."""
+        """Return the exit code; a timeout outranks failures."""
         if self.timed_out:
             return TIMED_OUT
         failed = any(not row.succeeded for row in self.finished.values())
         return 1 if self.errors or (failed and fail_on == "any") else 0
 
     def to_dict(self) -> dict[str, object]:
-        """Return the object of --json."""
+        """Return the object printed by --json."""
         ids = self.standings.ids
-        all_good = all(key in self.finished and self.finished[key].succeeded for key in ids)
+        succeeded = all(key in self.finished and self.finished[key].succeeded for key in ids)
         return {
-            "succeeded": all_good,
+            "succeeded": succeeded,
             "timed_out": self.timed_out,
             "results": [self.finished[key].to_dict() for key in ids if key in self.finished],
             "pending": self.pending,
@@ -89,7 +89,7 @@ class _Outcome(Generic[R]):
         }
 
     def columns(self) -> tuple[Column[str], ...]:
-        """Return how the result of one id is told."""
+        """Return the columns of the result table, whose rows are ids."""
         return (
             Column(title=self.standings.noun.upper(), text=cell),
             Column(title="RESULT", text=self._result),
@@ -111,16 +111,16 @@ class _Outcome(Generic[R]):
 
 
 async def wait(arguments: argparse.Namespace) -> int:
-    """Wait until all are over, and tell what became of each; return the exit code."""
+    """Wait until all are terminal and print their results; return the exit code."""
     kind: str = arguments.kind
-    once: dict[str, str] = {}
-    for name in arguments.ids:
-        once.setdefault(fold(name), name)
-    ids = list(once.values())
+    unique: dict[str, str] = {}
+    for given in arguments.ids:
+        unique.setdefault(fold(given), given)
+    ids = list(unique.values())
 
     async def command(nunu: NunuClient) -> int:
-        for name in ids:  # all of them, before anything is sent
-            in_path(f"{kind}_id", name)
+        for key in ids:  # check all of them before anything is sent
+            in_path(f"{kind}_id", key)
         match kind:
             case "run":
                 return await _wait(nunu.wait_for_run, kind, ids, arguments)
@@ -137,11 +137,11 @@ async def _wait(
 ) -> int:
     outcome = _Outcome(Standings[R](noun, ids))
 
-    async def one(name: str) -> None:
-        # One call for each: it costs the server nothing, and each has an end of its own.
+    async def wait_for_one(key: str) -> None:
+        # A call per id: waits share their polls, and each gets its own result or error.
         try:
-            outcome.finished[name] = await wait_for(
-                name,
+            outcome.finished[key] = await wait_for(
+                key,
                 timeout=arguments.timeout,
                 interval=arguments.interval,
                 on_change=outcome.standings.note,
@@ -151,40 +151,40 @@ async def _wait(
         except NunuError as error:
             if isinstance(error, NotFound):
                 error.add_note(_HINTS[noun])
-            outcome.errors[name] = error
+            outcome.errors[key] = error
 
     try:
         async with show(outcome.standings), asyncio.TaskGroup() as group:
-            for name in ids:
-                group.create_task(one(name))
+            for key in ids:
+                group.create_task(wait_for_one(key))
     except asyncio.CancelledError:
         if outcome.pending:
             tell(f"nunu-async: still pending: {some(outcome.pending)}")
-        await _tell(outcome, as_json=arguments.json)
+        await _print_results(outcome, as_json=arguments.json)
         raise
     if outcome.timed_out:
         tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
-    written = await _tell(outcome, as_json=arguments.json)
+    written = await _print_results(outcome, as_json=arguments.json)
     code = outcome.exit_code(arguments.fail_on)
     return code if written else max(code, 1)
 
 
-async def _tell(outcome: _Outcome[R], *, as_json: bool) -> bool:
-    """Tell what became of each; return whether the results are out."""
-    alike: dict[str, list[str]] = {}
-    for name, error in outcome.errors.items():
-        words = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        alike.setdefault(words, []).append(name)
-    for words, names in alike.items():  # a key that is refused is refused for all of them
-        whose = names[0] if len(names) == 1 else count(len(names), outcome.standings.noun)
-        tell(f"nunu-async: {whose}: {words}")
+async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> bool:
+    """Print errors and results; return whether the results were written."""
+    by_message: dict[str, list[str]] = {}
+    for key, error in outcome.errors.items():
+        message = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        by_message.setdefault(message, []).append(key)
+    for message, ids in by_message.items():  # a rejected API key fails every id alike
+        subject = ids[0] if len(ids) == 1 else count(len(ids), outcome.standings.noun)
+        tell(f"nunu-async: {subject}: {message}")
     if as_json:
         return await result(json.dumps(outcome.to_dict()), is_json=True)
     return await tell_columns(outcome.standings.ids, outcome.columns())
 
 
 async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> bool:
-    """Print a table of results; return False, with a sentence, where that fails."""
+    """Print a table of results; on failure print a message to standard error and return False."""
     try:
         await tell_table(rows, columns)
     except OSError as error:
@@ -194,11 +194,11 @@ async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> bool:
 
 
 def some(pending: Mapping[str, str | None]) -> str:
-    """Name a few of those that are not over, and where they are."""
-    words = [
-        f"{cell(name)} ({cell(state.lower()) if state is not None else 'never seen'})"
-        for name, state in islice(pending.items(), _SHOWN)
+    """Name the first few pending ids and their states."""
+    entries = [
+        f"{cell(key)} ({cell(state.lower()) if state is not None else 'never seen'})"
+        for key, state in islice(pending.items(), _MAX_SHOWN)
     ]
-    if len(pending) > _SHOWN:
-        words.append(f"{len(pending) - _SHOWN} more")
-    return ", ".join(words)
+    if len(pending) > _MAX_SHOWN:
+        entries.append(f"{len(pending) - _MAX_SHOWN} more")
+    return ", ".join(entries)
