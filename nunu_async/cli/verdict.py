@@ -1,4 +1,4 @@
-"""What became of what was waited for, in words for people. Pure."""
+"""Turn finished jobs, runs and executions into verdicts for people. Pure."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ __all__ = [
 Row: TypeAlias = Run | Job | TestPlanExecution
 Kind: TypeAlias = Literal["passed", "failed", "error", "skipped", "pending"]
 
-_LONGEST = 10_000
-_MOST_LINES = 200
-# The game did not do what the test wanted. All else that is no success says that the test could
-# not be done: nobody knows whether the game would have.
+_MAX_CHARACTERS = 10_000
+_MAX_LINES = 200
+# The game did not do what the test expected. With any other unsuccessful result the test could not
+# be carried out, and says nothing about the game.
 _FAILED = frozenset({"failed", "failure", "max_steps"})
 
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """What became of one job; every text is fit for a terminal.
+    """The result of one job; every text is safe to print on a terminal.
 
     Attributes:
-        job_id: "" for what went wrong before there was a job.
-        name: of the test, or the job's id.
-        kind: how to count it; everything but `passed` is no success.
-        result: the service's word in lower case, or ours where it has none.
-        seconds: from the start of its first run to its end; None where that is not known.
-        run_id: of the run that decided, or None.
-        why: what went wrong, in lines; "" where nothing is told, or nothing did.
-        platform: what it was played on, or None.
+        job_id: the job's id; "" for an error before there was a job.
+        name: name of the test, or the job's id.
+        kind: how to count it; only `passed` is a success.
+        result: the API's result in lower case, or ours if it has none.
+        seconds: from the start of the first run to the end of the job; None if unknown.
+        run_id: id of the run that decided the result, or None.
+        why: what went wrong, in lines; "" if nothing did or no reason is known.
+        platform: platform of the device, or None.
         began: when the job was created, or None.
     """
 
@@ -66,7 +66,7 @@ class Verdict:
 
     @property
     def brief(self) -> str:
-        """Why, in one line."""
+        """`why` on one line."""
         return cell(" ".join(self.why.split()))
 
 
@@ -77,13 +77,13 @@ def judge(
     details: Mapping[str, RunDetails],
     errors: Mapping[str, str],
 ) -> list[Verdict]:
-    """Say what became of each job, in the order given.
+    """Return a verdict for each job, in the order of `job_ids`.
 
     Args:
-        job_ids: those that were started.
-        jobs: the last that was seen of each, by job id.
-        details: runs in full, by run id; those that are there explain what failed.
-        errors: what kept a job from being looked at, by job id.
+        job_ids: the jobs that were started.
+        jobs: the latest state of each job, by id.
+        details: full runs by run id; used to explain failures.
+        errors: why a job could not be read, by job id.
     """
     return [_judge(job_id, jobs.get(job_id), details, errors.get(job_id)) for job_id in job_ids]
 
@@ -92,7 +92,7 @@ def _judge(
     job_id: str, job: Job | None, details: Mapping[str, RunDetails], error: str | None
 ) -> Verdict:
     name = name_of(job) if job is not None else NOTHING
-    known = Verdict(
+    verdict = Verdict(
         job_id=job_id,
         name=cell(job_id) if name == NOTHING else name,
         kind="pending",
@@ -101,19 +101,19 @@ def _judge(
         began=None if job is None else job.created_at,
     )
     if job is not None and job.is_terminal:
-        run, result, spent = decisive_run(job), result_of(job), milliseconds(job)
+        run, result, duration = decisive_run(job), result_of(job), milliseconds(job)
         return attrs.evolve(
-            known,
+            verdict,
             kind=_kind(job, result),
             result=result,
-            seconds=None if spent is None else spent / 1000,
+            seconds=None if duration is None else duration / 1000,
             run_id=None if run is None else cell(run.multiplayer_run_id),
-            why="" if job.succeeded else "\n".join(_why(job, run, result, details)),
+            why="" if job.succeeded else "\n".join(_reasons(job, run, result, details)),
         )
     if error is not None:
-        return attrs.evolve(known, kind="error", result="unknown", why=_lines(error))
+        return attrs.evolve(verdict, kind="error", result="unknown", why=_lines(error))
     seen = "never seen" if job is None else f"last seen {standing_of(job)}"
-    return attrs.evolve(known, why=f"not over when the waiting ended; {seen}")
+    return attrs.evolve(verdict, why=f"not over when the waiting ended; {seen}")
 
 
 def _kind(job: Job, result: str) -> Kind:
@@ -125,14 +125,14 @@ def _kind(job: Job, result: str) -> Kind:
 
 
 def decisive_run(job: Job) -> JobRun | None:
-    """Return the last run that spoiled a job, or the last of all where none did."""
-    bad = [run for run in job.runs if run.result != RunResult.SUCCESS]
-    some = bad if bad and not job.succeeded else job.runs
-    return some[-1] if some else None
+    """Return the last unsuccessful run of a failed job; else its last run, if any."""
+    unsuccessful = [run for run in job.runs if run.result != RunResult.SUCCESS]
+    candidates = unsuccessful if unsuccessful and not job.succeeded else job.runs
+    return candidates[-1] if candidates else None
 
 
-def result_of(row: Row) -> str:  # noqa: PLR0911 - one for each way
-    """Return how something that is over ended, in one word."""
+def result_of(row: Row) -> str:  # noqa: PLR0911 - one return per outcome
+    """Return the result of a terminal row in one word."""
     if row.succeeded:
         return "success"
     match row:
@@ -142,7 +142,7 @@ def result_of(row: Row) -> str:  # noqa: PLR0911 - one for each way
             run = decisive_run(row)
             if run is not None and run.result is not None:
                 return _word(run.result)
-            if row.status != JobStatus.COMPLETED:  # a word that is new to this version
+            if row.status != JobStatus.COMPLETED:  # a status unknown to this version
                 return _word(row.status)
             return "stopped" if row.stopped_by is not None else "none"
         case _:
@@ -153,14 +153,14 @@ def result_of(row: Row) -> str:  # noqa: PLR0911 - one for each way
 
 
 def standing_of(row: Row) -> str:
-    """Return where something stands, in one word: its result once it is over."""
+    """Return the state of a row in one word; its result once it is terminal."""
     if row.is_terminal:
         return result_of(row)
     return _word(row.state if isinstance(row, Run) else row.status)
 
 
 def name_of(row: Row) -> str:
-    """Return the name of what is tested."""
+    """Return the name of the row's test or test plan."""
     match row:
         case Run():
             return cell(row.test.name)
@@ -171,53 +171,53 @@ def name_of(row: Row) -> str:
 
 
 def milliseconds(row: Row) -> float | None:
-    """Return how long something took that is over."""
+    """Return the duration of a terminal row in milliseconds; None if unknown."""
     if not isinstance(row, Job):
         return row.duration_ms
     if not is_set(row.completed_at):
         return None
-    began = min((run.started_at for run in row.runs if run.started_at), default=row.created_at)
-    return (row.completed_at - began).total_seconds() * 1000
+    start = min((run.started_at for run in row.runs if run.started_at), default=row.created_at)
+    return (row.completed_at - start).total_seconds() * 1000
 
 
-def _word(word: str | None) -> str:
-    return "none" if word is None else cell(word.lower())
+def _word(value: str | None) -> str:
+    return "none" if value is None else cell(value.lower())
 
 
 def _lines(text: str) -> str:
-    """Return text as lines that can do nothing to a terminal."""
+    """Return text with each line sanitized, `_MAX_LINES` lines at most."""
     lines = text.splitlines()
-    more = [f"... and {len(lines) - _MOST_LINES} lines more"] if len(lines) > _MOST_LINES else []
-    return "\n".join([*(clean(line, limit=_LONGEST) for line in lines[:_MOST_LINES]), *more])
+    more = [f"... and {len(lines) - _MAX_LINES} lines more"] if len(lines) > _MAX_LINES else []
+    return "\n".join([*(clean(line, limit=_MAX_CHARACTERS) for line in lines[:_MAX_LINES]), *more])
 
 
-def _why(
+def _reasons(
     job: Job, run: JobRun | None, result: str, details: Mapping[str, RunDetails]
 ) -> Iterator[str]:
-    told = False
+    explained = False
     if job.queue_rejection_reason:
-        told = True
+        explained = True
         yield f"rejected: {_lines(job.queue_rejection_reason)}"
-    found = details.get(run.multiplayer_run_id) if run is not None else None
-    if found is not None:
-        for player in found.players:
-            for line in _failing(player, several=len(found.players) > 1):
-                told = True
+    full_run = details.get(run.multiplayer_run_id) if run is not None else None
+    if full_run is not None:
+        for player in full_run.players:
+            for line in _failed_steps(player, several=len(full_run.players) > 1):
+                explained = True
                 yield line
-    if not told and run is None:
+    if not explained and run is None:
         yield "the job is over without a run"
-    elif not told and run is not None:
+    elif not explained and run is not None:
         yield f"run {cell(run.multiplayer_run_id)} ended with {result}"
 
 
-def _failing(player: PlayerDetails, *, several: bool) -> Iterator[str]:
-    """Tell of the steps that did not succeed: what was wanted, and the agent's own words."""
-    who = f"player {player.player_number}, " if several else ""
+def _failed_steps(player: PlayerDetails, *, several: bool) -> Iterator[str]:
+    """Yield the goal of each unsuccessful step, its failed checks and the agent's report."""
+    prefix = f"player {player.player_number}, " if several else ""
     for step in player.steps:
         if step.run_result in (None, RunResult.SUCCESS):
             continue
         goal = cell(step.test.goal if step.test is not None else None)
-        yield f"{who}step {step.step_number} {_word(step.run_result)}: {goal}"
+        yield f"{prefix}step {step.step_number} {_word(step.run_result)}: {goal}"
         for item in step.items or ():
             if item.status is not None and item.status.lower() != "passed":
                 yield f"{_word(item.status)}: {cell(item.expected)}: {cell(item.comment)}"
