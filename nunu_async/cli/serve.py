@@ -1,4 +1,4 @@
-"""`nunu-async sandbox`: a local nunu.ai until Ctrl-C."""
+"""`nunu-async sandbox`: run a local nunu.ai until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nunu_async.sandbox import Sandbox
 __all__ = ["serve"]
 
 _USAGE = 2
-# How a shell sets a variable: by the suffix of --env-file, else that of the system's own shells.
+# Syntax to set a variable, by suffix of --env-file; by default that of the system's shell.
 _SHELLS: Final[dict[str, Callable[[str, str], str]]] = {
     "": lambda name, value: f"export {name}={shlex.quote(value)}",
     ".cmd": lambda name, value: f'set "{name}={value}"',
     ".ps1": lambda name, value: f"$env:{name} = '{value}'",
 }
 _SHELLS[".bat"] = _SHELLS[".cmd"]
-_FIRST = tuple(line("NUNU_", "").partition("NUNU_")[0] + "NUNU_" for line in _SHELLS.values())
+_PREFIXES = tuple(line("NUNU_", "").partition("NUNU_")[0] + "NUNU_" for line in _SHELLS.values())
 
 
 async def serve(arguments: argparse.Namespace) -> int:
-    """Run the sandbox until it is interrupted; tell what to export first."""
+    """Print the environment of a sandbox, then run it until interrupted; return the exit code."""
     sandbox = Sandbox(
         port=arguments.port,
         storage_port=arguments.storage_port,
@@ -43,7 +43,7 @@ async def serve(arguments: argparse.Namespace) -> int:
     file: str | None = arguments.env_file
     try:
         if file is not None:
-            _clear(file)
+            _remove_stale(file)
     except OSError as error:
         tell(f"nunu-async: --env-file {file}: {error.strerror}")
         return _USAGE
@@ -51,89 +51,88 @@ async def serve(arguments: argparse.Namespace) -> int:
         await sandbox.start()
     except OSError as error:
         # Not `str(error)`, which doubles the backslashes of a path.
-        where = f"{error.filename}: " if error.filename else ""
-        tell(f"nunu-async: cannot start the sandbox: {where}{error.strerror or error}")
+        prefix = f"{error.filename}: " if error.filename else ""
+        tell(f"nunu-async: cannot start the sandbox: {prefix}{error.strerror or error}")
         return 1
     add_samples(sandbox, arguments.sample_runs)
     suffix = os.path.splitext(file)[1].lower() if file else ".cmd" if os.name == "nt" else ""
-    exports = _settings(sandbox, suffix)
-    text = "".join(f"{line}\n" for line in exports)
+    text = "".join(f"{line}\n" for line in _export_lines(sandbox, suffix))
     try:
-        _tell_ids(sandbox)
+        _print_ids(sandbox)
         if file is None:
             await write(text)
             if os.name == "nt":
-                tell(f"nunu-async: in PowerShell: {'; '.join(_settings(sandbox, '.ps1'))}")
+                tell(f"nunu-async: in PowerShell: {'; '.join(_export_lines(sandbox, '.ps1'))}")
         else:
             _write(file, text)
         kill = f"taskkill /F /PID {os.getpid()}" if os.name == "nt" else f"kill {os.getpid()}"
         tell(f"nunu-async: the sandbox is running; Ctrl-C or `{kill}` ends it")
         await asyncio.Event().wait()
     except asyncio.CancelledError:
-        return 0  # being interrupted is how a server ends
+        return 0  # an interrupt is the normal end of a server
     except OSError as error:
-        where = "standard output; see --env-file" if file is None else f"--env-file {file}"
-        tell(f"nunu-async: cannot write the environment to {where}: {error.strerror}")
+        target = "standard output; see --env-file" if file is None else f"--env-file {file}"
+        tell(f"nunu-async: cannot write the environment to {target}: {error.strerror}")
         return 1
     finally:
         if file is not None:
-            _remove(file, text)
+            _remove_own(file, text)
         await sandbox.close()
     return 0
 
 
-def _settings(sandbox: Sandbox, suffix: str) -> list[str]:
+def _export_lines(sandbox: Sandbox, suffix: str) -> list[str]:
     """Return the lines that set the sandbox's environment in the shell of `suffix`."""
-    line = _SHELLS.get(suffix, _SHELLS[""])
-    return [line(name, value) for name, value in sandbox.environment.items()]
+    export = _SHELLS.get(suffix, _SHELLS[""])
+    return [export(name, value) for name, value in sandbox.environment.items()]
 
 
-def _tell_ids(sandbox: Sandbox) -> None:
-    """Name what runs can be started with; on standard error, so that the rest can be sourced."""
-    for what, some in (
+def _print_ids(sandbox: Sandbox) -> None:
+    """Print the ids to start runs with; on standard error, so that the rest can be sourced."""
+    for noun, items in (
         ("deployment config", sandbox.deployment_configs),
         ("test", sandbox.tests),
         ("test plan", sandbox.test_plans),
     ):
-        for one in some:
-            tell(f"nunu-async: {what:17} {one.id}  {one.name}")
+        for item in items:
+            tell(f"nunu-async: {noun:17} {item.id}  {item.name}")
 
 
-def _clear(file: str) -> None:
-    """Take away what an earlier sandbox left: who waits for the file must not find the old one.
+def _remove_stale(file: str) -> None:
+    """Remove the file of an earlier sandbox: a script that waits for it must not read that one.
 
-    Raises: OSError, also where there is something else.
+    Raises: OSError, also if a sandbox did not write the file.
     """
     try:
-        found = os.lstat(file)
+        status = os.lstat(file)
     except FileNotFoundError:
         return
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(None, "is there already, and no regular file")
     with open(file, "rb") as old:
-        start = old.read(max(map(len, _FIRST))).decode("utf-8", "replace")
-        if start and not start.startswith(_FIRST):
+        start = old.read(max(map(len, _PREFIXES))).decode("utf-8", "replace")
+        if start and not start.startswith(_PREFIXES):
             raise OSError(None, "is there already, and no sandbox wrote it")
     os.unlink(file)
 
 
 def _write(file: str, text: str) -> None:
-    """Write a file that is there whole or not at all, and for its owner only: it holds a key."""
-    draft = f"{file}.{secrets.token_hex(4)}"
-    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """Write a file atomically, readable by its owner only: it holds a key."""
+    temporary = f"{file}.{secrets.token_hex(4)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        # A shell of POSIX, of which there are several on Windows, takes no carriage returns.
-        with open(number, "w", encoding="utf-8", newline="\n") as stream:
+        # POSIX shells, which Windows has as well, do not accept carriage returns.
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
-        os.replace(draft, file)
+        os.replace(temporary, file)
     except BaseException:
         with suppress(OSError):
-            os.unlink(draft)
+            os.unlink(temporary)
         raise
 
 
-def _remove(file: str, text: str) -> None:
-    """Take the file away, unless another sandbox has written its own there since."""
+def _remove_own(file: str, text: str) -> None:
+    """Remove the file, unless another sandbox has overwritten it."""
     with suppress(OSError, UnicodeError):
         with open(file, encoding="utf-8") as stream:
             ours = stream.read() == text
