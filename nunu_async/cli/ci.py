@@ -1,4 +1,4 @@
-"""`nunu-async ci`: upload a build, test it, wait, and tell the result to everybody who asks."""
+"""`nunu-async ci`: upload a build, test it, wait, and report the result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from nunu_async.upload.source import measure
 __all__ = ["ci"]
 
 _USAGE = 2
-_MOST_NAMED = 20
+_MAX_IDS = 20
 
 _COLUMNS: tuple[Column[Verdict], ...] = (
     Column(title="TEST", text=lambda verdict: verdict.name, least=8, fair=24),
@@ -51,12 +51,12 @@ _COLUMNS: tuple[Column[Verdict], ...] = (
 
 
 @attrs.define
-class _Course:
-    """What is to be done, and how far it came.
+class _CiState:
+    """The input of one command, and its progress.
 
     Attributes:
-        error: what ended it before all jobs were over, in words; None where nothing did.
-        details: the runs that failed, by run id.
+        error: message of what ended it before all jobs were over; None if nothing did.
+        details: the failed runs, by run id.
     """
 
     arguments: argparse.Namespace
@@ -72,18 +72,18 @@ class _Course:
 
     @property
     def file(self) -> str:
-        """The build file as it was typed."""
+        """The build file as given on the command line."""
         return os.fspath(self.upload.path)
 
     @property
     def pending(self) -> dict[str, str | None]:
-        """The last state seen of each job that is not over."""
+        """The last state seen of each job that is not terminal."""
         finished = self.standings.finished
         return {key: self.standings.state(key) for key in self.standings.ids if key not in finished}
 
     @property
     def succeeded(self) -> bool:
-        """Whether every job was seen to succeed."""
+        """Whether every job is known to have succeeded."""
         finished = self.standings.finished
         return bool(self.started and finished and not self.pending) and all(
             job.succeeded for job in finished.values()
@@ -91,31 +91,31 @@ class _Course:
 
     @property
     def exit_code(self) -> int:
-        """The exit code, unless a signal decides it."""
+        """The exit code, unless a signal ended the command."""
         if self.timed_out:
             return TIMED_OUT
         return 0 if self.succeeded else 1
 
     def verdicts(self) -> list[Verdict]:
-        """Return what became of each job, or what kept there from being any."""
+        """Return a verdict for each job, or one for the error if none was started."""
         if self.started is None and self.error is not None:
             stage = "upload" if self.built is None else "start"
             return [Verdict(job_id="", name=stage, kind="error", result="error", why=self.error)]
-        lost = self.error is not None and not self.interrupted
-        errors = dict.fromkeys(self.pending, self.error or "") if lost else {}
+        wait_failed = self.error is not None and not self.interrupted
+        errors = dict.fromkeys(self.pending, self.error or "") if wait_failed else {}
         return judge(self.standings.ids, self.standings.rows, details=self.details, errors=errors)
 
-    def begun(self, started: StartedRun) -> None:
-        """Take note of what was started."""
+    def note_started(self, started: StartedRun) -> None:
+        """Record and print what was started."""
         self.started = started
         ids = started.job_ids or (started.multiplayer_run_id or "",)
         self.standings.expect(ids)
         execution = started.test_plan_execution_id
         plan = f", execution {cell(execution)}" if execution is not None else ""
-        tell(f"nunu-async: started {count(len(ids), 'job')}{plan}: {_named(ids)}")
+        tell(f"nunu-async: started {count(len(ids), 'job')}{plan}: {_quoted(ids)}")
 
-    def cut_short(self, error: asyncio.CancelledError) -> None:
-        """Take note of a signal; the client has cleaned up already."""
+    def note_interrupted(self, error: asyncio.CancelledError) -> None:
+        """Record and print a cancellation; the client has cleaned up already."""
         self.interrupted = True
         if self.built is None:
             self.error = words_of(error)
@@ -124,22 +124,21 @@ class _Course:
         if self.started is None:
             self.error = "interrupted; what was about to be started was stopped, if it began"
         elif self.pending:
-            jobs, names = count(len(self.pending), "job"), _named(list(self.pending))
-            self.error = f"interrupted; the server was asked to stop {jobs}: {names}"
+            jobs, ids = count(len(self.pending), "job"), _quoted(list(self.pending))
+            self.error = f"interrupted; the server was asked to stop {jobs}: {ids}"
         else:
             self.error = "interrupted once all jobs were over"
         tell(f"nunu-async: {self.error}")
 
 
 async def ci(arguments: argparse.Namespace) -> int:
-    """Upload, start, wait, and tell; return the exit code.
+    """Upload, start, wait and report; return the exit code.
 
-    All that can be wrong here is found before anything is sent. Results are written however far
-    it came.
+    Local errors are found before anything is sent. Results are written whatever stage was reached.
     """
     try:
         check_key()
-        course = await beside_the_loop(lambda stopped: _plan(arguments, stopped))
+        state = await beside_the_loop(lambda stopped: _prepare(arguments, stopped))
         client = NunuClient(
             storage_concurrency=arguments.concurrency,
             max_bandwidth=arguments.max_bandwidth,
@@ -149,30 +148,31 @@ async def ci(arguments: argparse.Namespace) -> int:
         tell(f"nunu-async: {error}")
         return _USAGE
     async with client:
+        # Emptied first, so that an older report is not taken for this one's.
         if arguments.junit is not None and not _write(arguments.junit, b""):
             return _USAGE
         try:
-            await _go(client, course)
+            await _upload_and_test(client, state)
         except asyncio.CancelledError as error:
-            course.cut_short(error)
+            state.note_interrupted(error)
             raise
         except NunuError as error:
-            course.error = "; ".join([str(error), *getattr(error, "__notes__", ())])
-            tell(f"nunu-async: {course.error}")
-            _tell_how_to_go_on(course)
+            state.error = "; ".join([str(error), *getattr(error, "__notes__", ())])
+            tell(f"nunu-async: {state.error}")
+            _print_next_steps(state)
         finally:
-            written = await _report(course)
-    return course.exit_code if written else max(course.exit_code, 1)
+            written = await _report(state)
+    return state.exit_code if written else max(state.exit_code, 1)
 
 
-def _plan(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Course:
-    """Check everything; blocks. Raises: SourceError, InputError."""
+def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiState:
+    """Find the file and check all arguments; blocks. Raises: SourceError, InputError."""
     files, failed = expand([arguments.file], stopped)
     for error in failed.values():
         raise error
     if len(files) != 1:
-        found = ", ".join(files[:3])
-        raise SourceError(arguments.file, f"must be one file, not {len(files)}: {found}")
+        names = ", ".join(files[:3])
+        raise SourceError(arguments.file, f"must be one file, not {len(files)}: {names}")
     size = measure(files[0])
     upload = job_for(arguments, files[0])
     upload.request(os.path.basename(files[0]), size)
@@ -184,142 +184,142 @@ def _plan(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Course
         retries=arguments.retries,
         instances=arguments.instances,
     )
-    return _Course(arguments, upload, size)
+    return _CiState(arguments, upload, size)
 
 
-async def _go(client: NunuClient, course: _Course) -> None:
-    """Do it all. Raises: NunuError for what ends it before all jobs are over."""
-    arguments, board = course.arguments, Board({course.file: course.size})
+async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
+    """Upload, start, and wait. Raises: NunuError if the jobs could not be followed to their end."""
+    arguments, board = state.arguments, Board({state.file: state.size})
     async with show_upload(board):
-        course.built = await send(client, course.upload, board.listener(course.file))
-    tell(f"nunu-async: {line_of(course.file, course.built)}")
+        state.built = await send(client, state.upload, board.listener(state.file))
+    tell(f"nunu-async: {line_of(state.file, state.built)}")
     try:
-        async with show(course.standings):
+        async with show(state.standings):
             finished = await client.run_and_wait(
                 deployment_config_id=arguments.deployment_config,
                 multiplayer_test_id=arguments.test,
                 test_plan_id=arguments.test_plan,
-                build_id=course.built.build_id,
+                build_id=state.built.build_id,
                 additional_tags=arguments.run_tags,
                 retries=arguments.retries,
                 instances=arguments.instances,
                 marker=arguments.marker,
                 timeout=arguments.timeout,
                 interval=arguments.interval,
-                on_start=course.begun,
-                on_change=course.standings.note,
+                on_start=state.note_started,
+                on_change=state.standings.note,
                 stop_on_cancel=True,
             )
     except WaitTimeout:
-        course.timed_out = True
-        tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(course.pending)}")
-        _tell_how_to_go_on(course)
+        state.timed_out = True
+        tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(state.pending)}")
+        _print_next_steps(state)
     except NunuError as error:
-        if course.started is None and may_have_acted(error):
+        if state.started is None and may_have_acted(error):
             error.add_note(MAYBE)
         raise
     else:
-        for key, job in zip(course.standings.ids, finished.jobs, strict=False):
-            course.standings.settle(job, key)
-    await _read_failed(client, course)
+        for key, job in zip(state.standings.ids, finished.jobs, strict=False):
+            state.standings.settle(job, key)
+    await _read_failed(client, state)
 
 
-async def _read_failed(client: NunuClient, course: _Course) -> None:
-    """Read the runs that failed: only they tell why."""
+async def _read_failed(client: NunuClient, state: _CiState) -> None:
+    """Read the failed runs in full: a job does not say why it failed."""
 
     async def read(run_id: str) -> None:
         try:
-            course.details[run_id] = await client.runs.get(run_id)
+            state.details[run_id] = await client.runs.get(run_id)
         except NunuError as error:
             tell(f"nunu-async: cannot read why run {cell(run_id)} failed: {error}")
 
     async with asyncio.TaskGroup() as group:
-        for job in course.standings.finished.values():
+        for job in state.standings.finished.values():
             run = None if job.succeeded else decisive_run(job)
             if run is not None:
                 group.create_task(read(run.multiplayer_run_id))
 
 
-def _tell_how_to_go_on(course: _Course) -> None:
-    """Name the commands for what was started and is not over; nobody stops it otherwise."""
-    if course.started is None:
-        if course.built is not None:
-            tell(f"nunu-async: the build is up: {course.built.build_id}")
+def _print_next_steps(state: _CiState) -> None:
+    """Print commands to wait for or stop the pending jobs, which this command leaves running."""
+    if state.started is None:
+        if state.built is not None:
+            tell(f"nunu-async: the build is up: {state.built.build_id}")
         return
-    names = _named(list(course.pending))
-    if not names:
+    ids = _quoted(list(state.pending))
+    if not ids:
         return
-    if not course.started.job_ids:
-        tell(f"nunu-async: it goes on; `nunu-async wait run {names}` waits for it")
+    if not state.started.job_ids:
+        tell(f"nunu-async: it goes on; `nunu-async wait run {ids}` waits for it")
         return
     tell("nunu-async: what is not over goes on:")
-    tell(f"nunu-async: `nunu-async wait job {names}` waits for it")
-    tell(f"nunu-async: `nunu-async runs stop {names}` stops it")
+    tell(f"nunu-async: `nunu-async wait job {ids}` waits for it")
+    tell(f"nunu-async: `nunu-async runs stop {ids}` stops it")
 
 
-def _named(ids: Sequence[str]) -> str:
-    """Return ids as a shell takes them."""
-    more = [f"... ({len(ids) - _MOST_NAMED} more)"] if len(ids) > _MOST_NAMED else []
-    return " ".join([*(shlex.quote(cell(name)) for name in ids[:_MOST_NAMED]), *more])
+def _quoted(ids: Sequence[str]) -> str:
+    """Return ids quoted for a shell, `_MAX_IDS` at most."""
+    more = [f"... ({len(ids) - _MAX_IDS} more)"] if len(ids) > _MAX_IDS else []
+    return " ".join([*(shlex.quote(cell(key)) for key in ids[:_MAX_IDS]), *more])
 
 
-async def _report(course: _Course) -> bool:
-    """Tell the results to everybody; return whether everything that was asked for is written."""
-    arguments, verdicts = course.arguments, course.verdicts()
-    # Files first: they are there even if a signal ends the printing.
+async def _report(state: _CiState) -> bool:
+    """Write all requested reports; return whether all of them were written."""
+    arguments, verdicts = state.arguments, state.verdicts()
+    # Files first: a signal may interrupt the printing.
     written = arguments.junit is None or _write(
         arguments.junit, junit_xml(verdicts, name=arguments.name)
     )
-    outputs, build = _outputs(course, verdicts), _build_words(course)
+    outputs, build = _outputs(state, verdicts), _build_label(state)
     written = github.publish(os.environ, outputs, verdicts, build=build) and written
     if arguments.json:
-        written = await result(json.dumps(_object(course, verdicts)), is_json=True) and written
-    elif course.started is not None:
+        written = await result(json.dumps(_json_object(state, verdicts)), is_json=True) and written
+    elif state.started is not None:
         written = await tell_columns(verdicts, _COLUMNS) and written
         passed = sum(verdict.kind == "passed" for verdict in verdicts)
         tell(f"nunu-async: {passed} of {count(len(verdicts), 'job')} succeeded")
     return written
 
 
-def _build_words(course: _Course) -> str:
-    if course.built is None:
-        return f"{course.arguments.name}: not uploaded"
-    return f"{course.arguments.name} ({course.built.build_id})"
+def _build_label(state: _CiState) -> str:
+    if state.built is None:
+        return f"{state.arguments.name}: not uploaded"
+    return f"{state.arguments.name} ({state.built.build_id})"
 
 
-def _outputs(course: _Course, verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """Return the outputs of a GitHub step; `failed` is what is over and no success."""
-    started = course.started
+def _outputs(state: _CiState, verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Return the outputs of a GitHub step; `failed` counts all terminal jobs that did not pass."""
+    started = state.started
     counts = Counter(verdict.kind for verdict in verdicts) if started is not None else Counter()
-    total = len(course.standings.ids)
-    outcome = "success" if course.succeeded else "failure"
+    total = len(state.standings.ids)
+    conclusion = "success" if state.succeeded else "failure"
     return {
-        "build_id": course.built.build_id if course.built is not None else "",
+        "build_id": state.built.build_id if state.built is not None else "",
         "job_ids": " ".join(started.job_ids) if started is not None else "",
         "test_plan_execution_id": (started and started.test_plan_execution_id) or "",
-        "result": "timeout" if course.timed_out else outcome,
+        "result": "timeout" if state.timed_out else conclusion,
         "passed": str(counts["passed"]),
         "failed": str(total - counts["passed"] - counts["pending"]),
         "total": str(total),
     }
 
 
-def _object(course: _Course, verdicts: Sequence[Verdict]) -> dict[str, object]:
-    finished = course.standings.finished
+def _json_object(state: _CiState, verdicts: Sequence[Verdict]) -> dict[str, object]:
+    finished = state.standings.finished
     return {
-        "succeeded": course.succeeded,
-        "timed_out": course.timed_out,
-        "build": as_object(course.file, course.built) if course.built is not None else None,
-        "started": course.started.to_dict() if course.started is not None else None,
-        "results": [finished[key].to_dict() for key in course.standings.ids if key in finished],
+        "succeeded": state.succeeded,
+        "timed_out": state.timed_out,
+        "build": as_object(state.file, state.built) if state.built is not None else None,
+        "started": state.started.to_dict() if state.started is not None else None,
+        "results": [finished[key].to_dict() for key in state.standings.ids if key in finished],
         "reasons": {v.job_id: v.why for v in verdicts if v.job_id in finished and v.why},
-        "pending": course.pending,
-        "error": course.error,
+        "pending": state.pending,
+        "error": state.error,
     }
 
 
 def _write(path: str, content: bytes) -> bool:
-    """Write a file, or tell why not; an empty one before, so that no older one is taken for it."""
+    """Write the --junit file; print a message if that fails. Return whether it was written."""
     try:
         with open(path, "wb") as file:
             file.write(content)
