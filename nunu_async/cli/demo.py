@@ -1,4 +1,4 @@
-"""`nunu-async demo`: the whole way of a build, on this machine, without a key."""
+"""`nunu-async demo`: upload and test a build on this machine, without a key."""
 
 from __future__ import annotations
 
@@ -32,40 +32,40 @@ from nunu_async.upload.source import measure
 
 __all__ = ["demo"]
 
-# Nine parts, the last one short.
-_PART = 8 * 1024 * 1024
-_MADE = 8 * _PART + 4_891_137
+# Nine parts, the last one shorter.
+_PART_SIZE = 8 * 1024 * 1024
+_DEMO_SIZE = 8 * _PART_SIZE + 4_891_137
 _LARGE = 1024**3
-# The whole demo may take less than a second, and should still be seen to move.
-_LOOK = 0.1
-# How the two tests of the sandbox's plan go, and how much faster: a second is enough to see it.
+# Seconds between progress lines: the whole demo may take less than a second.
+_REFRESH = 0.1
+# The two tests of the sandbox's plan; sped up, they take less than a second.
 _SCRIPTS = (
     Script(queue_seconds=2.0, initialize_seconds=6.0, run_seconds=16.0),
     Script(queue_seconds=8.0, initialize_seconds=6.0, run_seconds=24.0),
 )
 _SPEED = 60.0
 _INTERVAL = 0.05
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class _Clock:
-    """The sandbox's time: like ours until it is hurried."""
+    """The sandbox's clock: real time until `speed_up` is called."""
 
     def __init__(self) -> None:
         self._speed = 1.0
-        self._here = time.monotonic()
-        self._there = time.time()
+        self._monotonic_base = time.monotonic()
+        self._time_base = time.time()
 
     def __call__(self) -> float:
-        return self._there + (time.monotonic() - self._here) * self._speed
+        return self._time_base + (time.monotonic() - self._monotonic_base) * self._speed
 
-    def hurry(self) -> None:
-        self._there, self._here = self(), time.monotonic()
+    def speed_up(self) -> None:
+        self._time_base, self._monotonic_base = self(), time.monotonic()
         self._speed = _SPEED
 
 
 class _Report:
-    """The lines of the demo on standard output; `written` once all of them are out."""
+    """Prints the demo's lines; `written` is False once one could not be written."""
 
     def __init__(self) -> None:
         self.written = True
@@ -75,9 +75,9 @@ class _Report:
 
 
 async def demo(arguments: argparse.Namespace) -> int:
-    """Upload a file to a sandbox in this process, and test it there.
+    """Upload a file to a sandbox in this process and test it there.
 
-    Returns 0 only if it arrived byte for byte and every test of the plan passed on it.
+    Returns 0 only if the file arrived unchanged and every test of the plan passed on it.
     """
     report = _Report()
     if not _has_threads():
@@ -86,21 +86,21 @@ async def demo(arguments: argparse.Namespace) -> int:
             "limit on processes (ulimit -u, or a container's)?"
         )
         return 1
-    with tempfile.TemporaryDirectory(prefix="nunu-demo-") as room:
-        given = arguments.file
+    with tempfile.TemporaryDirectory(prefix="nunu-demo-") as folder:
         try:
             path = (
-                Path(given)
-                if given
-                else await beside_the_loop(lambda stopped: _make(Path(room), stopped))
+                Path(arguments.file)
+                if arguments.file
+                else await beside_the_loop(lambda stopped: _make_file(Path(folder), stopped))
             )
             size = await beside_the_loop(lambda _: measure(path))
         except (NunuError, OSError) as error:
             tell(f"nunu-async: {error}")
             return 2
-        part_size = _PART if size < _LARGE else 100 * 1024 * 1024
+        part_size = _PART_SIZE if size < _LARGE else 100 * 1024 * 1024
         clock = _Clock()
-        async with Sandbox(directory=Path(room) / "storage", part_size=part_size, now=clock) as box:
+        storage = Path(folder) / "storage"
+        async with Sandbox(directory=storage, part_size=part_size, now=clock) as box:
             await report.add(
                 f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own."
             )
@@ -109,7 +109,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                 async with NunuClient(
                     box.api_key, project_id=box.project_id, base_url=box.base_url
                 ) as nunu:
-                    async with show(board, first=_LOOK):
+                    async with show(board, first=_REFRESH):
                         build = await nunu.upload_build(
                             path,
                             name="demo",
@@ -118,30 +118,30 @@ async def demo(arguments: argparse.Namespace) -> int:
                             on_progress=board.listener(str(path)),
                         )
                     stored = await nunu.builds.get(build.build_id)
-                    await _tell(path, build, box, report)
+                    await _report_upload(path, build, box, report)
                     arrived = await _check(path, size, stored, box, report)
-                    clock.hurry()
+                    clock.speed_up()
                     finished = await _test(nunu, box, build.build_id, report)
             except NunuError as error:
                 tell(f"nunu-async: the demo failed: {error}")
                 return 1
-    passed = await _tell_tests(finished, build.build_id, report)
+    passed = await _report_tests(finished, build.build_id, report)
     return 0 if arrived and passed and report.written else 1
 
 
 async def _check(path: Path, size: int, stored: Build, box: Sandbox, report: _Report) -> bool:
-    """Compare what arrived with what was sent."""
-    here = await beside_the_loop(lambda _: _sha256(path))
-    there = await beside_the_loop(lambda _: box.object_sha256(stored.build_id))
+    """Compare the stored build with the file, and check that storage never got the API key."""
+    sent = await beside_the_loop(lambda _: _sha256(path))
+    received = await beside_the_loop(lambda _: box.object_sha256(stored.build_id))
     keyless = not any(
-        "x-api-key" in seen.headers for seen in box.journal if seen.origin == "storage"
+        "x-api-key" in request.headers for request in box.journal if request.origin == "storage"
     )
     await report.add(f"Storage never saw the API key: {'true' if keyless else 'NOT TRUE'}.")
-    same = here == there and stored.size == size
+    same = sent == received and stored.size == size
     if same:
-        await report.add(f"What arrived is what was sent: SHA-256 {here[:16]}... on both sides.")
+        await report.add(f"What arrived is what was sent: SHA-256 {sent[:16]}... on both sides.")
     else:
-        tell(f"nunu-async: what arrived differs: sent {here}, found {there}")
+        tell(f"nunu-async: what arrived differs: sent {sent}, found {received}")
     return same and keyless
 
 
@@ -149,29 +149,29 @@ async def _test(nunu: NunuClient, box: Sandbox, build_id: str, report: _Report) 
     plan = box.test_plans[0]
     box.scripts.extend(_SCRIPTS)
     await report.add(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
-    seen = Standings[Job]("job")
-    async with standings.show(seen, batch=_LOOK):
+    jobs = Standings[Job]("job")
+    async with standings.show(jobs, batch=_REFRESH):
         return await nunu.run_and_wait(
             deployment_config_id=box.deployment_configs[0].id,
             test_plan_id=plan.id,
             build_id=build_id,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             interval=_INTERVAL,
-            on_start=lambda started: seen.expect(started.job_ids),
-            on_change=seen.note,
+            on_start=lambda started: jobs.expect(started.job_ids),
+            on_change=jobs.note,
         )
 
 
-async def _tell_tests(finished: FinishedRun, build_id: str, report: _Report) -> bool:
+async def _report_tests(finished: FinishedRun, build_id: str, report: _Report) -> bool:
     for job in finished.jobs:
         await report.add(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
-    ours = all(job.build_id == build_id for job in finished.jobs)
-    if not (finished.succeeded and ours):
+    same_build = all(job.build_id == build_id for job in finished.jobs)
+    if not (finished.succeeded and same_build):
         tell("nunu-async: the tests did not all pass on that build")
-    return finished.succeeded and ours
+    return finished.succeeded and same_build
 
 
-async def _tell(path: Path, build: UploadedBuild, box: Sandbox, report: _Report) -> None:
+async def _report_upload(path: Path, build: UploadedBuild, box: Sandbox, report: _Report) -> None:
     rate = build.size / build.seconds if build.seconds else 0
     puts = box.journal.of("put_part")
     await report.add(
@@ -193,12 +193,12 @@ def _has_threads() -> bool:
     return True
 
 
-def _make(room: Path, stopped: Callable[[], bool]) -> Path:
-    path = room / "demo-build.zip"
+def _make_file(folder: Path, stopped: Callable[[], bool]) -> Path:
+    path = folder / "demo-build.zip"
     with path.open("wb") as file:
-        left = _MADE
-        while left and not stopped():
-            left -= file.write(os.urandom(min(left, 1024 * 1024)))
+        remaining = _DEMO_SIZE
+        while remaining and not stopped():
+            remaining -= file.write(os.urandom(min(remaining, 1024 * 1024)))
     return path
 
 
@@ -206,7 +206,7 @@ def _platform(file_name: str) -> Platform:
     try:
         return infer_platform(file_name)
     except InputError:
-        return "windows"  # the sandbox does not mind, and a demo should not ask
+        return "windows"  # any will do for the sandbox
 
 
 def _sha256(path: Path) -> str:
