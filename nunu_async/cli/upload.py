@@ -1,4 +1,4 @@
-"""`nunu-async upload`: many files, one client."""
+"""`nunu-async upload`: upload files with one client."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ __all__ = [
 ]
 
 _USAGE = 2
-# Who presses Ctrl-C waits ten seconds at most: for an answer still out, then for cancelling.
+# Ctrl-C takes at most ten seconds: for a pending answer, then for the cancel request.
 TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
 
 @attrs.define
 class Results:
-    """What became of each file."""
+    """The results of a command, by file."""
 
     as_json: bool
     built: dict[str, UploadedBuild] = attrs.field(factory=dict)
@@ -54,19 +54,19 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """The exit code: that of a configuration where nothing went up for want of a usable one."""
+        """The exit code; 2 if nothing was uploaded and every error is a ConfigError."""
         if not self.failed:
             return 0
-        unusable = all(isinstance(error, ConfigError) for error in self.failed.values())
-        return _USAGE if unusable and not self.built else 1
+        misconfigured = all(isinstance(error, ConfigError) for error in self.failed.values())
+        return _USAGE if misconfigured and not self.built else 1
 
     async def tell(self, files: Iterable[str]) -> bool:
-        """Print the results, one JSON object or a line for each file; return whether all are out.
+        """Print one JSON object or a line per file; return whether all was written.
 
-        What cannot be written to standard output is told on standard error.
+        Results that cannot be written to standard output are printed to standard error.
         """
         if self.as_json:
-            # ASCII: a name that is no valid text must not make it something else than JSON.
+            # ASCII, so that a file name that is not valid Unicode cannot make the JSON invalid.
             return await result(json.dumps(self._object(files)), is_json=True)
         written = True
         for file in files:
@@ -74,8 +74,8 @@ class Results:
                 written = await result(line_of(file, self.built[file])) and written
             elif file in self.failed:
                 error = self.failed[file]
-                named = isinstance(error, SourceError) and error.path == file
-                tell(f"nunu-async: {'' if named else f'{file}: '}{words_of(error)}")
+                has_name = isinstance(error, SourceError) and error.path == file
+                tell(f"nunu-async: {'' if has_name else f'{file}: '}{words_of(error)}")
         return written
 
     def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
@@ -95,16 +95,16 @@ class Results:
 
 
 def line_of(file: str, build: UploadedBuild) -> str:
-    """Return what a person is told of a build that is up."""
+    """Return the line printed for an uploaded build."""
     verified = "" if build.verified is None else f", {build.verified} verified"
     return (
         f"{file} -> build {build.build_id} ({decimal(build.size)}, "
         f"{count(build.parts, 'part')}{verified}, {build.seconds:.1f} s)"
-        f"{_orphans_of(build.possible_orphans)}"
+        f"{_orphan_warning(build.possible_orphans)}"
     )
 
 
-def _orphans_of(number: int) -> str:
+def _orphan_warning(number: int) -> str:
     if not number:
         return ""
     answers = "its answer was" if number == 1 else "their answers were"
@@ -115,41 +115,41 @@ def _orphans_of(number: int) -> str:
 
 
 def as_object(file: str, build: UploadedBuild) -> dict[str, object]:
-    """Return what a script is told of a build that is up."""
+    """Return the JSON object of an uploaded build."""
     return {"file": file} | attrs.asdict(build) | {"seconds": round(build.seconds, 3)}
 
 
 def words_of(error: BaseException) -> str:
-    """Return why a file did not go up."""
+    """Return the message for a file that was not uploaded."""
     if not isinstance(error, asyncio.CancelledError):
         kept = [note for note in getattr(error, "__notes__", ()) if KEPT in note]
         return "; ".join([str(error), *kept])
-    # What became of it on the server is in the notes: a build may be complete all the same.
+    # The notes say what happened on the server: the build may be complete nevertheless.
     return "; ".join(["stopped", *getattr(error, "__notes__", ())])
 
 
 @attrs.frozen
 class _Files:
-    """What the arguments mean, before anything is sent."""
+    """The files that the arguments name, as checked before anything is sent."""
 
     jobs: dict[str, BuildFile] = attrs.field(factory=dict)
     sizes: dict[str, int] = attrs.field(factory=dict)
     failed: dict[str, BaseException] = attrs.field(factory=dict)
     names: list[str] = attrs.field(factory=list)
-    """Of all files, those that cannot be sent as well."""
+    """All files, including those that cannot be sent."""
 
 
-def _look_at(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Files:
-    """Find and measure every file; blocks."""
+def _check_files(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Files:
+    """Find, measure and check every file; blocks."""
     names, failed = expand(arguments.files, stopped)
     files = _Files(failed=failed, names=[*names, *(name for name in failed if name not in names)])
-    endings = short_names(names) if len(names) > 1 else [None]
-    for file, ending in zip(names, endings, strict=False):
+    suffixes = short_names(names) if len(names) > 1 else [None]
+    for file, suffix in zip(names, suffixes, strict=False):
         if stopped():
             break
         try:
             files.sizes[file] = measure(file)
-            files.jobs[file] = job_for(arguments, file, ending)
+            files.jobs[file] = job_for(arguments, file, suffix)
             files.jobs[file].request(os.path.basename(file), files.sizes[file])
         except NunuError as error:
             failed[file] = error
@@ -159,21 +159,21 @@ def _look_at(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Fil
 async def upload(arguments: argparse.Namespace) -> int:
     """Upload every file; return the exit code.
 
-    All files are looked at before the first is sent: a wrong name among ten is found at once and
+    All files are checked before the first is sent: one wrong name among ten is reported at once,
     not after an hour.
     """
     results = Results(arguments.json)
     try:
-        found = await beside_the_loop(lambda stopped: _look_at(arguments, stopped))
+        checked = await beside_the_loop(lambda stopped: _check_files(arguments, stopped))
     except asyncio.CancelledError as error:
         if arguments.json:
             results.failed = dict.fromkeys(arguments.files, error)
             await results.tell(dict.fromkeys(arguments.files))
         raise
-    jobs, sizes, files = found.jobs, found.sizes, found.names
-    results.failed |= found.failed
+    jobs, sizes, files = checked.jobs, checked.sizes, checked.names
+    results.failed |= checked.failed
     if results.failed:
-        if arguments.json:  # a script misses no file; a person is told only what to mend
+        if arguments.json:  # every file has an entry; text names only the files to correct
             for file in files:
                 results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
         await results.tell(files)
@@ -198,7 +198,7 @@ async def upload(arguments: argparse.Namespace) -> int:
         async with client, show(board):
             await upload_all(client, jobs, board, results)
     finally:
-        # What is up is told even when the rest was cut short.
+        # Builds that were uploaded are printed even after a cancellation.
         for file in files:
             if file not in results.built:
                 results.failed.setdefault(file, asyncio.CancelledError())
@@ -209,7 +209,7 @@ async def upload(arguments: argparse.Namespace) -> int:
 async def upload_all(
     client: NunuClient, jobs: dict[str, BuildFile], board: Board, results: Results
 ) -> None:
-    """Upload files; one that fails stops no other."""
+    """Upload files and record their results; a failure does not stop the others."""
     labels = {id(job): file for file, job in jobs.items()}
 
     def note(result: UploadResult) -> None:
@@ -248,12 +248,12 @@ async def send(client: NunuClient, job: BuildFile, listener: Listener) -> Upload
     )
 
 
-def job_for(arguments: argparse.Namespace, file: str, ending: str | None = None) -> BuildFile:
-    """Return what the command line asks for one file. Raises: InputError.
+def job_for(arguments: argparse.Namespace, file: str, suffix: str | None = None) -> BuildFile:
+    """Return the BuildFile for one file of the command line. Raises: InputError.
 
-    The `ending` tells its name from those of others.
+    With several files, the `suffix` makes the build's name unique.
     """
-    name = arguments.name if ending is None else f"{arguments.name} - {composed(ending)}"
+    name = arguments.name if suffix is None else f"{arguments.name} - {composed(suffix)}"
     return BuildFile(
         path=file,
         name=name,
