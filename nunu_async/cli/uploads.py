@@ -1,4 +1,4 @@
-"""`nunu-async uploads`: what interrupted uploads have left behind."""
+"""`nunu-async uploads`: list, resume and cancel interrupted uploads."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ __all__ = ["cancel", "list_uploads", "resume"]
 _USAGE = 2
 _NOTHING = "nunu-async: nothing was left behind"
 
-# Without room for all of them it is files that people know their uploads by, and name them by.
+# On a narrow terminal the file is kept: people identify their uploads by it.
 _COLUMNS: tuple[Column[LeftBehind], ...] = (
-    Column(title="BUILD", text=lambda left: cell(left.kept.head.ticket.build_id), rank=1),
-    Column(title="STATE", text=lambda left: _state(left)),  # noqa: PLW0108 - it is below
-    Column(title="PARTS", text=lambda left: f"{len(left.kept.etags)}/{_parts(left)}", rank=1),
-    Column(title="SIZE", text=lambda left: decimal(left.kept.head.identity.size), rank=1),
-    Column(title="AGE", text=lambda left: span(_age(left) * 1000)),
+    Column(title="BUILD", text=lambda upload: cell(upload.kept.head.ticket.build_id), rank=1),
+    Column(title="STATE", text=lambda upload: _state(upload)),  # noqa: PLW0108 - it is below
+    Column(title="PARTS", text=lambda upload: f"{len(upload.kept.etags)}/{_parts(upload)}", rank=1),
+    Column(title="SIZE", text=lambda upload: decimal(upload.kept.head.identity.size), rank=1),
+    Column(title="AGE", text=lambda upload: span(_age(upload) * 1000)),
     Column(
         title="FILE",
-        text=lambda left: cell(left.kept.head.path),
+        text=lambda upload: cell(upload.kept.head.path),
         least=12,
         fair=14,
         keeps_end=True,
     ),
-    Column(title="NAME", text=lambda left: cell(left.kept.head.request.name), least=8, fair=8),
+    Column(title="NAME", text=lambda upload: cell(upload.kept.head.request.name), least=8, fair=8),
 )
 
 
 async def list_uploads(arguments: argparse.Namespace) -> int:
-    """Print what was left behind, of every project; sends nothing and needs no key."""
+    """Print the interrupted uploads of every project; sends nothing and needs no key."""
     try:
-        shelf = _shelf()
-        lefts = await beside_the_loop(lambda _: shelf.left_behind())
+        store = _open_store()
+        uploads = await beside_the_loop(lambda _: store.left_behind())
     except ConfigError as error:
         tell(f"nunu-async: {error}")
         return _USAGE
-    _tell_foreign(shelf)
+    _print_foreign(store)
     try:
         if arguments.json:
-            await write(json.dumps([_as_object(left) for left in lefts]) + "\n", is_json=True)
-        elif lefts:
-            await tell_table(lefts, _COLUMNS)
-        elif not shelf.foreign:
+            await write(json.dumps([_as_object(upload) for upload in uploads]) + "\n", is_json=True)
+        elif uploads:
+            await tell_table(uploads, _COLUMNS)
+        elif not store.foreign:
             tell(_NOTHING)
     except BrokenPipeError:
         pass
@@ -79,28 +79,28 @@ async def cancel(arguments: argparse.Namespace) -> int:
     """Cancel uploads on the server and remove their journals; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
-        shelf = _shelf()
-        chosen, code = await _choose(shelf, arguments)
-        for left in chosen:
-            build_id = left.kept.head.ticket.build_id
-            journal = await shelf.take(left)
+        store = _open_store()
+        selected, code = await _select(store, arguments)
+        for upload in selected:
+            build_id = upload.kept.head.ticket.build_id
+            journal = await store.take(upload)
             try:
-                end = "cancelled"
-                if journal.kept is not None:  # else it was settled a moment ago
+                outcome = "cancelled"
+                if journal.kept is not None:  # else it was completed or cancelled meanwhile
                     clock, within = SystemClock(), TIMEOUTS.cleanup
-                    end = await give_up(
+                    outcome = await give_up(
                         nunu.builds, journal.kept, clock=clock, within=within, asked=True
                     )
-                if end != "failed":
+                if outcome != "failed":
                     await journal.forget()
             finally:
                 await journal.close()
-            told = {
+            messages = {
                 "cancelled": f"cancelled build {build_id}",
                 "built": f"build {build_id} is complete, and was let be",
             }
-            if end in told:
-                code = code if await result(told[end]) else 1
+            if outcome in messages:
+                code = code if await result(messages[outcome]) else 1
             else:
                 tell(
                     f"nunu-async: build {build_id} could not be cancelled on the server; try later"
@@ -112,26 +112,28 @@ async def cancel(arguments: argparse.Namespace) -> int:
 
 
 async def resume(arguments: argparse.Namespace) -> int:
-    """Send what is missing of uploads that were left behind; return the exit code."""
+    """Resume interrupted uploads; return the exit code."""
 
     async def command(nunu: NunuClient) -> int:
-        chosen, code = await _choose(_shelf(), arguments)
+        selected, code = await _select(_open_store(), arguments)
         results = Results(arguments.json)
         jobs: dict[str, BuildFile] = {}
         sizes: dict[str, int] = {}
-        for left in chosen:
-            head = left.kept.head
-            # A file may have been begun under several names, and under one for several platforms.
+        for upload in selected:
+            head = upload.kept.head
+            # A file may have uploads under several names, and under one name for several platforms.
             label = head.path if head.path not in sizes else f"{head.path} ({head.request.name})"
             label = label if label not in sizes else f"{head.path} ({head.ticket.build_id})"
             sizes[label] = head.identity.size
-            if left.file == "same":
-                jobs[label] = _job(left, arguments.concurrency)
+            if upload.file == "same":
+                jobs[label] = _job(upload, arguments.concurrency)
             else:
-                gone = "is not there any more" if left.file == "missing" else "has changed since"
+                problem = (
+                    "is not there any more" if upload.file == "missing" else "has changed since"
+                )
                 build_id = head.ticket.build_id
-                why = f"{gone}; `nunu-async uploads cancel {build_id}` gives the upload up"
-                results.failed[label] = SourceError(head.path, why)
+                reason = f"{problem}; `nunu-async uploads cancel {build_id}` gives the upload up"
+                results.failed[label] = SourceError(head.path, reason)
         board = Board(sizes)
         for label in results.failed:
             board.give_up(label)
@@ -157,66 +159,66 @@ async def resume(arguments: argparse.Namespace) -> int:
     return await ask(command, client)
 
 
-async def _choose(shelf: Shelf, arguments: argparse.Namespace) -> tuple[list[LeftBehind], int]:
-    """Return the uploads that are meant and can be settled, and the exit code for the others.
+async def _select(store: Shelf, arguments: argparse.Namespace) -> tuple[list[LeftBehind], int]:
+    """Return the selected uploads that can be handled, and the exit code for the skipped ones.
 
-    Raises: InputError for a name that is none of them, and where it is not clear what is meant.
+    Raises: InputError for a name without an upload, or if no name is given and there are several.
     """
-    lefts = await beside_the_loop(lambda _: shelf.left_behind())
-    _tell_foreign(shelf)
-    ours = [left for left in lefts if left.is_ours]
+    uploads = await beside_the_loop(lambda _: store.left_behind())
+    _print_foreign(store)
+    ours = [upload for upload in uploads if upload.is_ours]
     if arguments.names:
-        meant = [left for name in arguments.names for left in _named(name, lefts)]
+        matching = [upload for name in arguments.names for upload in _find(name, uploads)]
     elif arguments.all or len(ours) <= 1:
-        meant = lefts
+        matching = uploads
     else:
-        ids = ", ".join(left.kept.head.ticket.build_id for left in ours)
+        ids = ", ".join(upload.kept.head.ticket.build_id for upload in ours)
         raise InputError("BUILD", f"which of {ids}? name them, or say --all")
-    if not meant and not shelf.foreign:
+    if not matching and not store.foreign:
         tell(_NOTHING)
-    chosen: dict[str, LeftBehind] = {}
-    # What another version has left behind is not settled.
-    code = 1 if shelf.foreign and not arguments.names else 0
-    for left in meant:
-        build_id = left.kept.head.ticket.build_id
-        if not left.is_ours:
-            place = _place(left)
-            tell(f"nunu-async: build {build_id} was left behind at {place}, and is skipped here")
+    selected: dict[str, LeftBehind] = {}
+    # Uploads of another version cannot be handled.
+    code = 1 if store.foreign and not arguments.names else 0
+    for upload in matching:
+        build_id = upload.kept.head.ticket.build_id
+        if not upload.is_ours:
+            owner = _owner(upload)
+            tell(f"nunu-async: build {build_id} was left behind at {owner}, and is skipped here")
             code = 1 if arguments.names else code
-        elif left.is_busy:
+        elif upload.is_busy:
             tell(f"nunu-async: build {build_id} is being sent right now, and is skipped")
             code = 1
         else:
-            chosen[build_id] = left
-    return list(chosen.values()), code
+            selected[build_id] = upload
+    return list(selected.values()), code
 
 
-def _tell_foreign(shelf: Shelf) -> None:
-    for line in shelf.foreign:
+def _print_foreign(store: Shelf) -> None:
+    for line in store.foreign:
         tell(f"nunu-async: {cell(line)}")
 
 
-def _named(name: str, lefts: Sequence[LeftBehind]) -> list[LeftBehind]:
-    key, gone = None, None
+def _find(name: str, uploads: Sequence[LeftBehind]) -> list[LeftBehind]:
+    key, path_error = None, None
     try:
         key = path_key(name)
-    except SourceError as error:  # the working directory is not there; a build id needs none
-        gone = error
+    except SourceError as error:  # the working directory is gone; a build id needs none
+        path_error = error
     found = [
-        left
-        for left in lefts
-        if name == left.kept.head.ticket.build_id or key == path_key(left.kept.head.path)
+        upload
+        for upload in uploads
+        if name == upload.kept.head.ticket.build_id or key == path_key(upload.kept.head.path)
     ]
-    if gone is not None and not found:
-        raise InputError("BUILD", str(gone))
+    if path_error is not None and not found:
+        raise InputError("BUILD", str(path_error))
     if not found:
         raise InputError("BUILD", f"no upload of {name!a} was left behind")
     return found
 
 
-def _shelf() -> Shelf:
-    """Return the shelf that the environment leads to. Raises: ConfigError."""
-    # Looking at files needs no key; where one is set, it is still checked.
+def _open_store() -> Shelf:
+    """Return the journal store of the configured state folder. Raises: ConfigError."""
+    # Reading journals needs no key, but one that is set is validated.
     has_key = any(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
     environ = os.environ if has_key else {**os.environ, KEY_VARIABLES[0]: "none"}
     config = Config.load(environ)
@@ -230,64 +232,64 @@ def _shelf() -> Shelf:
     )
 
 
-def _job(left: LeftBehind, concurrency: int) -> BuildFile:
-    head = left.kept.head
-    asked = head.request
+def _job(upload: LeftBehind, concurrency: int) -> BuildFile:
+    head = upload.kept.head
+    request = head.request
     return BuildFile(
         path=head.path,
-        name=asked.name,
-        platform=asked.platform,
-        description=asked.description,
-        tags=asked.tags,
-        multipart=asked.multipart,
-        auto_delete=asked.auto_delete,
-        deletion_policy=asked.deletion_policy,
-        upload_timeout=asked.upload_timeout,
-        details=asked.details,
+        name=request.name,
+        platform=request.platform,
+        description=request.description,
+        tags=request.tags,
+        multipart=request.multipart,
+        auto_delete=request.auto_delete,
+        deletion_policy=request.deletion_policy,
+        upload_timeout=request.upload_timeout,
+        details=request.details,
         verify=head.verify,
         concurrency=concurrency,
         resume=True,
     )
 
 
-def _as_object(left: LeftBehind) -> dict[str, object]:
-    head = left.kept.head
+def _as_object(upload: LeftBehind) -> dict[str, object]:
+    head = upload.kept.head
     return {
         "build_id": head.ticket.build_id,
-        "state": _state(left),
+        "state": _state(upload),
         "file": head.path,
         "name": head.request.name,
         "platform": head.request.platform,
         "size": head.identity.size,
-        "parts": _parts(left),
-        "done": len(left.kept.etags),
+        "parts": _parts(upload),
+        "done": len(upload.kept.etags),
         "began": datetime.fromtimestamp(head.began, UTC).isoformat(timespec="seconds"),
         "base_url": head.base_url,
         "project_id": head.project_id,
     }
 
 
-def _state(left: LeftBehind) -> str:
-    """Return what can be done with it, in a word."""
-    if left.is_busy:
+def _state(upload: LeftBehind) -> str:
+    """Return the state of an upload in one word."""
+    if upload.is_busy:
         return "sending"
-    if not left.is_ours:
+    if not upload.is_ours:
         return "elsewhere"
-    if left.kept.completing:
+    if upload.kept.completing:
         return "completing"
-    return {"same": "ready", "changed": "changed", "missing": "missing"}[left.file]
+    return {"same": "ready", "changed": "changed", "missing": "missing"}[upload.file]
 
 
-def _parts(left: LeftBehind) -> int:
-    return left.kept.head.ticket.total_parts
+def _parts(upload: LeftBehind) -> int:
+    return upload.kept.head.ticket.total_parts
 
 
-def _age(left: LeftBehind) -> float:
-    return max(0.0, time.time() - left.kept.head.began)
+def _age(upload: LeftBehind) -> float:
+    return max(0.0, time.time() - upload.kept.head.began)
 
 
-def _place(left: LeftBehind) -> str:
-    head = left.kept.head
-    named = head.project_id is not None
-    project = f", project {head.project_id}" if named else ", with the key of then"
+def _owner(upload: LeftBehind) -> str:
+    head = upload.kept.head
+    has_project = head.project_id is not None
+    project = f", project {head.project_id}" if has_project else ", with the key of then"
     return cell(f"{head.base_url}{project}")
