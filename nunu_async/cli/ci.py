@@ -44,7 +44,7 @@ _MAX_IDS = 20
 _COLUMNS: tuple[Column[Verdict], ...] = (
     Column(title="TEST", text=lambda verdict: verdict.name, least=8, fair=24),
     Column(title="RESULT", text=lambda verdict: verdict.result),
-    Column(title="DURATION", text=lambda verdict: span(_milliseconds(verdict))),
+    Column(title="DURATION", text=lambda verdict: span(verdict.milliseconds)),
     Column(title="RUN", text=lambda verdict: verdict.run_id or NOTHING),
     Column(title="WHY", text=lambda verdict: verdict.brief, least=8, fair=40),
 )
@@ -327,7 +327,3 @@ def _write(path: str, content: bytes) -> bool:
         tell(f"nunu-async: cannot write --junit {path}: {getattr(error, 'strerror', error)}")
         return False
     return True
-
-
-def _milliseconds(verdict: Verdict) -> float | None:
-    return None if verdict.seconds is None else verdict.seconds * 1000

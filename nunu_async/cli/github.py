@@ -123,11 +123,10 @@ def summary(verdicts: Sequence[Verdict], *, build: str, room: int = _MAX_BYTES) 
 
 
 def _row(verdict: Verdict) -> str:
-    seconds = None if verdict.seconds is None else verdict.seconds * 1000
     cells = [
         _plain(verdict.name),
         f"{_MARKS[verdict.kind]} {_plain(verdict.result)}",
-        span(seconds),
+        span(verdict.milliseconds),
         _plain(verdict.run_id or NOTHING),
         _plain(verdict.why),
     ]

@@ -69,6 +69,11 @@ class Verdict:
         """`why` on one line."""
         return cell(" ".join(self.why.split()))
 
+    @property
+    def milliseconds(self) -> float | None:
+        """`seconds` in milliseconds, as `span` takes them."""
+        return None if self.seconds is None else self.seconds * 1000
+
 
 def judge(
     job_ids: Iterable[str],
