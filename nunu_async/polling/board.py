@@ -1,4 +1,4 @@
-"""Who is watched, what was seen of them, who is due. Pure: time and chance are passed in."""
+"""Which ids are polled, what was seen of them, which are due. Pure: no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import attrs
 
 __all__ = ["Board", "Watched", "fold"]
 
-# A row may take a moment to appear after what made it; then its absence is an answer. That of one
-# which was seen before is more likely to pass.
+# Seconds of absence until an id counts as missing. A new row may appear in the lists with a delay;
+# one that was seen before is more likely absent for a moment only.
 _GRACE = 15.0
 _GRACE_ONCE_SEEN = 300.0
-# Two looks at lists that stood still, or twenty at lists that moved while they were read.
-_MISS = 10
-_MISS_WHILE_MOVING = 1
-_ENOUGH_MISSES = 20
-# Looks of many clients that were started together drift apart.
+# Missing after two rounds on lists that did not change while they were read, or twenty that did.
+_ABSENCE = 10
+_ABSENCE_WHILE_MOVING = 1
+_MAX_ABSENCES = 20
+# Spreads the polls of many clients that were started together; a share of the interval.
 _JITTER = 0.1
-_LONGEST_PAUSE = 300.0
-# A server may ask for more, and by mistake for years.
-_LONGEST_ASKED = 3600.0
-_LONGEST_WAIT = 5.0
+# All in seconds. A server may send any Retry-After, and by mistake one of years.
+_MAX_BACKOFF = 300.0
+_MAX_RETRY_AFTER = 3600.0
+_MAX_BACKOFF_OF_NEW = 5.0
 _UUID_LENGTH = 36
 
 
 class Waiting(Protocol):
-    """Somebody who waits."""
+    """What waits for an id; `interval` is in seconds."""
 
     interval: float
 
@@ -40,78 +40,78 @@ W = TypeVar("W", bound=Waiting)
 
 
 def fold(name: str) -> str:
-    """Return an id as it is compared: UUIDs in lower case, whatever case a caller has."""
+    """Return the form in which ids are compared: UUIDs in lower case, others as they are."""
     return name.lower() if len(name) == _UUID_LENGTH and not name.islower() else name
 
 
 @attrs.define(eq=False)
 class Watched(Generic[W]):
-    """One id that somebody waits for; times are monotonic seconds.
+    """One id that is polled; times are monotonic seconds.
 
     Attributes:
-        asked: the id as the first caller wrote it.
-        waits: who waits for it.
-        interval: seconds between two looks, the least that any of them asked for.
-        state: the last state seen, in the service's word; None before the first sight.
-        moment: when it began, by the service; what its place in a sorted list goes by.
-        missed_at: when the first look ended that did not find it, since it was seen last.
-        misses: how much those looks, one after the other, tell of its absence.
-        unsettled: looks, one after the other, that found it over but without its result.
-        over: the row of the last of them.
+        original: the id as the first caller wrote it.
+        waits: the waits for it.
+        interval: seconds between two polls, the least of all its waits.
+        state: the last state seen, as the API spells it; None before it was seen.
+        moment: its start time by the server, which decides its place in a sorted list.
+        absent_since: the end of the first poll that did not find it, since it was last seen.
+        absences: the weighted number of consecutive polls that did not find it.
+        unsettled: the number of consecutive polls that found it terminal, but without its result.
+        unsettled_row: the row of the last of them.
     """
 
-    asked: str
+    original: str
     waits: list[W]
     interval: float
     state: str | None = None
     moment: datetime | None = None
-    missed_at: float = 0.0
-    misses: int = 0
+    absent_since: float = 0.0
+    absences: int = 0
     unsettled: int = 0
-    over: object = None
+    unsettled_row: object = None
 
 
 class Board(Generic[W]):
-    """The ids that are watched, each once, whoever waits for it."""
+    """The ids that are polled, each once however many waits it has, and when they are due."""
 
     def __init__(self) -> None:
         self._watched: dict[str, Watched[W]] = {}
-        # When the last look at each ended, by its interval: thousands share both, and who is due
-        # is found without a step for each.
-        self._looked: defaultdict[float, dict[str, float]] = defaultdict(dict)
-        self._fresh: set[str] = set()
+        # When the last poll of each id ended, grouped by its interval: thousands of ids share both,
+        # so the next poll is found without a step for each.
+        self._polled_at: defaultdict[float, dict[str, float]] = defaultdict(dict)
+        self._new: set[str] = set()
         self._stale: set[str] = set()
         self._not_before = -math.inf
         self._retry_at = -math.inf
-        self._open_at = -math.inf
+        self._new_not_before = -math.inf
         self._failures = 0
 
     def __len__(self) -> int:
         return len(self._watched)
 
     def get(self, key: str) -> Watched[W] | None:
-        """Return what is watched under a folded id."""
+        """Return the entry of a folded id."""
         return self._watched.get(key)
 
     @property
-    def has_fresh(self) -> bool:
-        """Whether a look is wanted at once."""
-        return bool(self._fresh)
+    def has_new(self) -> bool:
+        """Whether there are ids that have not been polled yet for their newest wait."""
+        return bool(self._new)
 
     def watch(self, name: str, wait: W) -> None:
-        """Watch an id for one more; it is looked at without waiting for its turn."""
+        """Add a wait to an id, which is then due at once."""
         key = fold(name)
         watched = self._watched.get(key)
         if watched is None:
             self._watched[key] = Watched(name, [wait], wait.interval)
-            self._looked[wait.interval][key] = -math.inf
-        elif watched.waits[-1] is not wait:  # or it was named in another case just before
+            self._polled_at[wait.interval][key] = -math.inf
+        elif watched.waits[-1] is not wait:  # else it has the same id in another case too
             watched.waits.append(wait)
             self._set_interval(key, watched, min(watched.interval, wait.interval))
-        self._fresh.add(key)
+        self._new.add(key)
 
     def leave(self, name: str, wait: W) -> None:
-        """Forget that somebody waits for an id, and the id with the last of them."""
+        """Remove a wait from an id, and the id with its last wait."""
         watched = self._watched.get(key := fold(name))
         if watched is None or wait not in watched.waits:
             return
@@ -119,10 +119,10 @@ class Board(Generic[W]):
         if not watched.waits:
             self.take(key)
         elif wait.interval == watched.interval:
-            # Worked out when it is needed: thousands may leave at once.
+            # The new minimum is computed when it is needed, as thousands of waits may end at once.
             self._stale.add(key)
 
-    def _freshen(self) -> None:
+    def _update_intervals(self) -> None:
         for key in self._stale & self._watched.keys():
             watched = self._watched[key]
             self._set_interval(key, watched, min(wait.interval for wait in watched.waits))
@@ -130,114 +130,115 @@ class Board(Generic[W]):
 
     def _set_interval(self, key: str, watched: Watched[W], interval: float) -> None:
         if interval != watched.interval:
-            self._looked[interval][key] = self._forget_look(key, watched)
+            self._polled_at[interval][key] = self._pop_polled_at(key, watched)
             watched.interval = interval
 
-    def _forget_look(self, key: str, watched: Watched[W]) -> float:
-        of_interval = self._looked[watched.interval]
-        looked = of_interval.pop(key)
+    def _pop_polled_at(self, key: str, watched: Watched[W]) -> float:
+        of_interval = self._polled_at[watched.interval]
+        polled_at = of_interval.pop(key)
         if not of_interval:
-            del self._looked[watched.interval]
-        return looked
+            del self._polled_at[watched.interval]
+        return polled_at
 
     def take(self, key: str) -> list[W]:
-        """Watch an id no longer; return who waited for it."""
-        self._fresh.discard(key)
+        """Remove an id; return its waits."""
+        self._new.discard(key)
         watched = self._watched.pop(key)
-        self._forget_look(key, watched)
+        self._pop_polled_at(key, watched)
         return watched.waits
 
     def clear(self) -> set[W]:
-        """Watch nothing any longer; return everybody who waited."""
-        everybody = {wait for watched in self._watched.values() for wait in watched.waits}
+        """Remove all ids; return their waits."""
+        waits = {wait for watched in self._watched.values() for wait in watched.waits}
         self._watched.clear()
-        self._looked.clear()
-        self._fresh.clear()
-        return everybody
+        self._polled_at.clear()
+        self._new.clear()
+        return waits
 
-    def next_look(self, chance: float) -> float:
-        """Return when the next look is to begin; `chance` in [0, 1) is the jitter."""
-        if self._fresh:
-            return max(self._retry_at, self._open_at)
-        self._freshen()
-        turns = [
+    def next_poll(self, chance: float) -> float:
+        """Return when the next poll is to begin; `chance` in [0, 1) scales the jitter."""
+        if self._new:
+            return max(self._retry_at, self._new_not_before)
+        self._update_intervals()
+        due_times = [
             (at + interval, at, interval)
-            for interval, looked in self._looked.items()
-            for at in set(looked.values())
+            for interval, times in self._polled_at.items()
+            for at in set(times.values())
         ]
-        _, at, interval = min(turns)
-        turn = at + interval * (1 + _JITTER * chance)
-        # Those whose turns come before anybody has waited that tenth more share one look. By
-        # chance alone, looks that began apart stay apart for long, each with its own requests.
-        longest = min(at + interval * (1 + _JITTER) for _, at, interval in turns)
-        return max(self._not_before, turn, *(due for due, _, _ in turns if due <= longest))
+        _, at, interval = min(due_times)
+        next_poll_at = at + interval * (1 + _JITTER * chance)
+        # Ids that become due before the jitter of the first has run out are polled together. Left
+        # to chance, polls that began apart would stay apart for long, each with its own requests.
+        latest = min(at + interval * (1 + _JITTER) for _, at, interval in due_times)
+        return max(
+            self._not_before, next_poll_at, *(due for due, _, _ in due_times if due <= latest)
+        )
 
     def due(self, now: float) -> set[str]:
-        """Return the ids that a look which begins now is for."""
-        self._freshen()
-        due, self._fresh = self._fresh, set()
-        for interval, looked in self._looked.items():
-            due.update([key for key, at in looked.items() if at + interval <= now])
+        """Return the ids to poll now; none of them counts as new any more."""
+        self._update_intervals()
+        due, self._new = self._new, set()
+        for interval, times in self._polled_at.items():
+            due.update([key for key, at in times.items() if at + interval <= now])
         return due
 
-    def saw(self, key: str, state: str, moment: datetime | None, now: float) -> None:
-        """Take note of a row of a watched id."""
+    def record_row(self, key: str, state: str, moment: datetime | None, now: float) -> None:
+        """Record that a poll found an id."""
         watched = self._watched[key]
-        self._fresh.discard(key)
+        self._new.discard(key)
         watched.state, watched.moment = state, moment or watched.moment
-        watched.misses = 0
-        self._looked[watched.interval][key] = now
+        watched.absences = 0
+        self._polled_at[watched.interval][key] = now
 
-    def looked(self, keys: AbstractSet[str], now: float) -> None:
-        """Take note that a look at these ended."""
-        for looked in self._looked.values():
-            looked.update(dict.fromkeys(looked.keys() & keys, now))
+    def record_poll(self, keys: AbstractSet[str], now: float) -> None:
+        """Record the end of a poll of these ids."""
+        for times in self._polled_at.values():
+            times.update(dict.fromkeys(times.keys() & keys, now))
 
-    def missed(self, keys: Iterable[str], now: float, *, moving: bool = False) -> list[str]:
-        """Take note that a look did not find these; return those that have been gone too long.
+    def record_absence(self, keys: Iterable[str], now: float, *, moving: bool = False) -> list[str]:
+        """Record that a poll did not find these ids; return those that count as missing by now.
 
-        `moving` tells that rows left a list while it was read, so that others may have slipped by.
+        `moving`: the lists changed while they were read, so that rows may have been skipped.
         """
-        gone = []
+        missing = []
         for key in keys:
             watched = self._watched.get(key)
             if watched is None:
                 continue
-            if watched.misses == 0:
-                watched.missed_at = now
-            watched.misses += _MISS_WHILE_MOVING if moving else _MISS
+            if watched.absences == 0:
+                watched.absent_since = now
+            watched.absences += _ABSENCE_WHILE_MOVING if moving else _ABSENCE
             grace = _GRACE if watched.state is None else _GRACE_ONCE_SEEN
-            if watched.misses >= _ENOUGH_MISSES and now - watched.missed_at >= grace:
-                gone.append(key)
-        return gone
+            if watched.absences >= _MAX_ABSENCES and now - watched.absent_since >= grace:
+                missing.append(key)
+        return missing
 
-    def placed(self, keys: Collection[str]) -> dict[str, datetime]:
-        """Return when each of these began that was seen and never missed since."""
+    def start_times(self, keys: Collection[str]) -> dict[str, datetime]:
+        """Return the start times of ids that were seen, and not absent since."""
         found = {}
         for key in keys:
             watched = self._watched.get(key)
-            if watched is not None and watched.moment is not None and not watched.misses:
+            if watched is not None and watched.moment is not None and not watched.absences:
                 found[key] = watched.moment
         return found
 
-    def went_well(self, now: float, requests: int) -> None:
-        """Take note of a look without a failure, and of what it cost.
+    def record_success(self, now: float, requests: int) -> None:
+        """Record a poll round without failures, and the number of its requests.
 
-        Whoever comes next is looked at at once, but all newcomers together cause no more than
-        fifty requests a second.
+        New ids are polled at once, but cause no more than fifty requests a second in all.
         """
         self._failures = 0
         self._not_before = self._retry_at = -math.inf
-        self._open_at = now + min(1.0, 0.02 * requests)
+        self._new_not_before = now + min(1.0, 0.02 * requests)
 
-    def went_wrong(self, now: float, retry_after: float | None) -> float:
-        """Take note of a look that failed in part; return the seconds until the next."""
+    def record_failure(self, now: float, retry_after: float | None) -> float:
+        """Record a poll round with failures; return the seconds to wait until the next."""
         self._failures += 1
         least = min((watched.interval for watched in self._watched.values()), default=1.0)
-        pause = min(least * (1 << min(self._failures, 10)), max(least, _LONGEST_PAUSE))
-        asked = min(retry_after or 0.0, _LONGEST_ASKED)
-        pause = max(pause, asked)
-        self._not_before, self._retry_at = now + pause, now + asked
-        # Newcomers find out by themselves, but not each for itself.
-        self._open_at = now + min(pause, _LONGEST_WAIT)
+        pause = min(least * (1 << min(self._failures, 10)), max(least, _MAX_BACKOFF))
+        retry_after = min(retry_after or 0.0, _MAX_RETRY_AFTER)
+        pause = max(pause, retry_after)
+        self._not_before, self._retry_at = now + pause, now + retry_after
+        # New ids do not wait for the whole pause, but long enough to be polled together.
+        self._new_not_before = now + min(pause, _MAX_BACKOFF_OF_NEW)
         return pause

@@ -1,4 +1,4 @@
-"""The list of what is over, newest first: how to find rows in it without reading all of it."""
+"""Find rows in the list of terminal rows, newest first, without reading all of it."""
 
 from __future__ import annotations
 
@@ -8,57 +8,66 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from nunu_async.models.page import Page
-from nunu_async.polling.look import ENOUGH_FAILURES, Look, batch, page_count
+from nunu_async.polling.look import MAX_FAILURES, Look, batch_size, page_count
 from nunu_async.polling.wait import Outcome
 
 __all__ = ["History"]
 
 R = TypeVar("R", bound=Outcome)
 
-# Pages without a find after which a search ends for this look: everybody else waits meanwhile.
-_BARREN = 50
-_TOP = 2
-_LANDMARKS = 200
+# Pages in sequence without a wanted row, after which a search ends for this poll round: all other
+# ids wait meanwhile.
+_MAX_EMPTY_PAGES = 50
+_TOP_PAGES = 2
+_MAX_LANDMARKS = 200
 
 ReadPages = Callable[[Look, Iterable[int]], Awaitable[dict[int, Page[R]]]]
 
 
 class History(Generic[R]):
-    """What has been learned of the list, from look to look.
+    """Searches of the list of terminal rows; keeps what it learns from one poll round to the next.
 
-    `read` takes note of what is on the pages; here only their places count.
+    `read` records the rows of the pages; here only the places of the rows count.
     """
 
     def __init__(self, read: ReadPages[R], moment: Callable[[R], datetime | None]) -> None:
         self._read = read
         self._moment = moment
-        # Where rows of which age stood, newest last; as good as the list is old.
+        # Start times and the pages that had them, newest last; outdated as the list grows.
         self._landmarks: list[tuple[datetime, int]] = []
-        # How far down the list was read for rows of unknown age, and for which.
+        # How many pages were read for ids of unknown start time, and for which ids.
         self._depth = 0
-        self._sought: set[str] = set()
+        self._scanned: set[str] = set()
 
-    async def find(self, look: Look, placed: dict[str, datetime]) -> None:
-        """Look for rows by when they began; the list is sorted by that."""
-        todo = sorted((moment, key) for key, moment in placed.items())  # the newest is taken first
+    async def find(self, poll: Look, start_times: dict[str, datetime]) -> None:
+        """Search for rows by their start times, by which the list is sorted."""
+        # A stack: the newest is taken first.
+        stack = sorted((moment, key) for key, moment in start_times.items())
         chart = _Chart()
-        barren = 0
-        while todo and barren < _BARREN and look.failures < ENOUGH_FAILURES and not look.is_over:
-            moment, key = todo[-1]
-            number = None if key not in look.left else chart.next_page(moment, self._near(moment))
+        empty_pages = 0
+        while (
+            stack
+            and empty_pages < _MAX_EMPTY_PAGES
+            and poll.failures < MAX_FAILURES
+            and not poll.is_done
+        ):
+            moment, key = stack[-1]
+            number = (
+                None if key not in poll.left else chart.next_page(moment, self._guess_page(moment))
+            )
             if number is None:
-                todo.pop()
+                stack.pop()
                 continue
-            left = len(look.left)
-            wanted = chart.untried(number, batch(len(todo)))
-            pages = await self._read(look, wanted)
+            left = len(poll.left)
+            wanted = chart.untried(number, batch_size(len(stack)))
+            pages = await self._read(poll, wanted)
             for number in wanted:
                 page = pages.get(number)
                 chart.tried.add(number)
                 if page is not None:
-                    chart.note(number, self._moments(page), page_count(page))
+                    chart.add(number, self._moments(page), page_count(page))
                     self._remember(number, page)
-            barren = 0 if len(look.left) < left else barren + 1
+            empty_pages = 0 if len(poll.left) < left else empty_pages + 1
 
     def _moments(self, page: Page[R]) -> list[datetime]:
         return [moment for moment in map(self._moment, page.data) if moment is not None]
@@ -67,49 +76,48 @@ class History(Generic[R]):
         moments = self._moments(page)
         if moments:
             insort(self._landmarks, (max(moments), number))
-            if len(self._landmarks) > _LANDMARKS:
+            if len(self._landmarks) > _MAX_LANDMARKS:
                 del self._landmarks[::2]
 
-    def _near(self, moment: datetime) -> int:
-        """Guess the page of a row by where rows of its age stood before."""
+    def _guess_page(self, moment: datetime) -> int:
+        """Guess the page of a row by the pages that had rows of about its start time."""
         after = bisect_left(self._landmarks, (moment, -1))
         return self._landmarks[after][1] if after < len(self._landmarks) else 0
 
-    async def seek(self, look: Look, strangers: set[str]) -> None:
-        """Look for rows of which no age is known, a part of the list in each look.
+    async def scan(self, poll: Look, ids: set[str]) -> None:
+        """Search for ids of unknown start time, in a part of the list in each poll round.
 
-        What was not looked for down to the end is not known to be absent: it is left among the
-        inconclusive.
+        They are inconclusive until the list was read to its end.
         """
-        look.inconclusive |= strangers
-        if look.is_over or not strangers:
+        poll.inconclusive |= ids
+        if poll.is_done or not ids:
             return
-        if strangers <= self._sought:
-            # What ended a moment ago is on top; the rest goes on where it was left.
-            end, _ = await self._walk(look, 0, strangers, _TOP)
+        if ids <= self._scanned:
+            # Rows that ended since are at the top; below it, resume where the last round stopped.
+            end, _ = await self._read_on(poll, 0, ids, _TOP_PAGES)
             if not end:
-                end, self._depth = await self._walk(look, max(self._depth, _TOP), strangers)
+                end, self._depth = await self._read_on(poll, max(self._depth, _TOP_PAGES), ids)
         else:
-            end, depth = await self._walk(look, 0, strangers)
+            end, depth = await self._read_on(poll, 0, ids)
             self._depth = min(self._depth or depth, depth)
-            self._sought |= strangers
+            self._scanned |= ids
         if end:
-            look.inconclusive -= strangers
+            poll.inconclusive -= ids
             self._depth = 0
-            self._sought.clear()
+            self._scanned.clear()
 
-    async def _walk(
-        self, look: Look, number: int, wanted: set[str], most: int = 0
+    async def _read_on(
+        self, poll: Look, number: int, wanted: set[str], most: int = 0
     ) -> tuple[bool, int]:
-        """Read from a page on; tell whether the list ended, and where to go on.
+        """Read from a page on; return whether the list ended, and the page to resume at.
 
-        So many pages at the most, or those that give something and a few more. A page that cannot
-        be read is stepped over: rows of others are behind it.
+        Stops after `most` pages (0: no limit), or after too many without a wanted row. A page that
+        cannot be read is skipped, as the pages behind it may have wanted rows.
         """
-        total, barren, read = number + 1, 0, 0
-        while number < total and not look.is_over and not look.left.isdisjoint(wanted):
-            left = len(look.left)
-            page = (await self._read(look, [number])).get(number)
+        total, empty_pages, read = number + 1, 0, 0
+        while number < total and not poll.is_done and not poll.left.isdisjoint(wanted):
+            left = len(poll.left)
+            page = (await self._read(poll, [number])).get(number)
             number += 1
             read += 1
             if page is None:
@@ -118,30 +126,30 @@ class History(Generic[R]):
                 self._remember(number - 1, page)
                 total = page_count(page)
                 if not page.data or number >= total:
-                    return not look.failures, number
-            barren = 0 if len(look.left) < left else barren + 1
-            done = barren >= _BARREN or read == most or look.failures >= ENOUGH_FAILURES
+                    return not poll.failures, number
+            empty_pages = 0 if len(poll.left) < left else empty_pages + 1
+            done = empty_pages >= _MAX_EMPTY_PAGES or read == most or poll.failures >= MAX_FAILURES
             if done:
                 return False, number
         return False, number
 
 
 class _Chart:
-    """What one look has learned of where in the list rows of which age stand."""
+    """Which page has rows of which start times, as far as one poll round has read the list."""
 
     def __init__(self) -> None:
         self.tried: set[int] = set()
         self._total: int | None = None
         self._spans: dict[int, tuple[datetime, datetime]] = {}
 
-    def note(self, number: int, moments: list[datetime], total: int) -> None:
-        """Take note of a page that was read, and of how many there are."""
+    def add(self, number: int, moments: list[datetime], total: int) -> None:
+        """Record a page that was read, and the number of pages."""
         self._total = total
         if moments:
             self._spans[number] = (max(moments), min(moments))
 
     def untried(self, number: int, most: int) -> list[int]:
-        """Return a page and those behind it that were not tried, `most` at the most."""
+        """Return a page, and those of the following `most` - 1 that were not tried yet."""
         end = number + (1 if self._total is None else most)
         return [n for n in range(number, end) if n == number or self._is_new(n)]
 
@@ -149,31 +157,31 @@ class _Chart:
         return number not in self.tried and (self._total is None or number < self._total)
 
     def next_page(self, moment: datetime, guess: int) -> int | None:
-        """Return the page to try next for a row that began then; None if there is none left."""
+        """Return the next page to try for a row with this start time; None if none is left."""
         newer = [n for n, (_, oldest) in self._spans.items() if oldest > moment]
-        above = max(newer, default=-1)
-        older = [n for n, (newest, _) in self._spans.items() if newest < moment and n > above]
+        newer_page = max(newer, default=-1)
+        older = [n for n, (newest, _) in self._spans.items() if newest < moment and n > newer_page]
         end = min(older, default=self._total)
-        inside = [n for n in self.tried if n > above and (end is None or n < end)]
+        inside = [n for n in self.tried if n > newer_page and (end is None or n < end)]
         if inside:
-            # Among those that began together, or beside a page that could not be read.
+            # Try beside pages that only have rows of this time, or that could not be read.
             for number in (min(inside) - 1, max(inside) + 1):
-                if number > above and (end is None or number < end) and self._is_new(number):
+                if number > newer_page and (end is None or number < end) and self._is_new(number):
                     return number
             return next((n for n in range(min(inside), max(inside)) if self._is_new(n)), None)
-        if end is not None and end - above <= 1:
+        if end is not None and end - newer_page <= 1:
             return None
         if end is None or not older:
-            number = max(guess, above + (1 << min(len(newer), 30)))
+            number = max(guess, newer_page + (1 << min(len(newer), 30)))
             return number if end is None else min(number, end - 1)
-        if above < 0:
+        if newer_page < 0:
             return max(end - (1 << min(len(older), 30)), 0)
-        return self._between(moment, above, end)
+        return self._between(moment, newer_page, end)
 
-    def _between(self, moment: datetime, above: int, end: int) -> int:
-        """Guess by age where it stands between a page that is newer and one that is older."""
-        newer, older = self._spans[above][1], self._spans[end][0]
-        if newer <= older or len(self.tried) % 3 == 0:  # or ages that are not spread evenly
-            return (above + end) // 2
+    def _between(self, moment: datetime, newer_page: int, end: int) -> int:
+        """Interpolate the page between one with newer rows and one with older rows."""
+        newer, older = self._spans[newer_page][1], self._spans[end][0]
+        if newer <= older or len(self.tried) % 3 == 0:  # the latter: times may be spread unevenly
+            return (newer_page + end) // 2
         share = (newer - moment) / (newer - older)
-        return min(max(above + round(share * (end - above)), above + 1), end - 1)
+        return min(max(newer_page + round(share * (end - newer_page)), newer_page + 1), end - 1)

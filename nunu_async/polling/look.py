@@ -1,4 +1,4 @@
-"""One look at the service: what it is for, how it reads, and how it goes."""
+"""One poll round: what can be polled, what a round has to find, and how it went."""
 
 from __future__ import annotations
 
@@ -22,36 +22,46 @@ from nunu_async.errors import (
 from nunu_async.models.page import Page
 from nunu_async.polling.wait import Outcome
 
-__all__ = ["ENOUGH_FAILURES", "WIDTH", "Kind", "Look", "Read", "all_at_once", "batch", "page_count"]
+__all__ = [
+    "CONCURRENCY",
+    "MAX_FAILURES",
+    "Kind",
+    "Look",
+    "Read",
+    "batch_size",
+    "gather_all",
+    "page_count",
+]
 
 R = TypeVar("R", bound=Outcome)
 T = TypeVar("T")
 Read = Callable[[int], Awaitable[Page[R]]]
 
-# Pages or single rows asked for at once; the gate of the session is shared with other calls.
-WIDTH = 8
-# Failures after which the server is left in peace.
-ENOUGH_FAILURES = 8
-_ROWS = 100
+# Requests in flight at once: the request limit of the session is shared with other calls.
+CONCURRENCY = 8
+# Failures after which a poll round sends no more requests.
+MAX_FAILURES = 8
+_PAGE_SIZE = 100
 _TRANSIENT = frozenset({408, 425, 429})
 
 
 @attrs.frozen(kw_only=True)
 class Kind(Generic[R]):
-    """What can be waited for, and how to look at it.
+    """A resource that can be waited for, and the operations that poll it.
 
     Attributes:
-        name: in the singular, for messages.
-        key: the id of a row.
-        state: the state of a row, in the service's word.
-        moment: when a row began: what `done` is sorted by, newest first, where there is no `get`.
-        active: pages of the lists that together hold all that is not over, in the order in which
-            a row goes through them: one that moves on while they are read is met again.
-        done: pages of the list of what is over.
-        get: one row by its id; None where the service has no such operation.
+        name: the singular, for messages.
+        key: returns the id of a row.
+        state: returns the state of a row, as the API spells it.
+        moment: returns the start time of a row. Without `get`, `done` must be sorted by it,
+            newest first.
+        active: read a page of each list of rows that are not terminal. In the order in which a
+            row passes through the lists, so that one that moves on meanwhile is met again.
+        done: reads a page of the list of terminal rows.
+        get: reads one row by its id; None where the API has no such operation.
         path: of the list, for messages.
-        is_settled: whether a row that is over has its result; a server that lags behind may take
-            back that it is over.
+        is_settled: whether a terminal row has its result. A server whose data lags may show a
+            row as terminal, without a result, and then as active again.
     """
 
     name: str
@@ -67,7 +77,17 @@ class Kind(Generic[R]):
 
 @attrs.define
 class Look:
-    """What one look is for, and how it goes."""
+    """The targets and the progress of one poll round.
+
+    Attributes:
+        left: ids that no request has found yet.
+        inconclusive: ids of which it is unknown whether the lists hold them.
+        retry_after: the longest that the server asked to wait, in seconds.
+        unknown: ids for which the server answered 404.
+        is_moving: whether rows left or entered a list while it was read.
+        unreadable: the last error that is not transient, or about a row that was skipped.
+        fatal: what ends every wait.
+    """
 
     left: set[str]
     inconclusive: set[str] = attrs.field(factory=set)
@@ -80,17 +100,17 @@ class Look:
     fatal: NunuError | None = None
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing more is to be asked now: all was found, or the server named a time."""
+    def is_done(self) -> bool:
+        """Whether to send no more requests: all was found, or the server sent a Retry-After."""
         return not self.left or self.retry_after is not None
 
     def failed(self, error: NunuError) -> bool:
-        """Take note of a failure; tell whether it may pass by itself."""
+        """Record a failed request; return whether the error is transient."""
         if is_transient(error):
             self.failures += 1
-            asked = getattr(error, "retry_after", None)
-            if asked is not None:
-                self.retry_after = max(self.retry_after or 0.0, asked)
+            retry_after = getattr(error, "retry_after", None)
+            if retry_after is not None:
+                self.retry_after = max(self.retry_after or 0.0, retry_after)
             return True
         if isinstance(
             error, AuthenticationError | PermissionDenied | ConfigError | CertificateError
@@ -99,9 +119,9 @@ class Look:
         return False
 
 
-async def all_at_once(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Do all at once; the first that fails ends the others, and none is left behind."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+async def gather_all(coroutines: Iterable[Coroutine[object, object, T]]) -> list[T]:
+    """Run coroutines concurrently; the first error cancels the others, and waits for them."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -111,15 +131,15 @@ async def all_at_once(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
             await asyncio.wait(tasks)
 
 
-def batch(left: int) -> int:
-    """Return how many pages to ask for at once: what is left would fill them, all in one place."""
-    return min(-(-left // _ROWS), WIDTH)
+def batch_size(left: int) -> int:
+    """Return how many pages to request at once: as many as `left` rows in sequence fill."""
+    return min(-(-left // _PAGE_SIZE), CONCURRENCY)
 
 
 def page_count(page: Page[R]) -> int:
-    """Return how many pages a list has, by whichever of the server's two counts says more."""
-    told = page.pagination
-    return max(told.total_pages, -(-told.total_count // max(told.page_size, 1)))
+    """Return how many pages a list has: the greater one where the server's two counts differ."""
+    counts = page.pagination
+    return max(counts.total_pages, -(-counts.total_count // max(counts.page_size, 1)))
 
 
 def is_transient(error: NunuError) -> bool:

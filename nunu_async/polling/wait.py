@@ -1,4 +1,4 @@
-"""One call that waits, and what it is told."""
+"""The state of one wait: what is pending, and what the caller has not handled yet."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Change", "Outcome", "Wait"]
 
 
 class Outcome(Protocol):
-    """A row that says whether it is over."""
+    """A row that can be polled until it is terminal."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing about it will change any more."""
+        """Whether its state will not change any more."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether it is over and ended well."""
+        """Whether it is terminal and ended in success."""
 
 
 R = TypeVar("R", bound=Outcome)
@@ -33,13 +33,13 @@ R = TypeVar("R", bound=Outcome)
 
 @attrs.frozen(kw_only=True)
 class Change(Generic[R]):
-    """Something that is waited for was seen in another state.
+    """A change in the state of something that is waited for.
 
     Attributes:
-        id: the id that was asked for.
-        before: the state seen before; None at the first sight.
-        after: the state now, in the service's word.
-        row: the whole row that says so.
+        id: the id, as the caller passed it.
+        before: the previous state; None the first time that a state is seen.
+        after: the new state, as the API spells it.
+        row: the row that has the new state.
     """
 
     id: str
@@ -52,28 +52,28 @@ class Wait(Generic[R]):
     """One call that waits, for one id or for many.
 
     Args:
-        turns: who of all that wait is woken in which turn of the loop.
+        turns: limits how many of all waits are woken in one turn of the event loop.
 
     Attributes:
-        pending: ids that are neither over nor given up, each with the state told last.
-        news: ids that ended since the caller looked.
-        changes: what was seen since the caller looked; None where nobody wants to know.
-        finished: rows that are over, by id as asked for.
-        given_up: errors that ended the wait for one id alone.
-        error: what ended the wait for all of them.
-        expired: its time is over.
-        timer: what tells so.
+        pending: ids without an outcome, each with the state of the last `Change` for it.
+        news: ids that got an outcome and that the caller has not handled yet.
+        changes: those that the caller has not handled yet; None where it wants none.
+        finished: terminal rows, by id as the caller passed it.
+        id_errors: the errors of single ids, by id as the caller passed it.
+        error: what ended the wait for all ids.
+        expired: whether the timeout has passed.
+        timer: calls `expire`.
     """
 
     __slots__ = (
-        "_spelt",
+        "_spellings",
         "_turns",
         "_waker",
         "changes",
         "error",
         "expired",
         "finished",
-        "given_up",
+        "id_errors",
         "interval",
         "news",
         "pending",
@@ -86,22 +86,25 @@ class Wait(Generic[R]):
         self._turns = turns
         self.interval = interval
         self.pending: dict[str, str | None] = dict.fromkeys(ids)
-        # UUIDs that were written in another case than they are compared in.
-        self._spelt: dict[str, list[str]] = {}
+        # UUIDs as the caller wrote them, by their lower-case form where the two differ.
+        self._spellings: dict[str, list[str]] = {}
         for name in self.pending:
             if (key := fold(name)) != name:
-                self._spelt.setdefault(key, []).append(name)
+                self._spellings.setdefault(key, []).append(name)
         self.news: list[str] = []
         self.changes: list[Change[R]] | None = [] if wants_changes else None
         self.finished: dict[str, R] = {}
-        self.given_up: dict[str, NunuError] = {}
+        self.id_errors: dict[str, NunuError] = {}
         self.error: NunuError | None = None
         self.expired = False
         self.timer: Timer | None = None
         self._waker: asyncio.Future[None] | None = None
 
-    def stirred(self) -> asyncio.Future[None]:
-        """Return what is done once there is anything new: a bare future, for it is kept long."""
+    def next_update(self) -> asyncio.Future[None]:
+        """Return a future that is done as soon as there is anything to handle.
+
+        A bare future and no task, as thousands of them are kept for long.
+        """
         waker = asyncio.get_running_loop().create_future()
         if self.news or self.changes or self.error or self.expired:
             waker.set_result(None)
@@ -114,22 +117,22 @@ class Wait(Generic[R]):
         if waker is not None:
             self._turns.wake(waker)
 
-    def ended(self, key: str, outcome: R | NunuError) -> None:
-        """Take note of what became of one id."""
-        for name in self._named(key):
+    def resolve(self, key: str, outcome: R | NunuError) -> None:
+        """Record the outcome of one id: its terminal row, or an error."""
+        for name in self._pending_names(key):
             del self.pending[name]
             if isinstance(outcome, NunuError):
-                self.given_up[name] = outcome
+                self.id_errors[name] = outcome
             else:
                 self.finished[name] = outcome
             self.news.append(name)
         self._wake()
 
-    def saw(self, key: str, state: str, row: R) -> None:
-        """Take note of a sight of one id, where that is news to this wait."""
+    def record_state(self, key: str, state: str, row: R) -> None:
+        """Record a `Change` if the state of this id is a new one for this wait."""
         if self.changes is None:
             return
-        for name in self._named(key):
+        for name in self._pending_names(key):
             before = self.pending[name]
             if before is None or (before is not state and before.lower() != state.lower()):
                 self.pending[name] = state
@@ -137,15 +140,15 @@ class Wait(Generic[R]):
                 self._wake()
 
     def fail(self, error: NunuError) -> None:
-        """Take note of what ends it all."""
+        """End the wait for all ids with an error."""
         self.error = error
         self._wake()
 
     def expire(self) -> None:
-        """Take note that its time is over."""
+        """Record that the timeout has passed."""
         self.expired = True
         self._wake()
 
-    def _named(self, key: str) -> list[str]:
-        names = self._spelt.get(key, ())
+    def _pending_names(self, key: str) -> list[str]:
+        names = self._spellings.get(key, ())
         return [name for name in (key, *names) if name in self.pending]

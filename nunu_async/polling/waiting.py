@@ -1,4 +1,4 @@
-"""Waiting, as callers see it: for one, for many, or for each as it is over."""
+"""Waiting for one id, for many, or for each of many as it ends."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ __all__ = ["OnChange", "Terms", "Waiter"]
 
 R = TypeVar("R", bound=Outcome)
 
-_LONGEST = 1e9
+# Thirty years: more is infinity, or an integer too large for a float.
+_MAX_SECONDS = 1e9
 OnChange = Callable[[Change[R]], Awaitable[None] | None]
 
 
 @attrs.frozen
 class Terms(Generic[R]):
-    """How one call waits.
+    """The options of one wait.
 
-    Raises: InputError for a time that cannot be meant.
+    Raises: InputError when a time is not a number of seconds above 0.
     """
 
     timeout: float | None = None
@@ -45,71 +46,70 @@ class Terms(Generic[R]):
 
 def _check_seconds(field: str, value: object) -> None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
-    # Thirty years: more is infinity, or an integer that is no float. NaN is not above 0.
-    if not 0 < number <= _LONGEST:
+    if not 0 < number <= _MAX_SECONDS:  # false for NaN too
         raise InputError(field, f"must be a number of seconds above 0, not {short(value)}")
 
 
 class Waiter(Generic[R]):
-    """Waits for one kind of thing."""
+    """Waits for ids of one resource."""
 
     def __init__(self, watcher: Watcher[R], *, clock: Clock) -> None:
         self._watcher = watcher
         self._clock = clock
 
     async def one(self, name: str, terms: Terms[R]) -> R:
-        """Return the row of one id once it is over.
+        """Return the row of one id once it is terminal.
 
         Raises: what `many` does.
         """
-        # As `many`, in one coroutine: ten thousand tasks are kept in this very frame.
-        (wanted,) = self._checked((name,))
-        wait = self._open((wanted,), terms)
+        # Repeats `many` instead of awaiting it: ten thousand tasks may be suspended in this frame.
+        (name,) = self._validated((name,))
+        wait = self._open((name,), terms)
         try:
             self._watcher.join(wait)
             while wait.pending:
-                await wait.stirred()
-                await self._tell(wait, terms)
-                self._check(wait, terms)
+                await wait.next_update()
+                await self._report_changes(wait, terms)
+                self._raise_if_ended(wait, terms)
                 wait.news.clear()
         finally:
             await self._close(wait)
-        return self._outcome([wanted], wait, terms)[0]
+        return self._result([name], wait, terms)[0]
 
     async def many(self, names: Sequence[str], terms: Terms[R]) -> tuple[R, ...]:
-        """Return the rows of ids in the order given, once all are over.
+        """Return the rows of ids in the order given, once all are terminal.
 
-        Raises: InputError; WaitTimeout; NotFound, once all the others are over; RunFailed where
-        that was asked for; AuthenticationError, PermissionDenied and ClientClosed at once.
+        Raises: InputError; WaitTimeout; NotFound, once all others are terminal; RunFailed if
+        `raise_on_failure` is set; AuthenticationError, PermissionDenied and ClientClosed at once.
         """
-        wanted = self._checked(names)
-        wait = self._open(wanted, terms)
+        ids = self._validated(names)
+        wait = self._open(ids, terms)
         try:
-            if wanted:
+            if ids:
                 await self._watcher.join_many(wait)
             while wait.pending:
-                await wait.stirred()
-                await self._tell(wait, terms)
-                self._check(wait, terms)
+                await wait.next_update()
+                await self._report_changes(wait, terms)
+                self._raise_if_ended(wait, terms)
                 wait.news.clear()
         finally:
             await self._close(wait)
-        return self._outcome(wanted, wait, terms)
+        return self._result(ids, wait, terms)
 
     async def as_completed(self, names: Sequence[str], terms: Terms[R]) -> AsyncGenerator[R, None]:
-        """Give the row of each id as it is over, each id once.
+        """Yield the row of each id as it becomes terminal, each id once.
 
-        Raises: what `many` does; RunFailed at the first that failed.
+        Raises: what `many` does, but RunFailed at the first that failed.
         """
-        wanted = self._checked(names)
-        wait = self._open(wanted, terms)
+        ids = self._validated(names)
+        wait = self._open(ids, terms)
         try:
-            if wanted:
+            if ids:
                 await self._watcher.join_many(wait)
             while wait.pending or wait.news:
-                await wait.stirred()
-                await self._tell(wait, terms)
-                self._check(wait, terms)
+                await wait.next_update()
+                await self._report_changes(wait, terms)
+                self._raise_if_ended(wait, terms)
                 ready, wait.news = wait.news, []
                 for name in ready:
                     if name not in wait.finished:
@@ -120,10 +120,10 @@ class Waiter(Generic[R]):
                     yield row
         finally:
             await self._close(wait)
-        for name in wait.given_up:
-            raise _with_rest(wait.given_up[name], wait)
+        for name in wait.id_errors:
+            raise _annotated(wait.id_errors[name], wait)
 
-    def _checked(self, names: Sequence[str]) -> list[str]:
+    def _validated(self, names: Sequence[str]) -> list[str]:
         kind = self._watcher.kind.name
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise InputError(f"{kind}_ids", f"must be a list of ids, not {short(names)}")
@@ -145,46 +145,46 @@ class Waiter(Generic[R]):
             wait.timer.cancel()
         await self._watcher.leave(wait)
 
-    def _outcome(self, names: list[str], wait: Wait[R], terms: Terms[R]) -> tuple[R, ...]:
+    def _result(self, names: list[str], wait: Wait[R], terms: Terms[R]) -> tuple[R, ...]:
         for name in names:
-            if name in wait.given_up:
-                raise _with_rest(wait.given_up[name], wait)
+            if name in wait.id_errors:
+                raise _annotated(wait.id_errors[name], wait)
         if terms.raise_on_failure:
             failed = [name for name in names if not wait.finished[name].succeeded]
             if failed:
                 raise RunFailed(tuple(dict.fromkeys(failed)), finished=wait.finished)
         return tuple([wait.finished[name] for name in names])
 
-    def _check(self, wait: Wait[R], terms: Terms[R]) -> None:
-        """Raise what ends the whole wait; what came in time is given out first."""
+    def _raise_if_ended(self, wait: Wait[R], terms: Terms[R]) -> None:
+        """Raise the error or the timeout that ends this wait, once all outcomes are handled."""
         if wait.expired and wait.error is None:
             self._watcher.settle(wait)
         if wait.news:
             return
         if wait.error is not None:
-            raise copy.copy(wait.error)  # shared by all: each adds to the traceback of its own
+            raise copy.copy(wait.error)  # all waits share it, and raising adds to its traceback
         if wait.expired and terms.timeout is not None:
             raise WaitTimeout(
                 terms.timeout,
                 finished=wait.finished,
-                pending=dict.fromkeys(wait.given_up)
+                pending=dict.fromkeys(wait.id_errors)
                 | {name: self._watcher.state_of(name) for name in wait.pending},
             )
 
-    async def _tell(self, wait: Wait[R], terms: Terms[R]) -> None:
+    async def _report_changes(self, wait: Wait[R], terms: Terms[R]) -> None:
         while wait.changes and terms.on_change is not None:
             changes, wait.changes = wait.changes, []
             for change in changes:
                 if wait.expired or wait.error is not None:
                     return
-                told = terms.on_change(change)
-                if inspect.isawaitable(told):
-                    await told
+                awaitable = terms.on_change(change)
+                if inspect.isawaitable(awaitable):
+                    await awaitable
 
 
-def _with_rest(error: NunuError, wait: Wait[R]) -> NunuError:
+def _annotated(error: NunuError, wait: Wait[R]) -> NunuError:
     if isinstance(error, NotFound):
         error.finished = dict(wait.finished)
-    if len(wait.given_up) > 1:
-        error.add_note(f"the same or another error came for {len(wait.given_up) - 1} more ids")
+    if len(wait.id_errors) > 1:
+        error.add_note(f"the same or another error came for {len(wait.id_errors) - 1} more ids")
     return error

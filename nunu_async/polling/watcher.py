@@ -1,4 +1,4 @@
-"""One poll loop for everybody who waits for the same kind of thing."""
+"""The poll loop that all waits for one resource share."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from nunu_async.models.page import Page
 from nunu_async.polling.board import Board, fold
 from nunu_async.polling.history import History
 from nunu_async.polling.look import (
-    ENOUGH_FAILURES,
-    WIDTH,
+    CONCURRENCY,
+    MAX_FAILURES,
     Kind,
     Look,
     Read,
-    all_at_once,
-    batch,
+    batch_size,
+    gather_all,
     page_count,
 )
 from nunu_async.polling.wait import Outcome, Wait
@@ -44,27 +44,28 @@ _LOG = logging.getLogger("nunu_async.polling")
 
 R = TypeVar("R", bound=Outcome)
 
-# Calls that are woken in one turn of the loop, each with code of its caller.
-_AT_ONCE = 100
-# Ids of one call that are put on the board in one turn.
-_WATCHED_AT_ONCE = 1000
-# So few ids are asked for one by one, where that can be done.
+# Waits that are woken in one turn of the event loop; each then runs code of its caller.
+_WAKES_PER_TURN = 100
+# Ids of one wait that are put on the board in one turn of the event loop.
+_ADDS_PER_TURN = 1000
+# Up to this many ids are read one by one, where the API can do that.
 _FEW = 3
-# Looks at something that is over but has no result yet.
-_UNSETTLED_LOOKS = 3
-# A list of the completed is read on as long as it gives something; then single rows are asked for.
-_BARREN = 3
-# Rows that are asked for all the same after a failure.
-_SOME = 32
+# Polls of a terminal row without a result, after which it is taken without one.
+_MAX_UNSETTLED = 3
+# Pages in sequence without a wanted row, after which rows are read one by one.
+_MAX_EMPTY_PAGES = 3
+# Rows that are read one by one in a round in which a request has failed.
+_READS_AFTER_FAILURE = 32
 
 
 class Watcher(Generic[R]):
-    """Looks at all that is waited for, in rounds, while somebody waits.
+    """Polls all ids of one resource that are waited for, in rounds, while there are waits.
 
-    `on_refused` is told when the server refuses the key, which concerns other kinds as well.
+    Args:
+        on_refused: called with the error when the server rejects the key, for all resources.
 
     Attributes:
-        turns: when those who wait are woken.
+        turns: limits how many waits are woken in one turn of the event loop.
     """
 
     def __init__(
@@ -80,16 +81,16 @@ class Watcher(Generic[R]):
         self._on_refused = on_refused
         self._board: Board[Wait[R]] = Board()
         self._task: asyncio.Task[None] | None = None
-        self._bell: asyncio.Future[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
         self._closed = closed
         self._history = History(self._read_done, kind.moment)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = 0
-        self.turns = Turns(_AT_ONCE)
+        self._rotation = 0
+        self.turns = Turns(_WAKES_PER_TURN)
 
     @property
     def kind(self) -> Kind[R]:
-        """What it looks at."""
+        """The resource that it polls."""
         return self._kind
 
     def state_of(self, name: str) -> str | None:
@@ -98,38 +99,38 @@ class Watcher(Generic[R]):
         return watched.state if watched is not None else None
 
     def settle(self, wait: Wait[R]) -> None:
-        """End for one wait, whose time is up, what is over but has no result yet, as it is."""
+        """Take terminal rows without a result as they are, for a wait that has timed out."""
         for key in {fold(name) for name in wait.pending}:
             watched = self._board.get(key)
-            if watched is not None and watched.over is not None:
-                row = cast("R", watched.over)
+            if watched is not None and watched.unsettled_row is not None:
+                row = cast("R", watched.unsettled_row)
                 self._board.leave(key, wait)
-                wait.ended(key, row)
+                wait.resolve(key, row)
 
     def join(self, wait: Wait[R]) -> None:
-        """Begin to look at what is pending in a wait.
+        """Start to poll the pending ids of a wait.
 
         Raises: ClientClosed; ConfigError in another event loop than the first.
         """
         self._check_open()
         for name in wait.pending:
             self._board.watch(name, wait)
-        self._begin()
+        self._ensure_running()
 
     async def join_many(self, wait: Wait[R]) -> None:
-        """Begin to look at what is pending in a wait, without keeping the loop for all of it.
+        """Start to poll the pending ids of a wait, over as many turns of the event loop as needed.
 
         Raises: what `join` does.
         """
         self._check_open()
         for number, name in enumerate(tuple(wait.pending), 1):
-            if name in wait.pending:  # a look for others may have found it, in another case
+            if name in wait.pending:  # a poll for other waits may have ended it
                 self._board.watch(name, wait)
-            if number % _WATCHED_AT_ONCE == 0:
+            if number % _ADDS_PER_TURN == 0:
                 await asyncio.sleep(0)
                 if wait.error is not None:
                     return
-        self._begin()
+        self._ensure_running()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -139,17 +140,17 @@ class Watcher(Generic[R]):
             raise ConfigError("this client waits in another event loop; make one for each loop")
         self._loop = loop
 
-    def _begin(self) -> None:
+    def _ensure_running(self) -> None:
         if self._task is None or self._task.done():
-            # It serves whoever waits, so it has the context of none of them.
+            # It serves all waits, so it must not run in the context of one of them.
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), context=contextvars.Context()
             )
-        elif self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
+        elif self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
     async def leave(self, wait: Wait[R]) -> None:
-        """Look no longer at what is pending in a wait; the last to leave ends the loop."""
+        """Stop polling the pending ids of a wait; the poll loop ends with the last wait."""
         for name in wait.pending:
             self._board.leave(name, wait)
         if not len(self._board):
@@ -166,7 +167,7 @@ class Watcher(Generic[R]):
         self.fail(ClientClosed("the client was closed while waiting"))
 
     async def close(self) -> None:
-        """End every wait, and the loop, for good; all who waited are woken by then."""
+        """End every wait and the poll loop for good; returns when all waits have been woken."""
         self.end()
         await self._stop()
         await self.turns.ready()
@@ -180,210 +181,215 @@ class Watcher(Generic[R]):
     async def _run(self) -> None:
         try:
             while len(self._board):
-                delay = self._board.next_look(self._clock.random()) - self._clock.monotonic()
+                delay = self._board.next_poll(self._clock.random()) - self._clock.monotonic()
                 if delay > 0:
                     await self._pause(delay)
                 else:
-                    await self._look()
+                    await self._poll()
         except NunuError as error:
             if isinstance(error, AuthenticationError | PermissionDenied):
                 self._on_refused(error)
             self.fail(error)
-        except Exception as error:  # noqa: BLE001 - nobody would hear of it, and all would wait on
+        except Exception as error:  # noqa: BLE001 - else no caller sees it, and all waits hang
             _LOG.exception("looking at %ss failed in an unexpected way", self._kind.name)
-            failed = NunuError(f"waiting for {self._kind.name}s broke down: {error!r}")
-            failed.__cause__ = error
-            self.fail(failed)
+            failure = NunuError(f"waiting for {self._kind.name}s broke down: {error!r}")
+            failure.__cause__ = error
+            self.fail(failure)
 
     async def _pause(self, delay: float) -> None:
-        """Wait for the time of the next look, or for somebody new."""
-        hurried = self._board.has_fresh
-        self._bell = bell = asyncio.get_running_loop().create_future()
+        """Wait for the time of the next poll, or for a new id."""
+        has_new = self._board.has_new  # then the delay is that of new ids already
+        self._wakeup = wakeup = asyncio.get_running_loop().create_future()
         sleeper = asyncio.ensure_future(self._clock.sleep(delay))
         try:
             await asyncio.wait(
-                {sleeper} if hurried else {sleeper, bell}, return_when=asyncio.FIRST_COMPLETED
+                {sleeper} if has_new else {sleeper, wakeup}, return_when=asyncio.FIRST_COMPLETED
             )
             if sleeper.done():
                 sleeper.result()
         finally:
-            self._bell = None
-            bell.cancel()
+            self._wakeup = None
+            wakeup.cancel()
             sleeper.cancel()
             await asyncio.wait({sleeper})
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         kind, board = self._kind, self._board
         targets = board.due(self._clock.monotonic())
         watched = len(board)
-        # Of thousands, each step below takes milliseconds: each has a turn of the loop.
+        # With thousands of ids each step below takes milliseconds: yield to the loop in between.
         await asyncio.sleep(0)
-        look = Look(left=set(targets))
+        poll = Look(left=set(targets))
         if kind.get is not None and len(targets) <= _FEW:
-            await self._ask_each(look, kind.get)
+            await self._read_each(poll, kind.get)
         else:
             for read in kind.active:
-                await self._sweep(look, read)
+                await self._read_active(poll, read)
             if kind.get is None:
-                await self._history.find(look, board.placed(look.left))
-                await self._history.seek(look, set(look.left))
+                await self._history.find(poll, board.start_times(poll.left))
+                await self._history.scan(poll, set(poll.left))
             else:
-                await self._skim(look)
-                await self._ask_each(look, kind.get)
+                await self._read_recent_done(poll)
+                await self._read_each(poll, kind.get)
         await asyncio.sleep(0)
         now = self._clock.monotonic()
-        board.looked(targets, now)
+        board.record_poll(targets, now)
         await asyncio.sleep(0)
-        await self._judge(look, now)
+        await self._conclude(poll, now)
         _LOG.debug(
             "looked at %d of %d %ss in %d requests; %d not found, %d still watched",
             len(targets),
             watched,
             kind.name,
-            look.requests,
-            len(look.left),
+            poll.requests,
+            len(poll.left),
             len(board),
         )
 
-    async def _judge(self, look: Look, now: float) -> None:
-        """Draw the conclusions of a look: how long to pause, and whom to give up."""
+    async def _conclude(self, poll: Look, now: float) -> None:
+        """Set the time of the next poll, and end the ids that are missing."""
         kind, board = self._kind, self._board
-        broken = look.unreadable is not None and kind.get is None
-        if look.failures or broken:
-            pause = board.went_wrong(now, look.retry_after)
+        broken = poll.unreadable is not None and kind.get is None
+        if poll.failures or broken:
+            pause = board.record_failure(now, poll.retry_after)
             _LOG.warning(
                 "%d of %d requests about %ss failed; next look in %.0f s at the earliest",
-                look.failures,
-                look.requests,
+                poll.failures,
+                poll.requests,
                 kind.name,
                 pause,
             )
         else:
-            board.went_well(now, look.requests)
+            board.record_success(now, poll.requests)
         if kind.get is not None:
-            missed = look.unknown & look.left
+            absent = poll.unknown & poll.left
         else:
-            missed = set() if look.failures else look.left - look.inconclusive
-        for key in board.missed(missed, now, moving=look.is_moving):
+            absent = set() if poll.failures else poll.left - poll.inconclusive
+        for key in board.record_absence(absent, now, moving=poll.is_moving):
             await self.turns.ready()
-            self._give_up(key, look.unreadable)
+            self._end_missing(key, poll.unreadable)
 
-    async def _sweep(self, look: Look, read: Read[R]) -> None:
-        """Read a list of what is not over, as long as it may hold what is looked for."""
+    async def _read_active(self, poll: Look, read: Read[R]) -> None:
+        """Read a list of active rows, up to its end or until all ids are found."""
         number, total, width = 0, 1, 1
         seen: set[str] = set()
         counts: set[int] = set()
-        while number < total and not look.is_over:
+        while number < total and not poll.is_done:
             stop = min(number + width, total)
-            pages = await self._read(look, read, range(number, stop))
+            pages = await self._read(poll, read, range(number, stop))
             known, shown = len(seen), 0
             for page in pages.values():
                 seen.update(map(self._kind.key, page.data))
                 shown += len(page.data)
                 counts.add(page.pagination.total_count)
                 total = page_count(page)
-            look.is_moving = look.is_moving or len(counts) > 1 or len(seen) < known + shown
+            poll.is_moving = poll.is_moving or len(counts) > 1 or len(seen) < known + shown
             if pages and len(seen) == known:
-                return  # an empty page, or a server that ignores the number
-            number, width = stop, min(2 * width, WIDTH)
+                return  # an empty page, or a server that ignores the page number
+            number, width = stop, min(2 * width, CONCURRENCY)
 
-    async def _skim(self, look: Look) -> None:
-        """Read the list of what is over while it gives something; the rest can be asked for."""
-        number, total, barren = 0, 1, 0
-        while len(look.left) > _FEW and number < total and barren < _BARREN and not look.is_over:
-            left = len(look.left)
-            stop = min(number + batch(left), total)
-            pages = await self._read(look, self._kind.done, range(number, stop))
+    async def _read_recent_done(self, poll: Look) -> None:
+        """Read the list of terminal rows while it has wanted ones; others are read one by one."""
+        number, total, empty_pages = 0, 1, 0
+        while (
+            len(poll.left) > _FEW
+            and number < total
+            and empty_pages < _MAX_EMPTY_PAGES
+            and not poll.is_done
+        ):
+            left = len(poll.left)
+            stop = min(number + batch_size(left), total)
+            pages = await self._read(poll, self._kind.done, range(number, stop))
             for page in pages.values():
                 total = page_count(page)
-            barren = 0 if len(look.left) < left else barren + stop - number
+            empty_pages = 0 if len(poll.left) < left else empty_pages + stop - number
             number = stop
 
-    async def _read_done(self, look: Look, numbers: Iterable[int]) -> dict[int, Page[R]]:
-        return await self._read(look, self._kind.done, numbers)
+    async def _read_done(self, poll: Look, numbers: Iterable[int]) -> dict[int, Page[R]]:
+        return await self._read(poll, self._kind.done, numbers)
 
-    async def _read(self, look: Look, read: Read[R], numbers: Iterable[int]) -> dict[int, Page[R]]:
-        """Return the pages that could be read; what is on them has been taken note of.
+    async def _read(self, poll: Look, read: Read[R], numbers: Iterable[int]) -> dict[int, Page[R]]:
+        """Read pages, and record their rows; return those pages that could be read.
 
-        Raises: what ends every wait.
+        Raises: the error that ends every wait.
         """
         found: dict[int, Page[R]] = {}
 
-        async def one(number: int) -> None:
-            look.requests += 1
+        async def read_page(number: int) -> None:
+            poll.requests += 1
             try:
                 page = await read(number)
             except NunuError as error:
-                if not look.failed(error):
-                    if look.fatal is not None:
+                if not poll.failed(error):
+                    if poll.fatal is not None:
                         raise
-                    look.unreadable = error
+                    poll.unreadable = error
                 return
             found[number] = page
-            if page.skipped:  # rows of others, or one that is waited for
-                look.unreadable = DecodeError(f"list_{self._kind.name}s", page.skipped)
+            if page.skipped:  # they may be rows that are waited for
+                poll.unreadable = DecodeError(f"list_{self._kind.name}s", page.skipped)
             for row in page.data:
-                self._saw(look, fold(self._kind.key(row)), row)
+                self._record_row(poll, fold(self._kind.key(row)), row)
 
-        await all_at_once([one(number) for number in numbers])
+        await gather_all([read_page(number) for number in numbers])
         return found
 
-    async def _ask_each(self, look: Look, get: Callable[[str], Awaitable[R]]) -> None:
-        todo = deque(sorted(look.left))
-        if look.failures:
-            # What is left may just not have been shown: some are asked for, others the next time.
-            todo.rotate(-self._turn)
-            self._turn += _SOME
-            todo = deque(islice(todo, _SOME))
+    async def _read_each(self, poll: Look, get: Callable[[str], Awaitable[R]]) -> None:
+        queue = deque(sorted(poll.left))
+        if poll.failures:
+            # The failed pages may hold the rest: read some now, and others in the next round.
+            queue.rotate(-self._rotation)
+            self._rotation += _READS_AFTER_FAILURE
+            queue = deque(islice(queue, _READS_AFTER_FAILURE))
 
-        async def some() -> None:
-            began = look.failures
-            while todo and not look.is_over and look.failures - began < ENOUGH_FAILURES:
-                key = todo.popleft()
+        async def read_rows() -> None:
+            failures_before = poll.failures
+            while queue and not poll.is_done and poll.failures - failures_before < MAX_FAILURES:
+                key = queue.popleft()
                 if self._board.get(key) is None:
                     continue
-                look.requests += 1
+                poll.requests += 1
                 try:
                     row = await get(key)
                 except NotFound:
-                    look.unknown.add(key)
+                    poll.unknown.add(key)
                 except NunuError as error:
-                    if not look.failed(error):
-                        if look.fatal is not None:
+                    if not poll.failed(error):
+                        if poll.fatal is not None:
                             raise
-                        look.left.discard(key)
+                        poll.left.discard(key)
                         self._end(key, error)
                 else:
-                    self._saw(look, key, row)
+                    self._record_row(poll, key, row)
 
-        await all_at_once([some() for _ in range(min(WIDTH, len(todo)))])
+        await gather_all([read_rows() for _ in range(min(CONCURRENCY, len(queue)))])
 
-    def _saw(self, look: Look, key: str, row: R) -> None:
+    def _record_row(self, poll: Look, key: str, row: R) -> None:
         watched = self._board.get(key)
         if watched is None:
             return
-        look.left.discard(key)
+        poll.left.discard(key)
         state = sys.intern(self._kind.state(row))  # one string for all rows in the same state
-        self._board.saw(key, state, self._kind.moment(row), self._clock.monotonic())
+        self._board.record_row(key, state, self._kind.moment(row), self._clock.monotonic())
         for wait in watched.waits:
-            wait.saw(key, state, row)
+            wait.record_state(key, state, row)
         if not row.is_terminal:
-            watched.unsettled, watched.over = 0, None
-        elif self._kind.is_settled(row) or watched.unsettled >= _UNSETTLED_LOOKS:
+            watched.unsettled, watched.unsettled_row = 0, None
+        elif self._kind.is_settled(row) or watched.unsettled >= _MAX_UNSETTLED:
             self._end(key, row)
         else:
             watched.unsettled += 1
-            watched.over = row
+            watched.unsettled_row = row
 
-    def _give_up(self, key: str, unreadable: NunuError | None) -> None:
+    def _end_missing(self, key: str, unreadable: NunuError | None) -> None:
         watched = self._board.get(key)
         if watched is None:
             return
         name = self._kind.name
-        # Its row may be the one that could not be read.
+        # Its row may be one that could not be read.
         error = unreadable or NotFound(
             status=404,
-            message=f"no {name} {watched.asked} is in any page of GET {self._kind.path}",
+            message=f"no {name} {watched.original} is in any page of GET {self._kind.path}",
         )
         self._end(key, error)
 
@@ -391,4 +397,4 @@ class Watcher(Generic[R]):
         if self._board.get(key) is None:
             return
         for wait in self._board.take(key):
-            wait.ended(key, copy.copy(outcome) if isinstance(outcome, NunuError) else outcome)
+            wait.resolve(key, copy.copy(outcome) if isinstance(outcome, NunuError) else outcome)

@@ -28,7 +28,7 @@ def board_of(*names: str, interval: float = 10.0) -> tuple[Board[Someone], Someo
 
 def test_the_first_look_is_at_once() -> None:
     board, _ = board_of("a", "b")
-    assert board.next_look(0.99) == -math.inf
+    assert board.next_poll(0.99) == -math.inf
     assert board.due(1000.0) == {"a", "b"}
 
 
@@ -36,8 +36,8 @@ def test_the_first_look_is_at_once() -> None:
 def test_the_next_look_is_an_interval_later_and_never_sooner(chance: float) -> None:
     board, _ = board_of("a")
     board.due(0.0)
-    board.looked({"a"}, 5.0)
-    assert 15.0 <= board.next_look(chance) <= 16.0
+    board.record_poll({"a"}, 5.0)
+    assert 15.0 <= board.next_poll(chance) <= 16.0
     assert board.due(14.9) == set()
     assert board.due(15.0) == {"a"}
 
@@ -46,8 +46,8 @@ def test_turns_that_are_a_tenth_of_an_interval_apart_are_one_look() -> None:
     board, _ = board_of("a", "b", "c")
     for name, looked in (("a", 0.0), ("b", 1.0), ("c", 1.01)):
         board.due(looked)
-        board.looked({name}, looked)
-    assert board.next_look(0.0) == 11.0
+        board.record_poll({name}, looked)
+    assert board.next_poll(0.0) == 11.0
     assert board.due(11.0) == {"a", "b"}
 
 
@@ -57,29 +57,29 @@ def test_nobody_is_kept_waiting_for_a_tenth_of_somebody_elses_interval() -> None
         board.watch(name, Someone(10.0))
     board.due(0.0)
     for name, looked in (("a", 0.0), ("b", 89.0), ("c", 91.0)):
-        board.looked({name}, looked)
-    assert board.next_look(0.0) == 100.0
+        board.record_poll({name}, looked)
+    assert board.next_poll(0.0) == 100.0
     assert board.due(100.0) == {"a", "b"}
 
 
 def test_whoever_comes_later_does_not_wait_for_the_turn_of_others() -> None:
     board, _ = board_of("a")
     board.due(0.0)
-    board.looked({"a"}, 0.0)
+    board.record_poll({"a"}, 0.0)
     board.watch("b", Someone(10.0))
-    assert board.next_look(0.5) == -math.inf
+    assert board.next_poll(0.5) == -math.inf
     assert board.due(3.0) == {"b"}
 
 
 def test_newcomers_cause_fifty_requests_a_second_at_most() -> None:
     board, _ = board_of("a")
     board.due(0.0)
-    board.looked({"a"}, 0.0)
-    board.went_well(0.0, 20)
+    board.record_poll({"a"}, 0.0)
+    board.record_success(0.0, 20)
     board.watch("b", Someone(10.0))
-    assert board.next_look(0.5) == pytest.approx(0.4)
-    board.went_well(0.0, 1000)
-    assert board.next_look(0.5) == 1.0
+    assert board.next_poll(0.5) == pytest.approx(0.4)
+    board.record_success(0.0, 1000)
+    assert board.next_poll(0.5) == 1.0
 
 
 def test_the_shortest_interval_counts_as_long_as_its_owner_waits() -> None:
@@ -87,10 +87,10 @@ def test_the_shortest_interval_counts_as_long_as_its_owner_waits() -> None:
     quick = Someone(5.0)
     board.watch("a", quick)
     board.due(0.0)
-    board.looked({"a"}, 0.0)
-    assert board.next_look(0.0) == 5.0
+    board.record_poll({"a"}, 0.0)
+    assert board.next_poll(0.0) == 5.0
     board.leave("a", quick)
-    assert board.next_look(0.0) == 60.0
+    assert board.next_poll(0.0) == 60.0
     board.leave("a", slow)
     assert len(board) == 0
 
@@ -108,8 +108,8 @@ def test_leaving_twice_or_as_a_stranger_does_nothing() -> None:
 def test_a_row_seen_by_the_way_has_had_its_look() -> None:
     board, _ = board_of("a", "b")
     board.due(0.0)
-    board.looked({"a", "b"}, 0.0)
-    board.saw("b", "running", None, 8.0)
+    board.record_poll({"a", "b"}, 0.0)
+    board.record_row("b", "running", None, 8.0)
     assert board.due(10.0) == {"a"}
     assert board.due(18.0) == {"a", "b"}
 
@@ -130,57 +130,57 @@ def test_an_id_is_given_up_after_a_quarter_of_a_minute_and_two_looks(
 ) -> None:
     board, _ = board_of("a")
     for now in looks[:-1]:
-        assert board.missed(["a"], now) == []
-    assert board.missed(["a"], looks[-1]) == (["a"] if gone else [])
+        assert board.record_absence(["a"], now) == []
+    assert board.record_absence(["a"], looks[-1]) == (["a"] if gone else [])
 
 
 def test_a_sight_starts_the_grace_anew() -> None:
     """And one that was seen has longer to come back."""
     board, _ = board_of("a")
-    board.missed(["a"], 0.0)
-    board.saw("a", "running", None, 20.0)
-    assert board.missed(["a"], 40.0) == []
-    assert board.missed(["a"], 339.0) == []
-    assert board.missed(["a"], 340.0) == ["a"]
+    board.record_absence(["a"], 0.0)
+    board.record_row("a", "running", None, 20.0)
+    assert board.record_absence(["a"], 40.0) == []
+    assert board.record_absence(["a"], 339.0) == []
+    assert board.record_absence(["a"], 340.0) == ["a"]
 
 
 def test_looks_at_lists_that_move_tell_little() -> None:
     board, _ = board_of("a")
-    gone = [board.missed(["a"], float(now), moving=True) for now in range(0, 200, 10)]
+    gone = [board.record_absence(["a"], float(now), moving=True) for now in range(0, 200, 10)]
     assert gone == [[]] * 19 + [["a"]]
 
 
 def test_failures_lengthen_the_pause_and_success_ends_that() -> None:
     board, _ = board_of("a")
     board.due(0.0)
-    board.looked({"a"}, 0.0)
-    assert [board.went_wrong(0.0, None) for _ in range(7)] == [20, 40, 80, 160, 300, 300, 300]
-    assert board.next_look(0.0) == 300.0
-    board.went_well(0.0, 1)
-    assert board.went_wrong(0.0, None) == 20
+    board.record_poll({"a"}, 0.0)
+    assert [board.record_failure(0.0, None) for _ in range(7)] == [20, 40, 80, 160, 300, 300, 300]
+    assert board.next_poll(0.0) == 300.0
+    board.record_success(0.0, 1)
+    assert board.record_failure(0.0, None) == 20
 
 
 def test_what_the_server_asks_for_counts_even_where_it_is_longer() -> None:
     board, _ = board_of("a")
     board.due(0.0)
-    assert board.went_wrong(100.0, 1000.0) == 1000.0
-    assert board.next_look(0.9) == 1100.0
-    assert board.went_wrong(100.0, 1e9) == 3600.0
+    assert board.record_failure(100.0, 1000.0) == 1000.0
+    assert board.next_poll(0.9) == 1100.0
+    assert board.record_failure(100.0, 1e9) == 3600.0
 
 
 def test_a_long_interval_is_not_shortened_by_failures() -> None:
     board, _ = board_of("a", interval=3600.0)
-    assert board.went_wrong(0.0, None) == 3600.0
+    assert board.record_failure(0.0, None) == 3600.0
 
 
 def test_a_place_is_known_of_what_was_seen_and_not_missed() -> None:
     board, _ = board_of("a", "b", "c")
     old, new = (datetime(2026, 4, day, tzinfo=UTC) for day in (1, 2))
-    board.saw("a", "running", new, 0.0)
-    board.saw("b", "running", old, 0.0)
-    assert board.placed({"a", "b", "c", "d"}) == {"a": new, "b": old}
-    board.missed(["a"], 1.0)
-    assert board.placed({"a", "b"}) == {"b": old}
+    board.record_row("a", "running", new, 0.0)
+    board.record_row("b", "running", old, 0.0)
+    assert board.start_times({"a", "b", "c", "d"}) == {"a": new, "b": old}
+    board.record_absence(["a"], 1.0)
+    assert board.start_times({"a", "b"}) == {"b": old}
 
 
 UUID = "A0B00000-0000-4000-8000-00000000000F"
@@ -226,11 +226,11 @@ def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
                 looked.pop(name, None)
                 fresh.discard(name)
         elif step == "saw" and name in waiting:
-            board.saw(name, "running", None, now)
+            board.record_row(name, "running", None, now)
             looked[name] = now
             fresh.discard(name)
         elif step == "missed":
-            board.missed([name], now)
+            board.record_absence([name], now)
         elif step == "look":
             expected = {
                 key
@@ -239,7 +239,7 @@ def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
                 or looked.get(key, -math.inf) + min(one.interval for one in crowd) <= now
             }
             assert board.due(now) == expected
-            board.looked(expected, now)
+            board.record_poll(expected, now)
             looked.update(dict.fromkeys(expected, now))
             fresh.clear()
         assert len(board) == len(waiting)
@@ -250,4 +250,4 @@ def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
             ]
             longest = min(at + 1.1 * interval for at, interval in turns)
             shared = max(at + interval for at, interval in turns if at + interval <= longest)
-            assert board.next_look(0.0) == (-math.inf if fresh else shared)
+            assert board.next_poll(0.0) == (-math.inf if fresh else shared)

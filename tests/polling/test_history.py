@@ -133,7 +133,7 @@ def test_a_hundred_thousand_rows_cost_little(ages: str) -> None:
 
 def sought(shelf: Shelf, history: History[Row], names: set[str]) -> tuple[Look, int]:
     look, before = Look(left=set(names)), shelf.requests
-    asyncio.run(history.seek(look, set(names)))
+    asyncio.run(history.scan(look, set(names)))
     return look, shelf.requests - before
 
 
