@@ -1,4 +1,4 @@
-"""Waiting on many, at the cost of pages."""
+"""Waiting for many runs, jobs or executions by polling pages of lists."""
 
 from typing import TYPE_CHECKING
 
@@ -19,4 +19,4 @@ else:
 __all__ = ["INTERVAL", "OnChange", "OnStart", "Polling", "Terms"]
 
 INTERVAL = 10.0
-"""Seconds between two looks, where the caller does not say."""
+"""The default number of seconds between two polls."""

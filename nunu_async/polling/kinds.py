@@ -1,4 +1,4 @@
-"""What can be waited for, and which lists tell of it."""
+"""The resources that can be waited for, and the operations that poll them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nunu_async.polling.look import Kind
 
 __all__ = ["execution_kind", "job_kind", "job_of", "run_kind"]
 
-_PAGE = 100
+_PAGE_SIZE = 100
 
 
 def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
-    """Return how to look at executions: by lists alone, as the API has no other way."""
+    """Describe executions: polled by lists alone, as the API has no operation to read one."""
 
-    def of(
+    def pages(
         status: Literal["completed", "in_progress", "queued"],
     ) -> Callable[[int], Awaitable[Page[TestPlanExecution]]]:
         return lambda page: executions.list_page(
@@ -33,7 +33,7 @@ def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
             sort_by="start_time",
             sort_order="desc",
             page=page,
-            page_size=_PAGE,
+            page_size=_PAGE_SIZE,
             lenient=True,
         )
 
@@ -42,25 +42,27 @@ def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
         key=lambda row: row.id,
         state=lambda row: str(row.status),
         moment=lambda row: row.started_at,
-        active=(of("queued"), of("in_progress")),
-        done=of("completed"),
+        active=(pages("queued"), pages("in_progress")),
+        done=pages("completed"),
         path="/test-plan-executions",
     )
 
 
 def run_kind(runs: Runs) -> Kind[Run]:
-    """Return how to look at runs."""
+    """Describe runs."""
 
-    def of(state: Literal["running", "completed"]) -> Callable[[int], Awaitable[Page[Run]]]:
-        return lambda page: runs.list_page(state=state, page=page, page_size=_PAGE, lenient=True)
+    def pages(state: Literal["running", "completed"]) -> Callable[[int], Awaitable[Page[Run]]]:
+        return lambda page: runs.list_page(
+            state=state, page=page, page_size=_PAGE_SIZE, lenient=True
+        )
 
     return Kind(
         name="run",
         key=lambda row: row.multiplayer_run_id,
         state=lambda row: str(row.state),
         moment=lambda row: row.created_at,
-        active=(of("running"),),
-        done=of("completed"),
+        active=(pages("running"),),
+        done=pages("completed"),
         path="/runs",
         is_settled=lambda row: row.result is not None,
         get=runs.get,
@@ -68,19 +70,21 @@ def run_kind(runs: Runs) -> Kind[Run]:
 
 
 def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
-    """Return how to look at jobs."""
+    """Describe jobs."""
 
-    def of(
+    def pages(
         status: Literal["queued", "running", "completed"],
     ) -> Callable[[int], Awaitable[Page[Job]]]:
-        return lambda page: jobs.list_page(status=status, page=page, page_size=_PAGE, lenient=True)
+        return lambda page: jobs.list_page(
+            status=status, page=page, page_size=_PAGE_SIZE, lenient=True
+        )
 
     async def get(job_id: str) -> Job:
         try:
             return await jobs.get(job_id)
         except NotFound as error:
-            # Servers older than the job operations have the runs of a job all the same.
-            page = await runs.list_page(job_id=job_id, page_size=_PAGE)
+            # Servers from before the job operations can still list the runs of a job.
+            page = await runs.list_page(job_id=job_id, page_size=_PAGE_SIZE)
             rows = [run for run in page.data if run.job_id and fold(run.job_id) == fold(job_id)]
             if not rows:
                 raise error from None
@@ -91,8 +95,8 @@ def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
         key=lambda row: row.job_id,
         state=lambda row: str(row.status),
         moment=lambda row: row.created_at,
-        active=(of("queued"), of("running")),
-        done=of("completed"),
+        active=(pages("queued"), pages("running")),
+        done=pages("completed"),
         path="/jobs",
         is_settled=lambda row: all(run.result is not None for run in row.runs),
         get=get,
@@ -100,15 +104,15 @@ def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
 
 
 def job_of(job_id: str, rows: Iterable[Run]) -> Job:
-    """Make out a job from all of its runs, at least one; oldest first, as a job has them."""
+    """Build a job from all of its runs, one at least; its `runs` are oldest first."""
     runs = sorted(rows, key=lambda run: run.created_at)
-    over = all(run.is_terminal for run in runs)
+    is_terminal = all(run.is_terminal for run in runs)
     ends = [run.completed_at for run in runs if run.completed_at is not None]
     return Job(
         job_id=job_id,
-        status=JobStatus.COMPLETED if over else JobStatus.RUNNING,
+        status=JobStatus.COMPLETED if is_terminal else JobStatus.RUNNING,
         created_at=runs[0].created_at,
-        completed_at=max(ends, default=None) if over else None,
+        completed_at=max(ends, default=None) if is_terminal else None,
         project_id=runs[0].project_id,
         multiplayer_test_id=runs[0].test.id,
         test_name=runs[0].test.name,

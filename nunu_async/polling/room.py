@@ -1,4 +1,4 @@
-"""The polling room: what can be waited for, and running something to its end."""
+"""The waits of one client, and starting something and waiting until it has ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OnStart = Callable[[StartedRun], Awaitable[None] | None]
 
 
 class Polling:
-    """Everybody of one client who waits: one loop for each kind, while somebody waits for it."""
+    """All waits of one client; one poll loop per resource, running while it has waits."""
 
     def __init__(
         self,
@@ -45,19 +45,19 @@ class Polling:
         self._jobs_api = jobs
         self._clock = clock
         self._cleanup = cleanup
-        refused = self._refused
-        watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=refused, closed=closed)
-        watch_jobs = Watcher(job_kind(jobs, runs), clock=clock, on_refused=refused, closed=closed)
+        fail_all = self._fail_all
+        watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=fail_all, closed=closed)
+        watch_jobs = Watcher(job_kind(jobs, runs), clock=clock, on_refused=fail_all, closed=closed)
         watch_executions = Watcher(
-            execution_kind(executions), clock=clock, on_refused=refused, closed=closed
+            execution_kind(executions), clock=clock, on_refused=fail_all, closed=closed
         )
         self._watchers = (watch_runs, watch_jobs, watch_executions)
         self.runs: Waiter[Run] = Waiter(watch_runs, clock=clock)
         self.jobs: Waiter[Job] = Waiter(watch_jobs, clock=clock)
         self.executions: Waiter[TestPlanExecution] = Waiter(watch_executions, clock=clock)
 
-    def _refused(self, error: NunuError) -> None:
-        # The same key and the same permission serve all kinds.
+    def _fail_all(self, error: NunuError) -> None:
+        # All resources are read with the same key and the same permission.
         for watcher in self._watchers:
             watcher.fail(error)
 
@@ -69,26 +69,26 @@ class Polling:
         on_start: OnStart | None,
         stop_on_cancel: bool,
     ) -> FinishedRun:
-        """Start something, and wait until all of its jobs are over.
+        """Start a test or a plan, and wait until all of its jobs are terminal.
 
-        Raises: what starting and waiting raise.
+        Raises: what the start and the waits raise.
         """
         starting = asyncio.ensure_future(start)
         try:
             started = await asyncio.shield(starting)
             if on_start is not None:
-                told = on_start(started)
-                if inspect.isawaitable(told):
-                    await told
+                awaitable = on_start(started)
+                if inspect.isawaitable(awaitable):
+                    await awaitable
             if started.multiplayer_run_id is not None:
                 return await self._one_run(started, started.multiplayer_run_id, terms)
             if not started.job_ids:
                 return await self._one_execution(started, terms)
             return FinishedRun(started=started, jobs=await self.jobs.many(started.job_ids, terms))
         except NunuError as error:
-            # What was started goes on; else its ids are in the error or known to `on_start`.
+            # What was started goes on. Other errors name the ids, or `on_start` got them.
             if isinstance(error, ClientClosed):
-                _name_what_goes_on(starting, error)
+                _add_ids(starting, error)
             raise
         except BaseException:  # cancelled, or what a callback raised
             if stop_on_cancel:
@@ -99,21 +99,20 @@ class Polling:
             raise
 
     async def _one_execution(self, started: StartedRun, terms: Terms[Job]) -> FinishedRun:
-        """Wait for a start that names an execution and no job."""
+        """Wait for a start whose response has an execution id and no job ids."""
         execution_id = started.test_plan_execution_id
         if execution_id is None:
             raise NunuError("what was started has neither jobs nor an execution to wait for")
-        told = Terms[TestPlanExecution](terms.timeout, terms.interval)
-        await self.executions.one(execution_id, told)
-        found = self._jobs_api.list(test_plan_execution_id=execution_id)
-        jobs = tuple([job async for job in found])
+        await self.executions.one(execution_id, Terms(terms.timeout, terms.interval))
+        listing = self._jobs_api.list(test_plan_execution_id=execution_id)
+        jobs = tuple([job async for job in listing])
         failed = tuple(job.job_id for job in jobs if not job.succeeded)
         if failed and terms.raise_on_failure:
             raise RunFailed(failed, finished={job.job_id: job for job in jobs})
         return FinishedRun(started=started, jobs=jobs)
 
     async def _one_run(self, started: StartedRun, run_id: str, terms: Terms[Job]) -> FinishedRun:
-        """Wait for the run of a start as old as January 2026, when jobs could not be read."""
+        """Wait for the run of a start in the format of January 2026, before jobs could be read."""
         job_id = started.job_ids[0] if started.job_ids else run_id
         listener = terms.on_change
 
@@ -123,21 +122,21 @@ class Polling:
             row = job_of(job_id, [change.row])
             return listener(Change(id=job_id, before=change.before, after=change.after, row=row))
 
-        told = Terms[Run](terms.timeout, terms.interval, as_job, terms.raise_on_failure)
-        run = await self.runs.one(run_id, told)
+        run_terms = Terms[Run](terms.timeout, terms.interval, as_job, terms.raise_on_failure)
+        run = await self.runs.one(run_id, run_terms)
         return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
 
     async def _stop(self, starting: asyncio.Task[StartedRun]) -> None:
-        """Stop what was started, or may be about to be; what goes wrong is only logged."""
+        """Stop what was started, or is being started; errors are only logged."""
         ids: tuple[str, ...] = ()
         try:
             async with time_limit(self._clock, self._cleanup):
                 ids = (await starting).job_ids
                 if ids:
-                    told = await self._runs_api.stop(ids)
-                    for outcome in told.failed:
-                        why = outcome.error or outcome.message or outcome.status
-                        _LOG.warning("job %s was not stopped: %s", outcome.job_id, why)
+                    result = await self._runs_api.stop(ids)
+                    for outcome in result.failed:
+                        reason = outcome.error or outcome.message or outcome.status
+                        _LOG.warning("job %s was not stopped: %s", outcome.job_id, reason)
         except (NunuError, TimeoutError) as error:
             _LOG.warning("could not stop %s: %s", ", ".join(ids) or "what was started", error)
 
@@ -149,8 +148,8 @@ class Polling:
             await watcher.close()
 
 
-def _name_what_goes_on(starting: asyncio.Task[StartedRun], error: ClientClosed) -> None:
+def _add_ids(starting: asyncio.Task[StartedRun], error: ClientClosed) -> None:
     if starting.done() and not starting.cancelled() and starting.exception() is None:
-        told = starting.result()
-        ids = told.job_ids or (told.test_plan_execution_id, told.multiplayer_run_id)
+        started = starting.result()
+        ids = started.job_ids or (started.test_plan_execution_id, started.multiplayer_run_id)
         error.add_note(f"what was started goes on: {', '.join(filter(None, ids))}")
