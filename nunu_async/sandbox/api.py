@@ -1,4 +1,4 @@
-"""Serve the API origin."""
+"""The API origin of the sandbox."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from nunu_async.sandbox.exchange import (
     Reply,
     bad_request,
     check,
-    error_answer,
+    error_response,
     parse,
     read_query,
 )
@@ -52,11 +52,11 @@ _ROUTES = (
 _KEYLESS = "get_upload_parts"  # its upload_id is the credential
 _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 _BODY_LIMIT = 1024 * 1024
-_LONG = f"body must be at most {_BODY_LIMIT} bytes"
+_TOO_LONG = f"body must be at most {_BODY_LIMIT} bytes"
 
 
 class Api:
-    """The API side of the sandbox."""
+    """Handles the requests of the API origin."""
 
     name: Origin = "api"
 
@@ -95,7 +95,7 @@ class Api:
         }
 
     def identify(self, method: str, target: str) -> Call:
-        """Name the operation; a project in the path is remembered, not judged."""
+        """Identify the operation; a project in the path is recorded, not checked."""
         path = target.partition("?")[0]
         if not path.startswith(f"{_PREFIX}/"):
             return Call("unknown")
@@ -111,7 +111,7 @@ class Api:
         return Call("unknown", params=params)
 
     def refusal(self, status: int) -> web.Response:
-        """Make an error answer that says what HTTP says of the status."""
+        """Build an error response with the standard phrase of the status."""
         try:
             phrase = HTTPStatus(status).phrase.lower()
         except ValueError:
@@ -121,17 +121,17 @@ class Api:
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
     ) -> web.Response:
-        """Check key, project, body and lookup in this order, then do the work."""
-        # The body first of all, even if the request is refused: that keeps the connection usable.
+        """Check key, project, body and ids in this order, then run the operation."""
+        # The body is read even if the request is then refused: that keeps the connection usable.
         raw = await _read(request, body)
         seen.body, problem = parse(raw)
         if len(raw) > _BODY_LIMIT:
-            problem = _LONG
+            problem = _TOO_LONG
         seen.build_id = _build_id(call, seen.body, request.raw_path)
         try:
             reply = await self._dispatch(request, call, seen, problem)
         except Refused as exc:
-            return error_answer(exc)
+            return error_response(exc)
         finally:
             released = self._depot.take_released()
             await self._objects.delete([upload.build_id for upload in released])
@@ -146,20 +146,20 @@ class Api:
         key = None
         if call.operation != _KEYLESS:
             key = self._check_key(request.headers.getall("X-Api-Key", []), call)
-            if not self._is_ours(call):
+            if not self._is_this_project(call):
                 raise Refused(403, "API key does not belong to this project")
-            if trouble := key.problem(call.operation, self._now()):
-                raise Refused(403, trouble)
+            if key_problem := key.problem(call.operation, self._now()):
+                raise Refused(403, key_problem)
         if request.method == "POST":
-            if problem == _LONG:
-                raise Refused(413, _LONG)
+            if problem == _TOO_LONG:
+                raise Refused(413, _TOO_LONG)
             if request.content_type != "application/json":
                 bad_request("Content-Type must be application/json")
             if problem is not None:
                 bad_request(problem)
         return await operation(Asked(call, read_query(request.raw_path), seen.body, seen, key))
 
-    def _is_ours(self, call: Call) -> bool:
+    def _is_this_project(self, call: Call) -> bool:
         return call.params.get("project_id", self._depot.project_id) == self._depot.project_id
 
     def _check_key(self, keys: list[str], call: Call) -> Key:
@@ -170,19 +170,19 @@ class Api:
             raise Refused(401, "Invalid API key")
         return key
 
-    async def _initiate_upload(self, asked: Asked) -> Reply:
-        check(shapes.INITIATE, asked.body)
-        project_id = asked.body.get("project_id", self._depot.project_id)
+    async def _initiate_upload(self, request: Asked) -> Reply:
+        check(shapes.INITIATE, request.body)
+        project_id = request.body.get("project_id", self._depot.project_id)
         if project_id != self._depot.project_id:
             bad_request("project_id is not the project of this key")
         try:
-            upload = self._depot.initiate(asked.body, self._now())
+            upload = self._depot.initiate(request.body, self._now())
         except FileTooLargeError:
             raise Refused(413, "File exceeds limits") from None
         except QuotaExceededError as exc:
             sizes = {"used": exc.used, "capacity": exc.capacity, "needed": exc.needed}
             raise Refused(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes) from None
-        asked.seen.build_id = upload.build_id
+        request.seen.build_id = upload.build_id
         if upload.upload_id is None:
             single = {
                 "upload_type": "single-part",
@@ -201,8 +201,8 @@ class Api:
         }
         return Reply(multipart)
 
-    async def _get_upload_parts(self, asked: Asked) -> Reply:
-        query = asked.query
+    async def _get_upload_parts(self, request: Asked) -> Reply:
+        query = request.query
         for name in ("upload_id", "object_key", "part_numbers"):
             if not query.get(name):
                 bad_request(f"{name} is required")
@@ -212,20 +212,20 @@ class Api:
         if len(set(numbers)) != len(numbers):
             bad_request("part_numbers must not repeat")
         upload = self._depot.find_by_key(query["object_key"], query["upload_id"], self._now())
-        if upload is None or not self._is_ours(asked.call):
+        if upload is None or not self._is_this_project(request.call):
             bad_request("no such upload")
-        asked.seen.build_id = upload.build_id
+        request.seen.build_id = upload.build_id
         if max(numbers) > upload.total_parts:
             bad_request(f"part_numbers must be at most {upload.total_parts}")
         urls = [{"part_number": number, "url": self._url(upload, number)} for number in numbers]
         return Reply({"upload_urls": urls})
 
-    async def _complete_upload(self, asked: Asked) -> Reply:
-        body = asked.body
+    async def _complete_upload(self, request: Asked) -> Reply:
+        body = request.body
         check(shapes.COMPLETE, body)
         if ("upload_id" in body) != ("parts" in body) or ("parts" in body) > ("object_key" in body):
             bad_request("upload_id, object_key and parts belong together")
-        upload = self._find(body["build_id"], body)
+        upload = self._find_upload(body["build_id"], body)
         if upload.upload_id is None:
             if not upload.parts:
                 bad_request("the file was not uploaded yet")
@@ -244,48 +244,48 @@ class Api:
             return Reply({"status": "success"})
         return Reply({"build_id": upload.build_id})
 
-    async def _cancel_upload(self, asked: Asked) -> Reply:
+    async def _cancel_upload(self, request: Asked) -> Reply:
         for name in ("build_id", "object_key"):
-            if not asked.query.get(name):
+            if not request.query.get(name):
                 bad_request(f"{name} is required")
-        upload = self._find(asked.query["build_id"], asked.query)
-        if upload.upload_id is not None and "upload_id" not in asked.query:
+        upload = self._find_upload(request.query["build_id"], request.query)
+        if upload.upload_id is not None and "upload_id" not in request.query:
             bad_request("a multipart upload needs upload_id")
         self._depot.cancel(upload)
         return Reply({"success": True})
 
-    async def _get_build(self, asked: Asked) -> Reply:
-        upload = self._depot.find_build(asked.call.params["build_id"], self._now())
+    async def _get_build(self, request: Asked) -> Reply:
+        upload = self._depot.find_build(request.call.params["build_id"], self._now())
         if upload is None:
             raise Refused(404, "build not found")
-        request = upload.request
+        body = upload.request
         build = {
             "build_id": upload.build_id,
             "project_id": self._depot.project_id,
             "name": upload.name,
-            "platform": request["platform"],
+            "platform": body["platform"],
             "status": "OK" if upload.state == "completed" else "uploading",
             "filename": upload.file_name,
             "size": upload.size,
             "pinned": False,
             "nunu_sdk": False,
-            "tags": request.get("tags", []),
+            "tags": body.get("tags", []),
             "created_at": datetime.fromtimestamp(upload.created, UTC).isoformat(
                 timespec="microseconds"
             ),
             "last_used": None,
-            "description": request.get("description"),
+            "description": body.get("description"),
         }
-        if "details" in request:
-            build["details"] = request["details"]
+        if "details" in body:
+            build["details"] = body["details"]
         return Reply(build)
 
-    def _find(self, build_id: str, given: Mapping[str, Any]) -> Upload:
+    def _find_upload(self, build_id: str, fields: Mapping[str, Any]) -> Upload:
         upload = self._depot.find_open(build_id, self._now())
         if (
             upload is None
-            or given.get("object_key", upload.object_key) != upload.object_key
-            or given.get("upload_id", upload.upload_id) != upload.upload_id
+            or fields.get("object_key", upload.object_key) != upload.object_key
+            or fields.get("upload_id", upload.upload_id) != upload.upload_id
         ):
             raise Refused(404, "Upload not found", "UPLOAD_NOT_FOUND")
         return upload

@@ -1,4 +1,4 @@
-"""Write runs, jobs and executions the way the pages of one date show them.
+"""Serialize runs, jobs and executions in the format that the API docs of one date show.
 
 Pure. `J` is January 2026, `M` March and April, `L` the last unscoped pages, `N` the newest.
 """
@@ -19,8 +19,8 @@ Json = dict[str, Any]
 
 LETTERS: tuple[Letter, ...] = ("J", "M", "L", "N")
 
-_OLD_WORDS = {"TIMEOUT": "MAX_STEPS", "BLOCKED": "FAILED", "SKIPPED": "STOPPED"}
-_JANUARY_WORDS = {
+_OLD_RESULTS = {"TIMEOUT": "MAX_STEPS", "BLOCKED": "FAILED", "SKIPPED": "STOPPED"}
+_JANUARY_RESULTS = {
     "FAILED": "failure",
     "MAX_STEPS": "failure",
     "TIMEOUT": "failure",
@@ -28,7 +28,7 @@ _JANUARY_WORDS = {
     "STOPPED": "error",
     "SKIPPED": "error",
 }
-_ITEM_WORDS = {
+_ITEM_STATUSES = {
     "SUCCESS": "passed",
     "FAILED": "failed",
     "SKIPPED": "skipped",
@@ -49,7 +49,7 @@ _BASE_AGENT = {
 
 
 class Dialect:
-    """One date's way of writing."""
+    """Serializes rows in the format of one date."""
 
     def __init__(
         self, letter: Letter, *, project_id: str, storage_url: Callable[[], str] = str
@@ -61,7 +61,7 @@ class Dialect:
         self._is_newest = letter == "N"
 
     def page(self, data: list[Json], selection: Selection[Any], page: int, size: int) -> Json:
-        """Write one page of a list."""
+        """Serialize one page of a list."""
         return {
             "data": data,
             "pagination": {
@@ -73,7 +73,7 @@ class Dialect:
         }
 
     def run(self, run: Run, now: float) -> Json:
-        """Write a run as lists show it."""
+        """Serialize a run as lists show it."""
         row = self._run(run, now)
         row["players"] = [
             self._player(run, number, now) for number in range(1, run.test.players + 1)
@@ -81,7 +81,7 @@ class Dialect:
         return row
 
     def details(self, run: Run, now: float) -> Json:
-        """Write a run with its steps and artifacts."""
+        """Serialize a run with its steps and artifacts."""
         row = self.run(run, now)
         data = None if run.job is None else run.job.template_data
         row["templating_enabled"] = data is not None
@@ -95,7 +95,7 @@ class Dialect:
         return row
 
     def bugs(self, run: Run, now: float) -> Json:
-        """Write the bugs of a run, all of them."""
+        """Serialize all bugs of a run."""
         bugs = [
             self._bug(bug, number, run)
             for number, bug in enumerate(run.script.bugs[: run.bug_count(now)], 1)
@@ -113,16 +113,16 @@ class Dialect:
         }
 
     def job(self, job: Job, now: float) -> Json:
-        """Write a job."""
+        """Serialize a job."""
         status = job.status(now)
-        is_over = status == "COMPLETED"
-        is_stopped = is_over and job.stopped is not None
+        is_completed = status == "COMPLETED"
+        is_stopped = is_completed and job.stopped is not None
         return {
             "job_id": job.job_id,
             "project_id": self._project_id,
             "status": status,
             "created_at": self._time(job.created),
-            "completed_at": self._time(job.ended) if is_over else None,
+            "completed_at": self._time(job.ended) if is_completed else None,
             "multiplayer_test_id": job.test.id,
             "test_name": job.test.name,
             "platform": job.config.platform,
@@ -140,16 +140,16 @@ class Dialect:
                 {
                     "multiplayer_run_id": run.run_id,
                     "players": run.test.players,
-                    **self._course(run, now),
+                    **self._status_fields(run, now),
                 }
                 for run in job.visible(now)
             ],
         }
 
     def execution(self, execution: Execution, now: float) -> Json:
-        """Write a test plan execution as lists show it."""
+        """Serialize a test plan execution as lists show it."""
         status = execution.status(now)
-        is_over = status == "completed"
+        is_completed = status == "completed"
         tally = execution.tally(now)
         counts = {
             "passed": tally.passed,
@@ -170,16 +170,16 @@ class Dialect:
             "status": status,
             "started_at": None if status == "queued" else self._time(execution.created),
             "started_by": execution.started_by,
-            "completed_at": self._time(execution.ended) if is_over else None,
+            "completed_at": self._time(execution.ended) if is_completed else None,
             "total_tests": execution.total,
             "test_status": counts,
             "duration_ms": self._milliseconds(execution.created, execution.ended)
-            if is_over
+            if is_completed
             else None,
         }
 
     def started(self, jobs: Sequence[Job], members: Mapping[str, object]) -> Json:
-        """Write what a start answers."""
+        """Serialize the response to a start."""
         if self._is_january:
             data = {"job_id": jobs[0].job_id, "multiplayer_run_id": jobs[0].runs[0].run_id}
             return {"ok": True, "status": 201, "message": "queued", "data": data}
@@ -190,14 +190,14 @@ class Dialect:
             return {"ok": True, "status": 200, "message": message, "data": flat}
         return flat
 
-    def start_problem(self, status: int, problem: str) -> Json:
-        """Write what the answer of a refused start holds beside the error."""
+    def start_error(self, status: int, message: str) -> Json:
+        """Return the further members of the error response to a start."""
         if self.letter in ("J", "M"):
-            return {"ok": False, "status": status, "message": problem}
+            return {"ok": False, "status": status, "message": message}
         return {}
 
-    def stop_problem(self, received: int) -> Json:
-        """Write what the answer of a stop that met no job holds beside the error."""
+    def stop_error(self, received: int) -> Json:
+        """Return the further members of the error response to a stop without any job."""
         if self.letter in ("J", "M"):
             return {
                 "ok": False,
@@ -213,25 +213,25 @@ class Dialect:
         if not self._is_january:
             row["job_id"] = run.job_id
         row["project_id"] = self._project_id
-        course = self._course(run, now)
-        is_over = now >= run.ended
+        fields = self._status_fields(run, now)
+        is_completed = now >= run.ended
         was_started = run.started < run.ended
-        row["state"] = course["state"]
-        row["result"] = course["result"]
+        row["state"] = fields["state"]
+        row["result"] = fields["result"]
         row["bug_info"] = self._bug_info(run, now)
         row["test"] = {"id": run.test.id, "name": run.test.name, "type": run.test.kind}
         row["build"] = None if run.build is None else {"id": run.build.id, "name": run.build.name}
         row["created_at"] = self._time(run.created)
-        row["started_at"] = course["started_at"]
-        row["completed_at"] = course["completed_at"]
+        row["started_at"] = fields["started_at"]
+        row["completed_at"] = fields["completed_at"]
         row["duration_ms"] = (
-            self._milliseconds(run.started, run.ended) if is_over and was_started else None
+            self._milliseconds(run.started, run.ended) if is_completed and was_started else None
         )
         row["initiator"] = dict(run.initiator)
         row["tags"] = list(run.tags)
         return row
 
-    def _course(self, run: Run, now: float) -> Json:
+    def _status_fields(self, run: Run, now: float) -> Json:
         state, ended = run.state(now), run.ended
         was_started = run.started <= now and run.started < ended
         return {
@@ -243,7 +243,7 @@ class Dialect:
 
     def _player(self, run: Run, number: int, now: float) -> Json:
         steps = list(run.test.steps(run.script))
-        done = steps[: self._done(run, len(steps), now)]
+        done = steps[: self._done_steps(run, len(steps), now)]
         player: Json = {
             "id": f"{run.run_id}-{number}",
             "state": self._state(run.state(now)),
@@ -273,43 +273,43 @@ class Dialect:
         device = {"name": config.device, "os_version": config.os_version}
         return {"kind": config.platform, "config": {"device": device}}
 
-    def _done(self, run: Run, count: int, now: float) -> int:
-        """Count the steps that are over; all take the same time."""
+    def _done_steps(self, run: Run, count: int, now: float) -> int:
+        """Count the finished steps; all take the same time."""
         if run.stopped is None and now >= run.ended:
             return count
-        passed = min(now, run.ended) - run.started
-        if passed <= 0 or run.script.run_seconds == math.inf:
+        elapsed = min(now, run.ended) - run.started
+        if elapsed <= 0 or run.script.run_seconds == math.inf:
             return 0
-        return int(count * passed / run.script.run_seconds)
+        return int(count * elapsed / run.script.run_seconds)
 
     def _steps(self, run: Run, now: float) -> list[Json]:
         steps = list(run.test.steps(run.script))
-        done = self._done(run, len(steps), now)
-        each = run.script.run_seconds / max(1, len(steps))
+        done = self._done_steps(run, len(steps), now)
+        duration = run.script.run_seconds / max(1, len(steps))
         moment = min(now, run.ended)
-        written = []
+        rows = []
         for index, step in enumerate(steps):
-            start = run.started + index * each if index else run.started
+            start = run.started + index * duration if index else run.started
             state = "COMPLETED" if index < done else "RUNNING"
             if index > done or moment < run.started:
                 state = "INITIALIZING"
-            written.append(self._step(run, step, index + 1, state, (start, each)))
-        return written
+            rows.append(self._step(run, step, index + 1, state, (start, duration)))
+        return rows
 
     def _step(
         self, run: Run, step: Step, number: int, state: str, times: tuple[float, float]
     ) -> Json:
-        start, each = times
-        is_over = state == "COMPLETED"
+        start, duration = times
+        is_completed = state == "COMPLETED"
         test = run.test
         row: Json = {
             "step_number": number,
             "start_time": None if state == "INITIALIZING" else self._time(start),
-            "end_time": self._time(start + each) if is_over else None,
-            "duration_ms": self._milliseconds(start, start + each) if is_over else None,
+            "end_time": self._time(start + duration) if is_completed else None,
+            "duration_ms": self._milliseconds(start, start + duration) if is_completed else None,
             "run_state": self._state(state),
-            "run_result": self._result(step.result) if is_over else None,
-            "report": step.report if is_over else None,
+            "run_result": self._result(step.result) if is_completed else None,
+            "report": step.report if is_completed else None,
             "test": {
                 "test_step_id": f"{test.id}-{number}",
                 "goal": step.goal,
@@ -320,7 +320,9 @@ class Dialect:
         if self._is_january and state == "INITIALIZING":
             row["run_state"] = "pending"
         if self._is_newest:
-            row["items"] = _items(step, number, is_over) if test.kind == "verification" else None
+            row["items"] = (
+                _items(step, number, is_completed) if test.kind == "verification" else None
+            )
         return row
 
     def _artifacts(self, run: Run, player_id: str, now: float) -> list[Json]:
@@ -328,13 +330,13 @@ class Dialect:
             return []
         return [
             {
-                "filename": one.filename,
-                "url": one.url
-                or f"{self._storage_url()}/artifacts/{player_id}/{quote(one.filename)}",
-                "size": one.size,
+                "filename": artifact.filename,
+                "url": artifact.url
+                or f"{self._storage_url()}/artifacts/{player_id}/{quote(artifact.filename)}",
+                "size": artifact.size,
                 "uploaded_at": self._time(run.ended),
             }
-            for one in run.script.artifacts
+            for artifact in run.script.artifacts
         ]
 
     def _bug_info(self, run: Run, now: float) -> Json | None:
@@ -370,8 +372,8 @@ class Dialect:
         if result is None or self._is_newest:
             return result
         if self._is_january:
-            return _JANUARY_WORDS.get(result, result.lower())
-        return _OLD_WORDS.get(result, result)
+            return _JANUARY_RESULTS.get(result, result.lower())
+        return _OLD_RESULTS.get(result, result)
 
     def _time(self, moment: float) -> str:
         when = datetime.fromtimestamp(moment, UTC)
@@ -394,14 +396,16 @@ def _app(run: Run) -> Json:
     }
 
 
-def _items(step: Step, number: int, is_over: bool) -> list[Json]:  # noqa: FBT001 - one question
+def _items(step: Step, number: int, is_completed: bool) -> list[Json]:  # noqa: FBT001 - one question
     if not step.finish_condition:
         return []
     return [
         {
             "id": f"{number}a",
             "expected": step.finish_condition,
-            "status": _ITEM_WORDS.get(step.result.upper(), "error") if is_over else "pending",
-            "comment": step.report if is_over else None,
+            "status": _ITEM_STATUSES.get(step.result.upper(), "error")
+            if is_completed
+            else "pending",
+            "comment": step.report if is_completed else None,
         }
     ]

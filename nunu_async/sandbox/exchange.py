@@ -1,4 +1,4 @@
-"""Hold what every API operation shares: the request as it sees it, the answer, the refusal."""
+"""The parsed requests, the responses and the errors that all API operations share."""
 
 import json
 import re
@@ -22,19 +22,19 @@ _LARGEST_PAGE = 100
 
 @attrs.frozen
 class Refused(Exception):
-    """The request is answered with an error."""
+    """Sends an error response."""
 
     status: int
     error: str
     code: str | None = None
     details: Mapping[str, object] | None = None
     extra: Mapping[str, object] = attrs.field(factory=dict)
-    """Further members of the body; they win over the usual ones."""
+    """Further members of the body; they override the usual ones."""
 
 
 @attrs.frozen
 class Asked:
-    """A request as the operations see it."""
+    """A parsed request, as operations get it."""
 
     call: Call
     query: Mapping[str, str]
@@ -46,7 +46,7 @@ class Asked:
 
 @attrs.frozen
 class Reply:
-    """The JSON answer of an operation."""
+    """The JSON response of an operation."""
 
     body: Mapping[str, Any]
     status: int = 200
@@ -56,12 +56,12 @@ Operation = Callable[[Asked], Awaitable[Reply]]
 
 
 def bad_request(problem: str) -> NoReturn:
-    """Refuse with 400. Raises: Refused, always."""
+    """Respond with 400. Raises: Refused, always."""
     raise Refused(400, f"invalid request: {problem}")
 
 
 def check(rule: shapes.Rule, body: object) -> None:
-    """Hold a body to its shape. Raises: Refused."""
+    """Check a body against its shape. Raises: Refused."""
     try:
         rule(body, "")
     except shapes.ShapeError as exc:
@@ -69,10 +69,10 @@ def check(rule: shapes.Rule, body: object) -> None:
 
 
 def parse(raw: bytes) -> tuple[Any, str | None]:
-    """Read JSON, strictly; the second is what is wrong with it, or None."""
+    """Parse JSON strictly; return the value, and what is wrong with it or None."""
     try:
-        parsed = json.loads(raw.decode(), parse_constant=_no_constant)
-        json.dumps(parsed, ensure_ascii=False).encode()  # a lone surrogate is no text
+        parsed = json.loads(raw.decode(), parse_constant=_reject_constant)
+        json.dumps(parsed, ensure_ascii=False).encode()  # rejects lone surrogates
     except (ValueError, RecursionError):
         return None, "body must be JSON"
     return parsed, None
@@ -98,7 +98,7 @@ def read_page(query: Mapping[str, str]) -> tuple[int, int]:
 
 
 def read_uuid(query: Mapping[str, str], name: str) -> str | None:
-    """Read a UUID, in lower case; None when it is not there. Raises: Refused."""
+    """Read a UUID, in lower case; None if it is absent. Raises: Refused."""
     value = query.get(name)
     if value is None:
         return None
@@ -108,7 +108,7 @@ def read_uuid(query: Mapping[str, str], name: str) -> str | None:
 
 
 def read_choice(query: Mapping[str, str], name: str, words: tuple[str, ...]) -> str | None:
-    """Read one of some words; None when it is not there. Raises: Refused."""
+    """Read one of the allowed words; None if it is absent. Raises: Refused."""
     value = query.get(name)
     if value is not None and value not in words:
         bad_request(f"{name} must be one of {', '.join(words)}")
@@ -116,25 +116,25 @@ def read_choice(query: Mapping[str, str], name: str, words: tuple[str, ...]) -> 
 
 
 def read_query_flag(query: Mapping[str, str], name: str) -> bool | None:
-    """Read true or false; None when it is not there. Raises: Refused."""
+    """Read true or false; None if it is absent. Raises: Refused."""
     value = read_choice(query, name, ("true", "false"))
     return None if value is None else value == "true"
 
 
 def is_uuid(text: str) -> bool:
-    """Tell whether a text has the form of a UUID."""
+    """Return whether a string has the form of a UUID."""
     return _UUID.fullmatch(text) is not None
 
 
-def error_answer(refused: Refused) -> web.Response:
-    """Make the answer for a refusal."""
-    body: dict[str, object] = {"error": refused.error}
-    if refused.code is not None:
-        body["code"] = refused.code
-    if refused.details is not None:
-        body["details"] = refused.details
-    return web.json_response(body | dict(refused.extra), status=refused.status)
+def error_response(error: Refused) -> web.Response:
+    """Build the response for an error."""
+    body: dict[str, object] = {"error": error.error}
+    if error.code is not None:
+        body["code"] = error.code
+    if error.details is not None:
+        body["details"] = error.details
+    return web.json_response(body | dict(error.extra), status=error.status)
 
 
-def _no_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")

@@ -1,4 +1,4 @@
-"""Answer for the runs, jobs and test plan executions."""
+"""The API operations that read runs, jobs and test plan executions, and that stop jobs."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,7 +24,7 @@ _STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=(
 
 
 class RunOperations:
-    """The operations that read runs, and the one that stops them."""
+    """Reads runs, jobs and test plan executions, and stops jobs."""
 
     def __init__(self, *, history: History, dialect: Dialect, now: Callable[[], float]) -> None:
         self._history = history
@@ -40,11 +40,11 @@ class RunOperations:
             "get_job": self._get_job,
         }
 
-    async def _list_runs(self, asked: Asked) -> Reply:
-        """List runs; `bugs=false`, which no page explains, lists those without a bug."""
-        query = asked.query
+    async def _list_runs(self, request: Asked) -> Reply:
+        """List runs; `bugs=false`, which no API page explains, lists those without bugs."""
+        query = request.query
         state = read_choice(query, "state", ("running", "completed", "all"))
-        wanted = RunFilter(
+        filters = RunFilter(
             state=None if state == "all" else state,
             test_id=read_uuid(query, "multiplayer_test_id"),
             job_id=read_uuid(query, "job_id"),
@@ -55,35 +55,35 @@ class RunOperations:
         )
         page, size = read_page(query)
         now = self._now()
-        found = self._history.list_runs(wanted, now)
-        data = [self._dialect.run(run, now) for run in found.page(page, size)]
-        return Reply(self._dialect.page(data, found, page, size))
+        selection = self._history.list_runs(filters, now)
+        data = [self._dialect.run(run, now) for run in selection.page(page, size)]
+        return Reply(self._dialect.page(data, selection, page, size))
 
-    async def _get_run(self, asked: Asked) -> Reply:
+    async def _get_run(self, request: Asked) -> Reply:
         now = self._now()
-        return Reply(self._dialect.details(self._find(asked, now), now))
+        return Reply(self._dialect.details(self._find(request, now), now))
 
-    async def _list_run_bugs(self, asked: Asked) -> Reply:
+    async def _list_run_bugs(self, request: Asked) -> Reply:
         now = self._now()
-        return Reply(self._dialect.bugs(self._find(asked, now), now))
+        return Reply(self._dialect.bugs(self._find(request, now), now))
 
-    async def _stop_runs(self, asked: Asked) -> Reply:
-        """Stop jobs; ids of no job count as received and have no result."""
-        check(_STOP, asked.body)
+    async def _stop_runs(self, request: Asked) -> Reply:
+        """Stop jobs; unknown ids are counted as received, and get no result."""
+        check(_STOP, request.body)
         now = self._now()
-        ids = list(dict.fromkeys(asked.body["job_ids"]))
-        jobs = [job for job in (self._history.find_job(one, now) for one in ids) if job]
+        ids = list(dict.fromkeys(request.body["job_ids"]))
+        jobs = [job for job in (self._history.find_job(job_id, now) for job_id in ids) if job]
         if not jobs:
             error = "no jobs found in your project matching the provided IDs"
-            raise Refused(404, error, extra=self._dialect.stop_problem(len(ids)))
+            raise Refused(404, error, extra=self._dialect.stop_error(len(ids)))
         results: list[dict[str, object]] = []
         for job in jobs:
             if self._history.stop(job, now):
-                told = {"ok": True, "status": 200, "message": "Job stopped"}
+                outcome = {"ok": True, "status": 200, "message": "Job stopped"}
             else:
-                told = {"ok": False, "status": 500, "error": "Job already completed"}
-            results.append({"job_id": job.job_id, **told})
-        stopped = sum(bool(one["ok"]) for one in results)
+                outcome = {"ok": False, "status": 500, "error": "Job already completed"}
+            results.append({"job_id": job.job_id, **outcome})
+        stopped = sum(bool(result["ok"]) for result in results)
         is_all = stopped == len(ids)
         message = f"Stopped {stopped}/{len(ids)} job(s)"
         if is_all:
@@ -97,11 +97,11 @@ class RunOperations:
         }
         return Reply(body, 200 if is_all else 207)
 
-    async def _list_test_plan_executions(self, asked: Asked) -> Reply:
-        query = asked.query
+    async def _list_test_plan_executions(self, request: Asked) -> Reply:
+        query = request.query
         order = read_choice(query, "sort_order", ("asc", "desc"))
         sort_by = read_choice(query, "sort_by", ("start_time", "test_plan_name", "build_name"))
-        wanted = ExecutionFilter(
+        filters = ExecutionFilter(
             plan_id=read_uuid(query, "test_plan_id"),
             build_id=read_uuid(query, "build_id"),
             status=read_choice(query, "status", ("completed", "in_progress", "queued")),
@@ -110,15 +110,15 @@ class RunOperations:
         )
         page, size = read_page(query)
         now = self._now()
-        found = self._history.list_executions(wanted, now)
-        data = [self._dialect.execution(one, now) for one in found.page(page, size)]
-        return Reply(self._dialect.page(data, found, page, size))
+        selection = self._history.list_executions(filters, now)
+        data = [self._dialect.execution(row, now) for row in selection.page(page, size)]
+        return Reply(self._dialect.page(data, selection, page, size))
 
-    async def _list_jobs(self, asked: Asked) -> Reply:
-        """List jobs; not one of the ten core operations either."""
-        query = asked.query
+    async def _list_jobs(self, request: Asked) -> Reply:
+        """List jobs; not one of the ten core operations."""
+        query = request.query
         status = read_choice(query, "status", ("queued", "running", "completed", "all"))
-        wanted = JobFilter(
+        filters = JobFilter(
             status=None if status == "all" else status,
             execution_id=read_uuid(query, "test_plan_execution_id"),
             test_id=read_uuid(query, "multiplayer_test_id"),
@@ -126,13 +126,13 @@ class RunOperations:
         )
         page, size = read_page(query)
         now = self._now()
-        found = self._history.list_jobs(wanted, now)
-        data = [self._dialect.job(job_of(row), now) for row in found.page(page, size)]
-        return Reply(self._dialect.page(data, found, page, size))
+        selection = self._history.list_jobs(filters, now)
+        data = [self._dialect.job(job_of(row), now) for row in selection.page(page, size)]
+        return Reply(self._dialect.page(data, selection, page, size))
 
-    async def _get_job(self, asked: Asked) -> Reply:
-        """Show one job; not one of the ten core operations, but waiting needs it."""
-        job_id = asked.call.params["job_id"]
+    async def _get_job(self, request: Asked) -> Reply:
+        """Read one job; not one of the ten core operations, but needed to wait for jobs."""
+        job_id = request.call.params["job_id"]
         if not is_uuid(job_id):
             bad_request("job id must be a UUID")
         now = self._now()
@@ -141,8 +141,8 @@ class RunOperations:
             raise Refused(404, "job not found")
         return Reply(self._dialect.job(job, now))
 
-    def _find(self, asked: Asked, now: float) -> Run:
-        run = self._history.find_run(asked.call.params["run_id"], now)
+    def _find(self, request: Asked, now: float) -> Run:
+        run = self._history.find_run(request.call.params["run_id"], now)
         if run is None:
             raise Refused(404, "run not found")
         return run

@@ -1,4 +1,4 @@
-"""Answer for the start of runs."""
+"""The API operation that starts runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -30,7 +30,7 @@ _TARGETS = ("multiplayer_test_id", "test_plan_id", "instructions")
 _TEST_ONLY = ("retries", "instances")
 _BUILD_STORAGE = "build-storage"
 _NAME = "[api] ephemeral test"
-_EPHEMERAL = "7e570000-0000-4000-9000-"  # another variant than the tests that stay
+_EPHEMERAL = "7e570000-0000-4000-9000-"  # not the UUID variant of the tests of the project
 
 Named = TypeVar("Named", MultiplayerTest, TestPlan, DeploymentConfig)
 
@@ -40,7 +40,7 @@ def _uuid(value: object, where: str) -> None:
         raise shapes.ShapeError(f"{where} must be a UUID")
 
 
-def _place(value: object, where: str) -> None:
+def _location(value: object, where: str) -> None:
     if value != "auto":
         shapes.record({"lat": shapes.text(), "long": shapes.text()}, required=("lat", "long"))(
             value, where
@@ -72,7 +72,7 @@ _OPTIONS: dict[str, shapes.Rule] = {
     "performance_monitoring": shapes.flag,
     "mobile_auto_grant_permissions": shapes.flag,
     "mobile_geolocation": shapes.text(),
-    "mobile_gpslocation": _place,
+    "mobile_gpslocation": _location,
 }
 _MEMBERS: dict[str, shapes.Rule] = {
     "multiplayer_test_id": shapes.text(1),
@@ -104,7 +104,7 @@ _START_NEWEST = shapes.record(
 
 
 class StartOperation:
-    """The operation that starts tests, plans and one-off instructions."""
+    """Starts tests, test plans and one-off instructions."""
 
     def __init__(
         self,
@@ -121,13 +121,13 @@ class StartOperation:
         self._ephemeral = 0
         self.operations: dict[str, Operation] = {"start_run": self._start_run}
 
-    async def _start_run(self, asked: Asked) -> Reply:
-        body = asked.body
+    async def _start_run(self, request: Asked) -> Reply:
+        body = request.body
         self._check(body)
         config, player_configs = self._configs(body)
         build = self._build(body, config)
         plan, tests = self._target(body)
-        key_id = "" if asked.key is None else asked.key.key_id
+        key_id = "" if request.key is None else request.key.key_id
         tags = tuple(body.get("additional_tags", ()))
         order = Order(
             test=tests[0],
@@ -149,37 +149,37 @@ class StartOperation:
     def _check(self, body: Mapping[str, Any]) -> None:
         is_newest = self._dialect.letter == "N"
         check(_START_NEWEST if is_newest else _START, body)
-        given = [name for name in _TARGETS if name in body]
-        if len(given) != 1:
+        targets = [name for name in _TARGETS if name in body]
+        if len(targets) != 1:
             bad_request(f"provide exactly one of {', '.join(_TARGETS)}")
-        if "name" in body and given != ["instructions"]:
+        if "name" in body and targets != ["instructions"]:
             bad_request("name goes with instructions only")
         for name in _TEST_ONLY:
-            if name in body and given != ["multiplayer_test_id"]:
+            if name in body and targets != ["multiplayer_test_id"]:
                 bad_request(f"{name} goes with multiplayer_test_id only")
         options = body.get("options", {})
         if options.get("mobile_gpslocation") == "auto" and "mobile_geolocation" not in options:
             bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
         if is_newest:
-            _check_newest(body, given[0])
+            _check_newest(body, targets[0])
 
     def _configs(
         self, body: Mapping[str, Any]
     ) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
         known = self._history.deployment_configs
-        wanted: Mapping[str, Any] = {}
+        targets: Mapping[str, Any] = {}
         if self._dialect.letter == "N":
-            wanted = body.get("player_deployment_configs", {})
-        if wanted:
+            targets = body.get("player_deployment_configs", {})
+        if targets:
             test = self._find(self._history.tests, body["multiplayer_test_id"], "multiplayer test")
             players = {f"{number}" for number in range(1, test.players + 1)}
-            if set(wanted) - players:
+            if set(targets) - players:
                 bad_request(f"player_deployment_configs is keyed by 1 to {test.players}")
-            if "deployment_config_id" not in body and set(wanted) != players:
+            if "deployment_config_id" not in body and set(targets) != players:
                 bad_request("deployment_config_id is required unless every player has one")
         by_player = {
             int(name): self._find(known, target["deployment_config_id"], "deployment config")
-            for name, target in wanted.items()
+            for name, target in targets.items()
         }
         if "deployment_config_id" not in body:
             return by_player[1], by_player
@@ -257,20 +257,22 @@ class StartOperation:
         self, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
     ) -> Reply:
         config = order.config
-        told: list[dict[str, object]] = []
+        results: list[dict[str, object]] = []
         job_ids: list[str] = []
         for label in config.device_labels:
             if label in config.broken_devices:
-                problem = "device unavailable"
-                told.append({"device_label": label, "ok": False, "status": 500, "message": problem})
+                message = "device unavailable"
+                results.append(
+                    {"device_label": label, "ok": False, "status": 500, "message": message}
+                )
                 continue
             device = attrs.evolve(config, device=label)
             jobs, execution = self._start(attrs.evolve(order, config=device), plan, tests)
             ids = [job.job_id for job in jobs]
             job_ids += ids
             data = {**self._members(order, plan, execution), "job_ids": ids}
-            told.append({"device_label": label, "ok": True, "status": 201, "data": data})
-        requested, started = len(told), sum(bool(one["ok"]) for one in told)
+            results.append({"device_label": label, "ok": True, "status": 201, "data": data})
+        requested, started = len(results), sum(bool(result["ok"]) for result in results)
         is_ephemeral = order.test.id.startswith(_EPHEMERAL)
         body = {
             **self._members(order, plan, None),
@@ -280,19 +282,19 @@ class StartOperation:
             "started_count": started,
             "successful_count": started,
             "failed_count": requested - started,
-            "device_runs" if is_ephemeral else "results": told,
+            "device_runs" if is_ephemeral else "results": results,
         }
         if started == requested:
             return Reply(body, 201)
         return Reply(body, 207 if started else 500)
 
-    def _find(self, known: Sequence[Named], wanted: str, what: str) -> Named:
-        found = next((one for one in known if one.id == wanted), None)
+    def _find(self, known: Sequence[Named], item_id: str, what: str) -> Named:
+        found = next((item for item in known if item.id == item_id), None)
         return self._not_found(what) if found is None else found
 
     def _not_found(self, what: str) -> NoReturn:
-        problem = f"{what} not found"
-        raise Refused(404, problem, extra=self._dialect.start_problem(404, problem))
+        message = f"{what} not found"
+        raise Refused(404, message, extra=self._dialect.start_error(404, message))
 
 
 def _check_newest(body: Mapping[str, Any], target: str) -> None:
