@@ -1,4 +1,4 @@
-"""Hold the runs, jobs and executions of one project, and start and stop them.
+"""The runs, jobs and executions of one project; starts and stops them.
 
 Pure: no clock. Everything that depends on time takes `now` in Unix seconds.
 """
@@ -22,15 +22,15 @@ from nunu_async.sandbox.world import (
     TestPlan,
 )
 
-_RETRIED = ("ERROR", "TIMEOUT")  # a stopped run is stopped with its whole job here
+_RETRIED = ("ERROR", "TIMEOUT")  # not STOPPED: stopping a run stops its whole job here
 
 
 @attrs.frozen(kw_only=True)
 class RunFilter:
-    """Which runs to list; None asks nothing."""
+    """Which runs to list; None matches all."""
 
     state: str | None = None
-    """`running` takes those that initialize too."""
+    """`running` includes those that are initializing."""
     test_id: str | None = None
     job_id: str | None = None
     execution_id: str | None = None
@@ -41,10 +41,10 @@ class RunFilter:
 
 @attrs.frozen(kw_only=True)
 class JobFilter:
-    """Which jobs to list; None asks nothing."""
+    """Which jobs to list; None matches all."""
 
     status: str | None = None
-    """`running` takes all that are neither queued nor completed."""
+    """`running` includes all that are neither queued nor completed."""
     execution_id: str | None = None
     test_id: str | None = None
     tags: frozenset[str] = frozenset()
@@ -52,7 +52,7 @@ class JobFilter:
 
 @attrs.frozen(kw_only=True)
 class ExecutionFilter:
-    """Which executions to list, and in which order; None asks nothing."""
+    """Which executions to list, and in which order; None matches all."""
 
     plan_id: str | None = None
     build_id: str | None = None
@@ -63,7 +63,7 @@ class ExecutionFilter:
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What one job is to do."""
+    """What to start: the parameters of one job."""
 
     test: MultiplayerTest
     config: DeploymentConfig
@@ -88,18 +88,18 @@ class History:
         self.deployment_configs: list[DeploymentConfig] = list(DEPLOYMENT_CONFIGS)
         self._runs: Register[Run] = Register()
         self._executions: Register[Execution] = Register()
-        self._numbered: list[Run] = []
-        self._named: dict[str, Run] = {}
+        self._by_number: list[Run] = []
+        self._by_given_id: dict[str, Run] = {}
         self._execution_count = 0
         self._execution_ids: set[str] = set()
         self._jobs: dict[str, Job] = {}
-        # A run that was added without a job stands for it, so that a long history stays light.
+        # A run that was added without a job stands in for its job, to save memory.
         self._job_rows: Register[Run | Job] = Register()
 
     @property
     def next_run(self) -> int:
         """The number for the next run."""
-        return len(self._numbered) + 1
+        return len(self._by_number) + 1
 
     @property
     def next_execution(self) -> int:
@@ -107,45 +107,45 @@ class History:
         return self._execution_count + 1
 
     def add_run(self, run: Run, now: float, *, job_id: str | None = None) -> None:
-        """Keep a run; `job_id` names a job that is there, or a new one for it.
+        """Add a run, to the job `job_id` if given, which is created unless it exists.
 
-        Raises: ValueError when an id cannot be chosen.
+        Raises: ValueError when an id is taken.
         """
         if run.given_id is not None:
-            if run.given_id in self._named or rows.run_number(run.given_id) is not None:
+            if run.given_id in self._by_given_id or rows.run_number(run.given_id) is not None:
                 raise ValueError(f"run id {run.given_id} is taken")
-            self._named[run.given_id] = run
+            self._by_given_id[run.given_id] = run
         if job_id is None:
             self._job_rows.add(run, now)
         else:
-            self._enter(run, job_id, now)
-        self._numbered.append(run)
+            self._add_to_job(run, job_id, now)
+        self._by_number.append(run)
         self._runs.add(run, now)
 
     def attach(self, run: Run, execution: Execution) -> None:
-        """Make a run's job a test of an execution, and of no other any more."""
-        job = run.job or self._promote(run)
+        """Move the job of a run to an execution."""
+        job = run.job or self._make_job(run)
         if job.execution is not execution:
             if job.execution is not None and job.execution.jobs:
                 job.execution.jobs.remove(job)
             self._touch_job(job)
             job.execution = execution
-            _put(job, execution)
+            _add_to_execution(job, execution)
         self._runs.touch(run)
         self._touch_job(job)
 
     def add_execution(self, execution: Execution, now: float) -> None:
-        """Keep an execution. Raises: ValueError when its id cannot be chosen."""
-        given = execution.given_id
-        if given is not None:
-            if given in self._execution_ids or rows.is_numbered_execution(given):
-                raise ValueError(f"execution id {given} is taken")
-            self._execution_ids.add(given)
+        """Add an execution. Raises: ValueError when its id is taken."""
+        given_id = execution.given_id
+        if given_id is not None:
+            if given_id in self._execution_ids or rows.is_numbered_execution(given_id):
+                raise ValueError(f"execution id {given_id} is taken")
+            self._execution_ids.add(given_id)
         self._execution_count += 1
         self._executions.add(execution, now)
 
     def set_script(self, run: Run, script: Script) -> None:
-        """Give a run another script; the time of its creation stays."""
+        """Replace the script of a run, which keeps its creation time."""
         run.script = script
         self._runs.touch(run)
         if run.job is None:
@@ -154,7 +154,7 @@ class History:
             self._touch_job(run.job)
 
     def start(self, order: Order, now: float) -> Job:
-        """Start a job with all its runs, those included that will be retries."""
+        """Start a job with all its runs, later retries included."""
         job = Job(
             job_id=rows.job_id_of(self.next_run),
             test=order.test,
@@ -169,24 +169,24 @@ class History:
             initiator=order.initiator,
         )
         self._jobs[job.job_id] = job
-        left = order.retries
+        retries_left = order.retries
         for _ in range(order.instances):
             run = self._start_run(job, now, now)
-            while left and run.script.result.upper() in _RETRIED:
-                left -= 1
+            while retries_left and run.script.result.upper() in _RETRIED:
+                retries_left -= 1
                 run = self._start_run(job, run.ended, now)
                 job.retried.append(run)
         self._job_rows.add(job, now)
         if order.execution is not None:
-            _put(job, order.execution)
+            _add_to_execution(job, order.execution)
             self._executions.touch(order.execution)
         return job
 
     def stop(self, job: Job, now: float) -> bool:
-        """Stop a job at once; false when it is completed already."""
+        """Stop a job at once; return False if it is completed already."""
         if job.status(now) == "COMPLETED":
             return False
-        self._jobs[job.job_id] = job  # one that no more was known of than its run, until now
+        self._jobs[job.job_id] = job  # until now, it may have been known by its run only
         for run in job.runs:
             run.job = job
             if run.created > now:
@@ -211,51 +211,53 @@ class History:
         return tuple(visible.rows[: visible.total])
 
     def find_run(self, run_id: str, now: float) -> Run | None:
-        """Find a run that has appeared by its id."""
-        run = self._named.get(run_id)
+        """Find a run by its id, if it has appeared."""
+        run = self._by_given_id.get(run_id)
         number = rows.run_number(run_id)
-        if number is not None and 0 < number <= len(self._numbered):
-            run = self._numbered[number - 1]
+        if number is not None and 0 < number <= len(self._by_number):
+            run = self._by_number[number - 1]
         if run is None or run.run_id != run_id or run.created > now:
             return None
-        # A run that was to come when its job was stopped never came.
+        # A run that had not appeared when its job was stopped never appears.
         return None if run.job is not None and run not in run.job.runs else run
 
     def find_job(self, job_id: str, now: float) -> Job | None:
-        """Find a job by its id."""
+        """Find a job by its id, if it has appeared."""
         job = self._jobs.get(job_id)
         if job is not None:
             return job if job.created <= now else None
         number = rows.job_number(job_id)
-        if number is None or not 0 < number <= len(self._numbered):
+        if number is None or not 0 < number <= len(self._by_number):
             return None
-        run = self._numbered[number - 1]
+        run = self._by_number[number - 1]
         if run.job is not None or run.created > now:
             return None
         return job_of(run)
 
-    def list_runs(self, wanted: RunFilter, now: float) -> Selection[Run]:
+    def list_runs(self, filters: RunFilter, now: float) -> Selection[Run]:
         """Select runs, newest first."""
-        if wanted == RunFilter():
+        if filters == RunFilter():
             return self._runs.visible(now)
-        if wanted.job_id is not None:
-            job = self.find_job(wanted.job_id, now)
-            few = () if job is None else sorted(job.visible(now), key=lambda run: run.created)
-            found = _matching(few, wanted, now)
+        if filters.job_id is not None:
+            job = self.find_job(filters.job_id, now)
+            runs = () if job is None else sorted(job.visible(now), key=lambda run: run.created)
+            found = _matching(runs, filters, now)
             return Selection(found, len(found))
-        return self._runs.select(wanted, now, lambda rows: _matching(rows, wanted, now))
+        return self._runs.select(filters, now, lambda rows: _matching(rows, filters, now))
 
-    def list_jobs(self, wanted: JobFilter, now: float) -> Selection[Run | Job]:
-        """Select jobs, newest first; `job_of` makes a job of each."""
-        if wanted == JobFilter():
+    def list_jobs(self, filters: JobFilter, now: float) -> Selection[Run | Job]:
+        """Select the rows of jobs, newest first; `job_of` returns the job of each."""
+        if filters == JobFilter():
             return self._job_rows.visible(now)
-        return self._job_rows.select(wanted, now, lambda rows: _matching_jobs(rows, wanted, now))
+        return self._job_rows.select(filters, now, lambda rows: _matching_jobs(rows, filters, now))
 
-    def list_executions(self, wanted: ExecutionFilter, now: float) -> Selection[Execution]:
-        """Select executions in the order wanted; those without the name to sort by are greatest."""
-        if wanted == ExecutionFilter():
+    def list_executions(self, filters: ExecutionFilter, now: float) -> Selection[Execution]:
+        """Select executions in the requested order; those without the sort name are greatest."""
+        if filters == ExecutionFilter():
             return self._executions.visible(now)
-        return self._executions.select(wanted, now, lambda rows: _sorted(rows, wanted, now))
+        return self._executions.select(
+            filters, now, lambda rows: _matching_executions(rows, filters, now)
+        )
 
     def _start_run(self, job: Job, start: float, now: float) -> Run:
         script = self.scripts.popleft() if self.scripts else job.test.script or self.script
@@ -270,12 +272,12 @@ class History:
             initiator=job.initiator,
             job=job,
         )
-        self._numbered.append(run)
+        self._by_number.append(run)
         job.runs.append(run)
         self._runs.add(run, now)
         return run
 
-    def _enter(self, run: Run, job_id: str, now: float) -> None:
+    def _add_to_job(self, run: Run, job_id: str, now: float) -> None:
         if job_id not in self._jobs and rows.job_number(job_id) is None:
             run.job = self._jobs[job_id] = _new_job(run, job_id)
             self._job_rows.add(run.job, now)
@@ -288,11 +290,11 @@ class History:
         if job_id in self._jobs:
             return self._jobs[job_id]
         number = rows.job_number(job_id) or 0
-        if not 0 < number <= len(self._numbered) or self._numbered[number - 1].job is not None:
+        if not 0 < number <= len(self._by_number) or self._by_number[number - 1].job is not None:
             raise ValueError(f"job id {job_id} is taken")
-        return self._promote(self._numbered[number - 1])
+        return self._make_job(self._by_number[number - 1])
 
-    def _promote(self, run: Run) -> Job:
+    def _make_job(self, run: Run) -> Job:
         run.job = self._jobs[run.job_id] = job_of(run)
         return run.job
 
@@ -303,13 +305,13 @@ class History:
 
 
 def job_of(row: Run | Job) -> Job:
-    """Take the job of a row; one that is nothing but its run is made anew each time."""
+    """Return the job of a row; a run without a job gets a new one each time."""
     if isinstance(row, Job):
         return row
     return row.job or _new_job(row, row.job_id)
 
 
-def _put(job: Job, execution: Execution) -> None:
+def _add_to_execution(job: Job, execution: Execution) -> None:
     if execution.jobs is None:
         execution.jobs = []
     execution.jobs.append(job)
@@ -329,10 +331,10 @@ def _new_job(run: Run, job_id: str) -> Job:
     )
 
 
-def _matching(some: Iterable[Run], wanted: RunFilter, now: float) -> list[Run]:
-    found = list(some)
-    if wanted.execution_id is not None:
-        execution_id = wanted.execution_id
+def _matching(runs: Iterable[Run], filters: RunFilter, now: float) -> list[Run]:
+    found = list(runs)
+    if filters.execution_id is not None:
+        execution_id = filters.execution_id
         found = [
             run
             for run in found
@@ -340,31 +342,33 @@ def _matching(some: Iterable[Run], wanted: RunFilter, now: float) -> list[Run]:
             and run.job.execution is not None
             and run.job.execution.execution_id == execution_id
         ]
-    if wanted.test_id is not None:
-        found = [run for run in found if run.test.id == wanted.test_id]
-    if wanted.kind is not None:
-        found = [run for run in found if run.test.kind == wanted.kind]
-    if wanted.tags:
-        found = [run for run in found if wanted.tags.issubset(run.tags)]
-    if wanted.state is not None:
-        is_wanted = wanted.state == "completed"
-        found = [run for run in found if (now >= run.ended) == is_wanted]
-    if wanted.has_bugs is not None:
-        found = [run for run in found if (run.bug_count(now) > 0) == wanted.has_bugs]
+    if filters.test_id is not None:
+        found = [run for run in found if run.test.id == filters.test_id]
+    if filters.kind is not None:
+        found = [run for run in found if run.test.kind == filters.kind]
+    if filters.tags:
+        found = [run for run in found if filters.tags.issubset(run.tags)]
+    if filters.state is not None:
+        is_completed = filters.state == "completed"
+        found = [run for run in found if (now >= run.ended) == is_completed]
+    if filters.has_bugs is not None:
+        found = [run for run in found if (run.bug_count(now) > 0) == filters.has_bugs]
     return found
 
 
-def _matching_jobs(some: Iterable[Run | Job], wanted: JobFilter, now: float) -> list[Run | Job]:
-    found = list(some)
-    if wanted.execution_id is not None:
-        execution_id = wanted.execution_id
+def _matching_jobs(
+    job_rows: Iterable[Run | Job], filters: JobFilter, now: float
+) -> list[Run | Job]:
+    found = list(job_rows)
+    if filters.execution_id is not None:
+        execution_id = filters.execution_id
         found = [row for row in found if _execution_id(row) == execution_id]
-    if wanted.test_id is not None:
-        found = [row for row in found if row.test.id == wanted.test_id]
-    if wanted.tags:
-        found = [row for row in found if wanted.tags.issubset(row.tags)]
-    if wanted.status is not None:
-        found = [row for row in found if _phase(row, now) == wanted.status]
+    if filters.test_id is not None:
+        found = [row for row in found if row.test.id == filters.test_id]
+    if filters.tags:
+        found = [row for row in found if filters.tags.issubset(row.tags)]
+    if filters.status is not None:
+        found = [row for row in found if _status_to_filter_by(row, now) == filters.status]
     return found
 
 
@@ -373,9 +377,9 @@ def _execution_id(row: Run | Job) -> str | None:
     return None if job is None or job.execution is None else job.execution.execution_id
 
 
-def _phase(row: Run | Job, now: float) -> str:
+def _status_to_filter_by(row: Run | Job, now: float) -> str:
     if isinstance(row, Run):
-        if row.job is None:  # a job that is nothing but its run was never queued
+        if row.job is None:  # a run that stands in for its job was never queued
             return "completed" if now >= row.cleaned else "running"
         row = row.job
     if now >= row.ended:
@@ -383,27 +387,29 @@ def _phase(row: Run | Job, now: float) -> str:
     return "running" if any(run.created <= now for run in row.runs) else "queued"
 
 
-def _sorted(some: Iterable[Execution], wanted: ExecutionFilter, now: float) -> list[Execution]:
-    found = list(some)
-    if wanted.plan_id is not None:
-        found = [one for one in found if one.plan is not None and one.plan.id == wanted.plan_id]
-    if wanted.build_id is not None:
-        found = [one for one in found if one.build is not None and one.build.id == wanted.build_id]
-    if wanted.status is not None:
-        found = [one for one in found if one.status(now) == wanted.status]
-    # From here on in the reverse of the order shown. Of equals the newest is shown first.
-    if wanted.sort_by == "test_plan_name":
-        found.sort(key=_plan_name, reverse=wanted.is_ascending)
-    elif wanted.sort_by == "build_name":
-        found.sort(key=_build_name, reverse=wanted.is_ascending)
-    elif wanted.is_ascending:
+def _matching_executions(
+    executions: Iterable[Execution], filters: ExecutionFilter, now: float
+) -> list[Execution]:
+    found = list(executions)
+    if filters.plan_id is not None:
+        found = [row for row in found if row.plan is not None and row.plan.id == filters.plan_id]
+    if filters.build_id is not None:
+        found = [row for row in found if row.build is not None and row.build.id == filters.build_id]
+    if filters.status is not None:
+        found = [row for row in found if row.status(now) == filters.status]
+    # From here on in the reverse of the order shown; of equal rows, the newest is shown first.
+    if filters.sort_by == "test_plan_name":
+        found.sort(key=_plan_name, reverse=filters.is_ascending)
+    elif filters.sort_by == "build_name":
+        found.sort(key=_build_name, reverse=filters.is_ascending)
+    elif filters.is_ascending:
         found.reverse()
     return found
 
 
-def _plan_name(one: Execution) -> tuple[bool, str]:
-    return (True, "") if one.plan is None else (False, one.plan.name)
+def _plan_name(execution: Execution) -> tuple[bool, str]:
+    return (True, "") if execution.plan is None else (False, execution.plan.name)
 
 
-def _build_name(one: Execution) -> tuple[bool, str]:
-    return (True, "") if one.build is None else (False, one.build.name)
+def _build_name(execution: Execution) -> tuple[bool, str]:
+    return (True, "") if execution.build is None else (False, execution.build.name)

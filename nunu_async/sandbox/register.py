@@ -1,4 +1,4 @@
-"""Keep many rows in the order of their creation, and find those that match, page by page."""
+"""Many rows in the order of their creation, and cached selections of them, by pages."""
 
 import math
 from bisect import bisect_right, insort
@@ -7,16 +7,16 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-_REMEMBERED = 32  # answers; a client that reads page after page asks the same again and again
+_CACHE_SIZE = 32  # selections; a client that reads page after page repeats its query
 
 
 class Row(Protocol):
-    """What can be kept."""
+    """What a register holds."""
 
     created: float
 
     def changes_after(self, now: float) -> float:
-        """Tell when the row changes next; infinite when it does not."""
+        """Return when the row changes next; infinity if it does not."""
         ...
 
 
@@ -29,48 +29,48 @@ class Selection(Generic[RowT]):
 
     rows: Sequence[RowT]
     total: int
-    """Only the first so many rows count."""
+    """The number of rows, from the first, that are selected."""
 
     def page(self, number: int, size: int) -> list[RowT]:
-        """Take a page, in the order shown; empty past the end."""
+        """Return a page, in the order shown; empty past the end."""
         stop = max(0, self.total - number * size)
         return list(self.rows[max(0, stop - size) : stop][::-1])
 
 
 @attrs.frozen
-class _Remembered(Generic[RowT]):
+class _CachedRows(Generic[RowT]):
     since: float
     until: float
     rows: Sequence[RowT]
 
 
 class Register(Generic[RowT]):
-    """Rows by creation; those of the same time by when they were added."""
+    """Rows by creation time; those of the same time in the order in which they were added."""
 
     def __init__(self) -> None:
         self._rows: list[RowT] = []
-        self._changing: dict[RowT, None] = {}  # in the place of a set, for its order
-        self._remembered: dict[Hashable, _Remembered[RowT]] = {}
+        self._changing: dict[RowT, None] = {}  # an ordered set
+        self._cache: dict[Hashable, _CachedRows[RowT]] = {}
 
     def add(self, row: RowT, now: float) -> None:
-        """Keep a row; costs next to nothing when rows come in their order."""
+        """Add a row; cheap when rows are added in the order of their creation times."""
         if self._rows and row.created < self._rows[-1].created:
             insort(self._rows, row, key=_created)
         else:
             self._rows.append(row)
         if row.changes_after(now) < math.inf:
             self._changing[row] = None
-        self._remembered.clear()
+        self._cache.clear()
 
     def drop(self, row: RowT) -> None:
-        """Forget a row. Raises: ValueError when it is not there."""
+        """Remove a row. Raises: ValueError when it is not there."""
         self._rows.remove(row)
-        self._remembered.clear()
+        self._cache.clear()
 
     def touch(self, row: RowT) -> None:
-        """Take notice that a row was changed; when it changes next is asked later, and once."""
+        """Record that a row was changed; the next `select` computes when it changes again."""
         self._changing[row] = None
-        self._remembered.clear()
+        self._cache.clear()
 
     def visible(self, now: float) -> Selection[RowT]:
         """Select all rows that have appeared, newest first."""
@@ -81,24 +81,24 @@ class Register(Generic[RowT]):
 
     def select(
         self,
-        question: Hashable,
+        query: Hashable,
         now: float,
-        answer: Callable[[Sequence[RowT]], Sequence[RowT]],
+        find: Callable[[Sequence[RowT]], Sequence[RowT]],
     ) -> Selection[RowT]:
-        """Select by a question, asked once until a row changes.
+        """Select rows by a query, whose result is cached until a row changes.
 
-        `answer` gets the rows that have appeared, oldest first, and returns some of them in the
+        `find` gets the rows that have appeared, oldest first, and returns the matching ones in the
         reverse of the order in which they are shown.
         """
-        known = self._remembered.get(question)
-        if known is None or not known.since <= now < known.until:
+        cached = self._cache.get(query)
+        if cached is None or not cached.since <= now < cached.until:
             visible = self.visible(now)
-            rows = answer(visible.rows[: visible.total])
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            known = _Remembered(now, self._next_change(now), rows)
-            self._remembered[question] = known
-        return Selection(known.rows, len(known.rows))
+            rows = find(visible.rows[: visible.total])
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            cached = _CachedRows(now, self._next_change(now), rows)
+            self._cache[query] = cached
+        return Selection(cached.rows, len(cached.rows))
 
     def _next_change(self, now: float) -> float:
         moments = [(row.changes_after(now), row) for row in self._changing]

@@ -1,7 +1,7 @@
-"""Keep runs, jobs and test plan executions; each works out its state from the time.
+"""Runs, jobs and test plan executions; each computes its state from the time.
 
-Runs and executions are kept small: what many have in common is shared, ids and times are
-worked out. A row is to be read; the sandbox's methods change it.
+Runs and executions are small: they share what they have in common, and compute ids and times.
+Rows are to be read only; the methods of the sandbox change them.
 """
 
 import math
@@ -26,8 +26,8 @@ JobStatus = Literal["QUEUED", "STARTING", "RUNNING", "CLEANING_UP", "COMPLETED"]
 ExecutionStatus = Literal["queued", "in_progress", "completed"]
 
 _RUN = re.compile(r"run([0-9]{9,})", re.ASCII)
-_JOB = "a0b00000-0000-4000-8000-"
-_EXECUTION = "e0ec0000-0000-4000-8000-"
+_JOB_PREFIX = "a0b00000-0000-4000-8000-"
+_EXECUTION_PREFIX = "e0ec0000-0000-4000-8000-"
 _HEX = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
@@ -41,52 +41,52 @@ class Run:
     config: DeploymentConfig
     script: Script
     created: float
-    """The run cannot be seen before."""
+    """When the run appears."""
     tags: tuple[str, ...] = ()
     build: Build | None = None
     initiator: Mapping[str, object]
     job: "Job | None" = None
-    """None when nothing is to be said of the job but what the run says."""
+    """None when the run alone describes its job."""
     stopped: float | None = None
     given_id: str | None = None
 
     @property
     def run_id(self) -> str:
-        """The id, 12 characters unless it was chosen."""
+        """The id; 12 characters unless it was given."""
         return self.given_id or f"run{self.number:09d}"
 
     @property
     def job_id(self) -> str:
         """The id of the job."""
-        return f"{_JOB}{self.number:012x}" if self.job is None else self.job.job_id
+        return f"{_JOB_PREFIX}{self.number:012x}" if self.job is None else self.job.job_id
 
     @property
     def started(self) -> float:
-        """When the run starts to play, unless it is stopped before."""
+        """When the run leaves INITIALIZING, unless it is stopped before."""
         return self.created + self.script.initialize_seconds
 
     @property
     def ended(self) -> float:
-        """When the run is completed or stopped; infinite when it goes on for good."""
+        """When the run is completed or stopped; infinity for an endless run."""
         if self.stopped is not None:
             return self.stopped
         return self.created + self.script.seconds
 
     @property
     def cleaned(self) -> float:
-        """When nothing of the run is left to do for its job; a stop spares the cleaning up."""
+        """When the cleanup of the run has ended; a stopped run has none."""
         if self.stopped is not None:
             return self.stopped
         return self.ended + self.script.cleanup_seconds
 
     def state(self, now: float) -> RunState:
-        """Tell the state, in upper case."""
+        """Return the state, in upper case."""
         if now >= self.ended:
             return "COMPLETED"
         return "RUNNING" if now >= self.started else "INITIALIZING"
 
     def result(self, now: float) -> str | None:
-        """Tell the result, in upper case; None until completed."""
+        """Return the result, in upper case; None until completed."""
         if now < self.ended:
             return None
         return self.script.result if self.stopped is None else "STOPPED"
@@ -96,9 +96,9 @@ class Run:
         return len(self.script.bugs) if self.stopped is None and now >= self.ended else 0
 
     def changes_after(self, now: float) -> float:
-        """Tell when something changes next; infinite when nothing does."""
+        """Return when something changes next; infinity when nothing does."""
         cleaned = self.cleaned
-        if now >= cleaned:  # most runs of a long history
+        if now >= cleaned:  # the fast path: most runs of a long history
             return math.inf
         for moment in (self.created, self.started, self.ended):
             if moment > now:
@@ -108,14 +108,14 @@ class Run:
 
 @attrs.define(eq=False, kw_only=True)
 class Job:
-    """What was started: one run, or several by instances and retries."""
+    """A job: one run, or several by instances and retries."""
 
     job_id: str
     test: MultiplayerTest
     created: float
     config: DeploymentConfig
     player_configs: Mapping[int, DeploymentConfig] = attrs.field(factory=dict)
-    """By player number from 1; the config of the others is `config`."""
+    """By player number from 1; the other players have `config`."""
     build: Build | None = None
     tags: tuple[str, ...] = ()
     execution: "Execution | None" = None
@@ -123,15 +123,15 @@ class Job:
     """None when templates are off."""
     retries: int = 0
     runs: list[Run] = attrs.field(factory=list)
-    """Oldest first, those to come included."""
+    """Oldest first, those that have not appeared yet included."""
     retried: list[Run] = attrs.field(factory=list)
-    """Those of the runs that are there because another one failed."""
+    """Those of `runs` that are retries."""
     stopped: float | None = None
     initiator: Mapping[str, object] = attrs.field(factory=dict)
 
     @property
     def ended(self) -> float:
-        """When the last run is over and cleaned up after."""
+        """When the cleanup of the last run has ended."""
         if self.stopped is not None:
             return self.stopped
         return max([run.cleaned for run in self.runs], default=math.inf)
@@ -141,7 +141,7 @@ class Job:
         return [run for run in self.runs if run.created <= now]
 
     def status(self, now: float) -> JobStatus:
-        """Tell the status."""
+        """Return the status."""
         if now >= self.ended:
             return "COMPLETED"
         states = [run.state(now) for run in self.visible(now)]
@@ -152,18 +152,18 @@ class Job:
         return "STARTING" if set(states) == {"INITIALIZING"} else "RUNNING"
 
     def retries_left(self, now: float) -> int:
-        """Count the retries that no run has used up yet."""
+        """Count the retries that are not used up yet."""
         return self.retries - sum(run.created <= now for run in self.retried)
 
     def result(self, now: float) -> str | None:
-        """Tell the result of the last run; None until the job is completed."""
+        """Return the result of the last run; None until the job is completed."""
         if now < self.ended:
             return None
         visible = self.visible(now)
         return visible[-1].result(now) if visible else "STOPPED"
 
     def changes_after(self, now: float) -> float:
-        """Tell when something changes next; infinite when nothing does."""
+        """Return when something changes next; infinity when nothing does."""
         ended = self.ended
         if now >= ended:
             return math.inf
@@ -172,7 +172,7 @@ class Job:
 
 @attrs.frozen
 class Tally:
-    """How many tests of an execution stand where."""
+    """The number of tests of an execution in each state."""
 
     passed: int = 0
     failed: int = 0
@@ -190,9 +190,9 @@ class Execution:
     """1 for the first execution that was added."""
     plan: TestPlan | None
     created: float
-    """The execution cannot be seen before; also when it started, once it is queued no more."""
+    """When the execution appears; shown as its start time once it has left the queue."""
     outcome: Outcome
-    """Decides only as long as there are no jobs."""
+    """Used only while there are no jobs."""
     build: Build | None = None
     started_by: str | None = None
     jobs: list[Job] | None = None
@@ -201,11 +201,11 @@ class Execution:
     @property
     def execution_id(self) -> str:
         """The id."""
-        return self.given_id or f"{_EXECUTION}{self.number:012x}"
+        return self.given_id or f"{_EXECUTION_PREFIX}{self.number:012x}"
 
     @property
     def dequeued(self) -> float:
-        """When the first test leaves the queue; infinite when none does."""
+        """When the first test leaves the queue; infinity when none does."""
         if self.jobs:
             runs = [run for job in self.jobs for run in job.runs]
             return min((run.created for run in runs), default=math.inf)
@@ -213,7 +213,7 @@ class Execution:
 
     @property
     def ended(self) -> float:
-        """When the last test is over."""
+        """When the last test ends."""
         if self.jobs:
             return max(job.ended for job in self.jobs)
         return self.created + self.outcome.queue_seconds + self.outcome.run_seconds
@@ -224,31 +224,31 @@ class Execution:
         return len(self.jobs) if self.jobs else self.outcome.total
 
     def status(self, now: float) -> ExecutionStatus:
-        """Tell the status, in lower case as documented."""
+        """Return the status, in lower case as documented."""
         if now >= self.ended:
             return "completed"
         return "in_progress" if now >= self.dequeued else "queued"
 
     def tally(self, now: float) -> Tally:
-        """Count the tests by where they stand."""
+        """Count the tests by their states."""
         if self.jobs:
-            return Tally(**Counter(_stand(job, now) for job in self.jobs))
-        left = self.outcome.total
+            return Tally(**Counter(_tally_field(job, now) for job in self.jobs))
+        remaining = self.outcome.total
         if now < self.dequeued:
-            return Tally(queued=left)
-        done = left if now >= self.ended else 0
+            return Tally(queued=remaining)
+        done = remaining if now >= self.ended else 0
         if 0 < self.outcome.run_seconds < math.inf and not done:
-            done = int(left * (now - self.dequeued) / self.outcome.run_seconds)
+            done = int(remaining * (now - self.dequeued) / self.outcome.run_seconds)
         counts: dict[str, int] = {}
         for name in ("passed", "failed", "stopped", "skipped"):
             counts[name] = min(getattr(self.outcome, name), done)
             done -= counts[name]
-            left -= counts[name]
-        running = min(left, 1)
-        return Tally(**counts, running=running, queued=left - running)
+            remaining -= counts[name]
+        running = min(remaining, 1)
+        return Tally(**counts, running=running, queued=remaining - running)
 
     def changes_after(self, now: float) -> float:
-        """Tell when its status changes next; infinite when it does not."""
+        """Return when its status changes next; infinity if it does not."""
         if self.jobs:
             return min(job.changes_after(now) for job in self.jobs)
         for moment in (self.created, self.dequeued, self.ended):
@@ -258,32 +258,32 @@ class Execution:
 
 
 def run_number(run_id: str) -> int | None:
-    """Read the number out of an id that was not chosen."""
+    """Parse the number of a run from a generated id."""
     found = _RUN.fullmatch(run_id)
     return None if found is None else int(found[1])
 
 
 def job_number(job_id: str) -> int | None:
-    """Read the number of the run out of the id of a job that nothing else is said of."""
-    text = job_id.removeprefix(_JOB)
+    """Parse the number of the first run from the generated id of a job."""
+    text = job_id.removeprefix(_JOB_PREFIX)
     return int(text, 16) if text != job_id and _HEX.fullmatch(text) else None
 
 
 def is_numbered_execution(execution_id: str) -> bool:
-    """Tell whether an id has the form of those that were not chosen."""
-    return execution_id.startswith(_EXECUTION)
+    """Return whether an id has the form of a generated one."""
+    return execution_id.startswith(_EXECUTION_PREFIX)
 
 
 def job_id_of(number: int) -> str:
-    """Make the id of a job that begins with the run of this number."""
-    return f"{_JOB}{number:012x}"
+    """Build the id of a job whose first run has this number."""
+    return f"{_JOB_PREFIX}{number:012x}"
 
 
-def _stand(job: Job, now: float) -> str:
+def _tally_field(job: Job, now: float) -> str:
     status = job.status(now)
     if status == "QUEUED":
         return "queued"
     if status != "COMPLETED":
         return "running"
-    words = {"SUCCESS": "passed", "STOPPED": "stopped", "SKIPPED": "skipped"}
-    return words.get((job.result(now) or "").upper(), "failed")
+    fields = {"SUCCESS": "passed", "STOPPED": "stopped", "SKIPPED": "skipped"}
+    return fields.get((job.result(now) or "").upper(), "failed")
