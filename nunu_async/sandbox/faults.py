@@ -1,4 +1,4 @@
-"""Describe what goes wrong, and decide which request it goes wrong for."""
+"""Faults to inject, and which requests they apply to."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,64 +26,58 @@ OPERATIONS = frozenset(
     }
 )
 
-Deed = Literal["pass", "answer", "corrupt", "cut", "stall"]
+Action = Literal["pass", "answer", "corrupt", "cut", "stall"]
 
-_DEEDS = ("pass", "answer", "corrupt", "cut", "stall")
-_LOWEST_STATUS = 200  # 1xx is no final answer
+_ACTIONS = ("pass", "answer", "corrupt", "cut", "stall")
+_LOWEST_STATUS = 200  # 1xx is not a final response
 _HIGHEST_STATUS = 599
 
 
-def _default_deed(fault: "Fault") -> Deed:
+def _default_action(fault: "Fault") -> Action:
     return "pass" if fault.status is None else "answer"
 
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """Spoil some requests of one operation.
+    """Inject a fault into some requests of one operation.
 
-    Requests that match `on` and `part` are counted from 1, for each fault apart; the fault acts
-    on numbers `first` to `first + times - 1`, or on all from `first` when `times` is None.
+    Each fault counts the requests that match its `on` and `part`, from 1. It applies to numbers
+    `first` to `first + times - 1`, or to all from `first` if `times` is None.
 
     Args:
-        on: `*`, or an operation: initiate_upload, get_upload_parts, put_part, complete_upload,
+        on: an operation: initiate_upload, get_upload_parts, put_part, complete_upload,
             cancel_upload, get_build, list_runs, start_run, get_run, list_run_bugs, stop_runs,
-            list_test_plan_executions, list_jobs, get_job.
-        part: only the PUT of this part.
+            list_test_plan_executions, list_jobs, get_job; or `*` for every request, also those
+            that match no operation.
+        part: only the PUT of this part; a single-part upload has part 1 only.
         first, times: which of the matching requests, see above.
-        latency: seconds to wait before anything else.
-        after: bytes of the request body to read before acting.
-        do: `answer` with `status`, `headers` and `body`; `cut` the connection; `stall`, which is to
-            stop reading and never answer; `corrupt`, which is to flip a bit of a part's first byte
-            and serve as usual, so that storage has other bytes than were sent, and says so in its
-            ETag; `pass`, which is to serve as usual after the latency.
-            `answer` is the default with a status, `pass` without.
-        effect: do the real work first: the answer is lost, the change is not.
+        latency: seconds to sleep before anything else.
+        after: bytes of the request body to read before acting; None reads none.
+        do: `answer` with `status`, `headers` and `body`; `cut` resets the connection; `stall`
+            stops reading and never responds; `corrupt` flips a bit of a part's first byte and
+            handles the request as usual, so that storage holds other bytes than were sent, and
+            its ETag shows it; `pass` handles the request as usual after the latency.
+            The default is `answer` with a status, `pass` without.
+        body: None sends the usual error body of the origin; a mapping is sent as JSON.
+        effect: handle the request first and act then: its response is lost, its effect is not.
 
-    Raises: ValueError when the fields name no request, or contradict each other.
+    Raises: ValueError when the fields match no request, or contradict each other.
     """
 
     on: str
-    """An operation, or `*` for every request, also those that are no operation."""
     part: int | None = None
-    """Only this part; the PUT of a single-part upload is part 1."""
     first: int = 1
     times: int | None = 1
     latency: float = 0.0
-    """Seconds, slept before anything else happens."""
     after: int | None = None
-    """Bytes of the request body to read before acting; None reads none."""
     status: int | None = None
-    do: Deed = attrs.field(default=attrs.Factory(_default_deed, takes_self=True))
-    """`pass` serves as usual, `corrupt` with a bit of the body flipped; `cut` resets the
-    connection, `stall` stops reading for good."""
+    do: Action = attrs.field(default=attrs.Factory(_default_action, takes_self=True))
     headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     body: str | bytes | Mapping[str, object] | None = attrs.field(default=None, hash=False)
-    """None sends the error body usual for the origin; a mapping is sent as JSON."""
     effect: bool = False
-    """Do the real work first and act after it: the answer is lost, the change is not."""
 
     def __attrs_post_init__(self) -> None:
-        for problem in chain(self._target_problems(), self._deed_problems()):
+        for problem in chain(self._target_problems(), self._action_problems()):
             raise ValueError(f"fault on {self.on!r}: {problem}")
 
     def _target_problems(self) -> Iterator[str]:
@@ -98,9 +92,9 @@ class Fault:
         if self.times is not None and self.times < 1:
             yield f"times must be at least 1 or None, not {self.times}"
 
-    def _deed_problems(self) -> Iterator[str]:  # noqa: C901 - a list of contradictions
-        if self.do not in _DEEDS:
-            yield f"do must be one of {', '.join(_DEEDS)}, not {self.do!r}"
+    def _action_problems(self) -> Iterator[str]:  # noqa: C901 - a list of contradictions
+        if self.do not in _ACTIONS:
+            yield f"do must be one of {', '.join(_ACTIONS)}, not {self.do!r}"
         if not 0 <= self.latency < math.inf:
             yield f"latency must be 0 or more seconds, not {self.latency}"
         if self.after is not None and self.after < 0:
@@ -122,7 +116,7 @@ class Fault:
             yield f"status must be {_LOWEST_STATUS} to {_HIGHEST_STATUS}, not {self.status}"
 
     def is_due(self, count: int) -> bool:
-        """Tell whether the fault acts on its matching request number `count`."""
+        """Return whether the fault applies to its matching request number `count`."""
         if count < self.first:
             return False
         return self.times is None or count < self.first + self.times
@@ -130,14 +124,14 @@ class Fault:
 
 @attrs.frozen
 class Plan:
-    """What to do with one request: sleep, then act on the fault if there is one."""
+    """What to do with one request: sleep, then apply the fault, if any."""
 
     latency: float
     fault: Fault | None
 
 
 class Faults:
-    """Count requests against faults and plan what happens to each."""
+    """Counts requests per fault, and decides which faults apply to each request."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._faults: list[Fault] = []
@@ -156,13 +150,13 @@ class Faults:
         self._counts.append(0)
 
     def plan(self, operation: str, part_number: int | None) -> Plan:
-        """Count one request and plan for it.
+        """Count one request, and return what to do with it.
 
-        Latencies of all due faults add up; the first due fault that does more than pass decides
-        the rest. Every matching fault counts the request, whether it gets to act or not.
+        The latencies of all due faults add up; of those that do more than pass, only the first
+        applies. Every matching fault counts the request, whether it is applied or not.
         """
         latency = 0.0
-        decisive: Fault | None = None
+        applied: Fault | None = None
         for index, fault in enumerate(self._faults):
             if fault.on not in ("*", operation) or fault.part not in (None, part_number):
                 continue
@@ -170,6 +164,6 @@ class Faults:
             if not fault.is_due(self._counts[index]):
                 continue
             latency += fault.latency
-            if decisive is None and fault.do != "pass":
-                decisive = fault
-        return Plan(latency, decisive)
+            if applied is None and fault.do != "pass":
+                applied = fault
+        return Plan(latency, applied)

@@ -1,4 +1,4 @@
-"""Record every request the sandbox saw."""
+"""Record every request that the sandbox receives."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -13,32 +13,32 @@ Outcome = Literal["open", "answered", "cut", "stalled", "gone"]
 
 @attrs.define(eq=False)
 class Seen:
-    """One request, from its arrival on; filled in while it is served."""
+    """One request, from its arrival on; filled in while it is handled."""
 
     number: int
     """1 for the first request of the sandbox, both origins counted together."""
     origin: Origin
     operation: str
-    """`unknown` when the method and path are no operation."""
+    """`unknown` when the method and path match no operation."""
     method: str
     target: str
-    """The request target exactly as it came over the wire."""
+    """The request target exactly as it was received."""
     headers: Mapping[str, str]
     """Case-insensitive."""
     in_flight: int
     """Requests open on this origin at the arrival, this one included."""
     connection: int
-    """Numbers the TCP connections of this origin from 1; 0 when it was lost at once."""
+    """Number of the TCP connection, from 1 for each origin; 0 when it was lost at once."""
     part_number: int | None = None
     build_id: str | None = None
     body: object = None
     """Parsed JSON; None when there was none or it was not read."""
     status: int | None = None
-    """Null until answered, and for good when no answer got out."""
+    """None until a response is sent, and for good when none is."""
     received: int = 0
     """Bytes of the request body that were read."""
     outcome: Outcome = "open"
-    """`gone` means that the peer went away, or the sandbox closed, before the answer."""
+    """`gone`: the peer disconnected, or the sandbox closed, before the response."""
 
 
 class Journal:
@@ -47,9 +47,9 @@ class Journal:
     def __init__(self) -> None:
         self._seen: list[Seen] = []
         self._open: dict[Origin, int] = {"api": 0, "storage": 0}
-        self._connected: dict[Origin, int] = {"api": 0, "storage": 0}
-        # Keyed by the transport and not by the peer's address: ports are used again.
-        self._numbers: WeakKeyDictionary[asyncio.BaseTransport, tuple[Origin, int]] = (
+        self._connection_counts: dict[Origin, int] = {"api": 0, "storage": 0}
+        # Keyed by the transport and not by the peer's address, as ports are reused.
+        self._connection_numbers: WeakKeyDictionary[asyncio.BaseTransport, tuple[Origin, int]] = (
             WeakKeyDictionary()
         )
 
@@ -63,7 +63,7 @@ class Journal:
         return self._seen[index]
 
     def of(self, operation: str, part_number: int | None = None) -> list[Seen]:
-        """List the requests of one operation, of one part only if that is given."""
+        """List the requests of one operation, or of one part of it."""
         return [
             seen
             for seen in self._seen
@@ -71,25 +71,25 @@ class Journal:
         ]
 
     def operations(self) -> list[str]:
-        """Name the operations in order, repeats included."""
+        """List the operations in order, repeats included."""
         return [seen.operation for seen in self._seen]
 
     def peak(self, origin: Origin) -> int:
-        """Count the most requests that were open at once; 0 when none came.
+        """Return the highest number of requests that were open at once; 0 without any.
 
-        A stalled request is not open any more: its client may give up unseen.
+        A stalled request does not count as open, as its client may give up unnoticed.
         """
         return max((seen.in_flight for seen in self._seen if seen.origin == origin), default=0)
 
     def connections(self, origin: Origin) -> int:
         """Count the TCP connections that carried at least one request."""
-        return self._connected[origin]
+        return self._connection_counts[origin]
 
     def connections_open(self, origin: Origin) -> int:
-        """Count those of `connections` that this side knows to be open still."""
+        """Count those of `connections` that are still open, as far as this side knows."""
         return sum(
-            where == origin and not transport.is_closing()
-            for transport, (where, _) in self._numbers.items()
+            owner == origin and not transport.is_closing()
+            for transport, (owner, _) in self._connection_numbers.items()
         )
 
     def arrive(
@@ -103,7 +103,7 @@ class Journal:
         part_number: int | None,
         transport: asyncio.BaseTransport | None,
     ) -> Seen:
-        """Record a request; the listeners call this once for each."""
+        """Record a request; the listeners call this once per request."""
         self._open[origin] += 1
         seen = Seen(
             number=len(self._seen) + 1,
@@ -114,22 +114,22 @@ class Journal:
             headers=headers,
             part_number=part_number,
             in_flight=self._open[origin],
-            connection=self._connection(origin, transport),
+            connection=self._connection_number(origin, transport),
         )
         self._seen.append(seen)
         return seen
 
     def settle(self, seen: Seen, outcome: Outcome, status: int | None = None) -> None:
-        """Record how a request ended; later calls correct the outcome only."""
+        """Record how a request ended; later calls replace the outcome and the status."""
         if seen.outcome == "open":
             self._open[seen.origin] -= 1
         seen.outcome = outcome
         seen.status = status
 
-    def _connection(self, origin: Origin, transport: asyncio.BaseTransport | None) -> int:
+    def _connection_number(self, origin: Origin, transport: asyncio.BaseTransport | None) -> int:
         if transport is None:
             return 0
-        if transport not in self._numbers:
-            self._connected[origin] += 1
-            self._numbers[transport] = (origin, self._connected[origin])
-        return self._numbers[transport][1]
+        if transport not in self._connection_numbers:
+            self._connection_counts[origin] += 1
+            self._connection_numbers[transport] = (origin, self._connection_counts[origin])
+        return self._connection_numbers[transport][1]

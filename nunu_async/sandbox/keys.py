@@ -1,4 +1,4 @@
-"""Know the API keys, and what each may do."""
+"""The API keys and their permissions."""
 
 import hmac
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ PERMISSIONS = frozenset(
         "project:manage-build-storage",
     }
 )
-"""Those that the operations here ask for; a key may hold others too."""
+"""Those that the operations of the sandbox require; a key may have others too."""
 
-_NEEDED = {
+_REQUIRED = {
     "initiate_upload": "project:manage-build-storage",
     "complete_upload": "project:manage-build-storage",
     "cancel_upload": "project:manage-build-storage",
@@ -28,44 +28,44 @@ _NEEDED = {
     "start_run": "project:operate-runs",
     "stop_runs": "project:operate-runs",
 }
-_ORGANIZATION = "nunu_org_"
+_ORGANIZATION_PREFIX = "nunu_org_"
 
 
-def _permissions(given: Iterable[str]) -> frozenset[str]:
-    if isinstance(given, str):
+def _permissions(names: Iterable[str]) -> frozenset[str]:
+    if isinstance(names, str):
         raise TypeError("a key's permissions are a set of texts, not one text")
-    return frozenset(given)
+    return frozenset(names)
 
 
 @attrs.frozen(kw_only=True)
 class Key:
-    """What one API key may do, and whether it still may."""
+    """The permissions and the validity of one API key."""
 
     permissions: frozenset[str] = attrs.field(default=PERMISSIONS, converter=_permissions)
     expires: float | None = None
-    """Unix seconds, on the sandbox's clock; None is never."""
+    """Unix seconds, on the sandbox's clock; None means never."""
     is_disabled: bool = False
     key_id: str = "e4d3c2b1-a098-4876-8543-21f0e9d8c7b6"
-    """Names the key as the initiator of the runs it started."""
+    """Identifies the key as the initiator of the runs that it starts."""
 
     def __attrs_post_init__(self) -> None:
-        if odd := [one for one in self.permissions if not one.startswith("project:")]:
-            raise ValueError(f"permissions begin with project:, not {odd[0]!r}")
+        if invalid := [name for name in self.permissions if not name.startswith("project:")]:
+            raise ValueError(f"permissions begin with project:, not {invalid[0]!r}")
 
     def problem(self, operation: str, now: float) -> str | None:
-        """Say why the key must not do an operation, in the published words; None when it may."""
+        """Return the documented message if the key may not call an operation, else None."""
         if self.is_disabled:
             return "API key is disabled"
         if self.expires is not None and now >= self.expires:
             return "API key expired"
-        needed = _NEEDED.get(operation)
-        if needed is not None and needed not in self.permissions:
-            return f"API key missing required permission: {needed}"
+        required = _REQUIRED.get(operation)
+        if required is not None and required not in self.permissions:
+            return f"API key missing required permission: {required}"
         return None
 
 
 class Keyring:
-    """The keys that are known."""
+    """The keys that the sandbox accepts."""
 
     def __init__(self, keys: Mapping[str, Key | Iterable[str]]) -> None:
         if not all(keys):
@@ -75,13 +75,13 @@ class Keyring:
             for text, key in keys.items()
         }
 
-    def find(self, given: str, *, is_scoped: bool) -> Key | None:
-        """Find a key; an organization's is known only where the path names the project."""
-        data = given.encode("utf-8", "surrogateescape")
+    def find(self, header: str, *, is_scoped: bool) -> Key | None:
+        """Find a key; one of an organization is valid only if the path names the project."""
+        data = header.encode("utf-8", "surrogateescape")
         found = None
-        for known, key in self._keys.items():
-            if hmac.compare_digest(data, known):
+        for secret, key in self._keys.items():
+            if hmac.compare_digest(data, secret):
                 found = key
-        if given.startswith(_ORGANIZATION) and not is_scoped:
+        if header.startswith(_ORGANIZATION_PREFIX) and not is_scoped:
             return None
         return found

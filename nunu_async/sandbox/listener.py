@@ -1,4 +1,4 @@
-"""Listen on one origin: journal each request, apply faults to it, hand it on, answer."""
+"""The HTTP server of one origin: journals requests, applies faults and sends responses."""
 
 import asyncio
 import json
@@ -16,12 +16,12 @@ from nunu_async.sandbox.journal import Journal, Origin, Seen
 Sleep = Callable[[float], Awaitable[object]]
 
 _READ = 1024 * 1024
-# After an early answer the rest of the body is swallowed for this long. Closing at once would
-# reset the connection, and the client could lose the answer.
+# Seconds for which the rest of a body is drained after an early response. Closing at once would
+# reset the connection, and the client could lose the response.
 _LINGER = 1.0
-_SWALLOW = 64 * 1024  # an unread body up to this size does not cost the connection
+_DRAIN_LIMIT = 64 * 1024  # the connection is kept if at most this much of a body is unread
 _SHUTDOWN = 0.05
-_LONGEST_LINE = 16 * 1024  # 255 characters of 4 bytes, escaped twice, are 5 KiB
+_MAX_LINE = 16 * 1024  # 255 characters of 4 bytes, escaped twice, are 5 KiB
 _RESET = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close sends RST
 
 
@@ -31,7 +31,7 @@ class PeerGoneError(Exception):
 
 @attrs.frozen
 class Call:
-    """What a request asks for, as far as its first line tells."""
+    """The operation that a request line identifies."""
 
     operation: str
     part_number: int | None = None
@@ -48,7 +48,7 @@ class Body:
     """Flip the lowest bit of the first byte."""
 
     async def block(self, size: int = _READ) -> bytes:
-        """Read exactly `size` bytes, or less at the end. Raises: PeerGoneError."""
+        """Read exactly `size` bytes, or fewer at the end. Raises: PeerGoneError."""
         chunks: list[bytes] = []
         while size and (chunk := await self._read(size)):
             chunks.append(chunk)
@@ -56,12 +56,12 @@ class Body:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def skip(self, size: int) -> None:
-        """Read and forget up to `size` bytes. Raises: PeerGoneError."""
+        """Read and discard up to `size` bytes. Raises: PeerGoneError."""
         while size and (chunk := await self._read(min(size, _READ))):
             size -= len(chunk)
 
     async def _read(self, size: int) -> bytes:
-        # The stream raises a bare RuntimeError when the connection went before the handler began.
+        # The stream raises a bare RuntimeError if the connection was lost before the handler began.
         if self._request.transport is None:
             raise PeerGoneError
         try:
@@ -75,30 +75,30 @@ class Body:
 
 
 class Room(Protocol):
-    """What serves the requests of one origin."""
+    """Handles the requests of one origin."""
 
     name: Origin
 
     def identify(self, method: str, target: str) -> Call:
-        """Name what a request asks for; never fails."""
+        """Identify the operation of a request; never raises."""
         ...
 
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
     ) -> web.Response:
-        """Do the real work and make the answer. Raises: PeerGoneError."""
+        """Run the operation and build its response. Raises: PeerGoneError."""
         ...
 
     def refusal(self, status: int) -> web.Response:
-        """Make the origin's usual error answer for a status."""
+        """Build the usual error response of the origin for a status."""
         ...
 
 
 class Listener:
-    """One origin on a port of its own."""
+    """Serves one origin on its own port."""
 
-    def __init__(self, room: Room, *, journal: Journal, faults: Faults, sleep: Sleep) -> None:
-        self._room = room
+    def __init__(self, handler: Room, *, journal: Journal, faults: Faults, sleep: Sleep) -> None:
+        self._handler = handler
         self._journal = journal
         self._faults = faults
         self._sleep = sleep
@@ -110,13 +110,13 @@ class Listener:
         self._site: web.TCPSite | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listen and return the port. Raises: OSError when it is taken; nothing is left then."""
+        """Listen, and return the port. Raises: OSError when it is taken, with nothing left open."""
         self._server = web.Server(
             self._handle,
             access_log=None,
             lingering_time=_LINGER,
             read_bufsize=_READ,
-            max_line_size=_LONGEST_LINE,
+            max_line_size=_MAX_LINE,
             auto_decompress=False,
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_SHUTDOWN)
@@ -127,11 +127,11 @@ class Listener:
         except BaseException:
             await self.close()
             raise
-        bound: int = self._runner.addresses[0][1]
-        return bound
+        bound_port: int = self._runner.addresses[0][1]
+        return bound_port
 
     async def close(self) -> None:
-        """Stop listening, end every open request, drop every connection."""
+        """Stop listening, cancel open requests and abort connections."""
         if self._runner is None or self._server is None:
             return
         self._is_closing = True
@@ -139,10 +139,10 @@ class Listener:
         for site in runner.sites:
             await site.stop()
         transports = [connection.transport for connection in self._server.connections]
-        await _end(self._tasks)
+        await _cancel_all(self._tasks)
         await runner.cleanup()
-        # aiohttp forgets a connection whose peer left while it lingered, but not its task.
-        await _end(self._connections)
+        # aiohttp drops a connection whose peer closed it while lingering, but leaves its task.
+        await _cancel_all(self._connections)
         for transport in transports:
             # close() alone would wait for a peer that does not read.
             if isinstance(transport, asyncio.Transport):
@@ -158,9 +158,9 @@ class Listener:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
-        call = self._room.identify(request.method, request.raw_path)
+        call = self._handler.identify(request.method, request.raw_path)
         seen = self._journal.arrive(
-            origin=self._room.name,
+            origin=self._handler.name,
             operation=call.operation,
             method=request.method,
             target=request.raw_path,
@@ -172,7 +172,7 @@ class Listener:
             response = await self._respond(request, call, seen)
             return await self._send(request, seen, response)
         except PeerGoneError:
-            return web.Response()  # goes nowhere; raising would be logged as our failure
+            return web.Response()  # never sent; raising would be logged as a server error
         finally:
             if task is not None:
                 self._tasks.discard(task)
@@ -189,9 +189,9 @@ class Listener:
         fault = plan.fault
         if fault is None or fault.do == "corrupt":
             body.corrupt = fault is not None
-            return await self._room.serve(request, call, body, seen)
+            return await self._handler.serve(request, call, body, seen)
         if fault.effect:
-            await self._room.serve(request, call, body, seen)
+            await self._handler.serve(request, call, body, seen)
         elif fault.after is not None:
             await body.skip(fault.after)
         if fault.do == "cut":
@@ -201,13 +201,13 @@ class Listener:
         if fault.do == "stall":
             self._journal.settle(seen, "stalled")
             await asyncio.get_running_loop().create_future()  # until close() cancels this task
-        return self._spoiled(fault)
+        return self._fault_response(fault)
 
-    def _spoiled(self, fault: Fault) -> web.Response:
+    def _fault_response(self, fault: Fault) -> web.Response:
         status = fault.status or 500
         content, kind = fault.body, "application/octet-stream"
         if content is None:
-            response = self._room.refusal(status)
+            response = self._handler.refusal(status)
         else:
             if isinstance(content, Mapping):
                 content, kind = json.dumps(dict(content)), "application/json"
@@ -223,9 +223,12 @@ class Listener:
     ) -> web.StreamResponse:
         if response is None:
             return web.Response()
-        if not request.content.is_eof() and (request.content_length or _SWALLOW + 1) > _SWALLOW:
+        if (
+            not request.content.is_eof()
+            and (request.content_length or _DRAIN_LIMIT + 1) > _DRAIN_LIMIT
+        ):
             response.force_close()
-        # Before the first byte goes out: whoever has the answer finds it in the journal.
+        # Before the first byte is sent: a client with the response finds it in the journal.
         self._journal.settle(seen, "answered", response.status)
         try:
             await response.prepare(request)
@@ -235,12 +238,12 @@ class Listener:
         return response
 
 
-async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    ending = list(tasks)
-    for task in ending:
+async def _cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    pending = list(tasks)
+    for task in pending:
         task.cancel()
-    if ending:
-        await asyncio.wait(ending)
+    if pending:
+        await asyncio.wait(pending)
 
 
 def _reset(request: web.BaseRequest) -> None:
