@@ -1,4 +1,4 @@
-"""Hold the bytes: parts while they come in, objects once put together."""
+"""Storage of bytes: parts while they are uploaded, objects once they are assembled."""
 
 import asyncio
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 import aiofiles
 
-_COPY = 16 * 1024 * 1024
-# A thread hop costs about 50 us, MD5 about 1.6 us a KiB: below this, the loop hashes quicker.
+_COPY_SIZE = 16 * 1024 * 1024
+# A thread hop costs about 50 us, MD5 about 1.6 us per KiB: below this, hash in the event loop.
 _HASH_INLINE = 64 * 1024
 _NAME_LENGTH = 100  # file systems allow 255, but Windows 260 for a whole path
-# What Windows takes for a device, whatever its extension.
+# Windows reserves these names for devices, with any extension.
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -34,18 +34,18 @@ class Attempt(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Bring everything written to its place; call before `publish`."""
+        """Finish writing; call before `publish`."""
 
     @abstractmethod
     def publish(self) -> str:
-        """Make this the part, in place of any former one, and return its bare ETag.
+        """Make this the part, replacing any former one, and return its ETag without quotes.
 
-        Never yields to the event loop, so a check made just before still holds.
+        Never yields to the event loop, so that a check made just before still holds.
         """
 
     @abstractmethod
     async def discard(self) -> None:
-        """Delete what is left; nothing is once published."""
+        """Delete what was written, unless it was published."""
 
     async def _hash(self, block: bytes) -> None:
         if len(block) <= _HASH_INLINE:
@@ -63,9 +63,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def assemble(self, build_id: str, total_parts: int, file_name: str) -> None:
-        """Put parts 1 to `total_parts` together into the object, and drop the parts.
+        """Join parts 1 to `total_parts` into the object, and delete the parts.
 
-        Raises: OSError when that fails; the parts are then still there.
+        Raises: OSError when that fails; the parts are then kept.
         """
 
     @abstractmethod
@@ -78,7 +78,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def path(self, build_id: str) -> Path | None:
-        """Tell where an object lies; None in memory. Raises: KeyError when there is none."""
+        """Return the path of an object; None in memory. Raises: KeyError when there is none."""
 
     @abstractmethod
     def read(self, build_id: str) -> bytes:
@@ -86,11 +86,11 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def sha256(self, build_id: str) -> str:
-        """Hash an object of any size, as hex. Raises: KeyError when there is none."""
+        """Return the hash of an object of any size, in hex. Raises: KeyError when there is none."""
 
 
 class MemoryStore(ObjectStore):
-    """Keep everything in memory."""
+    """Keeps everything in memory."""
 
     def __init__(self) -> None:
         self._parts: dict[str, dict[int, bytes]] = {}
@@ -119,7 +119,7 @@ class MemoryStore(ObjectStore):
         self._parts.clear()
 
     def path(self, build_id: str) -> Path | None:
-        """Give None: memory has no paths."""
+        """Return None: objects in memory have no path."""
         del build_id
         return None
 
@@ -128,7 +128,7 @@ class MemoryStore(ObjectStore):
         return self._objects[build_id]
 
     def sha256(self, build_id: str) -> str:
-        """Hash an object."""
+        """Return the hash of an object."""
         return hashlib.sha256(self._objects[build_id]).hexdigest()
 
 
@@ -155,7 +155,7 @@ class _MemoryAttempt(Attempt):
 
 
 class DirectoryStore(ObjectStore):
-    """Keep objects as `directory/BUILD_ID/NAME`, and parts meanwhile in `directory/.parts`."""
+    """Keeps objects as `directory/BUILD_ID/NAME`, and parts until then in `directory/.parts`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -163,12 +163,12 @@ class DirectoryStore(ObjectStore):
         self._parts_directory.mkdir(parents=True, exist_ok=True)
         self._parts: dict[str, dict[int, Path]] = {}
         self._objects: dict[str, Path] = {}
-        self._growing: set[Path] = set()
+        self._unfinished: set[Path] = set()
         self._serial = itertools.count(1)
         self._jobs: set[asyncio.Task[Any]] = set()
 
     async def attempt(self, build_id: str, part_number: int) -> Attempt:
-        """Open a file of its own for the PUT."""
+        """Open a separate file for the PUT."""
         final = self._parts_directory / f"{build_id}.{part_number}"
         attempt = _FileAttempt(
             final.with_name(f"{final.name}.{next(self._serial)}"),
@@ -183,16 +183,16 @@ class DirectoryStore(ObjectStore):
         parts = self._parts[build_id]
         ordered = [parts[number] for number in range(1, total_parts + 1)]
         target = self._directory / build_id / safe_name(file_name)
-        self._growing.add(target)
+        self._unfinished.add(target)
         await self._in_thread(lambda: _concatenate(ordered, target))
-        self._growing.discard(target)
+        self._unfinished.discard(target)
         self._objects[build_id] = target
         self._parts.pop(build_id, None)
 
     async def delete(self, build_ids: Sequence[str]) -> None:
         """Delete part files and objects in a worker thread."""
-        parts = [path for one in build_ids for path in self._parts.pop(one, {}).values()]
-        objects = [self._objects.pop(one) for one in build_ids if one in self._objects]
+        parts = [path for name in build_ids for path in self._parts.pop(name, {}).values()]
+        objects = [self._objects.pop(name) for name in build_ids if name in self._objects]
         if parts or objects:
             await self._in_thread(lambda: _delete(parts, objects))
 
@@ -200,15 +200,15 @@ class DirectoryStore(ObjectStore):
         """Wait for the worker threads and delete the part files."""
         while self._jobs:
             await asyncio.wait(self._jobs)
-        parts = [path for held in self._parts.values() for path in held.values()]
+        parts = [path for paths in self._parts.values() for path in paths.values()]
         self._parts.clear()
-        # A thread may have finished an object that nobody waited for any more.
-        await self._in_thread(lambda: _delete(parts, list(self._growing)))
+        # A thread may have finished an object after its request was cancelled.
+        await self._in_thread(lambda: _delete(parts, list(self._unfinished)))
         with suppress(OSError):  # another sandbox uses the directory too
             self._parts_directory.rmdir()
 
     def path(self, build_id: str) -> Path | None:
-        """Tell where an object lies."""
+        """Return the path of an object."""
         return self._objects[build_id]
 
     def read(self, build_id: str) -> bytes:
@@ -216,7 +216,7 @@ class DirectoryStore(ObjectStore):
         return self._objects[build_id].read_bytes()
 
     def sha256(self, build_id: str) -> str:
-        """Hash an object, a block at a time."""
+        """Return the hash of an object, which is read in blocks."""
         with self._objects[build_id].open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -229,18 +229,18 @@ class DirectoryStore(ObjectStore):
 
 
 class _FileAttempt(Attempt):
-    def __init__(self, temporary: Path, final: Path, published: Callable[[], None]) -> None:
+    def __init__(self, temporary: Path, final: Path, on_publish: Callable[[], None]) -> None:
         super().__init__()
         self._temporary = temporary
         self._final = final
-        self._published = published
+        self._on_publish = on_publish
         self._file: Any = None
 
     async def open(self) -> None:
         self._file = await aiofiles.open(self._temporary, "wb")
 
     async def write(self, block: bytes) -> None:
-        # Disk and MD5 at the same time; both let go of the interpreter lock.
+        # Writing and hashing overlap, as both release the interpreter lock.
         await asyncio.gather(self._file.write(block), self._hash(block))
 
     async def close(self) -> None:
@@ -248,7 +248,7 @@ class _FileAttempt(Attempt):
 
     def publish(self) -> str:
         self._temporary.replace(self._final)
-        self._published()
+        self._on_publish()
         return self._digest.hexdigest()
 
     async def discard(self) -> None:
@@ -257,9 +257,9 @@ class _FileAttempt(Attempt):
 
 
 def safe_name(file_name: str) -> str:
-    """Turn any text into a name that every system takes for a plain file, never empty.
+    """Turn any string into a non-empty name of a plain file on every system.
 
-    Without separators and leading dots. Windows drops dots at the end, and has names for devices.
+    Without separators and leading dots; nor, for Windows, with trailing dots or a device name.
     """
     plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).strip(".")[-_NAME_LENGTH:].lstrip(".")
     return f"_{plain}" if _DEVICE.fullmatch(plain) else plain or "object"
@@ -270,16 +270,16 @@ def _concatenate(parts: list[Path], target: Path) -> None:
     if len(parts) == 1:
         parts[0].replace(target)
         return
-    # Beside the parts, so that the object appears whole or not at all.
-    growing = parts[0].with_name(f"{parts[0].name}.object")
+    # Written beside the parts and then moved, so that the object appears whole or not at all.
+    unfinished = parts[0].with_name(f"{parts[0].name}.object")
     try:
-        with growing.open("wb") as out:
+        with unfinished.open("wb") as out:
             for part in parts:
                 with part.open("rb") as source:
                     _append(source, out)
-        growing.replace(target)
+        unfinished.replace(target)
     except BaseException:
-        growing.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     for part in parts:
         part.unlink()
@@ -289,12 +289,12 @@ def _append(source: BinaryIO, out: BinaryIO) -> None:
     if hasattr(os, "copy_file_range"):
         out.flush()
         try:
-            while os.copy_file_range(source.fileno(), out.fileno(), _COPY):
+            while os.copy_file_range(source.fileno(), out.fileno(), _COPY_SIZE):
                 pass
-        except OSError:  # not on this file system; the rest is copied below
+        except OSError:  # unsupported by this file system; the rest is copied below
             pass
         source.seek(os.lseek(source.fileno(), 0, os.SEEK_CUR))
-    shutil.copyfileobj(source, out, _COPY)
+    shutil.copyfileobj(source, out, _COPY_SIZE)
 
 
 def _delete(parts: list[Path], objects: list[Path]) -> None:
@@ -302,5 +302,5 @@ def _delete(parts: list[Path], objects: list[Path]) -> None:
         path.unlink(missing_ok=True)
     for path in objects:
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # the user put something beside it
+        with suppress(OSError):  # the user put other files beside it
             path.parent.rmdir()

@@ -1,7 +1,7 @@
-"""Check request bodies against the published shapes.
+"""Check request bodies against the documented shapes.
 
-Types are strict: true is no integer, 1.0 is none either, and null is not the same as absent.
-Members that no page mentions are let through.
+Types are strict: neither true nor 1.0 is an integer, and null is not the same as absent.
+Members that the API docs do not mention are accepted.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ Rule = Callable[[object, str], None]
 
 
 class ShapeError(ValueError):
-    """A body, or a member of it, is not what was documented."""
+    """A body, or a member of it, does not match its documented shape."""
 
 
 def text(low: int = 0, high: int | None = None) -> Rule:
-    """Demand a string of `low` to `high` characters."""
+    """Require a string of `low` to `high` characters."""
     bounds = f" of at least {low} characters" if high is None else f" of {low} to {high} characters"
 
     def check(value: object, where: str) -> None:
@@ -27,7 +27,7 @@ def text(low: int = 0, high: int | None = None) -> Rule:
 
 
 def whole(low: int | None = None, high: int | None = None) -> Rule:
-    """Demand an integer, not under `low`, not over `high`."""
+    """Require an integer from `low` to `high`."""
 
     def check(value: object, where: str) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -41,7 +41,7 @@ def whole(low: int | None = None, high: int | None = None) -> Rule:
 
 
 def one_of(*words: str) -> Rule:
-    """Demand one of the given strings."""
+    """Require one of these strings."""
 
     def check(value: object, where: str) -> None:
         if value not in words:
@@ -51,7 +51,7 @@ def one_of(*words: str) -> Rule:
 
 
 def many(rule: Rule, low: int = 0) -> Rule:
-    """Demand a list of at least `low` items that each keep to the rule."""
+    """Require a list of at least `low` items that all match the rule."""
 
     def check(value: object, where: str) -> None:
         if not isinstance(value, list):
@@ -65,7 +65,7 @@ def many(rule: Rule, low: int = 0) -> Rule:
 
 
 def record(rules: Mapping[str, Rule], required: tuple[str, ...] = ()) -> Rule:
-    """Demand an object whose known members keep to their rules."""
+    """Require an object whose known members match their rules."""
 
     def check(value: object, where: str) -> None:
         if not isinstance(value, dict):
@@ -82,12 +82,12 @@ def record(rules: Mapping[str, Rule], required: tuple[str, ...] = ()) -> Rule:
 
 
 def flag(value: object, where: str) -> None:
-    """Demand true or false."""
+    """Require true or false."""
     if not isinstance(value, bool):
         raise ShapeError(f"{where} must be true or false")
 
 
-def _texts(*names: str) -> dict[str, Rule]:
+def _strings(*names: str) -> dict[str, Rule]:
     return dict.fromkeys(names, text())
 
 
@@ -95,11 +95,11 @@ _VCS = record(
     {
         "type": one_of("git", "mercurial", "svn"),
         "provider": one_of("github", "gitlab", "bitbucket", "azure-devops"),
-        "commit": record(_texts("hash", "short_hash", "message", "author", "timestamp")),
+        "commit": record(_strings("hash", "short_hash", "message", "author", "timestamp")),
         "pr": record(
-            {"number": whole(), **_texts("title", "url", "source_branch", "target_branch")}
+            {"number": whole(), **_strings("title", "url", "source_branch", "target_branch")}
         ),
-        **_texts("repository_url", "branch", "tag"),
+        **_strings("repository_url", "branch", "tag"),
     }
 )
 
@@ -115,7 +115,7 @@ _CI = record(
             "bitrise",
             "custom",
         ),
-        **_texts("build_number", "job_name", "run_id", "run_url", "triggered_by", "agent"),
+        **_strings("build_number", "job_name", "run_id", "run_url", "triggered_by", "agent"),
     }
 )
 
@@ -123,19 +123,21 @@ _DETAILS = record(
     {
         "vcs": _VCS,
         "ci": _CI,
-        "app": record({"version_code": whole(), **_texts("version", "build_number", "bundle_id")}),
+        "app": record(
+            {"version_code": whole(), **_strings("version", "build_number", "bundle_id")}
+        ),
         "build": record(
             {
                 "configuration": one_of("debug", "release", "staging", "production"),
                 "duration": whole(),
                 "dependencies": record({}),
-                **_texts("timestamp", "compiler"),
+                **_strings("timestamp", "compiler"),
             }
         ),
         "upload": record(
             {
                 "method": one_of("cli", "api", "github-action", "jenkins-plugin", "web"),
-                **_texts("cli_version", "uploader"),
+                **_strings("cli_version", "uploader"),
             }
         ),
     }

@@ -1,4 +1,4 @@
-"""Sign URLs for the storage origin, and check them byte for byte."""
+"""Sign URLs of the storage origin, and verify them byte for byte."""
 
 import hashlib
 import hmac
@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import attrs
 
-# The escapes here and in the query below are legal but not the ones a URL library would write.
-# Whoever parses the URL and builds it anew gets other bytes, and so a refusal.
+# The escapes here and in the query below are valid, but not those that a URL library would write.
+# A client that parses the URL and rebuilds it sends other bytes, and so gets an error.
 _BUCKET = "/sandbox%28builds%29%7E1/"
 _NOTE = "%7Ekeep%20every+byte%28as%2Fissued%29"
-_MARK = "&X-Amz-Signature="
+_SIGNATURE_PARAMETER = "&X-Amz-Signature="
 
 Verdict = Literal["good", "altered", "expired"]
 
@@ -26,7 +26,7 @@ class Address:
     part_number: int
     """1 for a single-part upload."""
     upload_id: str | None
-    """Null for a single-part upload."""
+    """None for a single-part upload."""
 
 
 def issue(
@@ -38,16 +38,16 @@ def issue(
     now: float,
     life: float,
 ) -> str:
-    """Make the signed request target of one PUT, without scheme and host.
+    """Build the signed request target of one PUT, without scheme and host.
 
-    Good from `now` (Unix seconds) until just before `now + life`. The X-Amz-Date and
-    X-Amz-Expires hold whole seconds, so X-Until carries the exact end and decides.
+    Valid from `now` (Unix seconds) until just before `now + life`. X-Amz-Date and X-Amz-Expires
+    hold whole seconds, so X-Until has the exact end, which is the one that is checked.
     """
-    moment = datetime.fromtimestamp(now, UTC)
+    issued = datetime.fromtimestamp(now, UTC)
     query = [
         "X-Amz-Algorithm=AWS4-HMAC-SHA256",
-        f"X-Amz-Credential=sandbox%2F{moment:%Y%m%d}%2Fauto%2Fs3%2Faws4_request",
-        f"X-Amz-Date={moment:%Y%m%dT%H%M%SZ}",
+        f"X-Amz-Credential=sandbox%2F{issued:%Y%m%d}%2Fauto%2Fs3%2Faws4_request",
+        f"X-Amz-Date={issued:%Y%m%dT%H%M%SZ}",
         f"X-Amz-Expires={math.ceil(life)}",
         "X-Amz-SignedHeaders=host",
         f"X-Until={now + life:.6f}",
@@ -56,15 +56,15 @@ def issue(
     if upload_id is not None:
         query += [f"partNumber={part_number}", f"uploadId={quote(upload_id, safe='')}"]
     target = f"{_BUCKET}{quote(object_key, safe='/')}?{'&'.join(query)}"
-    return f"{target}{_MARK}{_signature(secret, 'PUT', target)}"
+    return f"{target}{_SIGNATURE_PARAMETER}{_signature(secret, 'PUT', target)}"
 
 
 def check(secret: bytes, *, method: str, target: str, now: float) -> Verdict:
-    """Judge a request target as it came over the wire.
+    """Verify a request target as it was received.
 
-    Everything in it is covered, the order of the query too; only an untouched target is good.
+    The signature covers all of it, even the order of the query; any change makes it invalid.
     """
-    signed, _, signature = target.rpartition(_MARK)
+    signed, _, signature = target.rpartition(_SIGNATURE_PARAMETER)
     if not hmac.compare_digest(_bytes(_signature(secret, method, signed)), _bytes(signature)):
         return "altered"
     until = dict(parse_qsl(signed.partition("?")[2])).get("X-Until", "0")
@@ -72,7 +72,7 @@ def check(secret: bytes, *, method: str, target: str, now: float) -> Verdict:
 
 
 def address(target: str) -> Address | None:
-    """Read what a target points to, signed or not; None when it is no object of ours."""
+    """Parse what a target points to, signed or not; None if that is not an object of the store."""
     path, _, query = target.partition("?")
     if not path.startswith(_BUCKET):
         return None
@@ -88,5 +88,5 @@ def _signature(secret: bytes, method: str, target: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    # aiohttp decodes the request line this way, so this gives back the bytes of the wire.
+    # aiohttp decodes the request line this way, so this restores the bytes that were received.
     return text.encode("utf-8", "surrogateescape")

@@ -1,6 +1,6 @@
-"""Keep the uploads, the builds and the storage quota of one project.
+"""The uploads, the builds and the storage quota of one project.
 
-Pure: no clock, no files. Every question that depends on time takes `now` in Unix seconds.
+Pure: no clock, no files. Everything that depends on time takes `now` in Unix seconds.
 """
 
 import secrets
@@ -18,7 +18,7 @@ _MULTIPART_MINUTES = 60
 
 
 class QuotaExceededError(Exception):
-    """No room for a build; all three are bytes."""
+    """A build does not fit into the quota; all sizes are bytes."""
 
     def __init__(self, *, used: int, capacity: int, needed: int) -> None:
         super().__init__(f"{needed} bytes do not fit beside {used} of {capacity}")
@@ -28,22 +28,22 @@ class QuotaExceededError(Exception):
 
 
 class FileTooLargeError(Exception):
-    """The file is over the limit for one build."""
+    """The file exceeds the limit for one build."""
 
 
 @attrs.define(eq=False, kw_only=True)
 class Upload:
-    """One upload, and the build it became once completed."""
+    """One upload, and its build once it is completed."""
 
     build_id: str
     upload_id: str | None
-    """Null for a single-part upload."""
+    """None for a single-part upload."""
     object_key: str
     file_name: str
     name: str
     size: int
     part_size: int
-    """Bytes of every part but the last; the whole size when there is one part only."""
+    """Bytes of every part but the last; the whole size of a single-part upload."""
     total_parts: int
     request: dict[str, Any]
     """The body that initiated the upload."""
@@ -54,22 +54,22 @@ class Upload:
     parts: dict[int, str] = attrs.field(factory=dict)
     """ETags, without quotes, of the parts in storage."""
     is_sealed: bool = False
-    """Being completed: takes no more parts, and can neither expire nor be cancelled."""
+    """Being completed: accepts no more parts, and can neither expire nor be cancelled."""
     is_evicted: bool = False
-    """Completed once, then deleted to make room."""
+    """Was completed, then deleted to free space."""
 
     @property
     def is_open(self) -> bool:
-        """Whether parts, completion and cancellation are still accepted."""
+        """Whether the upload accepts parts, completion and cancellation."""
         return self.state == "uploading" and not self.is_sealed
 
     @property
     def is_stored(self) -> bool:
-        """Whether there is a whole object."""
+        """Whether its object exists."""
         return self.state == "completed" and not self.is_evicted
 
     def length_of(self, part_number: int) -> int:
-        """Give the exact length of a part, in bytes."""
+        """Return the exact length of a part, in bytes."""
         if part_number < self.total_parts:
             return self.part_size
         return self.size - (self.total_parts - 1) * self.part_size
@@ -90,7 +90,7 @@ class Depot:
 
     @property
     def used(self) -> int:
-        """Bytes taken by builds and reserved for uploads."""
+        """Bytes used by builds and reserved for uploads."""
         return sum(
             upload.size
             for upload in self.uploads.values()
@@ -98,28 +98,28 @@ class Depot:
         )
 
     def initiate(self, request: Mapping[str, Any], now: float) -> Upload:
-        """Reserve a build for a checked request body.
+        """Reserve space for a build, for a valid request body.
 
-        Raises: FileTooLargeError; QuotaExceededError when it does not fit, with auto_delete when
-        it would not fit even after deleting every completed build (then none is deleted).
+        Raises: FileTooLargeError; QuotaExceededError when it does not fit; with auto_delete, when
+        deleting every completed build would not free enough (then none is deleted).
         """
         self.sweep(now)
         size: int = request["file_size"]
         if size > self.max_file_size:
             raise FileTooLargeError
-        self._make_room(size, may_evict=request.get("auto_delete", False))
-        upload = self._draft(dict(request), now)
+        self._free_space(size, may_evict=request.get("auto_delete", False))
+        upload = self._new_upload(dict(request), now)
         self.uploads[upload.build_id] = upload
         return upload
 
     def find_open(self, build_id: str, now: float) -> Upload | None:
-        """Find an upload that is still going on."""
+        """Find an open upload."""
         self.sweep(now)
         upload = self.uploads.get(build_id)
         return upload if upload is not None and upload.is_open else None
 
     def find_by_key(self, object_key: str, upload_id: str | None, now: float) -> Upload | None:
-        """Find an upload that is still going on, by what storage knows of it."""
+        """Find an open upload by what a storage URL contains."""
         self.sweep(now)
         for upload in self.uploads.values():
             if upload.object_key == object_key and upload.upload_id == upload_id:
@@ -127,7 +127,7 @@ class Depot:
         return None
 
     def find_build(self, build_id: str, now: float) -> Upload | None:
-        """Find a build that exists: completed and not deleted, or still on its way."""
+        """Find a build that exists: completed and not deleted, or still uploading."""
         self.sweep(now)
         upload = self.uploads.get(build_id)
         if upload is None or upload.state in ("cancelled", "expired") or upload.is_evicted:
@@ -135,16 +135,16 @@ class Depot:
         return upload
 
     def cancel(self, upload: Upload) -> None:
-        """End an open upload and free its room."""
+        """Cancel an open upload and free its space."""
         upload.state = "cancelled"
         self._released.append(upload)
 
     def seal(self, upload: Upload) -> None:
-        """Refuse everything else for an upload while its parts are put together."""
+        """Close an upload to all requests while its parts are assembled."""
         upload.is_sealed = True
 
     def unseal(self, upload: Upload) -> None:
-        """Open a sealed upload again after its parts could not be put together."""
+        """Reopen a sealed upload after its parts could not be assembled."""
         upload.is_sealed = False
 
     def finish(self, upload: Upload) -> None:
@@ -153,38 +153,38 @@ class Depot:
         upload.is_sealed = False
 
     def sweep(self, now: float) -> None:
-        """Expire the uploads whose time is over."""
+        """Expire the uploads whose deadline has passed."""
         for upload in self.uploads.values():
             if upload.is_open and now >= upload.deadline:
                 upload.state = "expired"
                 self._released.append(upload)
 
     def take_released(self) -> list[Upload]:
-        """Hand over, once, the uploads whose bytes are to be deleted."""
+        """Return the uploads whose bytes are to be deleted, each once."""
         released, self._released = self._released, []
         return released
 
-    def _make_room(self, needed: int, *, may_evict: bool) -> None:
+    def _free_space(self, needed: int, *, may_evict: bool) -> None:
         if self.capacity is None:
             return
         used = self.used
         missing = used + needed - self.capacity
         if missing <= 0:
             return
-        # Both deletion policies come to the same order here: no build is ever used by a run.
-        doomed: list[Upload] = []
+        # Both deletion policies give the same order here, as no run ever uses a build.
+        evicted: list[Upload] = []
         if may_evict:
             for upload in self.uploads.values():
                 if missing > 0 and upload.is_stored:
-                    doomed.append(upload)
+                    evicted.append(upload)
                     missing -= upload.size
         if missing > 0:
             raise QuotaExceededError(used=used, capacity=self.capacity, needed=needed)
-        for upload in doomed:
+        for upload in evicted:
             upload.is_evicted = True
             self._released.append(upload)
 
-    def _draft(self, request: dict[str, Any], now: float) -> Upload:
+    def _new_upload(self, request: dict[str, Any], now: float) -> Upload:
         size: int = request["file_size"]
         is_multipart = request.get("multipart", size >= self.multipart_from)
         part_size = self.part_size if is_multipart else size

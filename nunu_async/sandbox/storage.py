@@ -1,4 +1,4 @@
-"""Serve the storage origin: presigned PUTs, and nothing else."""
+"""The storage origin of the sandbox: accepts presigned PUTs only."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from nunu_async.sandbox.objects import ObjectStore
 from nunu_async.sandbox.state import Depot, Upload
 
 _CREDENTIALS = ("X-Api-Key", "Authorization", "Cookie")
-# Signed headers apart, object stores refuse what the signature does not cover.
+# Object stores reject headers that the signature does not cover, except for these.
 _ALLOWED = frozenset(
     {
         "accept",
@@ -41,12 +41,12 @@ _CODES = {
     503: "SlowDown",
     504: "GatewayTimeout",
 }
-_SERVER_ERRORS = 500
+_FIRST_SERVER_ERROR = 500
 
 
 @attrs.frozen
 class Refused(Exception):
-    """The request is answered with an error."""
+    """Sends an error response."""
 
     status: int
     code: str
@@ -54,7 +54,7 @@ class Refused(Exception):
 
 
 class Storage:
-    """The storage side of the sandbox."""
+    """Handles the requests of the storage origin."""
 
     name: Origin = "storage"
 
@@ -67,21 +67,23 @@ class Storage:
         self._now = now
 
     def identify(self, method: str, target: str) -> Call:
-        """Name the operation and, for a PUT, its part; the signature is not looked at yet."""
+        """Identify the operation and, for a PUT, its part; does not check the signature."""
         if method != "PUT":
             return Call("unknown")
         address = signing.address(target)
         return Call("put_part", part_number=1 if address is None else address.part_number)
 
     def refusal(self, status: int) -> web.Response:
-        """Make an error answer with the usual code for the status."""
-        family = "InternalError" if status >= _SERVER_ERRORS else "InvalidRequest"
-        return _error(Refused(status, _CODES.get(status, family), f"answered with {status}"))
+        """Build an error response with the usual code of the status."""
+        default = "InternalError" if status >= _FIRST_SERVER_ERROR else "InvalidRequest"
+        return _error_response(
+            Refused(status, _CODES.get(status, default), f"answered with {status}")
+        )
 
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
     ) -> web.Response:
-        """Check a PUT from the outside in, then store its body as a part."""
+        """Check headers, signature, upload and length of a PUT, then store its body as a part."""
         del call
         address = signing.address(request.raw_path)
         if address is not None:
@@ -94,9 +96,11 @@ class Storage:
             _check_length(upload, part_number, request.content_length or 0)
             etag = await self._store(upload, part_number, body)
         except Refused as exc:
-            return _error(exc)
+            return _error_response(exc)
         except OSError as exc:
-            return _error(Refused(500, "InternalError", f"part not stored: {exc.strerror}"))
+            return _error_response(
+                Refused(500, "InternalError", f"part not stored: {exc.strerror}")
+            )
         return web.Response(headers={"ETag": f'"{etag}"'})
 
     def _check_signature(self, request: web.BaseRequest) -> None:
@@ -122,7 +126,7 @@ class Storage:
             while block := await body.block():
                 await attempt.write(block)
             await attempt.close()
-            # The upload may have ended meanwhile. No await from here to the publication.
+            # The upload may have ended meanwhile. No await between this check and `publish`.
             if self._depot.find_open(upload.build_id, self._now()) is None:
                 raise Refused(404, "NoSuchUpload", "the upload ended during the request")
             etag = attempt.publish()
@@ -149,10 +153,10 @@ def _check_headers(request: web.BaseRequest) -> None:
 
 
 def _check_length(upload: Upload, part_number: int, length: int) -> None:
-    planned = upload.length_of(part_number)
-    if length != planned:
-        code = "EntityTooLarge" if length > planned else "EntityTooSmall"
-        raise Refused(400, code, f"part {part_number} has {planned} bytes, not {length}")
+    expected = upload.length_of(part_number)
+    if length != expected:
+        code = "EntityTooLarge" if length > expected else "EntityTooSmall"
+        raise Refused(400, code, f"part {part_number} has {expected} bytes, not {length}")
 
 
 def _build_id(depot: Depot, object_key: str) -> str | None:
@@ -161,12 +165,12 @@ def _build_id(depot: Depot, object_key: str) -> str | None:
     return build_id if build_id in depot.uploads else None
 
 
-def _error(refused: Refused) -> web.Response:
+def _error_response(error: Refused) -> web.Response:
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{refused.code}</Code><Message>{escape(refused.message)}</Message></Error>"
+        f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
     )
-    headers = {"Allow": "PUT"} if refused.status == HTTPStatus.METHOD_NOT_ALLOWED else None
+    headers = {"Allow": "PUT"} if error.status == HTTPStatus.METHOD_NOT_ALLOWED else None
     return web.Response(
-        status=refused.status, text=text, content_type="application/xml", headers=headers
+        status=error.status, text=text, content_type="application/xml", headers=headers
     )
