@@ -1,4 +1,4 @@
-"""Wire the sandbox together and give it a lifetime."""
+"""The sandbox: builds its parts, starts and closes them."""
 
 import asyncio
 import math
@@ -41,15 +41,15 @@ _PROJECT = re.compile(r"[A-Za-z0-9_-]+")
 class Sandbox:
     """A local nunu.ai: use it with `async with`, or call `start` and `close`.
 
-    Sizes are bytes, times seconds; `port` and `storage_port` 0 take free ports. Uploads become
-    multipart from `multipart_from` bytes on unless they say otherwise. `capacity` None means no
+    Sizes are bytes, times seconds; `port` and `storage_port` 0 take free ports. Uploads of at least
+    `multipart_from` bytes are multipart unless the request decides. `capacity` None means no
     quota, `directory` None keeps all bytes in memory. Objects in a directory outlive the sandbox.
 
-    `api_key` may do everything; `keys` names further keys and what each may do. Runs go by
-    `script` unless their test or `scripts` says otherwise. `dialect` chooses the date of the
-    bodies: `J` January 2026, `M` March, `L` the last unscoped pages, `N` the newest.
+    `api_key` has all permissions; `keys` maps further keys to theirs. Runs follow `script` unless
+    their test or `scripts` has another one. `dialect` is the date of the API docs whose format
+    bodies have: `J` January 2026, `M` March, `L` the last unscoped pages, `N` the newest.
 
-    Raises: ValueError for an impossible setting.
+    Raises: ValueError for an invalid setting.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only settings, each with a default
@@ -106,7 +106,7 @@ class Sandbox:
         self._url_life = url_life
         self._host = host
         self._ports = (port, storage_port)
-        self._bound: tuple[int, int] | None = None
+        self._bound_ports: tuple[int, int] | None = None
         self._now = now
         self._sleep = sleep
         self._objects: ObjectStore | None = None
@@ -136,7 +136,7 @@ class Sandbox:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables that point a client here."""
+        """Environment variables that point a client to this sandbox."""
         return {
             "NUNU_BASE_URL": self.base_url,
             "NUNU_API_KEY": self.api_key,
@@ -150,50 +150,50 @@ class Sandbox:
 
     @property
     def uploads(self) -> Mapping[str, Upload]:
-        """Every upload by build id, oldest first; those whose time is over are expired."""
+        """Every upload by build id, oldest first; those past their deadline are expired."""
         self._depot.sweep(self._now())
         return MappingProxyType(self._depot.uploads)
 
     @property
     def tests(self) -> list[MultiplayerTest]:
-        """The tests that can be started; yours to change."""
+        """The tests that can be started; may be changed."""
         return self._history.tests
 
     @tests.setter
-    def tests(self, given: Iterable[MultiplayerTest]) -> None:
-        self._history.tests = list(given)
+    def tests(self, tests: Iterable[MultiplayerTest]) -> None:
+        self._history.tests = list(tests)
 
     @property
     def test_plans(self) -> list[TestPlan]:
-        """The test plans that can be started; yours to change."""
+        """The test plans that can be started; may be changed."""
         return self._history.test_plans
 
     @test_plans.setter
-    def test_plans(self, given: Iterable[TestPlan]) -> None:
-        self._history.test_plans = list(given)
+    def test_plans(self, test_plans: Iterable[TestPlan]) -> None:
+        self._history.test_plans = list(test_plans)
 
     @property
     def deployment_configs(self) -> list[DeploymentConfig]:
-        """The deployment configs that runs can be started with; yours to change."""
+        """The deployment configs that runs can be started with; may be changed."""
         return self._history.deployment_configs
 
     @deployment_configs.setter
-    def deployment_configs(self, given: Iterable[DeploymentConfig]) -> None:
-        self._history.deployment_configs = list(given)
+    def deployment_configs(self, deployment_configs: Iterable[DeploymentConfig]) -> None:
+        self._history.deployment_configs = list(deployment_configs)
 
     @property
     def scripts(self) -> deque[Script]:
-        """Scripts for the runs started next, used up one by one; retries take theirs too."""
+        """Scripts of the runs to be started next, one each; retries use one too."""
         return self._history.scripts
 
     @property
     def runs(self) -> Sequence[Run]:
-        """All runs there are by now, oldest first."""
+        """All runs that have appeared, oldest first."""
         return self._history.runs(self._now())
 
     @property
     def executions(self) -> Sequence[Execution]:
-        """All test plan executions there are by now, oldest first."""
+        """All test plan executions that have appeared, oldest first."""
         return self._history.executions(self._now())
 
     def add_run(  # noqa: PLR0913 - keyword-only, each with a default
@@ -211,12 +211,12 @@ class Sandbox:
         run_id: str | None = None,
         job_id: str | None = None,
     ) -> Run:
-        """Put a run into the history; it goes on by its script from there.
+        """Add a run to the history; it then follows its script.
 
-        Without `created`, in Unix seconds, it has just entered `state`. Test and config are the
-        sandbox's first ones unless given. A `job_id` that is there already gets one more run.
+        Without `created`, in Unix seconds, it has just entered `state`. Test and config default to
+        the first ones of the sandbox. A `job_id` that exists adds the run to that job.
 
-        Raises: ValueError when an id cannot be chosen, or an endless run is to be completed.
+        Raises: ValueError when an id is taken, or an endless run is to be completed.
         """
         now = self._now()
         test = test or self.tests[0]
@@ -255,13 +255,13 @@ class Sandbox:
         started_by: str | None = "qa@sandbox.example",
         execution_id: str | None = None,
     ) -> Execution:
-        """Put a test plan execution into the history; it goes on by its outcome from there.
+        """Add a test plan execution to the history; it then follows its outcome.
 
-        Without `created`, in Unix seconds, it has just entered `status`. The plan is the sandbox's
-        first one unless given, or none at all; the outcome is that all its tests pass. Once runs
-        are added to an execution, their jobs alone decide.
+        Without `created`, in Unix seconds, it has just entered `status`. The plan defaults to the
+        sandbox's first one, or none; the outcome to all of its tests passing. Once runs are added
+        to an execution, only their jobs determine its state.
 
-        Raises: ValueError when the id cannot be chosen, or an endless one is to be completed.
+        Raises: ValueError when the id is taken, or an endless execution is to be completed.
         """
         now = self._now()
         plan = plan or next(iter(self.test_plans), None)
@@ -286,9 +286,9 @@ class Sandbox:
         return execution
 
     def set_script(self, run_id: str, script: Script) -> None:
-        """Give a run another script, which counts from the run's creation.
+        """Replace the script of a run; its times count from the creation of the run.
 
-        The jobs of retries are not planned anew. Raises: KeyError when there is no such run.
+        Adds and removes no retries. Raises: KeyError when there is no such run.
         """
         now = self._now()
         run = self._history.find_run(run_id, now)
@@ -297,26 +297,25 @@ class Sandbox:
         self._history.set_script(run, script)
 
     def add_fault(self, fault: Fault) -> None:
-        """Add a fault; it counts requests from now on."""
+        """Add a fault; it counts only later requests."""
         self._faults.add(fault)
 
     def read_object(self, build_id: str) -> bytes:
-        """Read a completed object whole. Raises: KeyError when there is none."""
-        return self._stored(build_id).read(build_id)
+        """Return the bytes of a completed object. Raises: KeyError when there is none."""
+        return self._store_of(build_id).read(build_id)
 
     def object_path(self, build_id: str) -> Path | None:
-        """Tell where a completed object lies; None in memory. Raises: KeyError without one."""
-        return self._stored(build_id).path(build_id)
+        """Return the path of a completed object; None in memory. Raises: KeyError without one."""
+        return self._store_of(build_id).path(build_id)
 
     def object_sha256(self, build_id: str) -> str:
-        """Hash a completed object, as hex. Raises: KeyError when there is none."""
-        return self._stored(build_id).sha256(build_id)
+        """Return the hash of a completed object in hex. Raises: KeyError when there is none."""
+        return self._store_of(build_id).sha256(build_id)
 
     async def start(self) -> None:
-        """Listen on both ports.
+        """Listen on both ports; a sandbox can be started once only.
 
-        Raises: OSError when a port is taken, RuntimeError on a second start; one object has one
-        life.
+        Raises: OSError when a port is taken, RuntimeError on a second start.
         """
         if self._objects is not None:
             raise RuntimeError("sandbox was already started")
@@ -339,21 +338,21 @@ class Sandbox:
         )
         storage = Storage(depot=self._depot, objects=self._objects, secret=secret, now=self._now)
         self._listeners = [
-            Listener(room, journal=self.journal, faults=self._faults, sleep=self._sleep)
-            for room in (api, storage)
+            Listener(handler, journal=self.journal, faults=self._faults, sleep=self._sleep)
+            for handler in (api, storage)
         ]
         try:
             port, storage_port = [
-                await listener.start(self._host, wanted)
-                for listener, wanted in zip(self._listeners, self._ports, strict=True)
+                await listener.start(self._host, port)
+                for listener, port in zip(self._listeners, self._ports, strict=True)
             ]
         except BaseException:
             await self.close()
             raise
-        self._bound = (port, storage_port)
+        self._bound_ports = (port, storage_port)
 
     async def close(self) -> None:
-        """End open and stalled requests, stop listening, delete unfinished parts.
+        """Cancel open and stalled requests, stop listening, delete unfinished parts.
 
         Completed objects stay readable. Closing twice, or before the start, does nothing.
         """
@@ -364,12 +363,12 @@ class Sandbox:
             await self._objects.close()
 
     def _origin(self, index: int) -> str:
-        if self._bound is None:
+        if self._bound_ports is None:
             raise RuntimeError("sandbox was not started")
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._bound[index]}"
+        return f"http://{host}:{self._bound_ports[index]}"
 
-    def _stored(self, build_id: str) -> ObjectStore:
+    def _store_of(self, build_id: str) -> ObjectStore:
         upload = self._depot.uploads[build_id]
         if self._objects is None or not upload.is_stored:
             raise KeyError(build_id)

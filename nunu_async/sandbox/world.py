@@ -1,6 +1,6 @@
-"""Say what a project holds before anything runs: tests, plans, configs, and how runs go.
+"""The fixtures of a project: tests, plans and configs, and the scripts that runs follow.
 
-All of it is frozen and shared between runs, so that a run is light.
+All of it is frozen and shared between runs, to save memory.
 """
 
 import math
@@ -29,7 +29,7 @@ def _count(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
 
 @attrs.frozen
 class Build:
-    """A build as runs and executions refer to it; nothing has to be uploaded for it."""
+    """A build that runs and executions refer to; it need not be uploaded."""
 
     id: str
     name: str
@@ -47,12 +47,12 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class Artifact:
-    """One file that a run leaves; every player of the run has it."""
+    """One file that a run produces, for each of its players."""
 
     filename: str
     size: int = attrs.field(default=0, validator=_count)
     url: str | None = None
-    """None makes one up, on the storage origin; nothing is served there."""
+    """None generates a URL on the storage origin, which serves nothing there."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,7 +68,7 @@ class Bug:
     confidence: Literal["low", "medium", "high"] = "medium"
     reproduction_steps: str = "1. Start\n2. Look"
     player_number: int = attrs.field(default=0, validator=_count)
-    """Counted from 0, as documented, whatever the players themselves are counted from."""
+    """From 0, as documented, even where the players themselves are numbered from 1."""
     test_step: int = 1
     turn: int = 1
     details: Mapping[str, object] | None = attrs.field(default=None, hash=False)
@@ -76,23 +76,23 @@ class Bug:
 
 @attrs.frozen(kw_only=True)
 class Script:
-    """How a run goes, from its job's start to its end.
+    """The course of a run, from the start of its job to the end.
 
-    Results are words of the newest pages; older dialects say them in theirs. A word that is
-    not known there is sent as it is. Bugs, and the result, are there once the run is completed.
+    Results are those of the newest API docs; older dialects translate them, and send an unknown
+    one as it is. The result and the bugs are shown once the run is completed.
     """
 
     queue_seconds: float = attrs.field(default=0.0, validator=_finite)
     """From the start of the job to the appearance of the run."""
     initialize_seconds: float = attrs.field(default=5.0, validator=_finite)
     run_seconds: float = attrs.field(default=30.0, validator=_seconds)
-    """Infinite for a run that goes on until it is stopped."""
+    """Infinity for a run that lasts until it is stopped."""
     cleanup_seconds: float = attrs.field(default=0.0, validator=_finite)
-    """From the end of the run to that of its job."""
+    """From the end of the run to the end of its job."""
     result: str = "SUCCESS"
     bugs: Sequence[Bug] = attrs.field(default=(), hash=False)
     steps: Sequence[Step] | None = attrs.field(default=None, hash=False)
-    """None takes the goals of the test; the last of them then ends with the run's result."""
+    """None uses the goals of the test, the last of which has the result of the run."""
     artifacts: Sequence[Artifact] = attrs.field(default=(), hash=False)
 
     @property
@@ -103,7 +103,7 @@ class Script:
 
 @attrs.frozen(kw_only=True)
 class MultiplayerTest:
-    """One test of the project; its id must be a UUID to be filtered by."""
+    """One test of the project; filters only accept its id if it is a UUID."""
 
     id: str
     name: str
@@ -111,14 +111,14 @@ class MultiplayerTest:
     players: int = 1
     goals: Sequence[str] = attrs.field(default=("Start the game",), hash=False)
     script: Script | None = None
-    """How its runs go unless told otherwise; None leaves that to the sandbox."""
+    """The default script of its runs; None uses that of the sandbox."""
 
     def __attrs_post_init__(self) -> None:
         if self.players < 1:
             raise ValueError(f"players must be at least 1, not {self.players}")
 
     def steps(self, script: Script) -> Iterator[Step]:
-        """List the steps of a run that goes by a script."""
+        """Yield the steps of a run that follows a script."""
         if script.steps is not None:
             yield from script.steps
             return
@@ -130,7 +130,7 @@ class MultiplayerTest:
 
 @attrs.frozen(kw_only=True)
 class TestPlan:
-    """Tests that are started together."""
+    """Tests to start together."""
 
     __test__: ClassVar[bool] = False  # keeps pytest from taking it for a class of tests
 
@@ -141,30 +141,30 @@ class TestPlan:
 
 @attrs.frozen(kw_only=True)
 class DeploymentConfig:
-    """Where runs take place."""
+    """What runs are executed on."""
 
     id: str
     name: str
     source: str = "build-storage"
-    """Only this one goes with the build id of a request."""
+    """Only with `build-storage` may a request have a build id."""
     platform: str = "android-native"
     device: str = "Pixel 9"
     os_version: str = "15"
     device_labels: Sequence[str] = attrs.field(default=(), hash=False)
-    """The devices for a start on all of them; none when the config does not allow that."""
+    """The devices for a start on all devices; empty when the config does not allow that."""
     broken_devices: Collection[str] = ()
-    """Those of them that refuse every start."""
+    """Those of the devices on which every start fails."""
 
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """How a test plan execution without runs of its own goes, and what it comes to."""
+    """The course and the counts of a test plan execution without runs of its own."""
 
     passed: int = attrs.field(default=0, validator=_count)
     failed: int = attrs.field(default=0, validator=_count)
     stopped: int = attrs.field(default=0, validator=_count)
     skipped: int = attrs.field(default=0, validator=_count)
-    """Told apart from the stopped by the newest pages only."""
+    """Older dialects than the newest count them as stopped."""
     queue_seconds: float = attrs.field(default=5.0, validator=_finite)
     run_seconds: float = attrs.field(default=60.0, validator=_seconds)
 
