@@ -58,7 +58,7 @@ class Run:
     @property
     def job_id(self) -> str:
         """The id of the job."""
-        return f"{_JOB_PREFIX}{self.number:012x}" if self.job is None else self.job.job_id
+        return job_id_of(self.number) if self.job is None else self.job.job_id
 
     @property
     def started(self) -> float:
