@@ -106,7 +106,7 @@ class Look:
 
     def failed(self, error: NunuError) -> bool:
         """Record a failed request; return whether the error is transient."""
-        if is_transient(error):
+        if _is_transient(error):
             self.failures += 1
             retry_after = getattr(error, "retry_after", None)
             if retry_after is not None:
@@ -142,7 +142,7 @@ def page_count(page: Page[R]) -> int:
     return max(counts.total_pages, -(-counts.total_count // max(counts.page_size, 1)))
 
 
-def is_transient(error: NunuError) -> bool:
+def _is_transient(error: NunuError) -> bool:
     match error:
         case CertificateError():
             return False
