@@ -1,4 +1,4 @@
-"""A plain socket that the kernel can feed from the page cache."""
+"""A socket without TLS that the kernel can feed from the page cache."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ __all__ = ["Channel"]
 
 
 class Channel:
-    """A connection's socket under a descriptor of our own, beside its transport.
+    """A duplicate of the descriptor of a connection's socket.
 
-    Event loops let nobody watch a transport's descriptor. With a copy of it the transport goes on
-    reading meanwhile, which `loop.sendfile` forbids: an answer that comes early is heard at once.
+    Event loops do not let a transport's own descriptor be watched. With a duplicate the transport
+    keeps reading meanwhile, which `loop.sendfile` rules out, so an early response is seen at once.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.descriptor = sock.fileno()
         self._loop = asyncio.get_running_loop()
-        self._turn: asyncio.Future[None] | None = None
-        self._woken = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_cut = False
 
     @classmethod
     def of(cls, transport: asyncio.Transport | None) -> Self | None:
-        """Return one; None where bytes are changed on their way (TLS), or there is no socket."""
+        """Duplicate the transport's socket; None with TLS, or where there is no socket."""
         sock = socket_of(transport)
         if transport is None or sock is None or is_tls(transport):
             return None
         try:
             return cls(socket.socket(fileno=os.dup(sock.fileno())))
-        except OSError:  # out of descriptors, or gone
+        except OSError:  # out of descriptors, or closed
             return None
 
     async def writable(self) -> None:
-        """Wait until the socket takes bytes, or is in error, or `cut` was called."""
-        if self._woken:
+        """Wait until the socket is writable or in error, or `cut` is called."""
+        if self._is_cut:
             return
-        turn = self._turn = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         self._loop.add_writer(self.descriptor, self._ready)
         try:
-            await turn
+            await waiter
         finally:
-            self._turn = None
+            self._waiter = None
             self._loop.remove_writer(self.descriptor)
 
     def _ready(self) -> None:
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def cut(self) -> None:
-        """Let nobody wait here from now on, and the connection end by a reset."""
+        """Make the connection end with a reset; `writable` returns at once from now on."""
         reset_on_close(self._sock)
-        self._woken = True
+        self._is_cut = True
         self._ready()
 
     def close(self) -> None:
-        """Let go of the descriptor; may be called twice.
+        """Close the descriptor; may be called twice.
 
-        The connection ends with the last one of its socket.
+        The connection ends with the last descriptor of its socket.
         """
         self._sock.close()
