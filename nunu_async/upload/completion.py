@@ -1,4 +1,4 @@
-"""Completing an upload exactly once, and knowing whether it may still be deleted."""
+"""Completes an upload exactly once, and knows whether it may still be deleted."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ __all__ = ["Completion", "is_built"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Seconds that a last request gets when the time for all of them is nearly spent.
-_LEAST: Final = 1.0
+# Seconds that the last request gets when the time for all of them is nearly used up.
+_MIN_TIMEOUT: Final = 1.0
 
 # Seconds between completes while the server says that one is in progress: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
-# What the second of two equal requests is answered when the first has worked.
-_OF_A_SECOND: Final = frozenset({404, 409, 410})
-# 5xx that come from an edge which lost sight of the server, whatever their body says.
+# What a duplicate complete is answered when the first one has succeeded.
+_DUPLICATE_STATUS: Final = frozenset({404, 409, 410})
+# 5xx of an edge proxy that lost the server, whatever their body says.
 _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
-# Redirects that want the same request made elsewhere: here it was not acted on. The others may say
-# where to read of what was done.
-_SAME_AGAIN: Final = frozenset({307, 308})
-# The words of all published pages; any other word settles nothing. `UNHEALTHY` is one of those: no
-# page says whether a build that is still being sent can have it.
+# Redirects that want the same request sent elsewhere, so that it had no effect here. Others may
+# lead to the result of what was done.
+_REPEATING_REDIRECTS: Final = frozenset({307, 308})
+# The statuses on the published pages; any other one decides nothing. `UNHEALTHY` is such a one: no
+# page says whether a build that is still being uploaded can have it.
 _BUILT: Final = frozenset({"ok", "ready"})
 _NOT_BUILT: Final = frozenset({"uploading", "failed"})
 
 
-class _Standing(Enum):
-    """What the server says of a build."""
+class _BuildState(Enum):
+    """What the server says about a build."""
 
     BUILT = auto()
     NOT_BUILT = auto()
     FAILED = auto()
-    """Not built, and never to be."""
-    ODD = auto()
-    """It is there, in a state that may be either."""
-    UNHEARD = auto()
+    """Not built, and it never will be."""
+    UNCLEAR = auto()
+    """It exists, in a status that may mean either."""
+    UNANSWERED = auto()
 
 
 class Completion:
-    """The end of one upload.
+    """Completes one upload.
 
     Attributes:
-        may_cancel: False from the moment a complete is on its way until a definite "no" to it:
-            deleting then could delete a build that exists.
+        may_cancel: False from the moment a complete is sent until it is definitely refused:
+            cancelling meanwhile could delete a finished build.
         done: whether the server has said that the build is complete.
     """
 
@@ -87,33 +87,33 @@ class Completion:
         self._timeouts = timeouts
         self._on_retry = on_retry
         self._flight = Flight()
-        self._is_asking = False
-        self._called_off = False
+        self._is_looking_up = False
+        self._cancelled_unsent = False
         self.may_cancel = True
         self.done = False
 
     async def run(self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]) -> None:
         """Complete an upload of `size` bytes.
 
-        When the caller is cancelled meanwhile, a request on the wire is heard out first, and so is
-        the question what became of one, for at most the `settle` limit: deleting unheard could
-        delete a finished build. None is begun any more.
+        If the caller is cancelled, an in-flight complete and the lookup after it are awaited first,
+        for at most the `settle` limit: deleting without their answer could delete a finished build.
+        No other request is started.
 
         Raises: ApiError, TransportError or DecodeError when the server did not complete it;
-        UploadOutcomeUnknown when it would not say.
+        UploadOutcomeUnknown when that cannot be found out.
         """
-        task = asyncio.ensure_future(self._surely(ticket, size, parts))
+        task = asyncio.ensure_future(self._complete_with_retries(ticket, size, parts))
         try:
             await asyncio.shield(task)
             self.done = True
         except asyncio.CancelledError:
-            await finish(self._hear(ticket, task))
+            await finish(self._settle_on_cancel(ticket, task))
             raise
 
-    async def _hear(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
+    async def _settle_on_cancel(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
         self._flight.last = True
-        if not (self._flight.on_wire or self._is_asking):
-            self._called_off = True
+        if not (self._flight.on_wire or self._is_looking_up):
+            self._cancelled_unsent = True
             task.cancel()
             await asyncio.wait({task})
         else:
@@ -124,35 +124,37 @@ class Completion:
             self.done = True
             _LOG.warning("build %s was cancelled too late: it is complete", ticket.build_id)
 
-    async def _surely(self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]) -> None:
-        """Complete once; a lost answer is settled by asking for the build, never by guessing."""
+    async def _complete_with_retries(
+        self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]
+    ) -> None:
+        """Complete once; after a lost response look the build up instead of guessing."""
         attempts = Attempts(self._policy, self._policy.attempts)
         deadline = Deadline(self._clock, self._timeouts.complete)
         sent = 0
-        tried = False  # whether a request may have reached the part of the server that acts
-        in_doubt = False  # whether one may have been acted on unheard
+        reached = False  # whether a request may have reached the application server
+        in_doubt = False  # whether one may have worked and its response was lost
         while True:
-            failure = await self._once(ticket, parts, deadline, in_doubt=in_doubt)
+            failure = await self._attempt(ticket, parts, deadline, in_doubt=in_doubt)
             if failure is None:
                 return
             sent += 1
-            refused = _did_nothing(failure)
-            standing: _Standing | None = None
-            if not refused or (tried and isinstance(failure, NotFound)):
-                # A 404 after a try that went wrong may be the answer to one that went well.
-                standing = await self._ask(ticket, size)
-                if standing is _Standing.BUILT:
+            refused = _had_no_effect(failure)
+            state: _BuildState | None = None
+            if not refused or (reached and isinstance(failure, NotFound)):
+                # A 404 after a failed attempt may mean that that attempt has worked after all.
+                state = await self._look_up(ticket, size)
+                if state is _BuildState.BUILT:
                     return
-                settled = standing is _Standing.NOT_BUILT and _was_explained(failure)
+                settled = state is _BuildState.NOT_BUILT and _was_explained(failure)
                 in_doubt = in_doubt or refused or not settled
-                if standing is _Standing.FAILED:  # the end of whatever was in progress
+                if state is _BuildState.FAILED:  # nothing is in progress any more
                     in_doubt = False
-            tried = tried or not refused
+            reached = reached or not refused
             self.may_cancel = not in_doubt
             delay = self._pause_after(failure, attempts, deadline, sent, in_doubt=in_doubt)
             if delay is None or self._flight.last:
-                if refused and standing is None:
-                    if await self._is_there(failure, ticket, size):
+                if refused and state is None:
+                    if await self._is_built_anyway(failure, ticket, size):
                         return
                     in_doubt = in_doubt or not self.may_cancel
                     self.may_cancel = not in_doubt
@@ -179,8 +181,8 @@ class Completion:
                 chance=self._clock.random(),
                 remaining=deadline.remaining(),
             )
-        # No failure that `RetryPolicy.attempts` counts: a server at work has the whole limit.
-        # Its end is waited for, so that the last look at the build is not an early one.
+        # Not a failure that `RetryPolicy.attempts` counts: a server at work has the whole limit.
+        # Wait until its very end, so that the last lookup of the build is not too early.
         remaining = deadline.remaining()
         pause = pause_between(
             sent, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, chance=self._clock.random()
@@ -188,7 +190,7 @@ class Completion:
         delay = max(min(pause, remaining), getattr(failure, "retry_after", None) or 0.0)
         return delay if remaining and delay <= remaining else None
 
-    async def _once(
+    async def _attempt(
         self,
         ticket: Ticket,
         parts: Sequence[CompletedPart],
@@ -196,9 +198,9 @@ class Completion:
         *,
         in_doubt: bool,
     ) -> ApiError | DecodeError | TransportError | None:
-        """Ask the server once to complete; return what went wrong, None where nothing did.
+        """Send one complete; return the failure, None on success.
 
-        Raises: what shows that nothing went out this time.
+        Raises: what shows that this request was not sent.
         """
         self.may_cancel = False
         try:
@@ -207,13 +209,13 @@ class Completion:
                 parts,
                 replay=Replay.NEVER,
                 flight=self._flight,
-                within=max(deadline.remaining(), _LEAST),
+                within=max(deadline.remaining(), _MIN_TIMEOUT),
             )
         except asyncio.CancelledError:
-            # Called off while it waited to go out: this one has asked for nothing.
-            self.may_cancel = self._called_off and not in_doubt
+            # Cancelled while it was queued: this request was not sent.
+            self.may_cancel = self._cancelled_unsent and not in_doubt
             raise
-        except (InputError, ClientClosed) as error:  # it cannot be written, or the session is gone
+        except (InputError, ClientClosed) as error:  # cannot be encoded, or the session is closed
             self.may_cancel = not in_doubt
             if in_doubt:
                 raise _unknown(ticket, error) from error
@@ -222,45 +224,48 @@ class Completion:
             return error
         return None
 
-    async def _is_there(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
-        """Ask for the build of an upload that was refused, before that is deleted.
+    async def _is_built_anyway(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
+        """Look up the build of an upload that was refused, before it is deleted.
 
-        An edge may have sent the request twice, and have told of the second one. Where the answer
-        leaves that open, `may_cancel` ends.
+        An edge proxy may have sent the request twice and returned the second response. Where the
+        lookup leaves that open, `may_cancel` becomes False.
         """
         if not isinstance(failure, ApiError) or isinstance(failure, RateLimited):
             return False
-        # The second one of two finds nothing to complete any more. Of that, too, silence is no no.
-        is_second = failure.status in _OF_A_SECOND
-        self.may_cancel = not is_second
-        standing = await self._ask(ticket, size, within=self._timeouts.settle)
-        self.may_cancel = standing in (_Standing.NOT_BUILT, _Standing.FAILED) or (
-            standing is _Standing.UNHEARD and not is_second
+        # A duplicate complete gets 404/409/410, so no answer here is not proof that nothing was
+        # built.
+        is_duplicate = failure.status in _DUPLICATE_STATUS
+        self.may_cancel = not is_duplicate
+        state = await self._look_up(ticket, size, within=self._timeouts.settle)
+        self.may_cancel = state in (_BuildState.NOT_BUILT, _BuildState.FAILED) or (
+            state is _BuildState.UNANSWERED and not is_duplicate
         )
-        return standing is _Standing.BUILT
+        return state is _BuildState.BUILT
 
-    async def _ask(self, ticket: Ticket, size: int, *, within: float | None = None) -> _Standing:
-        """Ask the server what became of the build: once, or for `within` seconds."""
-        self._is_asking = True
+    async def _look_up(
+        self, ticket: Ticket, size: int, *, within: float | None = None
+    ) -> _BuildState:
+        """Look up what has become of the build: once, or with retries for `within` seconds."""
+        self._is_looking_up = True
         try:
             replay = Replay.NEVER if within is None else Replay.ALWAYS
             build = await self._builds.of_upload(ticket, replay=replay, within=within)
         except NotFound:
-            return _Standing.NOT_BUILT
+            return _BuildState.NOT_BUILT
         except NunuError:
-            return _Standing.UNHEARD
+            return _BuildState.UNANSWERED
         finally:
-            self._is_asking = False
+            self._is_looking_up = False
         built = is_built(build, size)
         if built is None:
-            return _Standing.ODD
+            return _BuildState.UNCLEAR
         if (build.status or "").lower() == "failed":
-            return _Standing.FAILED
-        return _Standing.BUILT if built else _Standing.NOT_BUILT
+            return _BuildState.FAILED
+        return _BuildState.BUILT if built else _BuildState.NOT_BUILT
 
 
 def is_built(build: Build, size: int) -> bool | None:
-    """Tell whether the server has made a build of an upload; None where it says neither."""
+    """Return whether an upload has become a build; None where the server leaves that open."""
     status = (build.status or "").lower()
     if build.size in (None, size) and status in _BUILT | _NOT_BUILT:
         return status in _BUILT
@@ -277,8 +282,8 @@ def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:
     )
 
 
-def _did_nothing(failure: NunuError) -> bool:
-    """Tell whether it is certain that this very request was not acted on."""
+def _had_no_effect(failure: NunuError) -> bool:
+    """Return whether it is certain that this request had no effect."""
     if isinstance(failure, TransportError):
         return not failure.sent
     return (
@@ -286,26 +291,26 @@ def _did_nothing(failure: NunuError) -> bool:
         and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's client errors
         and failure.status != 408  # noqa: PLR2004 - an edge may have passed it on
         and not is_in_progress(failure)
-        # "no such page" of some edge is not "no such upload"
+        # an edge's "no such page" is not the API's "no such upload"
         and (failure.explained or not isinstance(failure, NotFound))
     )
 
 
 def _as_refusal(failure: NunuError) -> NunuError:
-    """Return what to repeat by: a 200 that is no success is a server error that hides as one."""
+    """Return the error that decides on a retry: a 200 with a bad body is a server error."""
     if isinstance(failure, DecodeError):
         return ServerError(status=500, message=str(failure))
     return failure
 
 
 def _was_explained(failure: NunuError) -> bool:
-    """Tell whether the API itself has ended the request, in its own words or by HTTP's."""
+    """Return whether the API itself refused the request, by its error body or by HTTP's rules."""
     if is_in_progress(failure):
         return False
     if isinstance(failure, DecodeError):
-        return any(told.startswith(CARRIES_ERROR) for told in failure.problems)
+        return any(problem.startswith(CARRIES_ERROR) for problem in failure.problems)
     if not isinstance(failure, ApiError):
         return False
     if failure.status < 400:  # noqa: PLR2004 - HTTP's redirects
-        return failure.status in _SAME_AGAIN
+        return failure.status in _REPEATING_REDIRECTS
     return failure.explained and failure.status not in _EDGE_STATUS
