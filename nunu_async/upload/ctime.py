@@ -1,4 +1,4 @@
-"""When a file's contents or metadata last changed, which no program can set back."""
+"""A file's ctime: when contents or metadata last changed; no program can set it back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if sys.platform == "win32":
     from typing import Final
 
     _BASIC_INFO: Final = 0
-    # Between 1601, from which Windows counts, and 1970.
+    # From 1601, where Windows starts to count, to 1970.
     _EPOCH: Final = 116_444_736_000_000_000
 
     class _FileBasicInfo(ctypes.Structure):
@@ -29,7 +29,7 @@ if sys.platform == "win32":
         )
 
     def ctime_of(found: os.stat_result, descriptor: int | None) -> int | None:  # noqa: ARG001 - its `st_ctime_ns` is the creation
-        """Return nanoseconds since 1970; None where the system does not tell, as on FAT."""
+        """Return nanoseconds since 1970; None where the file system has none, as FAT."""
         if descriptor is None:
             return None
         info = _FileBasicInfo()
@@ -43,5 +43,5 @@ if sys.platform == "win32":
 else:
 
     def ctime_of(found: os.stat_result, descriptor: int | None) -> int | None:  # noqa: ARG001 - Windows needs it
-        """Return nanoseconds since 1970; None where the system does not tell."""
+        """Return nanoseconds since 1970."""
         return found.st_ctime_ns

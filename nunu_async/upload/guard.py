@@ -1,4 +1,4 @@
-"""Whether the parts that were sent are still what the file holds."""
+"""Checks that the parts already sent are still what the file holds."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["SourceGuard"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Changes of the ctime during a comparison that are put up with before the upload is given up.
-_MOST_MOVES: Final = 5
+# Changes of the ctime during one comparison that are tolerated before the upload fails.
+_MAX_CTIME_CHANGES: Final = 5
 
 
 class SourceGuard:
     """Detects changes of the file during an upload, and between an upload and its resume.
 
-    A file can be rewritten in place with its size kept and its modification time set back
-    (`touch -d @$SOURCE_DATE_EPOCH`, `cp -p`, `rsync --inplace -t`). Its ctime moves all the same,
-    but so it does for a chmod, a hard link or a rename. When only the ctime has moved, finished
-    parts are read again and compared with their ETags.
+    A file can be rewritten in place with its size kept and its modification time set back (`cp -p`,
+    `rsync --inplace -t`, `touch -d @$SOURCE_DATE_EPOCH`). Its ctime changes all the same, but it
+    also does on a chmod, a hard link or a rename. When only the ctime has changed, finished parts
+    are read again and compared with their ETags.
 
     Attributes:
         source: the file.
@@ -36,13 +36,13 @@ class SourceGuard:
         self._plan = plan
         self._ledger = ledger
         self._ctime = source.identity.ctime_ns
-        # The ctime at which a part is known to be in the file; others have the first one.
+        # The ctime at which the file is known to hold a part; `_first` for parts not listed.
         self._ctimes: dict[int, int | None] = {}
         self._first = self._ctime
         self._lock = asyncio.Lock()
 
     def resume(self, ctime_ns: int | None) -> None:
-        """Take the parts in the ledger for sent at this ctime; None where it was not noted."""
+        """Treat the parts in the ledger as sent at this ctime; None if none was recorded."""
         if ctime_ns is not None:
             self._ctime = ctime_ns
             self._ctimes = dict.fromkeys(self._ledger.etags, ctime_ns)
@@ -55,24 +55,24 @@ class SourceGuard:
         now = await self.source.check()
         if now.ctime_ns != self._ctime:
             await self.confirm()
-        # From before the comparison, if there was one: a later one is then for this part as well.
+        # From before the comparison, if there was one, so that a later one includes this part.
         self._ctimes[part.number] = now.ctime_ns
 
     async def confirm(self) -> None:
         """Make sure that the finished parts are what the file holds now.
 
-        Raises: SourceChanged if they are not, or if that cannot be told; SourceError if the file
-        cannot be read.
+        Raises: SourceChanged if they are not, or if that cannot be verified; SourceError if the
+        file cannot be read.
         """
         async with self._lock:
-            moves = 0
+            changes = 0
             while True:
                 now = (await self.source.check()).ctime_ns
                 stale = [n for n in self._ledger.etags if self._ctimes.get(n, self._first) != now]
                 if not stale:
                     self._ctime = now
                     return
-                if moves == _MOST_MOVES:
+                if changes == _MAX_CTIME_CHANGES:
                     raise self._changed(
                         "changed again and again (its contents, mode, links or name: its ctime "
                         "kept moving) while the sent parts were compared with it. Upload it again "
@@ -82,11 +82,11 @@ class SourceGuard:
                 _LOG.info("%s: its ctime has moved; comparing %d sent parts", path, len(stale))
                 for number in stale:
                     await self._compare(number)
-                # Only now it is certain that the file held still while it was read.
+                # Only now is it certain that the file did not change while it was read.
                 if (await self.source.check()).ctime_ns == now:
                     self._ctimes |= dict.fromkeys(stale, now)
                 else:
-                    moves += 1
+                    changes += 1
 
     async def _compare(self, number: int) -> None:
         moved = "its ctime moved, while its size and modification time did not"

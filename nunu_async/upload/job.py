@@ -1,4 +1,4 @@
-"""One file to be uploaded, and what came of it: values."""
+"""A file to upload, and the result of its upload, as values."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["BuildFile", "UploadResult", "UploadedBuild"]
 
 @attrs.frozen(kw_only=True)
 class BuildFile:
-    """One file to be uploaded, and how; `NunuClient.upload_build` tells what each means.
+    """One file to upload, with its options; `NunuClient.upload_build` documents them.
 
-    Raises: InputError for a `path` that is none, and for a `concurrency` that cannot be.
+    Raises: InputError for a `path` that is not a path, or a `concurrency` out of range.
     """
 
     path: str | os.PathLike[str]
@@ -48,9 +48,9 @@ class BuildFile:
     def request(
         self, file_name: str, size: int, max_bandwidth: float | None = None
     ) -> InitiateUpload:
-        """Return what is asked of the server for a file of this name and size.
+        """Return the request that initiates the upload of a file of this name and size.
 
-        `max_bandwidth` is how many bytes a second may leave of it, None where there is no limit.
+        `max_bandwidth` is in bytes per second; None means no limit.
         """
         file_name = composed(file_name)
         multipart = size > MULTIPART_ABOVE if self.multipart is None else self.multipart
@@ -88,21 +88,21 @@ class UploadedBuild:
     seconds: float
     """From opening the file to the server's confirmation."""
     verified: int | None = None
-    """Parts that storage has with the MD5 of what this call sent; fewer than `parts` where an ETag
-    is no MD5 or an earlier call had sent a part, and None if `verify` was not asked for."""
+    """Parts whose MD5 in storage is that of what this call sent; fewer than `parts` where an ETag
+    is not an MD5 or an earlier call sent a part; None without `verify`."""
     possible_orphans: int = 0
-    """Reservations that the server may have made for this upload unheard, which hold space until
-    they expire: their answers were lost."""
+    """Reservations that the server may have made for this upload although their responses were
+    lost; they hold space until they expire."""
 
 
 @attrs.frozen(kw_only=True)
 class UploadResult:
-    """What became of one of many files: either a build or an error."""
+    """The result for one of many files: either a build or an error."""
 
     file: BuildFile
     build: UploadedBuild | None = None
     error: NunuError | asyncio.CancelledError | None = None
-    """A cancellation only where `on_result` is told of one; its notes say what was left."""
+    """A CancelledError only in calls of `on_result`; its notes say what was left behind."""
 
     @property
     def ok(self) -> bool:

@@ -1,9 +1,9 @@
-"""What a resumed upload needs, as the lines of a journal. Pure.
+"""The journal format: JSON lines with what is needed to resume an upload. Pure.
 
-A journal is JSON lines, appended and never changed: a head, then a line for each part in storage,
-then one that says that completing began. Each is ``["CHECKSUM",{...}]``, the checksum covering
-the line and all before it. So it can be cut at any byte, as by a lost machine, and still be read up
-to there; what follows a line that does not fit is not believed.
+A journal is only ever appended to: a header, then a line for each part in storage, then one that
+says that completing began. Each is ``["CHECKSUM",{...}]``, the checksum covering the line and all
+before it. So a journal that is cut at any byte, as by a power loss, can be read up to there;
+everything after the first invalid line is ignored.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = [
 
 VERSION: Final = 1
 _ANY_VERSION: Final = re.compile(rb'"version"\s*:\s*([0-9]{1,9})')
-# How each journal of this version begins, but for the checksum.
+# How each journal of this version begins, apart from the checksum.
 _START: Final = b'["00000000",{"version":%d,"head":' % VERSION
 _LINE: Final = re.compile(rb'\["([0-9a-f]{8})",(\{.*\})\]', re.DOTALL)
 
 
 @attrs.frozen(kw_only=True)
 class Head:
-    """Which upload it is; neither the API key nor a presigned URL is in it."""
+    """Identifies the upload; contains neither the API key nor a presigned URL."""
 
     path: str
     """Absolute."""
@@ -48,36 +48,36 @@ class Head:
     base_url: str
     project_id: str | None
     request: InitiateUpload
-    """What the upload was begun with."""
+    """The request that initiated the upload."""
     ticket: MultipartTicket
-    """With the upload id, which is a credential: hence the file's mode."""
+    """Includes the upload id, which is a credential: hence the file's mode."""
     began: float
     """Unix seconds."""
     key_mark: str | None = None
-    """What tells the key from others, where no project is named; the key cannot be had from it."""
+    """Identifies the API key where no project is named; the key cannot be derived from it."""
     verify: bool = False
     """Whether each part's MD5 was to be compared with its ETag."""
 
 
 @attrs.frozen(kw_only=True)
 class Kept:
-    """What a journal says."""
+    """The state that a journal records."""
 
     head: Head
     etags: Mapping[int, str]
-    """Of the parts in storage."""
+    """Of the parts in storage, by number."""
     md5_parts: frozenset[int] = frozenset()
-    """The numbers of those whose ETag is the MD5 of their bytes."""
+    """Numbers of the parts whose ETag is the MD5 of their bytes."""
     completing: bool
     """Whether the server may have been asked to complete it."""
     length: int
-    """Bytes that can be read; what follows is torn, and goes before anything is appended."""
+    """Bytes of valid lines; what follows is torn, and is cut off before anything is appended."""
     checksum: int
-    """Of the last line that can be read."""
+    """Of the last valid line."""
 
 
 def head_line(head: Head) -> tuple[bytes, int]:
-    """Return the first line, and its checksum for the one after it."""
+    """Return the header line and its checksum, which the next line needs."""
     return _line({"version": VERSION, "head": codec.dump(head)}, 0)
 
 
@@ -98,19 +98,19 @@ def _line(content: Mapping[str, object], before: int) -> tuple[bytes, int]:
 
 
 def read(data: bytes) -> Kept | None:
-    """Return what a journal says as far as it can be read; None without a head."""
+    """Return the state recorded up to the first invalid line; None without a header."""
     head: Head | None = None
     etags: dict[int, str] = {}
     md5_parts: set[int] = set()
     completing = False
     length = checksum = 0
-    *lines, _ = data.split(b"\n")  # what no line end follows is torn
+    *lines, _ = data.split(b"\n")  # an unterminated last line is torn
     for line in lines:
-        found = _LINE.fullmatch(line)
-        if found is None or zlib.crc32(found[2], checksum) != int(found[1], 16):
+        match = _LINE.fullmatch(line)
+        if match is None or zlib.crc32(match[2], checksum) != int(match[1], 16):
             break
         try:
-            content = codec.parse(found[2])
+            content = codec.parse(match[2])
             if head is None:
                 head = _head(content)
         except codec.Misfit:
@@ -124,7 +124,7 @@ def read(data: bytes) -> Kept | None:
                 (md5_parts.add if content.get("md5") is True else md5_parts.discard)(number)
         elif content.get("completing"):
             completing = True
-        checksum = int(found[1], 16)
+        checksum = int(match[1], 16)
         length += len(line) + 1
     if head is None:
         return None
@@ -141,19 +141,19 @@ def read(data: bytes) -> Kept | None:
 def foreign_format(data: bytes) -> str:
     """Name the format of a journal that `read` cannot read but another version may; "" if none.
 
-    Empty, or a head of this version that was torn by a lost machine, is in no format.
+    An empty journal, or one whose header was torn by a power loss, has no format.
     """
     first, end, _ = data.partition(b"\n")
-    found = _LINE.fullmatch(first)
-    if end and found is not None and zlib.crc32(found[2]) == int(found[1], 16):
+    match = _LINE.fullmatch(first)
+    if end and match is not None and zlib.crc32(match[2]) == int(match[1], 16):
         version = _ANY_VERSION.search(first)
         if version is None or int(version[1]) == VERSION:
             return f"format {VERSION} with unknown contents"
         return f"format {int(version[1])}"
-    # Blocks that a file system lost are filled with zeros.
+    # File systems fill lost blocks with zeros.
     start = re.sub(rb'^(\[")[0-9a-f]{1,8}', rb"\g<1>", data.rstrip(b"\0")[: len(_START)])
-    ours = re.sub(rb'^(\[")0{8}', rb"\g<1>", _START)
-    if ours.startswith(start) or start.startswith(ours):
+    expected = re.sub(rb'^(\[")0{8}', rb"\g<1>", _START)
+    if expected.startswith(start) or start.startswith(expected):
         return ""
     version = _ANY_VERSION.search(data[:4096])
     return f"format {int(version[1])}" if version is not None else "an unknown format"
@@ -165,7 +165,8 @@ def _head(content: object) -> Head:
     data = content.get("head")
     if not isinstance(data, dict):
         raise codec.Misfit("is missing @ $.head")
-    # Apart: a time after 2262, or an inode of all 64 bits, is larger than any figure of the API.
+    # Apart from the rest: a time after 2262, or an inode of all 64 bits, is larger than any integer
+    # of the API.
     identity = _identity(data.get("identity"))
     blank = {"size": 0, "mtime_ns": 0}
     return attrs.evolve(codec.structure({**data, "identity": blank}, Head), identity=identity)

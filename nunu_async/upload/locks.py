@@ -1,4 +1,4 @@
-"""A lock on an open file, which ends with the process that holds it, however that ends."""
+"""A lock on an open file, released when its process ends, however that happens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if sys.platform == "win32":
     import msvcrt
     import os
 
-    # Windows locks bytes, and those nobody else may read: one far beyond any journal's end.
+    # Windows locks bytes, which other processes then cannot read: one far beyond any journal's end.
     _BEYOND: Final = 1 << 40
-    # A byte that somebody has locked; Wine sets no number.
+    # Errors for a byte that is locked already; Wine sets no number.
     _LOCKED: Final = {0, errno.EACCES, errno.EDEADLOCK}
 
-    def try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001 - it has none
-        """Lock, or return False where somebody else has; `shared` excludes exclusive locks only.
+    def try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001 - exclusive only
+        """Lock, or return False if it is locked; `shared` excludes exclusive locks only.
 
         Raises: OSError where files cannot be locked.
         """
@@ -37,11 +37,11 @@ else:
     import fcntl
 
     def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-        """Lock, or return False where somebody else has; `shared` excludes exclusive locks only.
+        """Lock, or return False if it is locked; `shared` excludes exclusive locks only.
 
         Raises: OSError where files cannot be locked.
         """
-        # Not `lockf`: its locks are the process's, and two uploads of one process must not mix.
+        # Not `lockf`: its locks belong to the process, and would not keep two uploads of one apart.
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
