@@ -103,10 +103,10 @@ async def heard_while_held(events: Sequence[UploadEvent]) -> list[UploadEvent]:
     slow = Slow()
     reporter = Reporter(slow)
     pump = asyncio.ensure_future(reporter.pump())
-    reporter.tell(events[0])
+    reporter.emit(events[0])
     await slow.arrived.wait()
     for event in events[1:]:
-        reporter.tell(event)
+        reporter.emit(event)
     reporter.end()
     slow.go.set()
     await pump
@@ -125,7 +125,7 @@ async def test_a_listener_hears_events_in_order() -> None:
         Completed(build_id="b", seconds=1.0),
     ]
     for event in events:
-        reporter.tell(event)
+        reporter.emit(event)
         await asyncio.sleep(0)
     reporter.end()
     await pump
@@ -138,7 +138,7 @@ async def test_a_listener_that_keeps_up_hears_every_count() -> None:
     pump = asyncio.ensure_future(reporter.pump())
     await asyncio.sleep(0)
     for count in (1, 2, 3):
-        reporter.tell(sent(count))
+        reporter.emit(sent(count))
         await asyncio.sleep(0)
     reporter.end()
     await pump
@@ -185,7 +185,7 @@ async def test_what_was_told_before_the_end_is_delivered_first() -> None:
     reporter = Reporter(heard.append)
     pump = asyncio.ensure_future(reporter.pump())
     await asyncio.sleep(0)
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     reporter.end()
     await pump
     assert heard == [done(1)]
@@ -194,7 +194,7 @@ async def test_what_was_told_before_the_end_is_delivered_first() -> None:
 async def test_an_end_before_the_pump_starts_loses_nothing() -> None:
     heard: list[UploadEvent] = []
     reporter = Reporter(heard.append)
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     reporter.end()
     await reporter.pump()
     assert heard == [done(1)]
@@ -203,7 +203,7 @@ async def test_an_end_before_the_pump_starts_loses_nothing() -> None:
 async def test_telling_never_waits_for_the_listener() -> None:
     heard: list[UploadEvent] = []
     reporter = Reporter(heard.append)
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     before = list(heard)
     await reporter.drain()
     assert (before, heard) == ([], [done(1)])
@@ -215,7 +215,7 @@ async def test_a_raising_listener_ends_the_pump_with_its_own_error() -> None:
 
     reporter = Reporter(listener)
     pump = asyncio.ensure_future(reporter.pump())
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     with pytest.raises(LookupError, match="the listener's own"):
         await pump
 
@@ -227,7 +227,7 @@ async def test_a_raising_coroutine_listener_ends_the_pump_with_its_own_error() -
 
     reporter = Reporter(listener)
     pump = asyncio.ensure_future(reporter.pump())
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     with pytest.raises(LookupError, match="the listener's own"):
         await pump
 
@@ -235,7 +235,7 @@ async def test_a_raising_coroutine_listener_ends_the_pump_with_its_own_error() -
 async def test_without_a_listener_the_pump_only_waits_for_the_end() -> None:
     reporter = Reporter(None)
     pump = asyncio.ensure_future(reporter.pump())
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     await asyncio.sleep(0)
     idle = pump.done()
     reporter.end()
@@ -247,7 +247,7 @@ async def test_a_pump_can_be_cancelled_while_its_listener_is_slow() -> None:
     slow = Slow()
     reporter = Reporter(slow)
     pump = asyncio.ensure_future(reporter.pump())
-    reporter.tell(done(1))
+    reporter.emit(done(1))
     await slow.arrived.wait()
     pump.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -52,7 +52,7 @@ class Upload:
     """One upload from initiate to its end.
 
     Args:
-        journal: where what a later call could resume is kept; None keeps nothing.
+        journal: records what a later call needs to resume; None records nothing.
         verify: compare the MD5 of each part with its ETag.
     """
 
@@ -80,9 +80,9 @@ class Upload:
         self._verify = verify
         self._verified = 0
         self._orphans = 0
-        self._is_second = False  # reservation
-        self._gone: Ticket | None = None
-        self._let_go_of: tuple[Ticket, bool] | None = None
+        self._is_second = False  # whether this is a second reservation
+        self._deleted: Ticket | None = None
+        self._cancel_result: tuple[Ticket, bool] | None = None
         self._kept: KeptUpload | None = None
         self._ledger = Ledger()
         self._completion = Completion(
@@ -90,15 +90,15 @@ class Upload:
             clock=equipment.clock,
             policy=equipment.policy,
             timeouts=equipment.timeouts,
-            on_retry=self._tell_retry,
+            on_retry=self._on_retry,
         )
 
-    async def _tell_retry(self, attempt: int, delay: float, failure: NunuError) -> None:
+    async def _on_retry(self, attempt: int, delay: float, failure: NunuError) -> None:
         tell_retry(self._reporter, None, attempt, delay, failure)
         await self._reporter.drain()  # completing may take minutes
 
-    async def go_on(self, began: float, kept: KeptUpload) -> UploadedBuild | None:
-        """Send what is missing, and complete; None when the server does not know the upload."""
+    async def resume(self, began: float, kept: KeptUpload) -> UploadedBuild | None:
+        """Send what is missing, and complete; None if the server no longer knows the upload."""
         self._resumed = True
         try:
             return await self.run(began, kept)
@@ -111,10 +111,10 @@ class Upload:
         return await self._end(kept.head.ticket, began) if built else None
 
     async def run(self, began: float, kept: KeptUpload | None = None) -> UploadedBuild:
-        """Upload, from the start or from where `kept` left it.
+        """Upload, from the start or from the state in `kept`.
 
-        When this raises, cancellation included, nothing of the upload is still running, and the
-        server was told to forget it unless it may have completed, or is kept to be resumed.
+        When this raises, cancellation included, nothing of the upload is still running, and it was
+        cancelled on the server unless it may have completed, or is kept to be resumed.
         """
         self._kept = kept
         ticket = await self._initiate() if kept is None else kept.head.ticket
@@ -123,10 +123,10 @@ class Upload:
             try:
                 await self._transfer(ticket, kept)
             except UploadError as error:
-                # No other URL is to be had for a single part but by another reservation. With the
-                # first one gone, nothing is in doubt.
+                # A single part gets another URL only with another reservation. Once the first one
+                # is deleted, nothing is in doubt.
                 refusal = _refusal_of_url(ticket, error)
-                if refusal is None or not await self._let_go(ticket):
+                if refusal is None or not await self._cancel_once(ticket):
                     raise
                 tell_retry(self._reporter, 1, error.attempts, 0.0, refusal)
             if refusal is not None:
@@ -137,7 +137,7 @@ class Upload:
                 await self._transfer(ticket)
         except BaseException as error:
             try:
-                if ticket is not self._gone:
+                if ticket is not self._deleted:
                     await finish(self._clean_up(ticket, error))
             except asyncio.CancelledError as cancelled:
                 for note in getattr(error, "__notes__", ()):  # this one is what the caller sees
@@ -151,12 +151,12 @@ class Upload:
         try:
             return await self._initiate()
         except BaseException as error:
-            self._gone = first
+            self._deleted = first
             error.add_note(
                 f"it was to replace build {first.build_id}, whose presigned URL was refused "
                 f"({refusal}) and which was cancelled on the server"
             )
-            await self._tell_end(Cancelled(build_id=first.build_id, on_server=True), error)
+            await self._emit_final(Cancelled(build_id=first.build_id, on_server=True), error)
             raise
 
     async def _transfer(self, ticket: Ticket, kept: KeptUpload | None = None) -> None:
@@ -165,10 +165,10 @@ class Upload:
         guard = SourceGuard(self._source, plan, self._ledger)
         kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
         if kept is not None:
-            self._take_up(plan, guard, kept)
+            self._restore(plan, guard, kept)
         elif self._journal is not None and isinstance(ticket, MultipartTicket):
             await self._journal.begin(ticket)
-        self._reporter.tell(
+        self._reporter.emit(
             UploadStarted(
                 build_id=ticket.build_id,
                 upload_type=kind,
@@ -178,16 +178,16 @@ class Upload:
             )
         )
         if kept is not None:
-            self._reporter.tell(BytesSent(sent=self._ledger.sent, size=plan.size))
+            self._reporter.emit(BytesSent(sent=self._ledger.sent, size=plan.size))
         await self._reporter.drain()
         if kept is not None and await self._is_built(plan, kept):
             self._completion.may_cancel, self._completion.done = False, True
-            await guard.confirm()  # a build of what the file held then is no success now
+            await guard.confirm()  # a build of the file's former contents is no success
             return
         if len(self._ledger.etags) < plan.total_parts:
             await self._send_parts(ticket, plan, guard)
         await guard.confirm()
-        self._reporter.tell(Completing())
+        self._reporter.emit(Completing())
         await self._reporter.drain()
         parts = plan.completion(self._ledger.etags)
         if (journal := self._journal_of(ticket)) is not None:
@@ -210,16 +210,16 @@ class Upload:
         await sending.run(self._concurrency)
         self._verified = sending.verified
 
-    def _take_up(self, plan: Plan, guard: SourceGuard, kept: KeptUpload) -> None:
+    def _restore(self, plan: Plan, guard: SourceGuard, kept: KeptUpload) -> None:
         for number, etag in kept.etags.items():
             is_md5 = number in kept.md5_parts
             self._ledger.finish(number, plan.part(number).length, etag, is_md5=is_md5)
         guard.resume(kept.head.identity.ctime_ns)
-        told = "going on with build %s: %d of %d parts are there"
-        _LOG.info(told, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
+        message = "going on with build %s: %d of %d parts are there"
+        _LOG.info(message, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
 
     def _journal_of(self, ticket: Ticket) -> Journal | None:
-        """Return the journal if this very upload is in it; a disk may have refused it."""
+        """Return the journal if it records this upload; the disk may have refused to."""
         journal = self._journal
         return journal if journal is not None and journal.build_id == ticket.build_id else None
 
@@ -228,24 +228,23 @@ class Upload:
             await journal.forget()
 
     async def _is_built(self, plan: Plan, kept: KeptUpload) -> bool:
-        """Settle a complete that an earlier call may have sent, before anything else is."""
+        """Find out first whether an earlier call has completed the upload."""
         if not kept.completing and len(kept.etags) < plan.total_parts:
             return False
-        found = await standing(self._builds, kept.head.ticket, plan.size)
-        if found == "unknown" and kept.completing:
+        state = await standing(self._builds, kept.head.ticket, plan.size)
+        if state == "unknown" and kept.completing:
             self._completion.may_cancel = False
             raise unknown(kept.head.ticket)
-        return found == "built"
+        return state == "built"
 
     async def _end(self, ticket: Ticket, began: float) -> UploadedBuild:
         plan = self._plan(ticket)
         kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
         try:
-            # To its end, whoever cancels: a journal that is left would speak of an upload that is
-            # over.
+            # Not to be interrupted: a journal left behind would describe an upload that is over.
             await finish(self._forget_journal(ticket))
             seconds = self._clock.monotonic() - began
-            self._reporter.tell(Completed(build_id=ticket.build_id, seconds=seconds))
+            self._reporter.emit(Completed(build_id=ticket.build_id, seconds=seconds))
             await self._reporter.drain()
         except BaseException as error:  # a cancellation, or what the listener raises
             error.add_note(f"build {ticket.build_id} is complete")
@@ -263,18 +262,18 @@ class Upload:
 
     async def _initiate(self) -> Ticket:
         flight = Flight()
-        # A reservation that nobody has heard of holds space until it expires, and no build: better
-        # one of those than an upload that fails.
-        asking = self._builds.initiate_upload(
+        # An orphaned reservation only holds space until it expires, so repeating the request is the
+        # lesser evil.
+        request = self._builds.initiate_upload(
             self._request, replay=Replay.TWICE_UNHEARD, flight=flight
         )
-        task = asyncio.ensure_future(asking)
+        task = asyncio.ensure_future(request)
         try:
             ticket = await asyncio.shield(task)
             self._orphans += flight.unheard
             return ticket
         except asyncio.CancelledError:
-            await finish(self._forget(task, flight))
+            await finish(self._settle_initiate(task, flight))
             raise
         except NunuError as error:
             leftover = getattr(error, "leftover", None)
@@ -287,10 +286,10 @@ class Upload:
                 )
             raise
 
-    async def _forget(self, task: asyncio.Task[Ticket], flight: Flight) -> None:
-        """Free what an initiate under way may still reserve; nobody else ever could."""
+    async def _settle_initiate(self, task: asyncio.Task[Ticket], flight: Flight) -> None:
+        """Cancel what an in-flight initiate may still reserve, which nothing else could."""
         flight.last = True
-        if not flight.on_wire:  # queued, or pausing; or just answered, and this does nothing
+        if not flight.on_wire:  # queued or pausing; no effect if it was just answered
             task.cancel()
         try:
             async with time_limit(self._clock, self._timeouts.settle):
@@ -298,7 +297,7 @@ class Upload:
         except (NunuError, TimeoutError, asyncio.CancelledError) as error:
             leftover = getattr(error, "leftover", None)
             if not isinstance(leftover, SinglePartTicket | MultipartTicket):
-                return  # nothing was reserved, or nobody can know it
+                return  # nothing was reserved, or there is no way to know
             ticket = leftover
         await self._cancel_on_server(ticket)
 
@@ -320,39 +319,40 @@ class Upload:
                 error.add_note(f"build {ticket.build_id} may be complete, and was let be{hint}")
             return
         if self._resumed and is_forgotten(error):
-            return  # for `go_on` to answer
+            return  # for `resume` to answer
         if self._journal_of(ticket) is not None and is_resumable(error):
             parts = self._plan(ticket).total_parts
             done_parts = len(self._ledger.etags)
             error.add_note(kept_note(ticket.build_id, done_parts, parts))
-            await self._tell_end(
+            await self._emit_final(
                 Kept(build_id=ticket.build_id, done=done_parts, parts=parts), error
             )
             return
-        if await self._may_be_of_an_earlier_call(ticket, error):
+        if await self._leave_to_earlier_call(ticket, error):
             return
-        done = await self._let_go(ticket)
+        done = await self._cancel_once(ticket)
         if done:
             await self._forget_journal(ticket)
         if isinstance(error, UploadError):
             error.cancelled = done
-        told = "was cancelled" if done else "could not be cancelled"
-        # Cleaned, as below: an answer that was refused may have been so for its ids.
-        error.add_note(f"the upload of build {clean(ticket.build_id)} {told} on the server")
-        await self._tell_end(Cancelled(build_id=ticket.build_id, on_server=done), error)
+        outcome = "was cancelled" if done else "could not be cancelled"
+        # Sanitized: a response may have been refused for its ids.
+        error.add_note(f"the upload of build {clean(ticket.build_id)} {outcome} on the server")
+        await self._emit_final(Cancelled(build_id=ticket.build_id, on_server=done), error)
 
-    async def _tell_end(self, event: UploadEvent, error: BaseException) -> None:
-        self._reporter.tell(event)
+    async def _emit_final(self, event: UploadEvent, error: BaseException) -> None:
+        self._reporter.emit(event)
         try:
             async with time_limit(self._clock, self._timeouts.cleanup):
                 await self._reporter.drain()
         except Exception as listener_error:  # noqa: BLE001 - the first error is the one to raise
             error.add_note(f"on_progress failed as well: {listener_error!r}")
 
-    async def _may_be_of_an_earlier_call(self, ticket: Ticket, error: BaseException) -> bool:
-        """Leave alone what an earlier call has asked to be completed; a changed file ends no build.
+    async def _leave_to_earlier_call(self, ticket: Ticket, error: BaseException) -> bool:
+        """Leave an upload alone that an earlier call has asked the server to complete.
 
-        False where there is no such call, or where the server has nothing of it any more.
+        A changed file must not delete a finished build. False if there was no such call, or if the
+        server no longer has the upload.
         """
         if self._kept is None or not self._kept.completing:
             return False
@@ -360,7 +360,7 @@ class Upload:
             self._builds, self._kept, clock=self._clock, within=self._timeouts.cleanup, asked=False
         )
         if end == "cancelled":
-            self._let_go_of = ticket, True
+            self._cancel_result = ticket, True
             return False
         if end == "built":
             error.add_note(f"build {ticket.build_id} is complete, with what was sent before")
@@ -371,26 +371,26 @@ class Upload:
                 f"cancel {ticket.build_id}` gives it up"
             )
             if (journal := self._journal_of(ticket)) is not None:
-                with suppress(NunuError):  # or the next call meets it again
+                with suppress(NunuError):  # else the next call finds it again
                     await journal.set_aside()
         return True
 
-    async def _let_go(self, ticket: Ticket) -> bool:
-        """Cancel on the server, whoever cancels meanwhile; of what was, tell how that ended."""
-        if self._let_go_of is None or self._let_go_of[0] is not ticket:
-            await finish(self._try_to_let_go(ticket))
-        assert self._let_go_of is not None  # noqa: S101 - for the type checker
-        return self._let_go_of[1]
+    async def _cancel_once(self, ticket: Ticket) -> bool:
+        """Cancel on the server, uninterrupted and only once; return whether it is cancelled."""
+        if self._cancel_result is None or self._cancel_result[0] is not ticket:
+            await finish(self._cancel_and_record(ticket))
+        assert self._cancel_result is not None  # noqa: S101 - for the type checker
+        return self._cancel_result[1]
 
-    async def _try_to_let_go(self, ticket: Ticket) -> None:
-        self._let_go_of = ticket, await self._cancel_on_server(ticket)
+    async def _cancel_and_record(self, ticket: Ticket) -> None:
+        self._cancel_result = ticket, await self._cancel_on_server(ticket)
 
     async def _cancel_on_server(self, ticket: Ticket) -> bool:
         return await cancel(self._builds, ticket, clock=self._clock, within=self._timeouts.cleanup)
 
 
 def _refusal_of_url(ticket: Ticket, error: UploadError) -> NunuError | None:
-    """Return what ended the upload of a single part, if it was that storage refused its URL."""
+    """Return the error for which storage refused the URL of a single part; None if it did not."""
     cause = error.__cause__
     if not (isinstance(ticket, SinglePartTicket) and isinstance(cause, NunuError)):
         return None

@@ -1,4 +1,4 @@
-"""What an upload tells while it runs, and the ledger that it is told from."""
+"""The events of an upload, the ledger they are made from, and their delivery."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = [
 class UploadStarted:
     """The server has reserved the build; nothing is sent yet.
 
-    Comes a second time, with another `build_id`, where the URL of a single part was refused and
-    the server has let go of the first reservation: a `Retrying` is before it, and no `Cancelled`.
+    Comes a second time, with another `build_id`, when the URL of a single part was refused and the
+    server has cancelled the first reservation: after a `Retrying`, and without a `Cancelled`.
     """
 
     build_id: str
@@ -42,12 +42,12 @@ class UploadStarted:
     """Bytes."""
     parts: int
     done: int = 0
-    """Parts that an earlier call has sent, where this one resumes it."""
+    """Parts that an earlier call has sent, if this one resumes it."""
 
 
 @attrs.frozen(kw_only=True)
 class BytesSent:
-    """So many bytes are on their way; falls back when a part has to be sent again."""
+    """Bytes were sent; the count falls back when a part has to be sent again."""
 
     sent: int
     """Bytes handed to the network, of all parts together."""
@@ -68,7 +68,7 @@ class PartDone:
 
 @attrs.frozen(kw_only=True)
 class Retrying:
-    """Something failed and will be tried again."""
+    """Something failed and will be attempted again."""
 
     part_number: int | None
     """1-based; None when it is the completion of the upload."""
@@ -98,7 +98,7 @@ class Cancelled:
 
     build_id: str
     on_server: bool
-    """Whether the server confirmed that it has let go of the upload."""
+    """Whether the server confirmed the cancellation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -118,9 +118,9 @@ Listener: TypeAlias = Callable[[UploadEvent], Awaitable[None] | None]
 
 
 class Ledger:
-    """How many bytes of each unfinished part are sent, and which parts are done.
+    """Counts the bytes sent of each unfinished part, and records the finished ones.
 
-    Memory grows with the parts under way and with the ETags, not with bytes.
+    Memory grows with the parts in flight and with the ETags, not with bytes.
 
     Attributes:
         etags: of finished parts, by number.
@@ -130,21 +130,21 @@ class Ledger:
     def __init__(self) -> None:
         self.etags: dict[int, str] = {}
         self.md5_parts: set[int] = set()
-        self._under_way: dict[int, int] = {}
+        self._in_flight: dict[int, int] = {}
         self._settled = 0
 
     @property
     def sent(self) -> int:
         """Bytes handed to the network, repeats not counted."""
-        return self._settled + sum(self._under_way.values())
+        return self._settled + sum(self._in_flight.values())
 
     def set_sent(self, number: int, count: int) -> None:
-        """Note that `count` bytes of a part are on their way; 0 takes them back."""
-        self._under_way[number] = count
+        """Record that `count` bytes of a part were sent; 0 takes them back."""
+        self._in_flight[number] = count
 
     def finish(self, number: int, length: int, etag: str, *, is_md5: bool = False) -> None:
-        """Note that storage has the whole part."""
-        self._under_way.pop(number, None)
+        """Record that storage has the whole part."""
+        self._in_flight.pop(number, None)
         self._settled += length
         self.etags[number] = etag
         if is_md5:
@@ -152,10 +152,10 @@ class Ledger:
 
 
 class Reporter:
-    """Carries events to one listener, in order, without slowing the senders.
+    """Delivers events to one listener, in order, without slowing the senders.
 
-    Byte counts are folded: a listener that is slow, or async and waiting, is told the newest
-    count and not every one in between. What the listener raises ends the upload.
+    Byte counts are coalesced: a listener that is slow, or async and waiting, gets the newest count
+    and not every one in between. An exception that the listener raises aborts the upload.
     """
 
     def __init__(self, listener: Listener | None) -> None:
@@ -165,13 +165,13 @@ class Reporter:
         self._ended = False
 
     @property
-    def listens(self) -> bool:
-        """Whether anybody is told."""
+    def has_listener(self) -> bool:
+        """Whether there is a listener."""
         return self._listener is not None
 
-    def tell(self, event: UploadEvent) -> None:
-        """Queue an event; a byte count replaces one that was not delivered yet."""
-        if not self.listens:
+    def emit(self, event: UploadEvent) -> None:
+        """Queue an event; a byte count replaces one that is not delivered yet."""
+        if not self.has_listener:
             return
         if (
             self._events
@@ -184,7 +184,7 @@ class Reporter:
         self._wake.set()
 
     async def pump(self) -> None:
-        """Deliver events as they are told, until `end`."""
+        """Deliver events as they are emitted, until `end`."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -193,7 +193,7 @@ class Reporter:
                 return
 
     def end(self) -> None:
-        """Let `pump` return once everything told so far is delivered."""
+        """Let `pump` return once everything emitted so far is delivered."""
         self._ended = True
         self._wake.set()
 
@@ -201,11 +201,12 @@ class Reporter:
         """Deliver what is queued."""
         while self._events and self._listener is not None:
             try:
-                answer = self._listener(self._events.popleft())
-                if inspect.isawaitable(answer):
-                    await answer
+                result = self._listener(self._events.popleft())
+                if inspect.isawaitable(result):
+                    await result
             except asyncio.CancelledError as error:
                 if was_cancelled():
                     raise
-                # As of a future that it awaited: a task that ends so would only be missed.
+                # For example by a future that it awaited: re-raised, it would end this task
+                # silently.
                 raise RuntimeError("on_progress was cancelled, and nobody did that") from error

@@ -1,4 +1,4 @@
-"""Sending the parts of one upload: concurrently, each until storage has it or it is hopeless."""
+"""Sends the parts of one upload concurrently, each until storage has it or it is hopeless."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Equipment", "Sending", "tell_retry"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Object storage takes one write a second to one key; a single-part body is one key.
+# Object storage accepts one write per second to a key; a single-part upload has one key.
 _SINGLE_PART_PAUSE: Final = 1.0
 
 
@@ -40,7 +40,7 @@ class Equipment:
     """What all uploads of a client share.
 
     Attributes:
-        endings: which of the uploads that are cancelled begins to end in which turn of the loop.
+        endings: spreads the ends of cancelled uploads over iterations of the event loop.
     """
 
     builds: Builds
@@ -55,17 +55,17 @@ class Equipment:
 
 
 class Sending:
-    """The parts of one upload on their way to storage.
+    """Sends the parts of one upload to storage.
 
     Args:
-        journal: told of each part that is in storage; None where there is none to tell.
+        journal: records each part that is in storage; None for no journal.
         verify: compare MD5s.
         minutes: for how long the server keeps the upload.
         is_second: whether this is a second reservation, made because the first one's URL was
             refused.
 
     Attributes:
-        verified: parts that storage has with the MD5 of what was sent.
+        verified: parts whose MD5 in storage is that of what was sent.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Sending:
 
         When this raises, cancellation included, nothing is being sent any more.
 
-        Raises: UploadError for a part that did not go up; SourceError; what asking for URLs or the
-        listener raises.
+        Raises: UploadError for a part that failed for good; SourceError; what requesting URLs or
+        the listener raises.
         """
         batch = batch_size(concurrency)
         senders = min(concurrency, self._plan.total_parts - len(self._ledger.etags))
@@ -120,7 +120,7 @@ class Sending:
                     await asyncio.wait(tasks)
                 except asyncio.CancelledError:
                     # Each has several tasks to end and a connection to close: a thousand uploads
-                    # that are cancelled together would keep the loop for all of that.
+                    # cancelled together would block the loop for all of that time.
                     await self._equipment.endings.ready()
                     raise
                 renewing.cancel()
@@ -128,7 +128,7 @@ class Sending:
                 return
         except BaseExceptionGroup as failures:
             first = first_of(failures)
-        # Out here, so that the group does not hang on to the error as its context.
+        # Outside the `except`, so that the error does not keep the group as its context.
         raise first
 
     async def _send_all(self, ahead: Ahead) -> None:
@@ -159,7 +159,7 @@ class Sending:
                 if is_expired(failure):
                     self._signer.expired(signed)
                 tools.slots.failed(failure, began, self._clock.monotonic())
-            self._sent(part, 0)
+            self._set_sent(part, 0)
             if self._signer.renews and renewed < renewals(failure):
                 renewed += 1
                 attempts.made += 1
@@ -180,16 +180,16 @@ class Sending:
         self.verified += stored.verified
         self._ledger.finish(part.number, part.length, stored.etag, is_md5=stored.is_md5)
         done = len(self._ledger.etags)
-        self._reporter.tell(
+        self._reporter.emit(
             PartDone(part_number=part.number, done=done, parts=self._plan.total_parts)
         )
-        self._tell_sent()
-        # The next part waits for this line: a kill then costs no more than a part for each sender.
+        self._emit_sent()
+        # The next part waits for this line: a kill then costs at most one part per sender.
         if self._journal is not None:
             await self._journal.part(part.number, stored.etag, is_md5=stored.is_md5)
 
     async def _put(self, signed: Signed, number: int) -> Stored:
-        """Send a part once; what became of it is told to `on_attempt`."""
+        """Send a part once, and report the attempt to `on_attempt`."""
         part = signed.part
         tools = self._equipment
         began = self._clock.monotonic()
@@ -199,7 +199,7 @@ class Sending:
                 signed.address,
                 part,
                 self._guard.source,
-                lambda sent: self._sent(part, sent),
+                lambda sent: self._set_sent(part, sent),
                 verify=self._verify,
                 secrets=self._secrets,
             )
@@ -222,13 +222,13 @@ class Sending:
                 report(tools.on_attempt, attempt)
         return outcome
 
-    def _sent(self, part: Part, count: int) -> None:
+    def _set_sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)
-        self._tell_sent()
+        self._emit_sent()
 
-    def _tell_sent(self) -> None:
-        if self._reporter.listens:
-            self._reporter.tell(BytesSent(sent=self._ledger.sent, size=self._plan.size))
+    def _emit_sent(self) -> None:
+        if self._reporter.has_listener:
+            self._reporter.emit(BytesSent(sent=self._ledger.sent, size=self._plan.size))
 
     def _failed(self, part: Part, attempts: int, failure: NunuError) -> UploadError:
         hint = ""
@@ -265,9 +265,9 @@ class Sending:
 def tell_retry(
     reporter: Reporter, part_number: int | None, attempt: int, delay: float, failure: NunuError
 ) -> None:
-    """Tell that something is tried again: a part, or completing where the number is None."""
+    """Log and report a retry of a part, or of completing where the number is None."""
     what = "complete" if part_number is None else f"part {part_number}"
     _LOG.warning("%s: attempt %d failed, next in %.2f s: %s", what, attempt, delay, failure)
-    reporter.tell(
+    reporter.emit(
         Retrying(part_number=part_number, attempt=attempt, delay=delay, reason=str(failure))
     )

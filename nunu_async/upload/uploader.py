@@ -1,4 +1,4 @@
-"""What uploads of one client share, and which of them goes on where an earlier one was left."""
+"""Runs the uploads of one client: what they share, resuming, and closing."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ __all__ = ["Uploader"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Uploads that begin to end in one turn of the loop; each takes some tenths of a millisecond.
+# Uploads that begin to end in one iteration of the loop; each takes some tenths of a millisecond.
 _ENDED_AT_ONCE = 2
 
-# The ends of the uploads in whose listeners, or other tasks, code runs.
-_OWN_ENDS: ContextVar[tuple[asyncio.Event, ...]] = ContextVar("nunu_async_own_ends", default=())
+# The done events of the uploads in whose listeners, or other tasks, the current code runs.
+_ENCLOSING: ContextVar[tuple[asyncio.Event, ...]] = ContextVar("nunu_async_enclosing", default=())
 
 
 class Uploader:
-    """Uploads files; what they share is one storage, its slots and one pool of readers.
+    """Uploads files, which share one storage client, its slots and one pool of reader threads.
 
     Attributes:
-        limit: how many uploads, and how many parts of them all, are under way at once.
+        limit: how many uploads, and how many parts of them all, are in flight at once.
     """
 
     def __init__(
@@ -78,69 +78,67 @@ class Uploader:
         self._timeouts = timeouts
         self._executor = executor
         self._shelf = shelf
-        # So many uploads may share it.
+        # Bytes per second for each of as many uploads as may run.
         self._share = None if max_bandwidth is None else max_bandwidth / concurrency
-        # An upload that could send nothing yet must not reserve a build either: its URLs would
-        # age, and of a single part a fresh one takes another reservation. Nor hold its file open.
+        # An upload that cannot send anything yet must not reserve a build: its URLs would age, and
+        # a fresh one for a single part takes another reservation. Nor may it hold its file open.
         self._admission = asyncio.Semaphore(concurrency)
-        # By their ends: a listener may upload another file in the same task.
+        # By done event: a listener may upload another file in the same task.
         self._running: dict[asyncio.Event, asyncio.Task[object]] = {}
-        # When each is cancelled by `close`.
+        # Spreads the cancellations by `close`.
         self._turns = Turns(_ENDED_AT_ONCE)
-        # Of each of them, what one upload at a time goes by that is made in its listener.
-        self._lent: dict[asyncio.Event, asyncio.Lock] = {}
+        # For each of them, what admits one upload at a time that is made in its listener.
+        self._nested: dict[asyncio.Event, asyncio.Lock] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def upload(self, job: BuildFile, listener: Listener | None = None) -> UploadedBuild:
         """Put one file into build storage.
 
-        When this raises, cancellation included, nothing of the upload is still running, and the
-        server was told to forget it unless it may have completed.
+        When this raises, cancellation included, nothing of the upload is still running, and it was
+        cancelled on the server unless it may have completed, or is kept to be resumed.
 
         Raises: ConfigError in another event loop than the first; ClientClosed.
         """
         if self._is_closed():
             raise ClientClosed("this client is closed; make a new one")
         loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):  # or it would wait for a turn that nobody there gives it
+        if self._loop not in (None, loop):  # or it would wait for ever for a slot of the other loop
             raise ConfigError(
                 "this client was first used in another event loop; make one for each loop"
             )
         self._loop = loop
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
-        over = asyncio.Event()
-        admission = self._admission_for(_OWN_ENDS.get())
-        within = _OWN_ENDS.set((*_OWN_ENDS.get(), over))
-        self._running[over] = task
-        self._lent[over] = asyncio.Lock()
+        done = asyncio.Event()
+        admission = self._admission_for(_ENCLOSING.get())
+        token = _ENCLOSING.set((*_ENCLOSING.get(), done))
+        self._running[done] = task
+        self._nested[done] = asyncio.Lock()
         try:
             async with admission:
                 if self._is_closed():  # while it waited; its own cancellation is still to come
                     raise ClientClosed("the client was closed while uploading: nothing was begun")
                 return await self._upload(job, listener)
         except asyncio.CancelledError as error:
-            if (
-                self._is_closed() and task.uncancel() == 0
-            ):  # cancelled by `close`, and by nobody else
-                told = "; ".join(getattr(error, "__notes__", ["nothing was begun"]))
-                raise ClientClosed(f"the client was closed while uploading: {told}") from None
+            if self._is_closed() and task.uncancel() == 0:  # cancelled by `close` only
+                notes = "; ".join(getattr(error, "__notes__", ["nothing was begun"]))
+                raise ClientClosed(f"the client was closed while uploading: {notes}") from None
             raise
         finally:
-            del self._running[over], self._lent[over]
-            over.set()
-            with suppress(ValueError):  # dropped, and ended from elsewhere
-                _OWN_ENDS.reset(within)
+            del self._running[done], self._nested[done]
+            done.set()
+            with suppress(ValueError):  # dropped, and closed in another context
+                _ENCLOSING.reset(token)
 
     def _admission_for(self, outer: tuple[asyncio.Event, ...]) -> AbstractAsyncContextManager[None]:
-        """Return what a new upload, made within the listeners of others, has to wait for.
+        """Return what a new upload, made within the listeners of others, has to acquire.
 
-        A listener's upload goes by the admission of the one that it listens to where no other is
-        free: that one is not over before its listener is, and so all would wait for each other.
+        Where none is free, a listener's upload uses the admission of the one that it listens to:
+        that one does not end before its listener does, so waiting would be a deadlock.
         """
-        lent = [self._lent[over] for over in outer if over in self._lent]
-        return lent[-1] if lent and self._admission.locked() else self._admission
+        nested = [self._nested[done] for done in outer if done in self._nested]
+        return nested[-1] if nested and self._admission.locked() else self._admission
 
     def _is_closed(self) -> bool:
         return self._closed
@@ -152,19 +150,19 @@ class Uploader:
             if not job.resume:
                 return await self._begin(job, source, request, listener).run(began)
             journal = await self._shelf.open(source, request, verify=job.verify)
-            told: list[str] = []
+            notes: list[str] = []
             try:
                 built = await self._resume(job, source, request, listener, began, journal)
-                told = [f"build {built.build_id} is complete"]
+                notes = [f"build {built.build_id} is complete"]
                 return built
             except BaseException as error:
-                told = getattr(error, "__notes__", [])
+                notes = getattr(error, "__notes__", [])
                 raise
             finally:
                 try:
                     await journal.close()
                 except asyncio.CancelledError as cancelled:
-                    for note in told:  # this one is what the caller sees
+                    for note in notes:  # this one is what the caller sees
                         cancelled.add_note(note)
                     raise
 
@@ -177,14 +175,14 @@ class Uploader:
         began: float,
         journal: Journal,
     ) -> UploadedBuild:
-        """Go on with what the journal has of this very file; else start, and keep a journal."""
+        """Resume what the journal has of this unchanged file; else start anew, with a journal."""
         for found in await self._shelf.outdated(source):
             try:
                 old = await self._shelf.take(found)
             except (SourceError, ConfigError):  # busy, or gone
                 continue
             try:
-                if old.kept is not None and await self._give_up(old.kept):
+                if old.kept is not None and await self._abandon(old.kept):
                     await old.forget()
             finally:
                 await old.close()
@@ -192,10 +190,10 @@ class Uploader:
         if kept is not None:
             if kept.head.identity == source.identity:
                 upload = self._begin(job, source, request, listener, journal)
-                done = await upload.go_on(began, kept)
+                done = await upload.resume(began, kept)
                 if done is not None:
                     return done
-            if await self._give_up(kept):
+            if await self._abandon(kept):
                 await journal.void()
             else:
                 await journal.set_aside()
@@ -219,8 +217,8 @@ class Uploader:
             verify=job.verify,
         )
 
-    async def _give_up(self, kept: Kept) -> bool:
-        """Let go of an upload of which nothing can be used; False where the server may have it."""
+    async def _abandon(self, kept: Kept) -> bool:
+        """Abandon an upload that cannot be resumed; False where the server may still have it."""
         end = await give_up(
             self.equipment.builds,
             kept,
@@ -234,16 +232,16 @@ class Uploader:
         return end != "failed"
 
     async def close(self) -> None:
-        """End the uploads that are under way, as a cancellation would, and wait for their ends.
+        """Cancel the uploads that are running, and wait until they have ended.
 
-        A second call waits as well: what comes after it ends the connections that cleaning up
-        needs. But not for its own upload, if it is made by a listener that is told of the end.
+        A second call waits as well: what comes after it closes the connections that cleaning up
+        needs. But it does not wait for its own upload, if a listener makes it during that.
         """
         first, self._closed = not self._closed, True
-        own = _OWN_ENDS.get()
+        own = _ENCLOSING.get()
         ends = [end for end in self._running if first or end not in own]
         if first:
-            # Its own last, as that cancels this very call.
+            # The enclosing ones last, as that cancels this very call.
             await self._cancel([end for end in ends if end not in own] + [*own])
         limit = self._timeouts.settle + self._timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself
@@ -252,7 +250,7 @@ class Uploader:
                     await end.wait()
 
     async def _cancel(self, ends: Sequence[asyncio.Event]) -> None:
-        """Cancel these uploads, a few in each turn of the loop; at once where this is cancelled."""
+        """Cancel these uploads, a few per iteration of the loop; at once if this is cancelled."""
         left = deque(ends)
         cancelled: set[asyncio.Task[object]] = set()
         try:
@@ -264,7 +262,7 @@ class Uploader:
                 self._cancel_one(left.popleft(), cancelled)
 
     def _cancel_one(self, end: asyncio.Event, cancelled: set[asyncio.Task[object]]) -> None:
-        # One that is over has given its task back to the caller; two may be in the same task.
+        # One that has ended has returned its task to the caller; two may be in the same task.
         task = self._running.get(end)
         if task is not None and task not in cancelled:
             cancelled.add(task)

@@ -386,7 +386,7 @@ _BROAD = {"BaseException", "CancelledError", "GeneratorExit", "KeyboardInterrupt
 # Handlers of these that end otherwise than with a raise, and why they may.
 _MAY_END = {
     ("core/cancellation.py", "finish"): "remembered, and raised once the work is over",
-    ("upload/pipeline.py", "_forget"): "of the request that was called off; its caller raises",
+    ("upload/pipeline.py", "_settle_initiate"): "of the request it cancelled; its caller raises",
     ("upload/many.py", "_one"): "raised by the caller once the result has been told",
     ("upload/many.py", "upload_all"): "a group: the first of its failures is raised behind it",
     ("upload/sending.py", "run"): "a group: the first of its failures is raised behind it",
