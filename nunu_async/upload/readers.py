@@ -1,4 +1,4 @@
-"""Threads that read files, and that nobody has to wait for."""
+"""Thread pools for reading files, which never delay the end of the process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ R = TypeVar("R")
 
 
 class Readers(Executor):
-    """At most `threads` daemon threads, started as they are needed.
+    """An executor with at most `threads` daemon threads, started as they are needed.
 
-    Where no more can be started, as under a limit on processes or while the interpreter ends, those
-    that there are do all the work; where there are none, each call is made at once, by the caller.
+    Where no more can be started, as under a limit on processes or while the interpreter ends, the
+    existing ones do all the work; without any, `submit` makes each call itself.
 
-    The standard pool's threads are joined when the interpreter ends, whatever its `shutdown` was
-    told: a read on a hung disk would keep the whole process.
+    The standard pool joins its threads when the interpreter ends, even after
+    `shutdown(wait=False)`: a read on a hung disk would keep the whole process.
     """
 
     def __init__(self, threads: int) -> None:
-        self._most = threads
+        self._max_threads = threads
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = 0
@@ -51,7 +51,7 @@ class Readers(Executor):
                 raise RuntimeError("the readers are closed")
             if self._idle:
                 self._idle -= 1
-            elif self._started < self._most:
+            elif self._started < self._max_threads:
                 self._start()
             has_threads = self._started > 0
             if has_threads:
@@ -66,7 +66,7 @@ class Readers(Executor):
             threading.Thread(target=self._serve, name=name, daemon=True).start()
         except (RuntimeError, MemoryError):
             return
-        self._started += 1  # only now: who counts on a thread that is not there waits for ever
+        self._started += 1  # only now: calls left to a thread that did not start would never run
 
     def _serve(self) -> None:
         while (run := self._work.get()) is not None:
@@ -77,7 +77,7 @@ class Readers(Executor):
                     self._idle += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the base's signature; calls under way are left alone
-        """Take no more calls; threads end after those they have. Never waits."""
+        """Accept no more calls; threads end after those they have. Never waits."""
         with self._lock:
             if self._closed:
                 return
@@ -87,7 +87,7 @@ class Readers(Executor):
 
 
 class Lane(Executor):
-    """A part of another executor: at most `width` of its calls are there at once, others wait."""
+    """An executor that makes at most `width` calls at once on another one; others wait."""
 
     def __init__(self, executor: Executor, width: int) -> None:
         self._executor = executor

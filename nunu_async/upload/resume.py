@@ -1,4 +1,4 @@
-"""Taking up an upload that was left behind: what became of it, and when it is given up."""
+"""Resuming an interrupted upload: its state on the server, and when to abandon it."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ _LOG = logging.getLogger("nunu_async.upload")
 
 Standing: TypeAlias = Literal["built", "sending", "gone", "unknown"]
 
-# Statuses by which HTTP says that something is not there, or no more.
+# HTTP statuses for what does not exist, or no longer.
 _GONE: Final = frozenset({404, 410})
 KEPT: Final = "is kept on the server"
-# Seconds between looks at a build that is being assembled: at first, and at most.
+# Seconds between lookups of a build that is being assembled: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
-# Seconds between tries to cancel: at first, and at most.
+# Seconds between attempts to cancel: at first, and at most.
 _CANCEL_PAUSE, _LONGEST_CANCEL_PAUSE = 0.5, 8.0
-# Of the time for all tries, one gets this part.
+# One attempt gets this part of the time for all of them.
 _CANCEL_SHARES: Final = 2
-# Seconds that a last try gets when the time for all of them is nearly spent.
-_LEAST: Final = 0.001
+# Seconds that the last attempt gets when the time for all of them is nearly used up.
+_MIN_TIMEOUT: Final = 0.001
 
 
 def kept_note(build_id: str, done: int, parts: int) -> str:
-    """Say of an upload what can be done with it."""
+    """Return the note that says how to resume or cancel an upload."""
     return (
         f"the upload of build {build_id} {KEPT} with {done} of {parts} parts; the same call or "
         f"command resumes it, and `nunu-async uploads cancel {build_id}` gives it up"
@@ -63,10 +63,10 @@ def kept_note(build_id: str, done: int, parts: int) -> str:
 
 
 def is_forgotten(error: BaseException) -> bool:
-    """Tell whether the server does not know the upload any more, or can make nothing of it.
+    """Return whether the server no longer knows the upload, or can make nothing of it.
 
-    The contract has 404 for completing and 400 for part URLs. A 400 to a complete says that parts
-    are not what the journal has: nothing would ever change that.
+    The contract has 404 for completing and 400 for part URLs. A 400 to a complete means that parts
+    are not what the journal has, which no later call would change.
     """
     if isinstance(error, UploadError):
         return error.code == "NoSuchUpload"
@@ -78,12 +78,12 @@ def is_forgotten(error: BaseException) -> bool:
 
 
 def is_resumable(error: BaseException) -> bool:
-    """Tell whether what ended an upload leaves something that a later call can go on with."""
+    """Return whether a later call can resume an upload that ended with this error."""
     return not (isinstance(error, SourceChanged | PlanMismatch) or is_forgotten(error))
 
 
 async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standing:
-    """Ask what became of the build of an upload."""
+    """Look up what has become of the build of an upload."""
     try:
         build = await builds.of_upload(ticket)
     except NotFound as error:
@@ -98,23 +98,23 @@ async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standi
 
 
 async def was_built(builds: Builds, kept: Kept, *, clock: Clock, within: float) -> bool:
-    """Find out whether an upload that the server takes nothing for any more is a build.
+    """Find out whether an upload that the server no longer accepts has become a build.
 
-    Where it had been asked to complete it, it may be assembling still: then this waits for the
-    end of that, for `within` seconds.
+    If the server was asked to complete it, it may still be assembling: then wait for the end of
+    that, for `within` seconds.
 
-    Raises: UploadOutcomeUnknown when it may be a build and the server would not say.
+    Raises: UploadOutcomeUnknown when it may be a build and that cannot be found out.
     """
     ticket, size = kept.head.ticket, kept.head.identity.size
     deadline = Deadline(clock, within)
     pause = _FIRST_PAUSE
     while True:
-        found = await standing(builds, ticket, size)
-        if found == "built":
+        state = await standing(builds, ticket, size)
+        if state == "built":
             return True
-        if found == "gone" or not kept.completing:
+        if state == "gone" or not kept.completing:
             return False
-        if found == "unknown" or pause >= deadline.remaining():
+        if state == "unknown" or pause >= deadline.remaining():
             raise unknown(ticket)
         await clock.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
@@ -135,54 +135,54 @@ async def give_up(
 ) -> Literal["cancelled", "built", "failed"]:
     """Cancel an upload on the server, unless it may have become a build.
 
-    One that the server was asked to complete, and that is no build yet, may be on its way to be
-    one: that is deleted only where the user has `asked`.
+    One that the server was asked to complete, and that is no build yet, may still become one: it is
+    deleted only if the user has `asked` for it.
 
-    ``cancelled`` is also one that the server has forgotten; ``failed`` one that it may still have.
+    ``cancelled`` includes one that the server has forgotten; ``failed`` is one that it may still
+    have.
     """
     ticket = kept.head.ticket
     if kept.completing:
-        found = await standing(builds, ticket, kept.head.identity.size)
-        if found == "built":
+        state = await standing(builds, ticket, kept.head.identity.size)
+        if state == "built":
             return "built"
-        if found == "unknown" or (found == "sending" and not asked):
+        if state == "unknown" or (state == "sending" and not asked):
             return "failed"
     return "cancelled" if await cancel(builds, ticket, clock=clock, within=within) else "failed"
 
 
 async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float) -> bool:
-    """Have the server delete an upload, trying for `within` seconds; False where it may remain.
+    """Delete an upload on the server, retrying for `within` seconds; False where it may remain.
 
-    Anything but a success or a definite refusal is tried again with growing pauses: a part may
-    still be on its way to storage (409), a connection may drop or hang, the server may say that
-    it failed.
+    Anything but a success or a definite refusal is retried with growing pauses: a part may still be
+    on its way to storage (409), a connection may drop or hang, the server may say that it failed.
     """
-    # Cleaned: an answer that was refused may have been so for its ids.
+    # Sanitized: the response may have been refused for its ids.
     build_id = clean(ticket.build_id)
     deadline = Deadline(clock, within)
-    tries = 0
+    attempts = 0
     while True:
-        # One that hangs must not take all of the time.
-        patience = max(min(deadline.remaining(), within / _CANCEL_SHARES), _LEAST)
+        # One that hangs must not use up all of the time.
+        timeout = max(min(deadline.remaining(), within / _CANCEL_SHARES), _MIN_TIMEOUT)
         failure: NunuError | None = None
         try:
-            async with time_limit(clock, patience):
-                await builds.cancel_upload(ticket, replay=Replay.NEVER, within=patience)
+            async with time_limit(clock, timeout):
+                await builds.cancel_upload(ticket, replay=Replay.NEVER, within=timeout)
             return True
         except NunuError as error:
             if isinstance(error, ApiError) and error.status in _GONE and error.explained:
-                return True  # already; the page of some edge would say nothing of it
+                return True  # deleted already; an edge's own 404 page says nothing of it
             failure = error
         except TimeoutError:
             pass
-        tries += 1
-        reason = str(failure) if failure else f"no answer within {patience:g} seconds"
+        attempts += 1
+        reason = str(failure) if failure else f"no answer within {timeout:g} seconds"
         chance = clock.random()
         delay = pause_between(
-            tries, first=_CANCEL_PAUSE, longest=_LONGEST_CANCEL_PAUSE, chance=chance
+            attempts, first=_CANCEL_PAUSE, longest=_LONGEST_CANCEL_PAUSE, chance=chance
         )
-        asked = getattr(failure, "retry_after", None) or 0.0
-        delay = max(delay, asked * (1 + 0.25 * chance))
+        retry_after = getattr(failure, "retry_after", None) or 0.0
+        delay = max(delay, retry_after * (1 + 0.25 * chance))
         if (failure and not may_pass(failure)) or delay >= deadline.remaining():
             _LOG.warning("build %s: cancelling on the server failed: %s", build_id, reason)
             return False
