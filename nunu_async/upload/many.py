@@ -1,4 +1,4 @@
-"""Many files at once: as many as can be sent, results in the order given."""
+"""Uploads many files concurrently; results come in the order of the files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FileListener: TypeAlias = Callable[[BuildFile, UploadEvent], Awaitable[None] | N
 
 
 def check(files: Sequence[BuildFile]) -> None:
-    """Refuse what could be known to be wrong before anything is sent.
+    """Check all files before anything is sent.
 
     Raises: InputError for what breaks a documented limit, and for a file that is given twice;
-        SourceError for a relative path where the working directory is gone.
+    SourceError for a relative path where the working directory is gone.
     """
     seen: set[tuple[str, str]] = set()
     for file in files:
@@ -34,11 +34,11 @@ def check(files: Sequence[BuildFile]) -> None:
         except InputError as error:
             error.add_note(f"of the file {os.fspath(file.path)!a}")
             raise
-        # Another name makes another build of a file.
-        same = (path_key(file.path), file.name)
-        if same in seen:
+        # Under another name it is another build.
+        key = (path_key(file.path), file.name)
+        if key in seen:
             raise InputError("files", f"{os.fspath(file.path)!a} is given twice under one name")
-        seen.add(same)
+        seen.add(key)
 
 
 async def upload_all(
@@ -49,7 +49,7 @@ async def upload_all(
     on_progress: FileListener | None,
     on_result: Callable[[UploadResult], None] | None,
 ) -> tuple[UploadResult, ...]:
-    """Upload `files`; return what became of each, in the same order.
+    """Upload `files`; return a result for each, in the same order.
 
     A failed one does not stop the others unless `fail_fast`. When this raises, nothing is being
     sent any more, as after a single upload that raises.
@@ -57,7 +57,7 @@ async def upload_all(
     Raises: with `fail_fast` the first failure; what a listener raises.
     """
     results: list[UploadResult | None] = [None] * len(files)
-    # One iterator for all who take from it: files are begun in order, and none twice.
+    # One iterator shared by all workers: files are started in order, and none twice.
     waiting = iter(enumerate(files))
 
     async def work() -> None:
@@ -78,11 +78,11 @@ async def upload_all(
     except BaseExceptionGroup as failures:
         first = first_of(failures)
     else:
-        told = tuple(result for result in results if result is not None)
-        if len(told) < len(files):
-            raise asyncio.CancelledError  # somebody has cancelled the tasks that send
-        return told
-    # Out here, so that the group does not hang on to the error as its context.
+        finished = tuple(result for result in results if result is not None)
+        if len(finished) < len(files):
+            raise asyncio.CancelledError  # from outside: the tasks that send were cancelled
+        return finished
+    # Outside the `except`, so that the error does not keep the group as its context.
     raise first
 
 
@@ -93,4 +93,4 @@ async def _one(
     try:
         return UploadResult(file=file, build=await uploader.upload(file, listener))
     except (NunuError, asyncio.CancelledError) as error:
-        return UploadResult(file=file, error=error)  # a cancellation goes on from the caller
+        return UploadResult(file=file, error=error)  # the caller raises a cancellation again

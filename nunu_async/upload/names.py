@@ -1,4 +1,4 @@
-"""Names of files on macOS, where one name has several spellings."""
+"""File names on macOS, where one name has several spellings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _PC_CASE_SENSITIVE: Final = 11
 
 
 def composed(name: str) -> str:
-    """Return a file's name with its accents composed, as they are typed and as servers list them.
+    """Return a file name with composed accents (NFC), as it is typed and as servers list it.
 
-    Programs of macOS name files with the accents as characters of their own, and either way leads
-    to the file there. Other systems' names are left as they are.
+    Only on macOS: its programs may write accents as separate characters (NFD), and either form
+    leads to the file. Other systems' names are returned unchanged.
     """
     return unicodedata.normalize("NFC", name) if sys.platform == "darwin" else name
 
 
 def heeds_case(folder: str) -> bool:
-    """Tell whether "a" and "A" are two names in a folder of macOS."""
+    """Return whether a folder of macOS is case-sensitive."""
     if sys.platform != "win32":
         with suppress(OSError, ValueError):
             return os.pathconf(folder, _PC_CASE_SENSITIVE) == 1
-    return False  # as volumes are made unless somebody asks for another kind
+    return False  # the default for volumes of macOS

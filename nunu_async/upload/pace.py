@@ -1,4 +1,4 @@
-"""How many bytes a second leave, over all uploads of a client."""
+"""Limits the bandwidth of all uploads of a client."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from nunu_async.core.clock import Clock
 
 __all__ = ["Pace"]
 
-# Seconds' worth of bytes that are let go at once: coarse enough to cost nothing.
+# Seconds' worth of bytes that are granted at once: coarse enough to cost nothing.
 _GRAIN: Final = 0.05
-# As many are made good when a pause lasted longer than it was to, and not more: a client that was
-# idle must not send faster for it.
+# Seconds of delay that are made up for when a pause took longer than intended, and no more: a
+# client that was idle must not send faster for it.
 _SLACK: Final = 0.1
-_SMALLEST: Final = 4096
-# Seconds; what waits looks this often whether there is still anything to wait for.
-_LOOK: Final = 0.25
+_MIN_BYTES: Final = 4096
+# Seconds between checks whether the bytes still have to be sent.
+_CHECK_INTERVAL: Final = 0.25
 
 
 class Pace:
-    """Hands out moments at which bytes may leave: `rate` bytes a second; None is no limit."""
+    """Lets `rate` bytes per second through; None means no limit."""
 
     def __init__(self, clock: Clock, rate: float | None) -> None:
         self._clock = clock
@@ -33,26 +33,26 @@ class Pace:
         return self._rate is not None
 
     def grain(self, most: int) -> int:
-        """Return how many bytes to take at once, `most` at most."""
+        """Return how many bytes to ask for at once, at most `most`."""
         if self._rate is None:
             return most
-        return max(min(_SMALLEST, most), min(most, int(self._rate * _GRAIN)))
+        return max(min(_MIN_BYTES, most), min(most, int(self._rate * _GRAIN)))
 
     async def turn(self, count: int, is_over: Callable[[], bool]) -> None:
-        """Wait until `count` more bytes may leave, or `is_over` says that they need not."""
+        """Wait until `count` more bytes may be sent, or `is_over` says that they need not be."""
         if self._rate is None:
             return
         now = self._clock.monotonic()
         if self._next < now - _SLACK:
             self._next = now
-        # They leave when the time that they take is over: the first ones are not for nothing.
-        takes = count / self._rate
-        at = self._next = self._next + takes
-        came = False
+        # Charged before they are sent, so that the first bytes are paced too.
+        duration = count / self._rate
+        due = self._next = self._next + duration
+        granted = False
         try:
-            while (left := at - self._clock.monotonic()) > 0 and not is_over():
-                await self._clock.sleep(min(left, _LOOK))
-            came = left <= 0
+            while (left := due - self._clock.monotonic()) > 0 and not is_over():
+                await self._clock.sleep(min(left, _CHECK_INTERVAL))
+            granted = left <= 0
         finally:
-            if not came:  # nothing leaves: the time is for those who come next
-                self._next -= takes
+            if not granted:  # nothing is sent: the next caller gets the time
+                self._next -= duration

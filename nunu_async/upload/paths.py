@@ -1,4 +1,4 @@
-"""Paths of build files: checked, compared, and told apart. Opens nothing."""
+"""Paths of build files: checks, comparison keys, short names. Opens nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["absolute", "check_path", "path_key", "short_names"]
 
 
 def check_path(path: object) -> None:
-    """Refuse what is no path. Raises: InputError."""
+    """Check that a value is a path. Raises: InputError."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(
             "path",
@@ -26,22 +26,22 @@ def check_path(path: object) -> None:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return an absolute path, its links as they are.
+    """Return an absolute path without following links.
 
     Raises: SourceError for a relative one where the working directory is gone.
     """
     try:
         return os.path.abspath(path)  # noqa: PTH100 - `resolve` follows links
     except OSError as error:
-        words = (
+        reason = (
             "is relative to the working directory, which is not there any more "
             f"({error.strerror}); change to one that exists, or give an absolute path"
         )
-        raise SourceError(os.fspath(path), words, errno=error.errno) from None
+        raise SourceError(os.fspath(path), reason, errno=error.errno) from None
 
 
 def path_key(path: str | os.PathLike[str]) -> str:
-    """Return an absolute path that is equal for two spellings of one name.
+    """Return an absolute path that is equal for all spellings of one name.
 
     Links are not followed: two links to a file may be two builds. Windows ignores case and takes
     either slash; macOS ignores case on most volumes, and on all of them how accents are composed.
@@ -50,12 +50,12 @@ def path_key(path: str | os.PathLike[str]) -> str:
     """
     key = composed(os.path.normcase(absolute(path)))
     if sys.platform == "darwin" and not heeds_case(os.path.dirname(key)):  # noqa: PTH120
-        key = key.lower()  # not `casefold`: macOS does not make one name of "ß" and "ss"
+        key = key.lower()  # not `casefold`: "ß" and "ss" are two names on macOS
     return key
 
 
 def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return what tells each path from the others: its name, after folders where names are alike.
+    """Return a short unique name for each path: the file name, with folders where names are alike.
 
     In the order of `paths`, with a slash on every system: ``arm64/app.apk`` and ``x86/app.apk``.
 
@@ -68,14 +68,14 @@ def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for place, length in enumerate(lengths):
             alike[tuple(parts[place][-length:])].append(place)
-        unclear = [
+        ambiguous = [
             place
             for places in alike.values()
             if len(places) > 1
             for place in places
             if lengths[place] < len(parts[place])
         ]
-        if not unclear:
+        if not ambiguous:
             return ["/".join(shown[place][-length:]) for place, length in enumerate(lengths)]
-        for place in unclear:
+        for place in ambiguous:
             lengths[place] += 1

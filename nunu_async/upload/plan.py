@@ -1,4 +1,4 @@
-"""From a size to parts, and from parts to a completion. Pure."""
+"""Splits a file into parts, and lists the parts to complete. Pure."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = [
 ]
 
 MULTIPART_ABOVE = 128 * 1024 * 1024
-"""Bytes above which multipart is asked for: one PUT can neither be sent in parallel nor be
-repeated in pieces."""
+"""Bytes above which multipart is used: a single PUT can neither be sent in parallel nor be repeated
+in pieces."""
 
-# The service's own minutes for an upload of one part and of several, and the most it takes.
+# The service's default minutes for an upload of one part and of several, and its maximum.
 _SINGLE_MINUTES, _MULTIPART_MINUTES, MOST_MINUTES = 10, 60, 1440
-# Bytes a second that a link is trusted to carry.
+# Bytes per second that a link is assumed to carry.
 _PESSIMISTIC_RATE = 1024 * 1024
 
-# The service advises 3 to 10 URLs a request.
+# The service advises 3 to 10 URLs per request.
 _SMALLEST_BATCH, _LARGEST_BATCH = 3, 10
 
 
@@ -50,9 +50,9 @@ class Part:
 
 @attrs.frozen
 class Plan:
-    """How a file of `size` bytes is cut: ascending, gap-free, every part `part_size` but the last.
+    """How a file of `size` bytes is split: ascending, gap-free, all parts but the last `part_size`.
 
-    Raises: PlanMismatch when `total_parts`, the server's count, is not what the sizes give.
+    Raises: PlanMismatch when `total_parts`, the server's count, does not match the sizes.
     """
 
     size: int
@@ -72,7 +72,7 @@ class Plan:
         return Part(number, offset, min(self.part_size, self.size - offset))
 
     def batches(self, length: int, done: Container[int] = ()) -> Iterator[Sequence[int]]:
-        """Yield the numbers of parts not `done` in runs of `length`; the last may be shorter."""
+        """Yield the numbers of parts not `done` in batches of `length`; the last may be shorter."""
         wanted = (n for n in range(1, self.total_parts + 1) if n not in done)
         while batch := tuple(islice(wanted, length)):
             yield batch
@@ -93,43 +93,43 @@ class Plan:
 
 
 def batch_size(concurrency: int) -> int:
-    """Return how many URLs to ask for at once: enough for every sender, within the advice."""
+    """Return how many URLs to request at once: enough for every sender, within the advice."""
     return max(_SMALLEST_BATCH, min(concurrency, _LARGEST_BATCH))
 
 
 def filled_batches(
     wanted: Sequence[int], spare: Iterable[int], length: int
 ) -> Iterator[Sequence[int]]:
-    """Yield `wanted` in as few runs of up to `length` as can be, the last filled from `spare`."""
+    """Yield `wanted` in batches of up to `length`, the last one filled up from `spare`."""
     numbers = [*wanted, *islice(spare, -len(wanted) % length)]
     for start in range(0, len(numbers), length):
         yield numbers[start : start + length]
 
 
 def upload_minutes(size: int, *, multipart: bool, max_bandwidth: float | None = None) -> int:
-    """Return the minutes to allow for an upload: as many as 1 MiB/s takes, to the full minute.
+    """Return the minutes to allow for an upload: the time it takes at 1 MiB/s, rounded up.
 
-    Or as `max_bandwidth` takes, the bytes a second that may leave, where that is less.
-    At least the service's own 10 for a single part and 60 for several, at most its 1440.
+    Or at `max_bandwidth`, in bytes per second, where that is less. At least the service's own 10
+    for a single part and 60 for several, at most its 1440.
     """
     least = _MULTIPART_MINUTES if multipart else _SINGLE_MINUTES
     rate = min(_PESSIMISTIC_RATE, max_bandwidth or _PESSIMISTIC_RATE)
     return min(max(least, ceil(size / (60 * rate))), MOST_MINUTES)
 
 
-def minutes_kept(asked: InitiateUpload) -> int:
-    """Return the minutes for which the server keeps an upload that was asked for so."""
-    if asked.upload_timeout is not None:
-        return asked.upload_timeout
-    return _MULTIPART_MINUTES if asked.multipart else _SINGLE_MINUTES
+def minutes_kept(request: InitiateUpload) -> int:
+    """Return the minutes for which the server keeps an upload that was initiated like this."""
+    if request.upload_timeout is not None:
+        return request.upload_timeout
+    return _MULTIPART_MINUTES if request.multipart else _SINGLE_MINUTES
 
 
 def minutes_to_ask(
     size: int, *, multipart: bool, resume: bool, max_bandwidth: float | None = None
 ) -> int | None:
-    """Return the `upload_timeout` to send; None where the service's own is what is wanted.
+    """Return the `upload_timeout` to send; None for the service's default.
 
-    An upload that is to be resumed stays for as long as the service keeps any: a day.
+    A resumable upload is kept for as long as the service keeps any: a day.
     """
     if resume and multipart:
         return MOST_MINUTES

@@ -1,4 +1,4 @@
-"""Which platform a build file is for, by its name. Pure.
+"""Infers the platform of a build from its file name. Pure.
 
 Source: the vendor's own command line infers the first twelve; the service documents the words.
 """
@@ -31,7 +31,7 @@ _BY_SUFFIX: Final[dict[str, Platform]] = {
 
 
 def infer_platform(file_name: str) -> Platform:
-    """Return the platform that a file's extension stands for, in any case.
+    """Return the platform for a file's extension, in any case.
 
     Raises: InputError, listing the choices, where the extension does not decide it.
     """
