@@ -1,4 +1,4 @@
-"""Presigned URLs of one upload: asked for late, and anew when they are old or refused."""
+"""Presigned URLs of one upload: requested late, and renewed when old or refused."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from nunu_async.upload.plan import Part, Plan, filled_batches
 
 __all__ = ["Ahead", "Signed", "Signer"]
 
-# Presigned URLs last "about an hour", or as long as they say. Judged by the time since they came:
-# clocks disagree, and the moment of signing that stands in them is the server's.
+# Presigned URLs last "about an hour", or as long as they say. Their age counts from when they were
+# received: clocks disagree, and the signing time that they contain is the server's.
 _LONGEST_LIFE: Final = 3600.0
 _LIFE: Final = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
-# What the address itself says of its part: a mix-up there would mix up bytes.
+# The part number that the URL itself contains: a mix-up there would mix up bytes.
 _PART: Final = re.compile(r"(?<=[?&])partNumber=([0-9]{1,9})(?=&|$)", re.IGNORECASE)
-# One older than this part of its life is replaced before it is used.
+# A URL older than this fraction of its lifetime is renewed before it is used.
 _USABLE: Final = 0.8
-# A server that answers a request for URLs without some of them is asked again so often.
+# How often URLs are requested from a server that leaves some of them out.
 _SIGN_ROUNDS: Final = 3
-# Batches that wait to be sent, or are asked for; with fewer, another is asked for. So many more may
-# become of it where senders are quicker than the API.
+# Batches that are ready or requested; with fewer, another one is requested. At first, and at most,
+# where senders are faster than the API.
 _BATCHES_AHEAD: Final = 2
 _MOST_BATCHES_AHEAD: Final = 10
 
 
 @attrs.frozen
 class Signed:
-    """A part and where to send it."""
+    """A part with its presigned URL."""
 
     part: Part
     address: PartUrl
     received: float
     """Monotonic seconds."""
     batch: int = 0
-    """The answer that it came with, counted from 1."""
+    """The response that it came with, counted from 1."""
 
 
 class Signer:
-    """Where the parts of one upload go.
+    """Requests and renews the presigned URLs of one upload.
 
-    URLs that are of no more use are replaced together. They tend to come to their end at one
-    moment, and whoever asks for one while others are asked for is served by the next request,
-    which asks for those that no part has been sent with yet as well.
+    Expired URLs are renewed together, as they tend to expire together: renewals that are asked for
+    while a request is in flight go into the next one, which is filled up with expired URLs of parts
+    that are not sent yet.
 
     Attributes:
-        renews: whether a URL can be had anew; for an upload of a single part the API has no
-            way but another reservation.
+        renews: whether URLs can be renewed; for a single-part upload the API has no way but
+            another reservation.
     """
 
     def __init__(self, builds: Builds, clock: Clock, ticket: Ticket, plan: Plan) -> None:
@@ -63,17 +63,17 @@ class Signer:
         self._ticket = ticket
         self._plan = plan
         self._began = clock.monotonic()
-        self._parts: dict[int, int] = {}
-        self._answers = 0
-        self._expired = 0  # batches, up to this one
+        self._owners: dict[int, int] = {}  # part numbers, by the URL's hash
+        self._responses = 0
+        self._expired = 0  # batches up to this one have expired
         self._unsent: dict[int, Signed] = {}
-        self._wanted: list[int] = []
-        self._coming: dict[int, asyncio.Future[Signed]] = {}
-        self._is_wanted = asyncio.Event()
+        self._to_renew: list[int] = []
+        self._renewals: dict[int, asyncio.Future[Signed]] = {}
+        self._has_renewals = asyncio.Event()
         self.renews = isinstance(ticket, MultipartTicket)
 
     async def sign(self, numbers: Sequence[int]) -> list[Signed]:
-        """Return a URL for each of `numbers`, in that order, for `latest` before it is used.
+        """Return a URL for each of `numbers`, in that order; call `latest` before using one.
 
         Raises: DecodeError when the server keeps leaving some out; what the request raises.
         """
@@ -82,7 +82,7 @@ class Signer:
         return signed
 
     def latest(self, signed: Signed) -> Signed:
-        """Return what to send a part with that was signed ahead."""
+        """Return the newest URL of a part that was signed ahead."""
         return self._unsent.pop(signed.part.number, signed)
 
     async def _sign(self, numbers: Sequence[int]) -> list[Signed]:
@@ -95,44 +95,45 @@ class Signer:
             missing = [n for n in numbers if n not in urls]
             if not missing:
                 break
-            answer = await self._builds.get_upload_parts(ticket, missing)
-            for url in answer:
-                if _is_for(url, missing) and self._gives(url):
+            response = await self._builds.get_upload_parts(ticket, missing)
+            for url in response:
+                if _is_for(url, missing) and self._claim(url):
                     urls[url.part_number] = url
         now = self._clock.monotonic()
-        self._answers += 1
+        self._responses += 1
         try:
-            return [Signed(self._plan.part(n), urls[n], now, self._answers) for n in numbers]
+            return [Signed(self._plan.part(n), urls[n], now, self._responses) for n in numbers]
         except KeyError as error:
             raise DecodeError(
                 "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
             ) from None
 
-    def _gives(self, address: PartUrl) -> bool:
-        """Note whose an address is; False where it is another part's, which it would overwrite."""
-        # Hashes, for there may be ten thousand addresses of half a KiB.
-        return self._parts.setdefault(hash(address.url), address.part_number) == address.part_number
+    def _claim(self, address: PartUrl) -> bool:
+        """Remember which part owns a URL; False if another part does, which it would overwrite."""
+        # Hashes, as there may be ten thousand URLs of half a KiB.
+        owner = self._owners.setdefault(hash(address.url), address.part_number)
+        return owner == address.part_number
 
     async def renewed(self, signed: Signed) -> Signed:
         """Return a fresh URL for the part, while `run` runs. Raises: as `sign`."""
         number = signed.part.number
-        if number not in self._coming:
-            self._coming[number] = asyncio.get_running_loop().create_future()
-            self._wanted.append(number)
-            self._is_wanted.set()
-        # Shielded: others may wait for it, or for what is asked for together with it.
-        return await asyncio.shield(self._coming[number])
+        if number not in self._renewals:
+            self._renewals[number] = asyncio.get_running_loop().create_future()
+            self._to_renew.append(number)
+            self._has_renewals.set()
+        # Shielded: other senders may wait for it, or for others of its request.
+        return await asyncio.shield(self._renewals[number])
 
     async def run(self, length: int) -> None:
-        """Serve `renewed`, up to `length` URLs a request, until cancelled."""
+        """Serve `renewed`, up to `length` URLs per request, until cancelled."""
         while True:
-            await self._is_wanted.wait()
-            self._is_wanted.clear()
-            wanted, self._wanted = self._wanted, []
+            await self._has_renewals.wait()
+            self._has_renewals.clear()
+            wanted, self._to_renew = self._to_renew, []
             spare = (
                 number
                 for number, signed in self._unsent.items()
-                if number not in self._coming and self.is_old(signed)
+                if number not in self._renewals and self.is_old(signed)
             )
             async with asyncio.TaskGroup() as group:
                 for numbers in filled_batches(wanted, spare, length):
@@ -140,26 +141,26 @@ class Signer:
 
     async def _renew(self, numbers: Sequence[int]) -> None:
         create = asyncio.get_running_loop().create_future
-        coming = {number: self._coming.setdefault(number, create()) for number in numbers}
+        renewals = {number: self._renewals.setdefault(number, create()) for number in numbers}
         try:
             for signed in await self._sign(numbers):
                 if signed.part.number in self._unsent:
                     self._unsent[signed.part.number] = signed
-                coming[signed.part.number].set_result(signed)
-        except Exception as error:  # noqa: BLE001 - theirs who wait
-            for future in coming.values():
+                renewals[signed.part.number].set_result(signed)
+        except Exception as error:  # noqa: BLE001 - raised to the waiters
+            for future in renewals.values():
                 future.set_exception(error)
-                future.exception()  # no complaint of one that nobody waits for
+                future.exception()  # no warning where no sender waits for it any more
         finally:
             for number in numbers:
-                del self._coming[number]
+                del self._renewals[number]
 
     def expired(self, signed: Signed) -> None:
-        """Take note that a URL was refused for its age: those that came before are older still."""
+        """Record that a URL was refused for its age: those received before are older still."""
         self._expired = max(self._expired, signed.batch)
 
     def is_old(self, signed: Signed) -> bool:
-        """Tell whether a URL is to be replaced before it is used."""
+        """Return whether a URL has to be renewed before it is used."""
         found = _LIFE.search(signed.address.url)
         life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
         age = self._clock.monotonic() - signed.received
@@ -167,16 +168,16 @@ class Signer:
 
 
 class Ahead:
-    """URLs of the parts of one upload, asked for ahead of those who send them.
+    """Prefetches the URLs of one upload's parts for its senders.
 
-    Signed late, sent soon; but several batches may be asked for at once: one at a time would hold
-    up senders that are quicker than the API. Each time that one of them has to wait for a URL,
-    there may be a batch more.
+    URLs are requested late, so that they are used while fresh; but several batches may be requested
+    at once: one at a time would hold up senders that are faster than the API. Each time that a
+    sender has to wait for a URL, one more batch may be requested ahead.
 
     Args:
-        batches: numbers of parts, in the order in which they are to be sent.
-        length: of a batch, the last apart.
-        senders: how many take from it.
+        batches: part numbers, in the order in which they are to be sent.
+        length: of each batch but the last.
+        senders: how many call `take`.
     """
 
     def __init__(
@@ -186,47 +187,47 @@ class Ahead:
         self._batches = batches
         self._length = length
         self._senders = senders
-        self._enough = _BATCHES_AHEAD * length
-        self._count = 0  # ready, or asked for
-        self._idle = 0  # senders that wait
+        self._max_ahead = _BATCHES_AHEAD * length
+        self._count = 0  # URLs ready or requested
+        self._waiting_senders = 0
         self._changed = asyncio.Event()
         self._ready: asyncio.Queue[Signed | None] = asyncio.Queue()
         self._began = False
-        self._all_asked_for = False
+        self._all_requested = False
 
     async def run(self) -> None:
-        """Ask until there is a URL for every part.
+        """Request URLs until there is one for every part.
 
-        Raises: what asking raises, in a group.
+        Raises: what the requests raise, in a group.
         """
         async with asyncio.TaskGroup() as group:
             for numbers in self._batches:
-                while self._count >= self._enough + self._idle:
+                while self._count >= self._max_ahead + self._waiting_senders:
                     self._changed.clear()
                     await self._changed.wait()
                 self._count += len(numbers)
-                group.create_task(self._ask(numbers))
-            self._all_asked_for = True
+                group.create_task(self._request(numbers))
+            self._all_requested = True
         for _ in range(self._senders):
             self._ready.put_nowait(None)
 
-    async def _ask(self, numbers: Sequence[int]) -> None:
+    async def _request(self, numbers: Sequence[int]) -> None:
         for signed in await self._signer.sign(numbers):
             self._ready.put_nowait(signed)
         self._began = True
 
     async def take(self) -> Signed | None:
-        """Return the next part and where to send it; None when there is no further one."""
+        """Return the next part with its URL; None when there are no more."""
         if self._ready.empty():
-            if self._began and not self._all_asked_for:
+            if self._began and not self._all_requested:
                 most = _MOST_BATCHES_AHEAD * self._length
-                self._enough = min(self._enough + self._length, most)
-            self._idle += 1
+                self._max_ahead = min(self._max_ahead + self._length, most)
+            self._waiting_senders += 1
             self._changed.set()
             try:
                 signed = await self._ready.get()
             finally:
-                self._idle -= 1
+                self._waiting_senders -= 1
         else:
             signed = self._ready.get_nowait()
         if signed is not None:
@@ -236,6 +237,6 @@ class Ahead:
 
 
 def _is_for(address: PartUrl, wanted: Container[int]) -> bool:
-    """Tell whether an address is for one of the parts wanted, and for no other."""
-    told = {int(number) for number in _PART.findall(address.url)}
-    return address.part_number in wanted and told <= {address.part_number}
+    """Return whether a URL is for one of the parts wanted, and for no other."""
+    numbers_in_url = {int(number) for number in _PART.findall(address.url)}
+    return address.part_number in wanted and numbers_in_url <= {address.part_number}

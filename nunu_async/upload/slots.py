@@ -1,4 +1,4 @@
-"""How many parts are under way at once, over all uploads of a client."""
+"""Limits how many parts are in flight at once, over all uploads of a client."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from nunu_async.errors import NunuError, StallError
 __all__ = ["Slots"]
 
 _BUSY: Final = 503
-# Parts that have to go up well for one more at once. From half of 16 it takes 32 to be back.
+# Successful parts for one more at once. From half of 16 it takes 32 to be back.
 _PARTS_FOR_ONE_MORE: Final = 4
 
 
 class Slots:
-    """An async context manager that lets `width` in at once, in the order they came.
+    """An async context manager that admits `width` holders at once, in the order they came.
 
-    Storage that asks for fewer requests, or takes no bytes, gets half as many parts at once; each
-    few that go up well after that bring one back. What was sent before the width was halved says
-    nothing of the new one: many parts that are refused together halve it once.
+    The width is halved when storage asks for fewer requests or takes no bytes; every few parts that
+    succeed after that add one. A failure of a part that was sent before the width was halved says
+    nothing about the new width: many parts that are refused together halve it once.
 
     Attributes:
-        limit: the widest it gets.
+        limit: the largest width.
         width: from 1 to `limit`.
-        used: how many are in.
+        used: how many are admitted now.
     """
 
     def __init__(self, limit: int) -> None:
@@ -36,23 +36,23 @@ class Slots:
         self.width = limit
         self.used = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._halved = float("-inf")
-        self._well = 0
+        self._halved_at = float("-inf")
+        self._successes = 0
 
     async def __aenter__(self) -> None:
         if self.used < self.width and not self._waiting:
             self.used += 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.cancelled():
-                with suppress(ValueError):  # passed over already, when another left
-                    self._waiting.remove(turn)  # or those who come would line up behind nobody
-            else:  # it had been let in
-                self._leave()
+            if waiter.cancelled():
+                with suppress(ValueError):  # removed already by `_admit`
+                    self._waiting.remove(waiter)  # or later waiters would queue behind a dead entry
+            else:  # it was admitted already
+                self._release()
             raise
 
     async def __aexit__(
@@ -61,35 +61,35 @@ class Slots:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave()
+        self._release()
 
     def failed(self, failure: NunuError, began: float, now: float) -> None:
-        """Take note of a part that failed, sent at `began`; both are monotonic seconds."""
-        crowded = is_throttled(failure) or isinstance(failure, StallError)
-        if not crowded and getattr(failure, "status", 0) != _BUSY:
+        """Record a part that failed, sent at `began`; both are monotonic seconds."""
+        throttled = is_throttled(failure) or isinstance(failure, StallError)
+        if not throttled and getattr(failure, "status", 0) != _BUSY:
             return
-        self._well = 0
-        if began > self._halved:
-            self._halved = now
+        self._successes = 0
+        if began > self._halved_at:
+            self._halved_at = now
             self.width = max(1, self.width // 2)
 
     def succeeded(self) -> None:
-        """Take note of a part that went up."""
+        """Record a part that succeeded."""
         if self.width == self.limit:
             return
-        self._well += 1
-        if self._well >= _PARTS_FOR_ONE_MORE:
-            self._well = 0
+        self._successes += 1
+        if self._successes >= _PARTS_FOR_ONE_MORE:
+            self._successes = 0
             self.width += 1
-            self._let_in()
+            self._admit()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         self.used -= 1
-        self._let_in()
+        self._admit()
 
-    def _let_in(self) -> None:
+    def _admit(self) -> None:
         while self._waiting and self.used < self.width:
-            turn = self._waiting.popleft()
-            if not turn.done():
+            waiter = self._waiting.popleft()
+            if not waiter.done():
                 self.used += 1
-                turn.set_result(None)
+                waiter.set_result(None)
