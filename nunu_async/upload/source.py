@@ -1,4 +1,4 @@
-"""The file: opened once, measured, read by position without stalling the event loop."""
+"""The file: opened once, measured, read by position without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _FLAGS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
-# Whether the kernel can send what it has read, and say beforehand that it has.
+# Whether the system has sendfile, and can tell beforehand what is in the page cache.
 _SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
-# EPERM is what older container runtimes answer to a system call that they do not know.
-_CANNOT: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
-_OF_A_CONNECTION: Final = {
+# EPERM is what older container runtimes return for a system call that they do not know.
+_UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
+_CONNECTION_ERRORS: Final = {
     errno.EPIPE,
     errno.ECONNRESET,
     errno.ECONNABORTED,
@@ -56,28 +56,28 @@ _OF_A_CONNECTION: Final = {
     errno.ENETDOWN,
     errno.ENETRESET,
 }
-# One byte in each so many is looked for in the page cache. Pages come in and are dropped in long
-# runs, and each look costs a call: at 64 KiB they were a tenth of what sending costs.
+# The page cache is probed for one byte in each so many. Pages are loaded and evicted in long runs,
+# and each probe costs a call: at 64 KiB they were a tenth of the cost of sending.
 _PROBE: Final = 256 * 1024
-# After a miss so many bytes have to come from memory before the kernel is let at them again. While
-# a file is on its way into memory, sending it would wait for, and start, reads, and with a disk
-# that is busy those held the loop for up to 300 ms. A hole in what was cached is past after the
-# first figure, for the part that met it; for all parts each further miss doubles it, up to the
-# second, unless so much more came from memory in between.
-_PAST_HOLE: Final = 16 * 1024 * 1024
-_WARM: Final = 256 * 1024 * 1024
-# What a read from the disk is told to go on with: the next blocks are then in the page cache.
-_AHEAD: Final = 4 * 1024 * 1024
-# Bytes that are read to be hashed; larger ones leave the processor's cache in between.
-_HASHED: Final = 1024 * 1024
-# How macOS is asked the same. Source: sys/fcntl.h, `struct radvisory`, an off_t and an int.
+# So many bytes have to come from memory after a miss before sendfile is used again. While a file is
+# being loaded into memory, sendfile would start reads and wait for them, and with a busy disk that
+# blocked the loop for up to 300 ms. The first figure is enough to get past a hole in the cached
+# data, for the part that met it; for all parts each further miss doubles it, up to the second,
+# unless that many bytes more came from memory in between.
+_WARM_UP: Final = 16 * 1024 * 1024
+_LONGEST_WARM_UP: Final = 256 * 1024 * 1024
+# Bytes of read-ahead requested with a read from the disk: the next blocks are then cached.
+_READ_AHEAD: Final = 4 * 1024 * 1024
+# Bytes per read for hashing; larger blocks leave the processor's cache in between.
+_HASH_BLOCK: Final = 1024 * 1024
+# The read-ahead request of macOS. Source: sys/fcntl.h, `struct radvisory`, an off_t and an int.
 _F_RDADVISE: Final = 44
 _RADVISORY: Final = struct.Struct("qi4x")
-# A file under a lease (F_SETLEASE, as Samba has for a client's oplock) is opened once its holder
-# has let go: the attempt asks for that, and Linux sees to it after 45 s
+# A file under a lease (F_SETLEASE, as Samba has for a client's oplock) can be opened once its
+# holder releases it: the attempt requests that, and Linux enforces it after 45 s
 # (/proc/sys/fs/lease-break-time).
 _LEASE_PATIENCE: Final = 60.0
-_LEASE_LOOK: Final = 0.05
+_LEASE_PAUSE: Final = 0.05
 _NO_LIMIT: Final = nullcontext()
 # Threads that one file may keep busy.
 _THREADS: Final = 4
@@ -92,13 +92,13 @@ _HELD: Final = "is open in another program, which does not share it; wait until 
 _LOCKED: Final = "cannot be read: another program has locked a part of it"
 
 
-# Windows has none of these; macOS sends no file that it cannot say to be in memory (`_SENDS`).
+# Windows has none of these; macOS uses no sendfile, as it cannot tell what is cached (`_SENDS`).
 if sys.platform == "win32":
 
     def _absent(*_: object) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    _send_file = _read_cached = _announce = _absent
+    _send_file = _read_cached = _prefetch = _absent
 
     def _pread(*_: object) -> bytes:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -115,17 +115,17 @@ else:
     def _pread(descriptor: int, length: int, offset: int) -> bytes:
         return os.pread(descriptor, length, offset)
 
-    def _announce(descriptor: int, offset: int) -> None:
-        """Tell the system what will be read next."""
+    def _prefetch(descriptor: int, offset: int) -> None:
+        """Request read-ahead from the system."""
         if sys.platform == "darwin":
-            fcntl.fcntl(descriptor, _F_RDADVISE, _RADVISORY.pack(offset, _AHEAD))
+            fcntl.fcntl(descriptor, _F_RDADVISE, _RADVISORY.pack(offset, _READ_AHEAD))
         else:
-            os.posix_fadvise(descriptor, offset, _AHEAD, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(descriptor, offset, _READ_AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 @attrs.frozen
 class Identity:
-    """Which state of which file it is."""
+    """Identifies a file and its state."""
 
     size: int
     """Bytes."""
@@ -135,36 +135,36 @@ class Identity:
     device: int = attrs.field(default=0, eq=False)
     """Not compared: network and container file systems get another number with each mount."""
     ctime_ns: int | None = attrs.field(default=None, eq=False)
-    """When contents or metadata last changed; None where the system does not tell.
+    """When contents or metadata last changed; None where the system does not say.
 
-    No program can set it, unlike `mtime_ns`. Not compared: a chmod, a hard link or a rename moves
-    it as well, so only the contents can tell (`upload/guard.py`).
+    No program can set it, unlike `mtime_ns`. Not compared: a chmod, a hard link or a rename changes
+    it as well, so the contents have to be compared (`upload/guard.py`).
     """
 
     @classmethod
     def of(cls, found: os.stat_result, descriptor: int | None = None) -> Self:
-        """Take it from what the system says; on Windows an open file alone has a ctime."""
+        """Build one from a stat result; on Windows only an open file has a ctime."""
         ctime_ns = ctime_of(found, descriptor)
         return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, ctime_ns)
 
     def changes(self, now: Identity) -> str:
-        """Say in words what differs in `now`; "" where nothing does."""
-        found = []
+        """Describe what differs in `now`; "" if nothing does."""
+        differences = []
         if now.size != self.size:
-            found.append(f"its size went from {self.size} to {now.size} bytes")
+            differences.append(f"its size went from {self.size} to {now.size} bytes")
         if now.mtime_ns != self.mtime_ns:
-            found.append("its modification time moved")
+            differences.append("its modification time moved")
         if now.inode != self.inode:
-            found.append("another file took its place")
-        return ", ".join(found)
+            differences.append("another file took its place")
+        return ", ".join(differences)
 
 
 class Source:
     """One regular file, held open by one descriptor until the upload is over.
 
-    Reads are positional, so any number may run at once. Where the platform can say so
-    (`RWF_NOWAIT`), bytes that the page cache holds are taken without leaving the loop; all else
-    is read on `executor`, never on asyncio's default one, whose few threads also look up names.
+    Reads are positional, so any number may run at once. Where the platform allows (`RWF_NOWAIT`),
+    bytes in the page cache are read on the event loop itself; all else is read on `executor`, never
+    on asyncio's default one, whose few threads also resolve host names.
     """
 
     def __init__(self, path: Path, descriptor: int, identity: Identity, executor: Executor) -> None:
@@ -172,7 +172,7 @@ class Source:
         self.size = identity.size
         self._descriptor = descriptor
         self.identity = identity
-        # A file on a disk that hangs keeps the threads it has, and must not get them all.
+        # A file on a hung disk keeps the threads it has, and must not get them all.
         self._executor = Lane(executor, _THREADS)
         self._lock = threading.Lock()
         self._seek_lock = threading.Lock()
@@ -181,9 +181,9 @@ class Source:
         self._closed = False
         self._nowait = _NOWAIT is not None
         self.sends = _SENDS
-        """Whether the system can `send`, as far as is known."""
+        """Whether `send` works on this system, as far as is known."""
         self._since_miss = float("inf")
-        self._enough = _PAST_HOLE
+        self._warm_up = _WARM_UP
         self._pread = wrap(self._pread_whole)
         self._stat = wrap(self._measure)
         self._hash = wrap(self._hash_blocks)
@@ -205,9 +205,9 @@ class Source:
     async def read(
         self, offset: int, length: int, on_miss: Callable[[], None] = lambda: None
     ) -> bytes | bytearray:
-        """Return exactly `length` bytes from `offset`; tell when the page cache lacks some.
+        """Return exactly `length` bytes from `offset`; `on_miss` is called if some are not cached.
 
-        The result is the caller's alone: a transport may hold on to it.
+        The result is never reused: a transport may hold on to it.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
@@ -226,24 +226,24 @@ class Source:
         return await self._pread(offset, length, executor=self._executor)
 
     def is_warm(self, since_miss: float) -> bool:
-        """Tell whether to `send`, so that it does not meet the disk.
+        """Return whether to use `send`, which should not have to wait for the disk.
 
-        `since_miss` is how many bytes came from memory since the caller itself met a miss: what
-        others have sent says nothing of the place where it is.
+        `since_miss` is how many bytes came from memory since the caller's own last miss: what
+        others have sent says nothing about its place in the file.
         """
-        return self.sends and since_miss >= _PAST_HOLE and self._since_miss >= self._enough
+        return self.sends and since_miss >= _WARM_UP and self._since_miss >= self._warm_up
 
     def _missed(self) -> None:
-        if self._since_miss >= self._enough + _WARM:
-            self._enough = _PAST_HOLE
-        elif self._since_miss >= self._enough:
-            self._enough = min(2 * self._enough, _WARM)
+        if self._since_miss >= self._warm_up + _LONGEST_WARM_UP:
+            self._warm_up = _WARM_UP
+        elif self._since_miss >= self._warm_up:
+            self._warm_up = min(2 * self._warm_up, _LONGEST_WARM_UP)
         self._since_miss = 0
 
     def cached(self, offset: int, length: int) -> int:
         """Return how many bytes from `offset` can be sent without waiting for the disk.
 
-        `length` at most, 0 for none or where the platform does not tell.
+        At most `length`, 0 for none or where the platform cannot tell.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
@@ -255,9 +255,9 @@ class Source:
         return length
 
     def send(self, descriptor: int, offset: int, length: int) -> int:
-        """Have the kernel send bytes that are `cached`; return how many the socket took.
+        """Send bytes that are `cached` by sendfile; return how many the socket took.
 
-        0 where it cannot: they are to be read, and so is all that follows.
+        0 where sendfile does not work: these bytes and all that follow have to be read.
 
         Raises: BlockingIOError when the socket is full; another OSError of the connection;
         SourceChanged if the file has become shorter.
@@ -267,9 +267,9 @@ class Source:
         try:
             sent = _send_file(descriptor, self._descriptor, offset, length)
         except OSError as error:
-            if isinstance(error, BlockingIOError) or error.errno in _OF_A_CONNECTION:
+            if isinstance(error, BlockingIOError) or error.errno in _CONNECTION_ERRORS:
                 raise
-            # Of the file, or of a system that cannot or may not do it: reading will tell.
+            # An error of the file, or a system without sendfile: reading will show which.
             self.sends = False
             return 0
         if not sent:
@@ -278,9 +278,9 @@ class Source:
         return sent
 
     async def check(self) -> Identity:
-        """Return what the file is now; only its `ctime_ns` may differ from what it was.
+        """Return the file's current identity; only its `ctime_ns` may have changed.
 
-        Raises: SourceChanged if size, modification time or inode are not what they were.
+        Raises: SourceChanged if size, modification time or inode have changed.
         """
         now = await self._stat(executor=self._executor)
         if now != self.identity:
@@ -298,15 +298,16 @@ class Source:
     ) -> str:
         """Read `length` bytes from `offset` on a thread and return their MD5 in hex.
 
-        Threads hash within `processors`; each step of 4 MiB is awaited `within` what that returns.
+        Threads hold `processors` while they hash; each step of 4 MiB is awaited in a context made
+        by `within`.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
         digest = hashlib.md5(usedforsecurity=False)
         end = offset + length
-        for at in range(offset, end, _AHEAD):  # in steps, between which it can be cancelled
+        for at in range(offset, end, _READ_AHEAD):  # in steps, between which it can be cancelled
             async with within():
-                count = min(_AHEAD, end - at)
+                count = min(_READ_AHEAD, end - at)
                 await self._hash(digest, at, count, processors, executor=self._executor)
         return digest.hexdigest()
 
@@ -317,23 +318,23 @@ class Source:
         length: int,
         processors: AbstractContextManager[object],
     ) -> None:
-        for block in self._blocks(offset, length, _HASHED):
+        for block in self._blocks(offset, length, _HASH_BLOCK):
             with processors:
                 digest.update(block)
 
     def _cached(self, block: bytearray, offset: int) -> int:
-        if self._closed:  # the number may be somebody else's file by now
+        if self._closed:  # the number may be another file's by now
             raise SourceError(str(self.path), "is closed already")
         try:
             return _read_cached(self._descriptor, block, offset)
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno in _CANNOT:
+            if error.errno in _UNSUPPORTED:
                 self._nowait = self.sends = False
                 return 0
             if error.errno == errno.EIO:
-                return 0  # the thread tries again
+                return 0  # read again on the thread
             raise _unreadable(self.path, error) from None
 
     def _pread_whole(self, offset: int, length: int) -> bytes:
@@ -344,14 +345,14 @@ class Source:
         """Read `length` bytes, `most` at once; on a thread."""
         self._enter()
         try:
-            with suppress(AttributeError, OSError):  # a hint, which some systems do not take
-                _announce(self._descriptor, offset)
+            with suppress(AttributeError, OSError):  # a hint, which some systems lack
+                _prefetch(self._descriptor, offset)
             while length:
                 wanted = min(length, most)
                 try:
                     block = self._pread_once(offset, wanted)
                 except OSError as error:
-                    # A medium that fails once may not fail twice; nothing else gets better so.
+                    # A read error of the medium may be transient; the others are not.
                     if error.errno != errno.EIO:
                         raise
                     block = self._pread_once(offset, wanted)
@@ -361,7 +362,7 @@ class Source:
                 offset += len(block)
                 length -= len(block)
         except OSError as error:
-            # Where a file may be opened, reading is denied for what others have locked alone.
+            # On a file that could be opened, only ranges that others have locked are denied.
             if sys.platform == "win32" and isinstance(error, PermissionError):
                 raise SourceError(str(self.path), _LOCKED, errno=error.errno) from None
             raise _unreadable(self.path, error) from None
@@ -371,7 +372,7 @@ class Source:
     def _pread_once(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
             return _pread(self._descriptor, length, offset)
-        # Windows: a descriptor has one position, so each read under way needs one of its own.
+        # Windows: a descriptor has one position, so each concurrent read needs one of its own.
         descriptor = self._take_spare()
         if descriptor is None:
             with self._seek_lock:
@@ -405,8 +406,8 @@ class Source:
         finally:
             self._leave()
 
-    # A read on a hung disk outlives the upload that wanted it. The last one out closes the
-    # descriptor: closing it under a thread could hand that thread somebody else's file.
+    # A read on a hung disk outlives the upload that wanted it. The last read closes the descriptor:
+    # closing it during a read could give that read another file with the same number.
     def _enter(self) -> None:
         with self._lock:
             if self._closed:
@@ -460,7 +461,7 @@ def _open(path: Path, abandoned: Callable[[], bool] = lambda: False) -> tuple[in
     try:
         descriptor = _open_leased(path, abandoned)
     except (OSError, ValueError) as error:
-        # Windows cannot open one at all.
+        # Windows cannot open a directory at all.
         if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
             raise SourceError(str(path), _directory(path)) from None
         if isinstance(error, PermissionError) and is_held(path):
@@ -471,7 +472,7 @@ def _open(path: Path, abandoned: Callable[[], bool] = lambda: False) -> tuple[in
         if not stat.S_ISREG(found.st_mode):
             if stat.S_ISDIR(found.st_mode):
                 raise SourceError(str(path), _directory(path))
-            what = next((told for test, told in _KINDS if test(found.st_mode)), "is special")
+            what = next((kind for test, kind in _KINDS if test(found.st_mode)), "is special")
             raise SourceError(str(path), f"{what}; only a regular file can be uploaded")
         if found.st_size == 0:
             raise SourceError(str(path), "is empty; the API wants at least one byte")
@@ -482,24 +483,24 @@ def _open(path: Path, abandoned: Callable[[], bool] = lambda: False) -> tuple[in
 
 
 def _open_leased(path: Path, abandoned: Callable[[], bool]) -> int:
-    """Open a file, once nobody has a lease on it. Raises: OSError; SourceError after a minute."""
+    """Open a file, once it has no lease. Raises: OSError; SourceError after a minute."""
     until = time.monotonic() + _LEASE_PATIENCE
     while True:
         try:
             return os.open(path, _FLAGS)
         except BlockingIOError as error:
             if abandoned() or time.monotonic() >= until:
-                words = (
+                reason = (
                     "cannot be opened: another program holds a lease on it (as a file server does "
                     f"for a client that has it open) and has not let go of it for "
                     f"{_LEASE_PATIENCE:g} s; close the file there"
                 )
-                raise SourceError(str(path), words, errno=error.errno) from None
-            time.sleep(_LEASE_LOOK)
+                raise SourceError(str(path), reason, errno=error.errno) from None
+            time.sleep(_LEASE_PAUSE)
 
 
 class _Opening:
-    """Opens a file on a thread that cannot be stopped; closes it there if nobody waits any more."""
+    """Opens a file on a thread that cannot be stopped; closes it there if `abandon` was called."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -543,7 +544,7 @@ def _shorter(path: Path) -> SourceChanged:
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> SourceError:
-    words, number = str(error), None
+    reason, number = str(error), None
     if isinstance(error, OSError):
-        words, number = error.strerror or words, error.errno
-    return SourceError(str(path), f"cannot be read ({words})", errno=number)
+        reason, number = error.strerror or reason, error.errno
+    return SourceError(str(path), f"cannot be read ({reason})", errno=number)
