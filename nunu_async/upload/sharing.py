@@ -1,4 +1,4 @@
-"""Files that another program holds open and does not share, which there are on Windows alone."""
+"""Files that another program has opened without sharing, which only Windows has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if sys.platform == "win32":
     _SHARING_VIOLATION: Final = 32
 
     def is_held(path: str | os.PathLike[str]) -> bool:
-        """Tell whether that is why a file cannot be opened; C's `open` says EACCES of both."""
+        """Return whether that is why a file cannot be opened; C's `open` has EACCES for both."""
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         kernel.CreateFileW.restype = wintypes.HANDLE
         handle = kernel.CreateFileW(
@@ -26,11 +26,11 @@ if sys.platform == "win32":
         )
         if handle != wintypes.HANDLE(-1).value:
             kernel.CloseHandle(wintypes.HANDLE(handle))
-            return False  # it is free by now
+            return False  # it is shared by now
         return ctypes.get_last_error() == _SHARING_VIOLATION
 
 else:
 
     def is_held(path: str | os.PathLike[str]) -> bool:  # noqa: ARG001 - Windows needs it
-        """Tell whether that is why a file cannot be opened."""
+        """Return whether that is why a file cannot be opened."""
         return False

@@ -1,4 +1,4 @@
-"""Whether a PUT still gets on: stalled, too slow, or well. Pure."""
+"""Detects a PUT that has stalled or is too slow. Pure."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from nunu_async.config import Timeouts
 
 __all__ = ["Progress", "Watch"]
 
-# How often is looked, as a part of the shortest limit.
-_LOOKS: Final = 4
-# How finely the floor's window moves on.
-_MARKS: Final = 20
+# Checks within the shortest limit.
+_CHECKS: Final = 4
+# Steps in which the window of the minimum rate moves on.
+_STEPS: Final = 20
 
 
 @attrs.frozen
 class Progress:
-    """How far a body has come, in bytes."""
+    """How much of a body is sent, in bytes."""
 
     given: int
     """Given to the transport."""
     buffered: int
     """Of those, still in the transport."""
     queued: int
-    """Of those, in the kernel and not acknowledged by the peer; 0 where it does not tell."""
+    """Of those, in the kernel and not acknowledged by the peer; 0 where that is unknown."""
     handed_over: bool
     """Whether the kernel has every byte."""
     paced: bool = False
-    """Whether the client holds itself to a rate: then bytes given say nothing of the peer."""
+    """Whether there is a bandwidth limit: then `given` says nothing about the peer."""
     held: bool = False
-    """Whether it holds the next bytes back right now."""
+    """Whether that limit holds the next bytes back right now."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether the peer has all that it was given, and is to be given more later."""
+        """Whether the peer has all bytes so far, and the limit holds the next ones back."""
         return self.held and not self.buffered and not self.queued
 
     @property
@@ -46,36 +46,37 @@ class Progress:
 
 
 class Watch:
-    """Judges one PUT by what it is seen to do.
+    """Detects stalls of one PUT from its progress over time.
 
     Attributes:
-        every: seconds from one look to the next.
+        every: seconds from one check to the next.
     """
 
     def __init__(self, limits: Timeouts, now: float) -> None:
         self._limits = limits
-        self._seen: Progress | None = None
+        self._last: Progress | None = None
         self._moved = now
         self._marks: deque[tuple[float, int]] = deque()
         window = limits.trickle_window if limits.trickle_rate else 0.0
         self._window = window
-        self.every = min(limits.stall, limits.answer, window or limits.stall) / _LOOKS
+        self.every = min(limits.stall, limits.answer, window or limits.stall) / _CHECKS
 
     def problem(self, now: float, progress: Progress) -> str:
-        """Say why the PUT is to be given up; "" while it is not."""
+        """Return why the PUT has to be aborted; "" while it has not."""
         if progress.is_idle:
             self._marks.clear()
-        seen = self._seen
-        moves = seen is None or progress != seen or progress.is_idle
-        if seen is not None and progress.paced and not progress.handed_over:
-            moves = progress.is_idle or progress.left != seen.left
+        last = self._last
+        moves = last is None or progress != last or progress.is_idle
+        if last is not None and progress.paced and not progress.handed_over:
+            moves = progress.is_idle or progress.left != last.left
         if moves:
-            self._seen, self._moved = progress, now
+            self._last, self._moved = progress, now
         waiting = progress.handed_over
         limit = self._limits.answer if waiting else self._limits.stall
         if now - self._moved >= limit:
             return f"{'no answer' if waiting else 'no byte left'} for {limit:g} seconds"
-        # What waits for its answer is not slow; but the last few MB may trickle out of the kernel.
+        # A PUT that waits for its response is not slow; but the last few MB may trickle out of the
+        # kernel.
         if waiting and not (moves and progress.queued):
             return ""
         if progress.given and not progress.is_idle and self._is_slow(now, progress.left):
@@ -84,11 +85,11 @@ class Watch:
         return ""
 
     def _is_slow(self, now: float, left: int) -> bool:
-        """Tell whether too little left in the window that ends now; the first one is whole, too."""
+        """Return whether too little was sent in the window ending now; False before a whole one."""
         if not self._window:
             return False
         marks = self._marks
-        if not marks or now - marks[-1][0] >= self._window / _MARKS:
+        if not marks or now - marks[-1][0] >= self._window / _STEPS:
             marks.append((now, left))
         while len(marks) > 1 and now - marks[1][0] >= self._window:
             marks.popleft()
