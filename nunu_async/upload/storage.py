@@ -1,4 +1,4 @@
-"""One presigned PUT: exact length, no API key, no redirects, an ETag out."""
+"""Presigned PUTs: exact length, no API key, no redirects; returns the ETag."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ __all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
 # Parts that are hashed at the same time: each keeps a processor busy, and one is left to the event
-# loop, which otherwise gets its turns from the system late. A container's quota is not seen.
+# loop, which is scheduled late otherwise. A container's CPU quota is not considered.
 _PROCESSORS: Final = (
     len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 )
 _HASHED_AT_ONCE: Final = max(1, min(4, _PROCESSORS - 1))
 # Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
 _SHORTEST_SIGNED: Final = 17
-# Names of what is secret also where it is short; under 6 characters nothing can be hidden.
+# Names of parameters that are secret even if short; under 6 characters nothing can be redacted.
 _SIGNS = re.compile(
     "signature|(^|[-_.])sig$|token|credential|secret|access.?key|policy|upload.?id", re.IGNORECASE
 )
@@ -64,42 +64,42 @@ _XML = {
 }
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
-# Encrypted so, an ETag may have 32 hex digits and is no MD5 all the same.
-# Source: Amazon S3 API reference, "Object", ETag.
+# With these encryptions an ETag may have 32 hex digits and still be no MD5. Source: Amazon S3 API
+# reference, "Object", ETag.
 _KEY_OF_CUSTOMER: Final = "x-amz-server-side-encryption-customer-algorithm"
 _ENCRYPTION: Final = "x-amz-server-side-encryption"
 
 
 @attrs.frozen
 class Stored:
-    """A part that storage has."""
+    """A part that is in storage."""
 
     etag: str
     """Without quotes."""
     verified: bool
-    """Whether the ETag was compared with the MD5 of the part in the file, and is it."""
+    """Whether the ETag was compared with the MD5 of the part in the file, and matched."""
     is_md5: bool = False
-    """Whether the ETag is the MD5 of the bytes, as far as the answer tells."""
+    """Whether the ETag is the MD5 of the bytes, as far as the response shows."""
     status: int = 200
     request_id: str | None = None
 
 
 @attrs.frozen
 class _Accepted:
-    """An answer of success to a part."""
+    """A successful response to a PUT."""
 
     status: int
     headers: dict[str, str]
     etags: list[str]
     whole: bool
-    """Whether it came after all of the part had been acknowledged."""
+    """Whether it came after all bytes of the part had been acknowledged."""
 
 
 class Storage:
-    """Where presigned URLs lead: object storage, which knows nothing of the API key.
+    """Sends to the object storage that presigned URLs lead to.
 
-    What goes there is confidential: no other library's hook sees it, and it has no cookies, no
-    `.netrc` and no headers but ours; the key never comes near it.
+    Requests are confidential: no other library's hook sees them, and they carry no cookies, no
+    `.netrc` credentials and no headers but ours; never the API key.
     """
 
     def __init__(
@@ -125,7 +125,8 @@ class Storage:
         self._pace = Pace(clock, max_bandwidth)
         self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
-        # Of threads, which hold it while they hash: one that waits for a disk keeps nobody waiting.
+        # Acquired by threads only while they hash: one that waits for a disk does not block the
+        # others.
         self._processors = threading.Semaphore(_HASHED_AT_ONCE)
         self._closed = False
 
@@ -139,28 +140,28 @@ class Storage:
         verify: bool = False,
         secrets: tuple[Secret, ...] = (),
     ) -> Stored:
-        """Send one part once; return what storage made of it.
+        """Send one part once; return how it was stored.
 
-        `on_sent` is told the part's bytes handed over so far. With `verify`, an ETag that is an
-        MD5 has to be that of the part in the file; then an answer may also come early. No error
-        repeats the `secrets`, or what signs the address. When this raises, cancellation included,
-        the connection is already cut off.
+        `on_sent` is called with the part's bytes handed over so far. With `verify`, an ETag that is
+        an MD5 has to be that of the part in the file; then an early response is accepted, too. No
+        error repeats the `secrets`, or the URL's signature. When this raises, cancellation
+        included, the connection is already cut off.
 
         Raises: StorageError when storage refuses, or accepts what it cannot have read, or stored
-        something else, or the address is none to send to; StallError; TransportError; SourceError;
+        something else, or the URL must not be used; StallError; TransportError; SourceError;
         ConfigError for a proxy that cannot be used.
         """
         problem = refusal_of(
             address.url, allow_http=self._allow_http, allow_loopback=self._allow_loopback
         )
         if problem:
-            told = f"nothing was sent: the presigned address {problem}"
-            raise StorageError(part_number=part.number, status=0, message=told)
+            message = f"nothing was sent: the presigned address {problem}"
+            raise StorageError(part_number=part.number, status=0, message=message)
         way = self._proxies.way_to(address.url).checked()
-        # A connection to be opened takes a while, and many may be wanted at the same time.
+        # Opening a connection takes the loop a while, and many may be opened at the same time.
         await self._turns.ready(BYTES_A_TURN)
         body = PartBody(source, part, on_sent, self._pace, self._turns)
-        # Read apart from what is sent, so that storage must have just what the file holds.
+        # Read independently of what is sent, so that storage must have just what the file holds.
         hashing = asyncio.create_task(self._md5(source, part)) if verify else None
         try:
             outcome = await self._stored(address, way, part, body, hashing, secrets)
@@ -170,7 +171,7 @@ class Storage:
                 await asyncio.gather(hashing, return_exceptions=True)
         if isinstance(outcome, Stored):
             return outcome
-        raise outcome  # here, and not in the frames that hold the answer
+        raise outcome  # here: other frames hold the response
 
     async def _stored(
         self,
@@ -181,25 +182,25 @@ class Storage:
         hashing: asyncio.Task[str] | None,
         secrets: tuple[Secret, ...],
     ) -> Stored | NunuError:
-        """Send a part and judge the answer; return an error that was found after it came."""
+        """Send a part and check the response; return an error found after it was received."""
         accepted = await self._send(address, way, part, body, secrets)
         if isinstance(accepted, StorageError):
             return accepted
         try:
-            # An ETag proves nothing of a part that was not handed over to its end.
+            # An ETag proves nothing about a part that was not fully handed over.
             is_sent = body.sent == part.length
             md5 = await hashing if hashing is not None and is_sent else None
-        except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
+        except Exception as error:  # noqa: BLE001 - any error is translated
             failure = translate(error, "PUT", f"to storage (part {part.number})")
             if isinstance(failure, SourceError):
                 failure.part_number = part.number
             return failure
         verdict = _verdict(part.number, accepted, md5)
-        named = request_id(accepted.headers, _hidden(address.url, secrets))
+        storage_id = request_id(accepted.headers, _hidden(address.url, secrets))
         if isinstance(verdict, StorageError):
-            verdict.request_id = named
+            verdict.request_id = storage_id
             return verdict
-        return attrs.evolve(verdict, status=accepted.status, request_id=named)
+        return attrs.evolve(verdict, status=accepted.status, request_id=storage_id)
 
     async def _md5(self, source: Source, part: Part) -> str:
         """Hash a part. Raises: StallError when the file cannot be read in time; SourceError."""
@@ -223,7 +224,7 @@ class Storage:
         body: PartBody,
         secrets: tuple[Secret, ...],
     ) -> _Accepted | StorageError:
-        """Send a part under the watch for stalls; what fails is cut off."""
+        """Send a part with stall detection; cut the connection off on failure."""
         try:
             async with self._stall_watch(body, part):
                 return await self._exchange(address, way, part, body, secrets)
@@ -264,39 +265,39 @@ class Storage:
             ) as response:
                 try:
                     if not body.handed_over:
-                        await lapse()  # the body's own task may be one turn behind the answer
-                    # What storage has read it has received, and its answer acknowledges all
+                        await lapse()  # the body's own task may be one iteration behind
+                    # Storage can only have read what it received, and its response acknowledges all
                     # of that.
                     whole = body.handed_over and not body.queued()
                     answer = await read_capped(response, _LARGEST_ERROR, cut=True)
                     if whole:
                         body.answered()
                     else:
-                        # Before the connection could go back to the pool; a refused part that was
-                        # sent whole leaves a good one, which other parts may use at once.
+                        # Before the connection could go back to the pool. A part that was sent
+                        # whole and refused leaves a good one, which other parts may use at once.
                         await body.cut_off()
-                    status, told = response.status, headers_of(response)
+                    status, received = response.status, headers_of(response)
                     etags = response.headers.getall("ETag", [])
                 finally:
-                    del response  # it shows the query, and frames keep their locals
+                    del response  # its repr has the query, and frames keep locals
                 if not is_success(status):
                     hidden = _hidden(address.url, secrets)
-                    return _refusal(part.number, status, told, answer, hidden)
-                return _Accepted(status, told, etags, whole)
+                    return _refusal(part.number, status, received, answer, hidden)
+                return _Accepted(status, received, etags, whole)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
             failure = translate(error, "PUT", f"to storage (part {part.number})")
-        except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
+        except Exception as error:  # noqa: BLE001 - any error is translated
             failure = translate(error, "PUT", f"to storage (part {part.number})")
         raise failure
 
     @asynccontextmanager
     async def _stall_watch(self, body: PartBody, part: Part) -> AsyncIterator[None]:
-        """Raise StallError in the body when nothing has moved for too long, or too little.
+        """Raise StallError in the `async with` block when no byte, or too few, moved for too long.
 
-        aiohttp has no write timeout, and its read timeout starts when the last byte is queued
-        and not when it has left; so what moves is looked at from outside.
+        aiohttp has no write timeout, and its read timeout starts when the last byte is queued and
+        not when it is sent; so progress is checked from outside.
         """
         watch = Watch(self._timeouts, self._clock.monotonic())
         stalled = ""
@@ -304,15 +305,15 @@ class Storage:
         try:
             async with asyncio.timeout(None) as scope:
 
-                def look() -> None:
+                def check() -> None:
                     nonlocal stalled, timer
                     stalled = watch.problem(self._clock.monotonic(), body.progress())
                     if stalled:
                         scope.reschedule(0.0)
                     else:
-                        timer = self._clock.call_later(watch.every, look)
+                        timer = self._clock.call_later(watch.every, check)
 
-                timer = self._clock.call_later(watch.every, look)
+                timer = self._clock.call_later(watch.every, check)
                 try:
                     yield
                 finally:
@@ -329,10 +330,10 @@ class Storage:
 def refusal_of(  # noqa: PLR0911 - a list of refusals
     url: str, *, allow_http: bool, allow_loopback: bool
 ) -> str:
-    """Say what is wrong with an address that no server should hand out; "" if nothing is.
+    """Return what is wrong with a URL that no server should hand out; "" if nothing is.
 
-    Plain http is for where the caller allowed it. This machine is only for an API that runs on
-    it: nobody else's answer may make us talk to local services.
+    Plain http only where the caller allowed it; this machine only for an API that runs on it: no
+    other server's response may make us talk to local services.
     """
     try:
         target = URL(url, encoded=True)
@@ -348,7 +349,7 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
     name = host.lower().rstrip(".")
     address = address_of(name)
     if address is not None and (address.is_link_local or address.is_multicast):
-        return "leads to where no storage is"  # but what knows the secrets of a cloud's machines
+        return "leads to where no storage is"  # but a cloud's metadata service is
     here = address is not None and (address.is_loopback or address.is_unspecified)
     if here or is_loopback(name):
         return "" if allow_loopback else "leads to this machine"
@@ -360,17 +361,17 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
 def _verdict(part_number: int, accepted: _Accepted, md5: str | None) -> Stored | StorageError:
     """Return what was stored, if it is certain to be the whole part; else the error to raise.
 
-    `md5` is that of the part, None where nobody asked for it.
+    `md5` is that of the part, None without `verify`.
     """
     whole, status = accepted.whole, accepted.status
     etag = _etag(accepted.etags, part_number, status)
-    told = md5_of(etag, accepted.headers) if isinstance(etag, str) else None
-    stored = told if md5 is not None else None
+    etag_md5 = md5_of(etag, accepted.headers) if isinstance(etag, str) else None
+    stored = etag_md5 if md5 is not None else None
     if isinstance(etag, str) and stored is not None and stored == md5:
         return Stored(etag, verified=True, is_md5=True)  # also when the answer came early
     if whole and stored is None:
         if isinstance(etag, str):
-            return Stored(etag, verified=False, is_md5=told is not None)
+            return Stored(etag, verified=False, is_md5=etag_md5 is not None)
         return etag
     message = (
         f"stored other bytes than were sent: their MD5 is {stored}, not {md5}"
@@ -381,9 +382,9 @@ def _verdict(part_number: int, accepted: _Accepted, md5: str | None) -> Stored |
 
 
 def md5_of(etag: str, headers: Mapping[str, str]) -> str | None:
-    """Return the MD5 that an ETag without quotes is, in lower case; None where it is none.
+    """Return an ETag without quotes in lower case if it is an MD5; None if it is not.
 
-    An ETag of several parts (``...-2``) is none, nor is that of an object encrypted with a key of
+    An ETag of several parts (``...-2``) is not, nor is that of an object encrypted with a key of
     the customer's or of a key service.
     """
     encryption = headers.get(_ENCRYPTION, "").lower()
@@ -393,10 +394,10 @@ def md5_of(etag: str, headers: Mapping[str, str]) -> str | None:
 
 
 def _hidden(url: str, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
-    """Return `secrets` and what of a presigned address no message may repeat either.
+    """Return `secrets` and the values of a presigned URL that no message may repeat either.
 
-    Gateways echo what they are sent. Values one by one, as written and as meant: an echo may be
-    quoted anew.
+    Gateways echo what they are sent. Values one by one, as written and unquoted: an echo may be
+    quoted differently.
     """
     query = url.partition("?")[2].partition("#")[0]
     found: dict[str, None] = {}
@@ -415,7 +416,7 @@ def _refusal(
     answer: bytes,
     hidden: tuple[Secret, ...],
 ) -> StorageError:
-    # No XML parser: an answer can be anything, and two words of it are all that is wanted.
+    # No XML parser: a response can be anything, and only two elements are needed.
     text = answer.decode("utf-8", "replace")
     found = {
         name: unescape(match.group(1)) if (match := rx.search(text)) else ""
@@ -435,14 +436,14 @@ def _refusal(
 
 
 def _etag(found: list[str], part_number: int, status: int) -> str | StorageError:
-    """Return the one ETag without quotes; the rest of it is the storage's business."""
+    """Return the one ETag without quotes; the rest of it is opaque."""
     etags = {value.strip().removeprefix("W/").strip('"') for value in found} - {""}
-    told = ""
+    problem = ""
     if len(etags) != 1:
-        told = "accepted the part without an ETag" if not etags else "gave several ETags"
+        problem = "accepted the part without an ETag" if not etags else "gave several ETags"
     elif not all(etag.isprintable() for etag in etags):
-        # Bytes that are no UTF-8 fit into no JSON: the upload could not be completed with it.
-        told = "gave an ETag that is no text"
-    if told:
-        return StorageError(part_number=part_number, status=status, message=told)
+        # Bytes that are not UTF-8 cannot be written as JSON: the upload could not be completed.
+        problem = "gave an ETag that is no text"
+    if problem:
+        return StorageError(part_number=part_number, status=status, message=problem)
     return etags.pop()
