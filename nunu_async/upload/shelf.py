@@ -1,4 +1,4 @@
-"""Where journals lie: one locked file for each upload that can be resumed."""
+"""The journals on disk: one locked file for each upload that can be resumed."""
 
 from __future__ import annotations
 
@@ -52,37 +52,38 @@ _LOG = logging.getLogger("nunu_async.upload.journal")
 
 _SUFFIX: Final = ".jsonl"
 _LARGEST: Final = 64 * 1024 * 1024
-# O_NONBLOCK for a FIFO that somebody has put there: opening one waits for a writer.
+# O_NONBLOCK for a FIFO that was put there: opening one waits for a writer.
 _FLAGS: Final = (
     getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
-# Seconds for one line; a local disk takes far less than one, and a dead one must hold up nobody.
-_PATIENCE: Final = 30.0
-# `uploads list` takes the lock for a moment, to see whether it is free.
-_LOCK_LOOKS: Final = 5
+# Seconds for one line; a local disk takes far less than one, and a hung one must not block
+# anything.
+_DISK_TIMEOUT: Final = 30.0
+# Lock attempts: `uploads list` takes the lock for a moment, to see whether it is free.
+_LOCK_ATTEMPTS: Final = 5
 _LOCK_PAUSE: Final = 0.02
 
 
 @attrs.frozen(kw_only=True)
 class LeftBehind:
-    """A journal that is there."""
+    """A pending upload: its journal, and the state of its build file."""
 
     path: Path
     kept: Kept
     is_ours: bool
-    """Of the API and the project that this client talks to."""
+    """Whether it belongs to the API and the project of this client."""
     is_busy: bool
-    """Some process is sending it right now."""
+    """Whether a process is sending it right now."""
     file: str
-    """What became of the build file: ``same``, ``changed`` or ``missing``."""
+    """The state of the build file: ``same``, ``changed`` or ``missing``."""
 
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """A journal that is there; its build file was not looked at, which may be on a dead disk."""
+    """A journal that was found; its build file, maybe on a dead disk, was not looked at."""
 
     path: Path
     kept: Kept
@@ -90,11 +91,11 @@ class Found:
 
 
 class Shelf:
-    """The journals of one state directory, and those of one API and project among them.
+    """The journals of one state directory, and which of them are of one API and project.
 
     Args:
-        directory: None takes the system's place for state.
-        key: it implies the project where `project_id` names none; None for whoever only looks.
+        directory: None takes the system's directory for state.
+        key: stands for the project where `project_id` names none; None to only list journals.
         executor: one thread: lines are written in the order they come, and never by the loop.
     """
 
@@ -114,13 +115,13 @@ class Shelf:
         self.executor = executor
         self._clock = clock
         self.foreign: list[str] = []
-        """What `left_behind` could not read, a sentence each."""
+        """A sentence for each journal that `left_behind` could not read."""
 
     @property
     def folder(self) -> Path:
-        """Where the journals are: a folder of ours alone, whatever the state directory is.
+        """The folder of the journals, which has nothing else in it.
 
-        Raises: ConfigError where there is no home directory to find it in.
+        Raises: ConfigError where no home directory is known to find it in.
         """
         if self._directory is not None:
             state = os.path.expanduser(self._directory)  # noqa: PTH111 - `Path`'s raises
@@ -134,7 +135,7 @@ class Shelf:
             state = platformdirs.user_state_dir("nunu_async", appauthor=False)
         except (KeyError, RuntimeError, OSError):
             state = ""
-        # Some versions give back a "~" that could not be expanded.
+        # Some versions return a "~" that could not be expanded.
         if not os.path.isabs(state):  # noqa: PTH117 - it may be no path at all
             raise ConfigError(
                 "there is no place for journals: no home directory is known (HOME is not set, and "
@@ -145,13 +146,13 @@ class Shelf:
     async def open(
         self, source: Source, request: InitiateUpload, *, verify: bool = False
     ) -> Journal:
-        """Lock the journal of an upload, a new one if there is none.
+        """Open and lock the journal of an upload, a new one if there is none.
 
-        The same file with the same name, platform, description and tags for the same project is
-        the same upload; what else may be said of it does not count. A new one notes `verify`.
+        The same file with the same name, platform, description and tags for the same project is the
+        same upload; other options do not count. A new journal records `verify`.
 
-        Raises: SourceError when it is being sent already, or its path is no text; ConfigError where
-        none can be kept.
+        Raises: SourceError when it is being uploaded already, or its path is not valid text;
+        ConfigError where no journal can be kept.
         """
         path = _absolute(source)
         try:
@@ -161,11 +162,11 @@ class Shelf:
                 ascii(path), "has a path that no journal can hold; it goes up without resume"
             ) from None
         base_url, project_id = self._place
-        key, folder = await self._find(path)
-        same: list[object] = [base_url, project_id, self._key_mark, key]
-        same += [request.name, request.platform]
-        same += [request.multipart, request.description, list(request.tags)]
-        name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32]
+        key, folder = await self._locate(path)
+        identity: list[object] = [base_url, project_id, self._key_mark, key]
+        identity += [request.name, request.platform]
+        identity += [request.multipart, request.description, list(request.tags)]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
         def head(ticket: MultipartTicket) -> Head:
             return Head(
@@ -180,20 +181,20 @@ class Shelf:
                 verify=verify,
             )
 
-        journal = await self._opened(folder, name, path)
+        journal = await self._open_journal(folder, name, path)
         journal.head_of = head
         return journal
 
-    async def _find(self, path: str) -> tuple[str, Path]:
+    async def _locate(self, path: str) -> tuple[str, Path]:
         """Return a path's key, and the folder of the journals.
 
-        Not on the event loop: a disk may be asked for the first, and a directory service, without
-        `HOME`, for the second.
+        Not on the event loop: the first may read from a disk, the second, without `HOME`, from a
+        directory service.
 
         Raises: ConfigError.
         """
         try:
-            async with time_limit(self._clock, _PATIENCE):
+            async with time_limit(self._clock, _DISK_TIMEOUT):
                 return await _on(self.executor, lambda: (path_key(path), self.folder))
         except TimeoutError:
             raise ConfigError(
@@ -201,41 +202,41 @@ class Shelf:
                 "NUNU_STATE_DIR"
             ) from None
 
-    async def _opened(self, folder: Path, name: str, path: str) -> Journal:
-        """Open the journal of this name, or beside it where that is of another version.
+    async def _open_journal(self, folder: Path, name: str, path: str) -> Journal:
+        """Open the journal of this name, or one beside it if that is of another version.
 
-        So that version finds its own, and can resume or cancel what it began.
+        The other version then finds its own, and can resume or cancel that upload.
         """
         journal = Journal(folder / f"{name}{_SUFFIX}", self.executor, self._clock)
         await journal.open(path, create=True)
         if journal.foreign:
-            _warn_once(_of_another_version(folder / f"{name}{_SUFFIX}", journal.foreign))
+            _warn_once(_foreign_message(folder / f"{name}{_SUFFIX}", journal.foreign))
             journal = Journal(folder / f"{name}-{VERSION}{_SUFFIX}", self.executor, self._clock)
             await journal.open(path, create=True)
         return journal
 
     async def outdated(self, source: Source) -> list[Found]:
-        """Find the journals of what the file was before it was changed, under whatever name."""
+        """Find the journals of earlier states of the file, under any build name."""
 
         def find() -> list[Found]:
             key = path_key(source.path)
             return [
                 one
-                for one in self._all()
+                for one in self._read_all_journals()
                 if self._is_ours(one.kept.head)
                 and path_key(one.kept.head.path) == key
                 and one.kept.head.identity != source.identity
             ]
 
         try:
-            async with time_limit(self._clock, _PATIENCE):
+            async with time_limit(self._clock, _DISK_TIMEOUT):
                 return await _on(self.executor, find)
         except TimeoutError:
             _LOG.warning("the journals' disk hangs; those of older states are let be")
             return []
 
     async def take(self, one: Found | LeftBehind) -> Journal:
-        """Lock a journal that is there. Raises: SourceError when it is busy; ConfigError."""
+        """Open and lock a found journal. Raises: SourceError when it is busy; ConfigError."""
         journal = Journal(one.path, self.executor, self._clock)
         await journal.open(one.kept.head.path, create=False)
         return journal
@@ -243,46 +244,47 @@ class Shelf:
     def _is_ours(self, head: Head) -> bool:
         if (head.base_url, head.project_id) != self._place:
             return False
-        # What the server has forgotten is anybody's: keys are replaced, and who else would cancel?
+        # An upload that has expired on the server is ours with any key: keys are replaced, and no
+        # other client would clean up.
         expired = time.time() - head.began > 60 * MOST_MINUTES
         return expired or head.key_mark in (None, self._key_mark) or self._key_mark is None
 
     def left_behind(self) -> list[LeftBehind]:
         """Read all journals, oldest first; blocks. Those of other versions go into `foreign`.
 
-        Raises: ConfigError where the folder cannot be read, or there is none to be found.
+        Raises: ConfigError where the folder cannot be read, or none is known.
         """
         self.foreign = []
-        lefts = [
+        pending = [
             LeftBehind(
                 path=one.path,
                 kept=one.kept,
                 is_ours=self._is_ours(one.kept.head),
                 is_busy=one.is_busy,
-                file=_state_of(one.kept.head),
+                file=_file_state(one.kept.head),
             )
-            for one in self._all(self.foreign.append)
+            for one in self._read_all_journals(self.foreign.append)
         ]
-        return sorted(lefts, key=lambda left: left.kept.head.began)
+        return sorted(pending, key=lambda left: left.kept.head.began)
 
-    def _all(self, on_foreign: Callable[[str], None] | None = None) -> list[Found]:
+    def _read_all_journals(self, on_foreign: Callable[[str], None] | None = None) -> list[Found]:
         try:
             paths = sorted(self.folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
             raise _unusable(self.folder, error) from None
-        return [found for path in paths for found in _look(path, on_foreign)]
+        return [found for path in paths for found in _inspect(path, on_foreign)]
 
 
 class Journal:
     """One upload's journal, locked from `open` to `close`.
 
-    When it is on disk: a line is handed to the kernel before its part counts as done, which a
-    killed process survives. The head and the mark before completing are flushed to the disk too,
-    as what they tell of cannot be found out otherwise. Lines of parts are not: the kernel writes
-    them within half a minute, and a machine that dies meanwhile costs their being sent again,
-    where a flush for each could keep senders waiting behind a busy disk.
+    A line is handed to the kernel before its part counts as done, so it survives a killed process.
+    The header, and the mark before completing, are flushed to the disk too, as what they record
+    cannot be found out otherwise. Lines of parts are not: the kernel writes them within half a
+    minute, and a machine that dies meanwhile costs sending those parts again, whereas a flush for
+    each could keep senders waiting for a busy disk.
 
-    A disk that takes no more lines, or hangs, ends the journal, not the upload.
+    A disk that is full or hangs ends the journal, not the upload.
     """
 
     def __init__(self, path: Path, executor: Executor, clock: Clock) -> None:
@@ -295,22 +297,22 @@ class Journal:
         self._broken = False
         self.head_of: Callable[[MultipartTicket], Head] | None = None
         self.kept: Kept | None = None
-        """What was found in it."""
+        """The state read from it."""
         self.foreign = ""
-        """The format of another version that it is in; it is left as it is, and not held open."""
+        """The format, if another version wrote it; then it is neither changed nor held open."""
         self.build_id: str | None = None
-        """Of the upload that its head names, which can be resumed; None without a head."""
+        """Of the resumable upload that its header names; None without a header."""
 
     async def open(self, path: str, *, create: bool) -> None:
-        """Lock it and read it; `path` is the build file, for messages.
+        """Lock and read it; `path` is the build file, for messages.
 
-        Raises: SourceError when it is locked; ConfigError where that cannot be.
+        Raises: SourceError when it is locked already; ConfigError where it cannot be.
         """
         try:
-            async with time_limit(self._clock, _PATIENCE):
+            async with time_limit(self._clock, _DISK_TIMEOUT):
                 await _on(self._executor, self._open, path, create=create)
         except TimeoutError:
-            self._executor.submit(self._close)  # the one thread takes it after the opening
+            self._executor.submit(self._close)  # the one thread does it after the opening
             raise ConfigError(
                 f"journals cannot be kept in {self._path.parent} (the disk hangs); see "
                 "NUNU_STATE_DIR"
@@ -320,38 +322,38 @@ class Journal:
             raise
 
     async def begin(self, ticket: MultipartTicket) -> None:
-        """Write a head, in place of whatever was there."""
+        """Write a header, in place of any contents."""
         assert self.head_of is not None  # noqa: S101 - for the type checker: `Shelf.open` made it
         head = self.head_of(ticket)
         await finish(self._do(lambda: self._begin(head)))
 
     async def part(self, number: int, etag: str, *, is_md5: bool = False) -> None:
-        """Note that a part is in storage."""
+        """Record that a part is in storage."""
         await self._do(
             lambda: self._append(lambda before: part_line(number, etag, before, is_md5=is_md5))
         )
 
     async def completing(self) -> None:
-        """Note that from now on the upload may be complete.
+        """Record that from now on the upload may be complete.
 
-        Where that cannot be noted, the journal goes: without the mark a later call would take the
-        upload for one that may be deleted.
+        If that fails, the journal is removed: without the mark a later call would take the upload
+        for one that may be deleted.
         """
         await self._do(self._mark)
 
     async def void(self) -> None:
-        """Empty it: what it had is over, and something else may begin."""
+        """Empty it, for another upload to begin."""
         await finish(self._do(self._void))
 
     async def set_aside(self) -> None:
-        """Leave what is there for `uploads cancel`, and begin an empty one in its place.
+        """Rename it, for `uploads cancel` to find, and begin an empty one in its place.
 
-        Raises: ConfigError where that cannot be.
+        Raises: ConfigError where that fails.
         """
         await self._do(self._set_aside)
 
     async def forget(self) -> None:
-        """Remove it: there is nothing to resume, and nothing more can be noted."""
+        """Remove it: there is nothing to resume, and nothing more is recorded."""
         await finish(self._do(self._remove))
 
     async def close(self) -> None:
@@ -359,12 +361,12 @@ class Journal:
         await finish(self._do(self._close))
 
     async def _do(self, work: Callable[[], None]) -> None:
-        """Have it done by the thread; begun, it is done whatever becomes of who waits for it."""
+        """Run `work` on the thread; once begun, it is finished even if the caller is cancelled."""
         if self._hangs:
             self._executor.submit(work)
             return
         try:
-            async with time_limit(self._clock, _PATIENCE):
+            async with time_limit(self._clock, _DISK_TIMEOUT):
                 await asyncio.shield(asyncio.ensure_future(_on(self._executor, work)))
         except TimeoutError:
             self._hangs = self._broken = True
@@ -374,7 +376,7 @@ class Journal:
         try:
             if create:
                 _make_private(self._path.parent)
-            for look in range(_LOCK_LOOKS):
+            for look in range(_LOCK_ATTEMPTS):
                 if look:
                     time.sleep(_LOCK_PAUSE)
                 descriptor = os.open(
@@ -383,7 +385,7 @@ class Journal:
                     0o600,
                 )
                 try:
-                    # Who had the lock may have removed the file before it let go.
+                    # The last holder of the lock may have removed the file before it unlocked it.
                     if try_lock(descriptor) and _is_at(self._path, descriptor):
                         self._descriptor = descriptor
                         break
@@ -404,7 +406,7 @@ class Journal:
                 self.build_id = self.kept.head.ticket.build_id
             else:
                 self.foreign = foreign_format(data)
-                if self.foreign:  # its upload is on the server still, for that version to end
+                if self.foreign:  # for that version to resume or cancel
                     self._close(remove=False)
         except OSError as error:
             self._close(remove=False)
@@ -420,7 +422,7 @@ class Journal:
             _flush(self._descriptor)
             _sync_folder(self._path.parent)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
         else:
             self.build_id = head.ticket.build_id
 
@@ -435,7 +437,7 @@ class Journal:
             if flush:
                 _flush(self._descriptor)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
         else:
             self._checksum = checksum
 
@@ -444,11 +446,11 @@ class Journal:
         if self._broken and self.build_id is not None:
             self._remove()
 
-    def _give_up(self, error: OSError) -> None:
-        # Nothing may follow what was perhaps written in part.
+    def _disable(self, error: OSError) -> None:
+        # No line may follow one that was perhaps written in part.
         self._broken = True
-        told = error.strerror or type(error).__name__
-        _LOG.warning("the journal cannot be written (%s); the upload goes on without", told)
+        reason = error.strerror or type(error).__name__
+        _LOG.warning("the journal cannot be written (%s); the upload goes on without", reason)
 
     def _void(self) -> None:
         self.build_id = None
@@ -457,7 +459,7 @@ class Journal:
         try:
             os.ftruncate(self._descriptor, 0)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
     def _set_aside(self) -> None:
         kept, self.kept, self.build_id = self.kept, None, None
@@ -465,7 +467,7 @@ class Journal:
             return
         name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
         descriptor, self._descriptor = self._descriptor, None
-        if os.name == "nt":  # renames no open file
+        if os.name == "nt":  # cannot rename an open file
             os.close(descriptor)
         try:
             self._path.rename(self._path.with_name(name))
@@ -478,7 +480,7 @@ class Journal:
 
     def _remove(self) -> None:
         self._void()
-        if os.name == "nt" and self._descriptor is not None:  # removes no open file
+        if os.name == "nt" and self._descriptor is not None:  # cannot remove an open file
             os.close(self._descriptor)
             self._descriptor = None
         with suppress(OSError):
@@ -489,10 +491,10 @@ class Journal:
             return
         descriptor, self._descriptor = self._descriptor, None
         remove = remove and self.build_id is None
-        # Windows removes no open file. Elsewhere nobody else must have got the lock meanwhile.
+        # Windows cannot remove an open file. Elsewhere it is removed while it is still locked.
         if remove and os.name != "nt":
             with suppress(OSError):
-                # Once `forget` has removed it, the name may be that of another one's journal.
+                # After `forget` the name may be that of another upload's journal.
                 if _is_at(self._path, descriptor):
                     self._path.unlink()
         os.close(descriptor)
@@ -501,19 +503,19 @@ class Journal:
                 self._path.unlink()
 
 
-def _of_another_version(path: Path, written_in: str) -> str:
+def _foreign_message(path: Path, format_name: str) -> str:
     return (
-        f"{path} was written by another version of nunu_async ({written_in}) and is left alone; "
+        f"{path} was written by another version of nunu_async ({format_name}) and is left alone; "
         "resume or cancel its upload with that version"
     )
 
 
 @cache
-def _warn_once(told: str) -> None:
-    _LOG.warning("%s", told)
+def _warn_once(message: str) -> None:
+    _LOG.warning("%s", message)
 
 
-def _look(path: Path, on_foreign: Callable[[str], None] | None) -> Iterator[Found]:
+def _inspect(path: Path, on_foreign: Callable[[str], None] | None) -> Iterator[Found]:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     except OSError:
@@ -530,8 +532,8 @@ def _look(path: Path, on_foreign: Callable[[str], None] | None) -> Iterator[Foun
         os.close(descriptor)
     if kept is not None:
         yield Found(path=path, kept=kept, is_busy=is_busy)
-    elif on_foreign is not None and (written_in := foreign_format(data)):
-        on_foreign(_of_another_version(path, written_in))
+    elif on_foreign is not None and (format_name := foreign_format(data)):
+        on_foreign(_foreign_message(path, format_name))
 
 
 async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -545,7 +547,7 @@ def _absolute(source: Source) -> str:
 
 
 def _make_private(folder: Path) -> None:
-    # Its own parents may be anybody's; the journals' folder is ours alone.
+    # The folder's parents may be shared; the folder itself is private.
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
@@ -575,9 +577,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _flush(descriptor: int) -> None:
-    """Have the disk keep what was written, also when the machine loses its power."""
+    """Flush a file to the disk, so that it survives a power loss."""
     if sys.platform == "darwin":
-        # `fsync` leaves it in the drive's own cache there. File systems of a network refuse this.
+        # There `fsync` leaves it in the drive's cache. Network file systems refuse this.
         with suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
@@ -585,7 +587,7 @@ def _flush(descriptor: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make sure that a lost machine does not lose the file's name."""
+    """Flush a folder, so that the name of a new file in it survives a power loss."""
     if os.name == "nt":  # cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | _FLAGS)
@@ -595,7 +597,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _state_of(head: Head) -> str:
+def _file_state(head: Head) -> str:
     try:
         found = os.stat(head.path)  # noqa: PTH116 - as it was opened
     except (OSError, ValueError):
@@ -604,5 +606,5 @@ def _state_of(head: Head) -> str:
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:
-    told = error.strerror or type(error).__name__
-    return ConfigError(f"journals cannot be kept in {path.parent} ({told}); see NUNU_STATE_DIR")
+    reason = error.strerror or type(error).__name__
+    return ConfigError(f"journals cannot be kept in {path.parent} ({reason}); see NUNU_STATE_DIR")
