@@ -154,7 +154,7 @@ class Shelf:
         Raises: SourceError when it is being uploaded already, or its path is not valid text;
         ConfigError where no journal can be kept.
         """
-        path = _absolute(source)
+        path = absolute(source.path)  # as the user sees it, links and all
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -540,10 +540,6 @@ async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwa
     return await asyncio.get_running_loop().run_in_executor(
         executor, lambda: function(*args, **kwargs)
     )
-
-
-def _absolute(source: Source) -> str:
-    return absolute(source.path)  # as the user sees it, links and all
 
 
 def _make_private(folder: Path) -> None:
