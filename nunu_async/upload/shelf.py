@@ -376,8 +376,8 @@ class Journal:
         try:
             if create:
                 _make_private(self._path.parent)
-            for look in range(_LOCK_ATTEMPTS):
-                if look:
+            for attempt in range(_LOCK_ATTEMPTS):
+                if attempt:
                     time.sleep(_LOCK_PAUSE)
                 descriptor = os.open(
                     self._path,

@@ -426,7 +426,7 @@ class Source:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Close the file once no read is under way; does not wait for one."""
+        """Close the file once no read is in progress; does not wait for one."""
         with self._lock:
             if self._closed:
                 return
