@@ -27,9 +27,9 @@ from nunu_async.errors import (
     TransportError,
     UploadOutcomeUnknown,
 )
-from nunu_async.models.builds import Build, CompletedPart, Ticket
+from nunu_async.models.builds import CompletedPart, Ticket
 
-__all__ = ["Completion", "is_built"]
+__all__ = ["ASSEMBLY_PAUSES", "BuildState", "Completion", "build_state"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
@@ -37,7 +37,7 @@ _LOG = logging.getLogger("nunu_async.upload")
 _MIN_TIMEOUT: Final = 1.0
 
 # Seconds between completes while the server says that one is in progress: at first, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
+ASSEMBLY_PAUSES: Final = {"first": 1.0, "longest": 20.0}
 # What a duplicate complete is answered when the first one has succeeded.
 _DUPLICATE_STATUS: Final = frozenset({404, 409, 410})
 # 5xx of an edge proxy that lost the server, whatever their body says.
@@ -45,22 +45,65 @@ _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
 # Redirects that want the same request sent elsewhere, so that it had no effect here. Others may
 # lead to the result of what was done.
 _REPEATING_REDIRECTS: Final = frozenset({307, 308})
-# The statuses on the published pages; any other one decides nothing. `UNHEALTHY` is such a one: no
-# page says whether a build that is still being uploaded can have it.
-_BUILT: Final = frozenset({"ok", "ready"})
-_NOT_BUILT: Final = frozenset({"uploading", "failed"})
 
 
-class _BuildState(Enum):
-    """What the server says about a build."""
+class BuildState(Enum):
+    """What the server says about the build of an upload."""
 
     BUILT = auto()
-    NOT_BUILT = auto()
+    UPLOADING = auto()
+    """Not built, but it may still become one."""
     FAILED = auto()
     """Not built, and it never will be."""
+    GONE = auto()
+    """The API says that it does not exist."""
+    NOT_FOUND = auto()
+    """Some edge proxy answered 404; the API may never have seen the request."""
     UNCLEAR = auto()
     """It exists, in a status that may mean either."""
     UNANSWERED = auto()
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it may be a build for all that is known."""
+        return self in (BuildState.NOT_FOUND, BuildState.UNCLEAR, BuildState.UNANSWERED)
+
+
+# The statuses on the published pages; any other one decides nothing. `UNHEALTHY` is such a one: no
+# page says whether a build that is still being uploaded can have it.
+_STATUSES: Final = {
+    "ok": BuildState.BUILT,
+    "ready": BuildState.BUILT,
+    "uploading": BuildState.UPLOADING,
+    "failed": BuildState.FAILED,
+}
+_NOT_BUILT: Final = (
+    BuildState.UPLOADING,
+    BuildState.FAILED,
+    BuildState.GONE,
+    BuildState.NOT_FOUND,
+)
+
+
+async def build_state(
+    builds: Builds,
+    ticket: Ticket,
+    size: int,
+    *,
+    replay: Replay = Replay.ALWAYS,
+    within: float | None = None,
+) -> BuildState:
+    """Look up what has become of an upload of `size` bytes, for at most `within` seconds."""
+    try:
+        build = await builds.of_upload(ticket, replay=replay, within=within)
+    except NotFound as error:
+        return BuildState.GONE if error.explained else BuildState.NOT_FOUND
+    except NunuError as error:
+        _LOG.info("build %s: asking for it failed: %s", ticket.build_id, error)
+        return BuildState.UNANSWERED
+    # A build of another size is not that of this upload.
+    known = _STATUSES if build.size in (None, size) else {}
+    return known.get((build.status or "").lower(), BuildState.UNCLEAR)
 
 
 class Completion:
@@ -139,15 +182,15 @@ class Completion:
                 return
             sent += 1
             refused = _had_no_effect(failure)
-            state: _BuildState | None = None
+            state: BuildState | None = None
             if not refused or (reached and isinstance(failure, NotFound)):
                 # A 404 after a failed attempt may mean that that attempt has worked after all.
                 state = await self._look_up(ticket, size)
-                if state is _BuildState.BUILT:
+                if state is BuildState.BUILT:
                     return
-                settled = state is _BuildState.NOT_BUILT and _was_explained(failure)
+                settled = state in _NOT_BUILT and _was_explained(failure)
                 in_doubt = in_doubt or refused or not settled
-                if state is _BuildState.FAILED:  # nothing is in progress any more
+                if state is BuildState.FAILED:  # nothing is in progress any more
                     in_doubt = False
             reached = reached or not refused
             self.may_cancel = not in_doubt
@@ -184,9 +227,7 @@ class Completion:
         # Not a failure that `RetryPolicy.attempts` counts: a server at work has the whole limit.
         # Wait until its very end, so that the last lookup of the build is not too early.
         remaining = deadline.remaining()
-        pause = pause_between(
-            sent, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, chance=self._clock.random()
-        )
+        pause = pause_between(sent, **ASSEMBLY_PAUSES, chance=self._clock.random())
         delay = max(min(pause, remaining), getattr(failure, "retry_after", None) or 0.0)
         return delay if remaining and delay <= remaining else None
 
@@ -237,39 +278,21 @@ class Completion:
         is_duplicate = failure.status in _DUPLICATE_STATUS
         self.may_cancel = not is_duplicate
         state = await self._look_up(ticket, size, within=self._timeouts.settle)
-        self.may_cancel = state in (_BuildState.NOT_BUILT, _BuildState.FAILED) or (
-            state is _BuildState.UNANSWERED and not is_duplicate
+        self.may_cancel = state in _NOT_BUILT or (
+            state is BuildState.UNANSWERED and not is_duplicate
         )
-        return state is _BuildState.BUILT
+        return state is BuildState.BUILT
 
     async def _look_up(
         self, ticket: Ticket, size: int, *, within: float | None = None
-    ) -> _BuildState:
+    ) -> BuildState:
         """Look up what has become of the build: once, or with retries for `within` seconds."""
         self._is_looking_up = True
         try:
             replay = Replay.NEVER if within is None else Replay.ALWAYS
-            build = await self._builds.of_upload(ticket, replay=replay, within=within)
-        except NotFound:
-            return _BuildState.NOT_BUILT
-        except NunuError:
-            return _BuildState.UNANSWERED
+            return await build_state(self._builds, ticket, size, replay=replay, within=within)
         finally:
             self._is_looking_up = False
-        built = is_built(build, size)
-        if built is None:
-            return _BuildState.UNCLEAR
-        if (build.status or "").lower() == "failed":
-            return _BuildState.FAILED
-        return _BuildState.BUILT if built else _BuildState.NOT_BUILT
-
-
-def is_built(build: Build, size: int) -> bool | None:
-    """Return whether an upload has become a build; None where the server leaves that open."""
-    status = (build.status or "").lower()
-    if build.size in (None, size) and status in _BUILT | _NOT_BUILT:
-        return status in _BUILT
-    return None
 
 
 def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:

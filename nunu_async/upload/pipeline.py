@@ -13,7 +13,7 @@ from nunu_async.core.retry import is_signature_refused
 from nunu_async.errors import NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
 from nunu_async.redact import clean
-from nunu_async.upload.completion import Completion
+from nunu_async.upload.completion import BuildState, Completion, build_state
 from nunu_async.upload.guard import SourceGuard
 from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.journal import Kept as KeptUpload
@@ -35,7 +35,6 @@ from nunu_async.upload.resume import (
     is_forgotten,
     is_resumable,
     kept_note,
-    standing,
     unknown,
     was_built,
 )
@@ -231,11 +230,11 @@ class Upload:
         """Find out first whether an earlier call has completed the upload."""
         if not kept.completing and len(kept.etags) < plan.total_parts:
             return False
-        state = await standing(self._builds, kept.head.ticket, plan.size)
-        if state == "unknown" and kept.completing:
+        state = await build_state(self._builds, kept.head.ticket, plan.size)
+        if state.is_unknown and kept.completing:
             self._completion.may_cancel = False
             raise unknown(kept.head.ticket)
-        return state == "built"
+        return state is BuildState.BUILT
 
     async def _end(self, ticket: Ticket, began: float) -> UploadedBuild:
         plan = self._plan(ticket)

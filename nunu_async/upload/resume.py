@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Replay
@@ -21,31 +22,25 @@ from nunu_async.errors import (
 )
 from nunu_async.models.builds import MultipartTicket, Ticket
 from nunu_async.redact import clean
-from nunu_async.upload.completion import is_built
+from nunu_async.upload.completion import ASSEMBLY_PAUSES, BuildState, build_state
 from nunu_async.upload.journal import Kept
 
 __all__ = [
     "KEPT",
-    "Standing",
     "cancel",
     "give_up",
     "is_forgotten",
     "is_resumable",
     "kept_note",
-    "standing",
     "unknown",
     "was_built",
 ]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-Standing: TypeAlias = Literal["built", "sending", "gone", "unknown"]
-
 # HTTP statuses for what does not exist, or no longer.
 _GONE: Final = frozenset({404, 410})
 KEPT: Final = "is kept on the server"
-# Seconds between lookups of a build that is being assembled: at first, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
 # Seconds between attempts to cancel: at first, and at most.
 _CANCEL_PAUSE, _LONGEST_CANCEL_PAUSE = 0.5, 8.0
 # One attempt gets this part of the time for all of them.
@@ -82,21 +77,6 @@ def is_resumable(error: BaseException) -> bool:
     return not (isinstance(error, SourceChanged | PlanMismatch) or is_forgotten(error))
 
 
-async def standing(builds: Builds, ticket: MultipartTicket, size: int) -> Standing:
-    """Look up what has become of the build of an upload."""
-    try:
-        build = await builds.of_upload(ticket)
-    except NotFound as error:
-        return "gone" if error.explained else "unknown"
-    except NunuError as error:
-        _LOG.warning("build %s: asking for it failed: %s", ticket.build_id, error)
-        return "unknown"
-    built = is_built(build, size)
-    if built is None:
-        return "unknown"
-    return "built" if built else "sending"
-
-
 async def was_built(builds: Builds, kept: Kept, *, clock: Clock, within: float) -> bool:
     """Find out whether an upload that the server no longer accepts has become a build.
 
@@ -107,17 +87,17 @@ async def was_built(builds: Builds, kept: Kept, *, clock: Clock, within: float) 
     """
     ticket, size = kept.head.ticket, kept.head.identity.size
     deadline = Deadline(clock, within)
-    pause = _FIRST_PAUSE
-    while True:
-        state = await standing(builds, ticket, size)
-        if state == "built":
+    for tries in itertools.count(1):
+        state = await build_state(builds, ticket, size)
+        if state is BuildState.BUILT:
             return True
-        if state == "gone" or not kept.completing:
+        if state is BuildState.GONE or not kept.completing:
             return False
-        if state == "unknown" or pause >= deadline.remaining():
-            raise unknown(ticket)
+        pause = pause_between(tries, **ASSEMBLY_PAUSES, chance=clock.random())
+        if state.is_unknown or pause >= deadline.remaining():
+            break
         await clock.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+    raise unknown(ticket)
 
 
 def unknown(ticket: MultipartTicket) -> UploadOutcomeUnknown:
@@ -143,10 +123,10 @@ async def give_up(
     """
     ticket = kept.head.ticket
     if kept.completing:
-        state = await standing(builds, ticket, kept.head.identity.size)
-        if state == "built":
+        state = await build_state(builds, ticket, kept.head.identity.size)
+        if state is BuildState.BUILT:
             return "built"
-        if state == "unknown" or (state == "sending" and not asked):
+        if state is not BuildState.GONE and (state.is_unknown or not asked):
             return "failed"
     return "cancelled" if await cancel(builds, ticket, clock=clock, within=within) else "failed"
 
