@@ -1,4 +1,4 @@
-"""What a caller is told of each attempt, for metrics and traces."""
+"""The record of each attempt that `on_attempt` receives, for metrics and traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nunu_async.errors import ConfigError, NunuError
 __all__ = ["Attempt", "OnAttempt", "checked", "report"]
 
 _LOG = logging.getLogger("nunu_async.core")
-_IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; loading inspect takes longer than all of this
+_IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; importing inspect costs more than all of this
 
 _NO_FUNCTION = "on_attempt must be a function, and not a coroutine function"
 
@@ -22,20 +22,20 @@ _NO_FUNCTION = "on_attempt must be a function, and not a coroutine function"
 class Attempt:
     """One attempt of an API call, or of a part on its way to storage.
 
-    It holds no query, no key and no id that is a credential. Where both `status` and `error` are
-    None, the attempt was cancelled.
+    It holds no query, no key and no id that is a credential. Both `status` and `error` are None
+    if the attempt was cancelled.
 
     Attributes:
         operation: the API's name for the call, or ``put_part``.
         method: the HTTP method.
-        path: the path below the base URL, with names in place of ids where it has any; "" for a
-            part, whose address is a credential.
+        path: the path below the base URL, with placeholders for ids if it has any; "" for a part,
+            whose URL is a credential.
         number: 1 for the first attempt of a call or part.
-        status: of the HTTP answer; None where there was none.
-        seconds: from the request to its last byte or its failure, by the client's clock.
-        request_id: what the server called the request, if it said so.
-        error: what the attempt failed with.
-        part_number: of a part, from 1; None for a call.
+        status: HTTP status; None without a response.
+        seconds: from sending to the last byte received or the failure, by the client's clock.
+        request_id: the server's id for the request, if it sent one.
+        error: the failure, or None.
+        part_number: 1-based; None for an API call.
     """
 
     operation: str
@@ -53,25 +53,25 @@ OnAttempt: TypeAlias = Callable[[Attempt], None]
 
 
 def checked(listener: OnAttempt | None) -> OnAttempt | None:
-    """Return the listener, if it is one.
+    """Return the listener once validated.
 
-    Raises: ConfigError.
+    Raises: ConfigError for anything but a plain callable.
     """
     if listener is None:
         return None
-    given: object = listener  # which need not be what its type says
-    code = getattr(getattr(given, "__func__", given), "__code__", None)
-    if not callable(given) or getattr(code, "co_flags", 0) & _IS_COROUTINE_FUNCTION:
+    function: object = listener  # callers may not run a type checker
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if not callable(function) or getattr(code, "co_flags", 0) & _IS_COROUTINE_FUNCTION:
         raise ConfigError(_NO_FUNCTION)
     return listener
 
 
 def report(listener: OnAttempt, attempt: Attempt) -> None:
-    """Call the listener; what it raises is logged, and ends nothing."""
+    """Call the listener; an exception it raises is logged, and the call goes on."""
     try:
-        told: object = listener(attempt)  # type: ignore[func-returns-value] # as its type says
-        if isinstance(told, Coroutine):
-            told.close()
+        result: object = listener(attempt)  # type: ignore[func-returns-value] # as its type says
+        if isinstance(result, Coroutine):
+            result.close()
             raise TypeError(_NO_FUNCTION)
-    except Exception:  # noqa: BLE001 - whatever it is, the call goes on
+    except Exception:  # noqa: BLE001 - a listener must not fail the call
         _LOG.exception("on_attempt raised an exception")

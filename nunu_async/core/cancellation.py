@@ -1,4 +1,4 @@
-"""Finishing what must be finished, whatever cancellations arrive, and what ended a group."""
+"""Finish work in spite of cancellation, and find the failure that ended a task group."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
-    """Run `work` to its end; a cancellation that came meanwhile is raised after it.
+    """Run `work` to completion, then raise a cancellation that arrived meanwhile.
 
-    The work is a task of its own, so its limits must be its own too.
+    The work runs in its own task, so the caller's time limits do not apply to it.
 
     Raises: what the work raises; CancelledError, after the work has ended, if the caller was
     cancelled while it ran.
@@ -31,18 +31,18 @@ async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # retrieved: the cancellation is what the caller hears of
+            task.exception()  # mark it as retrieved: the cancellation is raised instead
         raise cancelled
     return task.result()
 
 
 def _shielded() -> AbstractContextManager[object]:
-    """Return what keeps anyio's cancellations from a wait, where anyio is in use.
+    """Return a shield from anyio's cancellation, where anyio is in use.
 
-    A cancelled scope of anyio's (a request of Starlette or FastAPI that timed out) cancels what is
-    in it anew at each turn of the loop, and a wait that goes on all the same takes a whole core.
+    A cancelled anyio scope (a Starlette or FastAPI request that timed out) cancels its tasks again
+    in every loop iteration, so a wait that ignores it would occupy a whole core.
     """
-    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)  # it may be half loaded
+    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)  # anyio may be half imported
     return nullcontext() if scope is None else scope(shield=True)
 
 

@@ -1,4 +1,4 @@
-"""Time and chance, passed in, so that nothing below has to sleep to be tested."""
+"""Injected time and randomness, so that tests need no real sleeping."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["Clock", "Deadline", "SystemClock", "Timer", "time_limit"]
 
 
 class Timer(Protocol):
-    """Something that can still be called off."""
+    """A cancellable timer."""
 
     def cancel(self) -> None:
-        """Call it off; a second call, or one after it fired, does nothing."""
+        """Cancel the timer; does nothing if it was cancelled or has fired."""
 
 
 class Clock(Protocol):
-    """Where the library takes time and chance from.
+    """The library's source of time and randomness.
 
-    Two kinds of waiting are kept apart: `sleep` is a pause the library wants (a retry, a poll),
-    `call_later` is a limit it hopes never to reach (a timeout, a stall). A test's clock can let
-    the first pass at once and hold the second until the test says so.
+    Two kinds of waiting are kept apart: `sleep` is an intended pause (a retry, a poll),
+    `call_later` a limit that should not be reached (a timeout, a stall). A test clock can skip
+    the first and hold the second until the test releases it.
     """
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary start; never goes back."""
+        """Return seconds from an arbitrary start; never decreases."""
 
     async def sleep(self, delay: float) -> None:
         """Pause for `delay` seconds."""
@@ -50,7 +50,7 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, delay: float) -> None:
-        """Pause; refuses what is not a finite, non-negative number.
+        """Pause; raise ValueError unless `delay` is finite and not negative.
 
         `asyncio.sleep(nan)` never returns on CPython 3.11 and 3.12.
         """
@@ -64,7 +64,7 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(delay, callback)
 
     def random(self) -> float:
-        """Return the process's random source."""
+        """Return a float from the process's random source."""
         return random.random()  # noqa: S311 - jitter, not a secret
 
 
@@ -78,21 +78,21 @@ class Deadline:
         self.at = math.inf if seconds is None else clock.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Return the seconds left; zero when it has passed, infinite when there is none."""
+        """Return the seconds left: 0 once it has passed, infinite without a deadline."""
         return max(0.0, self.at - self._clock.monotonic())
 
 
 class _TimeLimit:
-    """The async context manager of `time_limit`; entered once.
+    """The async context manager of `time_limit`; single use.
 
-    One is entered for each request, and `asyncio.timeout` within a generator, which does the same,
-    costs three times as much.
+    One is entered per request; `asyncio.timeout` in a generator, which does the same, costs three
+    times as much.
     """
 
-    __slots__ = ("_before", "_clock", "_expired", "_seconds", "_task", "_timer")
+    __slots__ = ("_cancelling", "_clock", "_expired", "_seconds", "_task", "_timer")
 
     _task: asyncio.Task[object]
-    _before: int
+    _cancelling: int
     _timer: Timer
 
     def __init__(self, clock: Clock, seconds: float) -> None:
@@ -104,11 +104,11 @@ class _TimeLimit:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we are in a coroutine
         self._task = task
-        self._before = task.cancelling()
+        self._cancelling = task.cancelling()
         self._timer = self._clock.call_later(self._seconds, self._expire)
 
     def _expire(self) -> None:
-        # One turn later: a body that was done in this very moment was done in time.
+        # One loop iteration later, so that a body that has just ended counts as in time.
         self._timer = self._task.get_loop().call_soon(self._cancel)
 
     def _cancel(self) -> None:
@@ -124,17 +124,17 @@ class _TimeLimit:
         self._timer.cancel()
         if (
             self._expired
-            # Otherwise somebody else has cancelled the task as well, and is to be heard.
-            and self._task.uncancel() <= self._before
+            # Otherwise the task was cancelled from outside as well, which takes precedence.
+            and self._task.uncancel() <= self._cancelling
             and isinstance(error, asyncio.CancelledError)
         ):
             raise TimeoutError from error
 
 
 def time_limit(clock: Clock, seconds: float | None) -> AbstractAsyncContextManager[None]:
-    """Raise `TimeoutError` in the body once `seconds` have passed on `clock`; None is no limit.
+    """Raise `TimeoutError` once `seconds` have passed on `clock`; None is no limit.
 
-    Counts as `asyncio.timeout` does: a cancellation from outside stays a cancellation.
+    As with `asyncio.timeout`, a cancellation from outside stays a cancellation.
     """
     if seconds is None or math.isinf(seconds):
         return nullcontext()
