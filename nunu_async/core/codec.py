@@ -1,4 +1,4 @@
-"""JSON to models and back."""
+"""Decode JSON into models, and encode models as JSON."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ __all__ = [
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
-# A page of rows that are all wrong in the same way is told once, not a hundred times.
-_MOST_PROBLEMS = 20
+# A page of rows that are all wrong in the same way need not list all hundred.
+_MAX_PROBLEMS = 20
 
 
 class Misfit(Exception):
     """Decoded JSON does not fit the model.
 
     Attributes:
-        problems: one line for each wrong place, with its JSON path.
-        leftover: what could be read of it all the same, where that matters.
+        problems: one line per invalid place, with its JSON path.
+        leftover: what could be decoded all the same, where that matters.
     """
 
     def __init__(self, *problems: str, leftover: object = None) -> None:
@@ -55,30 +55,30 @@ class Misfit(Exception):
         self.leftover = leftover
 
     def below(self, place: str, elsewhere: Mapping[str, str] = MappingProxyType({})) -> Misfit:
-        """Return the same, for data that stands at `place` in something larger.
+        """Return the same problems with their paths below `place`.
 
-        `elsewhere` has the whole paths of members that were taken from outside of it.
+        `elsewhere` has the full paths of members that were taken from outside it.
         """
 
-        def whole(path: str) -> str:
-            apart = elsewhere.get(path.removeprefix("."))
-            return f"{place}{path}" if apart is None else f".{apart}"
+        def full(path: str) -> str:
+            outside = elsewhere.get(path.removeprefix("."))
+            return f"{place}{path}" if outside is None else f".{outside}"
 
-        return Misfit(*(f"{told}@ ${whole(path)}" for told, path in map(split, self.problems)))
+        return Misfit(*(f"{message}@ ${full(path)}" for message, path in map(split, self.problems)))
 
 
 def split(problem: str) -> tuple[str, str]:
-    """Return what a problem tells, and the path behind ``@ $``."""
-    # The last one is the path's; what stands before it may be the server's own words.
-    told, _, path = problem.rpartition("@ $")
-    return told, path
+    """Split a problem into its message and the path after ``@ $``."""
+    # At the last one: the message may quote the server.
+    message, _, path = problem.rpartition("@ $")
+    return message, path
 
 
 class NotReady(Exception):
     """Decoding needs code that has not been loaded or generated yet.
 
     Attributes:
-        prepare: loads or generates it; may be called by any thread, any number of times.
+        prepare: loads or generates it; thread-safe, and may be called repeatedly.
     """
 
     def __init__(self, prepare: Callable[[], None]) -> None:
@@ -94,8 +94,8 @@ _CONVERTIBLE: Final[set[type]] = set()
 def only_ready() -> Iterator[None]:
     """Make decoding raise `NotReady` where it would otherwise load or generate code.
 
-    That takes 20 ms and more, for which an event loop should not be held up. Without this, what is
-    needed is loaded on the spot.
+    That takes 20 ms or more, too long to block an event loop. Outside this context, code is loaded
+    on demand.
     """
     before = _ONLY_READY.set(True)
     try:
@@ -105,7 +105,7 @@ def only_ready() -> Iterator[None]:
 
 
 def prepare(model: type) -> None:
-    """Load and generate all that decoding a model may need; for a thread, as it takes long."""
+    """Load and generate all code that decoding a model may need; slow, so run it in a thread."""
     if issubclass(model, Model):
         reader(model)
     _prepare_conversion(model)
@@ -128,21 +128,21 @@ def _generate_reader(model: type[Model]) -> None:
     reader(model)
 
 
-# What a fast reader raises for data that is not exactly right.
-_ODD = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
+# What a generated reader raises for data that does not match exactly.
+_READ_ERRORS = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
 
 
 def structure(data: object, model: type[T]) -> T:
-    """Make a model of decoded JSON.
+    """Build a model from decoded JSON.
 
-    Raises: Misfit, with every wrong place and its JSON path.
+    Raises: Misfit, with every problem and its JSON path.
     """
     if issubclass(model, Model):
         read = _reader(model)
         try:
             return cast("T", read(data))
-        except _ODD:
-            pass  # something is not exactly right: let the converter take it, or say what it is
+        except _READ_ERRORS:
+            pass  # not an exact match: the converter accepts it, or reports what is wrong
     if attrs.has(model) and not isinstance(data, Mapping):
         raise Misfit(f"expected an object, got {type(data).__name__} @ $")
     if _ONLY_READY.get() and model not in _CONVERTIBLE:
@@ -158,11 +158,11 @@ def structure(data: object, model: type[T]) -> T:
 def structure_rows(
     data: object, key: str, model: type[M], skipped: list[str] | None = None
 ) -> tuple[M, ...]:
-    """Make models of the rows that stand in an object under `key`.
+    """Build models from the rows in an object under `key`.
 
-    Where `skipped` is given, rows that do not fit are left out, and told there.
+    With `skipped`, rows that do not fit are left out and their problems appended to it.
 
-    Raises: Misfit, with every wrong place and its JSON path.
+    Raises: Misfit, with every problem and its JSON path.
     """
     if not isinstance(data, Mapping):
         raise Misfit(f"expected an object, got {type(data).__name__} @ $")
@@ -174,8 +174,8 @@ def structure_rows(
     read = _reader(model)
     try:
         return tuple([read(row) for row in rows])
-    except _ODD:
-        pass  # then each alone, to take or to tell what is wrong
+    except _READ_ERRORS:
+        pass  # row by row below, to accept each or report what is wrong
     found: list[M] = []
     problems: list[str] = []
     for number, row in enumerate(rows):
@@ -184,14 +184,14 @@ def structure_rows(
         except Misfit as misfit:
             problems += misfit.below(f".{key}[{number}]").problems
     if problems and skipped is None:
-        raise Misfit(*problems[:_MOST_PROBLEMS])
+        raise Misfit(*problems[:_MAX_PROBLEMS])
     if skipped is not None:
-        skipped += problems[:_MOST_PROBLEMS]
+        skipped += problems[:_MAX_PROBLEMS]
     return tuple(found)
 
 
 def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Page[M]:
-    """Make a page of `{data, pagination}`; a lenient one without the rows that do not fit.
+    """Build a page from `{data, pagination}`; if `lenient`, without rows that do not fit.
 
     Raises: Misfit.
     """
@@ -215,9 +215,9 @@ def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Pa
 
 
 def dump(model: attrs.AttrsInstance) -> dict[str, object]:
-    """Make JSON data of a model; members at their default are left out.
+    """Convert a model to JSON data; members at their default are left out.
 
-    What a caller has put into a mapping is sent as it is.
+    Mappings from the caller are sent unchanged.
     """
     return {
         field.name: _plain(value)
@@ -241,10 +241,10 @@ def _plain(value: object) -> object:
 
 
 def encode(data: Mapping[str, object]) -> bytes:
-    """Make the bytes of a JSON body.
+    """Encode a JSON body.
 
-    Raises: InputError for what JSON cannot carry (NaN, a lone surrogate, a foreign type), and for
-    what is nested beyond Python's own limit.
+    Raises: InputError for what JSON cannot carry (NaN, a lone surrogate, another type), and for
+    nesting beyond Python's own limit.
     """
     try:
         return json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
@@ -254,25 +254,25 @@ def encode(data: Mapping[str, object]) -> bytes:
         raise InputError("body", "is nested too deep to be written as JSON") from None
 
 
-def _no_number(text: str) -> object:
+def _reject_constant(text: str) -> object:
     raise ValueError(f"{text} is no JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError("beyond every float")
     return value
 
 
-# Python would take NaN and Infinity for numbers, and 1e999 for infinity, which cannot go back.
-_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+# By default NaN, Infinity and 1e999 become floats, which could not be encoded again.
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_parse_finite)
 
 
 def parse(body: bytes) -> object:
-    """Read a JSON body.
+    """Decode a JSON body.
 
-    Raises: Misfit for what is not JSON, and for depth, digits or sizes beyond Python's own limits.
+    Raises: Misfit for invalid JSON, and for depth, digits or sizes beyond Python's own limits.
     """
     try:
         # RFC 8259, 8.1: a byte order mark may be ignored.

@@ -1,7 +1,7 @@
-"""The one cattrs converter: takes what is not exactly right, or says what is wrong and where.
+"""The one cattrs converter: accepts near matches, or reports what is wrong and where.
 
-Apart from the codec, which loads it when it is needed: cattrs is not small, and most answers are
-exactly right.
+Apart from the codec, which imports it on demand: cattrs is large, and most responses match
+exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Unfit(Exception):
-    """The data does not fit; the arguments are what is wrong, one for each place."""
+    """The data does not fit the model; the arguments are the problems, one per place."""
 
 
 _Hook = Callable[..., object]
@@ -46,7 +46,7 @@ def _text(value: object, _: object) -> str:
     return value
 
 
-def _truth(value: object, _: object) -> bool:
+def _boolean(value: object, _: object) -> bool:
     if type(value) is not bool:
         raise TypeError(f"expected true or false, got {type(value).__name__}")
     return value
@@ -64,26 +64,26 @@ def _integer(value: object, _: object) -> int:
 
 def _number(value: object, _: object) -> float:
     if type(value) in (int, float):
-        float(cast("float", value))  # refuses an integer beyond every float
-        return cast("float", value)  # 3 stays 3, so that what came can be given back
+        float(cast("float", value))  # raises for an integer too large for a float
+        return cast("float", value)  # 3 stays an int, so that `to_dict` returns what was received
     raise TypeError(f"expected a number, got {type(value).__name__}")
 
 
 def _time(value: object, _: object) -> datetime:
     if type(value) is not str:
         raise TypeError(f"expected a time, got {type(value).__name__}")
-    # RFC 3339: "t" and "z" may be small, and a leap second is the 60th.
-    told = _LEAP_SECOND.sub(r"\g<1>:59", value.upper())
-    parsed = datetime.fromisoformat(told)
-    if told != value.upper():
+    # RFC 3339: "t" and "z" may be lower case, and a leap second is second 60.
+    text = _LEAP_SECOND.sub(r"\g<1>:59", value.upper())
+    parsed = datetime.fromisoformat(text)
+    if text != value.upper():
         parsed += timedelta(seconds=1)
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def _only(kind: type, told: str, inner: _Hook) -> _Hook:
+def _require(kind: type, expected: str, inner: _Hook) -> _Hook:
     def hook(value: object, model: object) -> object:
         if not isinstance(value, kind):
-            raise TypeError(f"expected {told}, got {type(value).__name__}")
+            raise TypeError(f"expected {expected}, got {type(value).__name__}")
         return inner(value, model)
 
     return hook
@@ -102,10 +102,10 @@ def _build_converter() -> Converter:
 
     def model(kind: type[attrs.AttrsInstance]) -> _Hook:
         if not issubclass(kind, Model):
-            return _only(Mapping, "an object", make_dict_structure_fn(kind, converter))
-        leave_out = override(omit=True)
+            return _require(Mapping, "an object", make_dict_structure_fn(kind, converter))
+        omit = override(omit=True)
         inner = make_dict_structure_fn(
-            kind, converter, extra=leave_out, response=leave_out, absent=leave_out, null=leave_out
+            kind, converter, extra=omit, response=omit, absent=omit, null=omit
         )
         known = attrs.fields_dict(kind).keys() - OWN
         attrs.resolve_types(kind)
@@ -113,32 +113,32 @@ def _build_converter() -> Converter:
 
         def hook(value: Mapping[str, object], model: object) -> object:
             null = tuple(name for name in defaults if value.get(name, model) is None)
-            told = {name: value[name] for name in value if name not in null} if null else value
+            present = {name: value[name] for name in value if name not in null} if null else value
             return attrs.evolve(
-                inner(told, model),
+                inner(present, model),
                 null=null,
                 extra=Extra({name: value[name] for name in value if name not in known}) or NOTHING,
                 absent=tuple(known - value.keys()),
             )
 
-        return _only(Mapping, "an object", hook)
+        return _require(Mapping, "an object", hook)
 
     def mapping(kind: type[Mapping[object, object]]) -> _Hook:
-        return _only(Mapping, "an object", mapping_structure_factory(kind, converter))
+        return _require(Mapping, "an object", mapping_structure_factory(kind, converter))
 
     def row(kind: type[tuple[object, ...]]) -> _Hook:
         structured = list_structure_factory(kind, converter)
-        return _only(list, "a list", lambda value, kind: tuple(structured(value, kind)))
+        return _require(list, "a list", lambda value, kind: tuple(structured(value, kind)))
 
-    # By predicate: registered for `object` itself it would serve every class there is.
+    # By predicate: a hook registered for `object` itself would match every class.
     converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
     converter.register_structure_hook_factory(attrs.has, model)
     converter.register_structure_hook_factory(is_mapping, mapping)
     converter.register_structure_hook_factory(_is_row, row)
     converter.register_structure_hook(str, _text)
-    for word in Word.__subclasses__():  # or the hook of `str` would serve them
+    for word in Word.__subclasses__():  # or the hook of `str` would match them
         converter.register_structure_hook(word, _word)
-    converter.register_structure_hook(bool, _truth)
+    converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _time)
@@ -149,14 +149,14 @@ CONVERTER: Final = _build_converter()
 
 
 def prepare(model: type) -> None:
-    """Generate what converting to a model needs, which `convert` does at its first use."""
+    """Generate the code to convert to a model, which `convert` does at its first use."""
     CONVERTER.get_structure_hook(model)
 
 
 def convert(data: object, model: type[T]) -> T:
-    """Make a model of decoded JSON.
+    """Build a model from decoded JSON.
 
-    Raises: Unfit, with every wrong place and its JSON path.
+    Raises: Unfit, with every problem and its JSON path.
     """
     try:
         return CONVERTER.structure(data, model)
