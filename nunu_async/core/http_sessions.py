@@ -1,4 +1,4 @@
-"""The aiohttp sessions of a client: what they add to a request, and who may look at one."""
+"""The aiohttp sessions of a client: request options, and isolation from tracing hooks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class _Options(TypedDict):
     max_headers: int
 
 
-# With each request, whoever made its session.
+# Passed with each request, also on a caller's session.
 OPTIONS: Final[_Options] = {
-    "allow_redirects": False,  # a custom header such as ours follows one to any host
+    "allow_redirects": False,  # a custom header such as ours would follow to any host
     "raise_for_status": False,
     "auto_decompress": True,
     "middlewares": (send_once,),
@@ -41,15 +41,15 @@ OPTIONS: Final[_Options] = {
 
 
 class HttpSessions:
-    """The sessions that requests to one kind of host go over; made when they are first needed.
+    """The sessions for requests to one kind of host; created on demand.
 
     Tracing libraries put hooks on every aiohttp session of a process. A hook sees the URL of each
-    request, and may add headers, which a presigned URL does not allow. So what must not be seen, a
-    confidential request, has a session of its own, which shares the connections of the other one.
+    request, and may add headers, which presigned URLs do not allow. So confidential requests use
+    a separate session without hooks, which shares the connections of the other one.
 
     Args:
-        limit: connections at once.
-        given: a session of the caller's, to be used in place of our own, and not closed.
+        limit: maximum number of connections.
+        given: the caller's session, used in place of our own and not closed.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class HttpSessions:
 
     @property
     def given_is_closed(self) -> bool:
-        """Whether there is a session of the caller's, and it is closed."""
+        """Whether the caller passed a session that is now closed."""
         return self._given is not None and self._given.closed
 
     def take(self, *, confidential: bool) -> aiohttp.ClientSession:
-        """Return the session for a request, which has to begin in the same turn of the loop.
+        """Return the session for a request, which must start in the same loop iteration.
 
-        Hooks are read when it begins: those that came since the last request are taken off here.
+        Hooks are read at its start: those added since the last request are removed here.
         """
         given = self._given
         if not confidential and (given is None or not given.trust_env):
@@ -85,16 +85,16 @@ class HttpSessions:
         http.headers.clear()
         if given is not None:
             http.headers.update(given.headers)
-            # aiohttp sends it to no other host than that of a `base_url`, if there is one.
+            # With a `base_url`, aiohttp sends `auth` to that host only.
             if given.auth is not None and given._base_url is None:  # noqa: SLF001 - no public name
                 http.headers.setdefault("Authorization", given.auth.encode())
-        # aiohttp 3 has no other way to take them off without touching a list that a hook's owner
-        # may share between sessions; `tests/test_hooks.py` fails where this does not work.
+        # aiohttp 3 has no other way to remove hooks without changing a list that their owner may
+        # share between sessions; `tests/test_hooks.py` fails if this stops working.
         http._trace_configs = [] if confidential or given is None else given.trace_configs  # noqa: SLF001
         return http
 
     def is_given(self, http: aiohttp.ClientSession) -> bool:
-        """Tell whether this is the caller's own session, which has its own ways."""
+        """Tell whether this is the caller's own session, which has its own proxy."""
         return http is self._given
 
     def _new(self) -> aiohttp.ClientSession:
@@ -106,11 +106,11 @@ class HttpSessions:
             connector_owner=False,
             cookie_jar=self._given.cookie_jar if self._given else aiohttp.DummyCookieJar(),
             response_class=Response,
-            trust_env=False,  # which would read `.netrc` too
+            trust_env=False,  # True would read `.netrc` too
         )
 
     async def close(self) -> None:
-        """Close the sessions and connections, but for what is the caller's; may be called twice."""
+        """Close our sessions and connections, not the caller's; may be called twice."""
         for http in (self._open, self._confidential):
             if http is not None:
                 await http.close()
@@ -119,7 +119,7 @@ class HttpSessions:
 
 
 def way_of(given: aiohttp.ClientSession, url: str, proxies: Proxies) -> Way:
-    """Return the way to a URL that a session of the caller's would take by itself."""
+    """Return the proxy route that a caller's session would use for a URL."""
     proxy = given._default_proxy  # noqa: SLF001 - aiohttp has no public name for it
     if proxy is None:
         return proxies.way_to(url) if given.trust_env else DIRECT

@@ -1,4 +1,4 @@
-"""Which proxy leads to an address, by the environment alone. Pure; `.netrc` is never read."""
+"""Which proxy to use for a URL, from the environment alone. Pure; `.netrc` is never read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 @attrs.frozen
 class Way:
-    """How to reach one address: straight, or by a proxy.
+    """How to reach one address: directly, or through a proxy.
 
     Attributes:
-        proxy: its address, without user and password; None for straight.
-        problem: why nothing can be sent this way; "" where something can.
+        proxy: its URL, without user and password; None for a direct connection.
+        problem: why this route cannot be used; "" if it can.
     """
 
     proxy: URL | None = None
@@ -37,7 +37,7 @@ class Way:
     problem: str = ""
 
     def checked(self) -> Self:
-        """Return this way, if it is one.
+        """Return this route if it can be used.
 
         Raises: ConfigError.
         """
@@ -46,11 +46,11 @@ class Way:
         return self
 
     def asking(self) -> dict[str, str] | None:
-        """Return the headers of the request for a tunnel, which https goes through."""
+        """Return the headers of the CONNECT request for an https tunnel."""
         return self._headers() if self._tunnels else None
 
     def passing(self) -> dict[str, str]:
-        """Return the headers of a plain request, which the proxy reads itself."""
+        """Return the headers to add to a plain http request, which the proxy reads."""
         return {} if self._tunnels else self._headers() or {}
 
     def _headers(self) -> dict[str, str] | None:
@@ -64,16 +64,16 @@ DIRECT: Final = Way()
 
 @attrs.frozen
 class Proxies:
-    """The proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name.
+    """The proxies set by `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 
-    Lower case wins over upper case, and an empty lower-case one takes the other back. In a CGI
-    process `HTTP_PROXY` is not believed, because there a client's `Proxy:` header sets it. What
-    runs on this machine is always reached straight. A proxy of a kind that is not supported is a
-    problem of the ways that lead through it, and of no others.
+    Lower case wins over upper case; an empty lower-case variable unsets the upper-case one. In a
+    CGI process `HTTP_PROXY` is ignored, because a client's `Proxy:` header sets it. Loopback hosts
+    are always reached directly. An unsupported kind of proxy is a problem of the routes through it
+    only.
     """
 
     _by_scheme: Mapping[str, Way] = attrs.field(factory=dict)
-    _without: tuple[str, ...] = ()
+    _no_proxy: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Proxies:
@@ -83,23 +83,23 @@ class Proxies:
             name, value = _setting(environ, scheme)
             if value:
                 found[scheme] = way_through(name, value, tunnels=scheme == "https")
-        _, without = _setting(environ, "no")
-        names = (name.strip().lower() for name in without.split(","))
+        _, no_proxy = _setting(environ, "no")
+        names = (name.strip().lower() for name in no_proxy.split(","))
         return cls(found, tuple(name for name in names if name))
 
     def way_to(self, url: str) -> Way:
-        """Return how to reach a URL that was found fit to be sent to."""
+        """Return the route to a validated URL."""
         parts = urlsplit(url)
-        host, way = (parts.hostname or "").rstrip("."), self._by_scheme.get(parts.scheme)
-        if way is None or is_loopback(host):
+        host, route = (parts.hostname or "").rstrip("."), self._by_scheme.get(parts.scheme)
+        if route is None or is_loopback(host):
             return DIRECT
         port = parts.port or _PORTS[parts.scheme]
-        return DIRECT if any(_covers(name, host, port) for name in self._without) else way
+        return DIRECT if any(_matches(name, host, port) for name in self._no_proxy) else route
 
 
 def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
     lower, upper = f"{scheme}_proxy", f"{scheme}_proxy".upper()
-    # `in environ` would find a name in any case on Windows, and so a header of a client.
+    # On Windows `in environ` ignores case, and would match what a client's header has set.
     if lower in list(environ):
         return lower, environ[lower].strip()
     if scheme == "http" and "REQUEST_METHOD" in environ:
@@ -108,7 +108,7 @@ def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
 
 
 def way_through(name: str, value: str, *, tunnels: bool) -> Way:
-    """Return the way by the proxy that a setting names; a problem does not show its value."""
+    """Return the route through the proxy that a setting names; a problem hides its value."""
     address = None
     if value.isascii() and value.isprintable() and " " not in value:
         with suppress(ValueError):
@@ -123,12 +123,12 @@ def way_through(name: str, value: str, *, tunnels: bool) -> Way:
         )
     if parts.username is None and parts.password is None:
         return Way(address, None, tunnels)
-    told = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return Way(address, Secret(f"Basic {b64encode(told.encode()).decode()}"), tunnels)
+    userinfo = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return Way(address, Secret(f"Basic {b64encode(userinfo.encode()).decode()}"), tunnels)
 
 
-def _covers(name: str, host: str, port: int) -> bool:
-    """Tell whether an entry of `NO_PROXY` is for a host: `*`, a domain, an address, a network."""
+def _matches(name: str, host: str, port: int) -> bool:
+    """Tell whether a `NO_PROXY` entry matches: `*`, a domain, an address or a network."""
     if name == "*":
         return True
     try:
@@ -139,11 +139,11 @@ def _covers(name: str, host: str, port: int) -> bool:
         try:
             return address in ipaddress.ip_network(name.strip("[]"), strict=False)
         except ValueError:
-            pass  # perhaps with a port
-    place, colon, told = name.rpartition(":")
-    if colon and told.isdecimal() and (":" not in place or place.startswith("[")):
-        name, only = place.strip("[]"), int(told)
-        if only != port:
+            pass  # it may have a port
+    host_part, colon, port_part = name.rpartition(":")
+    if colon and port_part.isdecimal() and (":" not in host_part or host_part.startswith("[")):
+        name = host_part.strip("[]")
+        if int(port_part) != port:
             return False
     domain = name.removeprefix("*").lstrip(".")
     return bool(domain) and (host == domain or host.endswith(f".{domain}"))
