@@ -1,9 +1,9 @@
-"""Fast readers of models: one function for each, generated from its fields.
+"""Fast readers of models: one function per model, generated from its fields.
 
-A page of runs is thousands of members. The converter's general hooks take over three times as
-long on it as `json.loads` does; these straight-line functions about as long again
-(`python -m benchmarks.decode`). They accept only what is exactly right. Whatever is not goes to the
-converter, which is slower and says what is wrong and where.
+A page of runs has thousands of members. The converter's general hooks take over three times as
+long on it as `json.loads` does; these straight-line functions about as long as `json.loads`
+(`python -m benchmarks.decode`). They accept exact matches only. Anything else goes to the
+converter, which is slower and reports what is wrong and where.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ M = TypeVar("M", bound=Model)
 OWN: Final = frozenset(attrs.fields_dict(Model))
 LARGEST: Final = 2**63 - 1
 _PRIMITIVES: Final[dict[type, str]] = {
-    # Nothing that is counted needs more than 64 bits, and hundreds of digits break what divides.
+    # No count needs more than 64 bits, and integers of hundreds of digits break divisions.
     int: f"type({{v}}) is not int or not {-LARGEST} <= {{v}} <= {LARGEST}",
     bool: "type({v}) is not bool",
-    # An integer beyond every float is left to the converter, which refuses it.
+    # An integer too large for a float is left to the converter, which rejects it.
     float: "type({v}) is not float and (type({v}) is not int or abs({v}) > 10**300)",
 }
 
 
 class Unexpected(Exception):
-    """The data is not exactly what the fields say."""
+    """The data does not match the fields exactly."""
 
 
 _READERS: Final[dict[type[Model], Callable[..., Model]]] = {}
@@ -46,9 +46,9 @@ def has_reader(model: type[Model]) -> bool:
 
 
 def reader(model: type[M]) -> Callable[[object], M]:
-    """Return the function that makes a `model` of an exactly fitting JSON object.
+    """Return the function that builds a `model` from an exactly matching JSON object.
 
-    The first call for a model generates it, which takes milliseconds; any thread may do that. It
+    The first call for a model generates it, which takes milliseconds; thread-safe. The function
     raises Unexpected, KeyError, TypeError, ValueError or AttributeError for anything else.
     """
     if model not in _READERS:
@@ -79,8 +79,8 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
         "    made.__class__ = model",
         "    return made",
     ]
-    # Most answers have all members and no other, or the same ones missing: no set is built for
-    # those.
+    # Most responses have exactly the known members, or always lack the same ones: no set is built
+    # for those.
     lines = [
         "def read(o):",
         "    if type(o) is not dict: raise Unexpected",
@@ -118,17 +118,17 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
 
 
 def replaces_null(field: attrs.Attribute[object]) -> bool:
-    """Tell whether null stands for the field's default, as absence does."""
+    """Tell whether null is read as the field's default, as a missing member is."""
     if field.name in OWN or field.default in (None, attrs.NOTHING):
         return False
     return not _without_none(field.type)[1]
 
 
 def _twin(model: type[Model]) -> type[Model]:
-    """Make a class of the same layout whose instances take plain assignment.
+    """Create a class of the same layout whose instances allow plain assignment.
 
-    A frozen class is filled in through one call of `object.__setattr__` for each field, which is
-    over half of the cost of reading a row. What is made is turned into the model when it is whole.
+    A frozen class needs a call of `object.__setattr__` for each field, over half of the cost of
+    reading a row. A filled instance becomes the model by assignment of `__class__`.
     """
     members = {
         "__slots__": model.__dict__["__slots__"],
@@ -153,8 +153,8 @@ def _checked(
 
 def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
     if kind is str:
-        # Nothing else in JSON has the method. Cheap for ASCII; a lone surrogate, which could be
-        # neither printed nor sent, is refused.
+        # No other JSON type has the method. Cheap for ASCII; a lone surrogate, which could be
+        # neither printed nor sent, is rejected.
         yield f"if not {v}.isascii(): {v}.encode()"
     elif kind in _PRIMITIVES:
         yield f"if {_PRIMITIVES[kind].format(v=v)}: raise Unexpected"
@@ -195,7 +195,7 @@ def _text(value: str) -> str:
 
 
 class _Words(dict[str, Word]):
-    """The words met so far, each made once; bounded, for a server that never repeats one."""
+    """A cache of the words seen; bounded, in case the server never repeats one."""
 
     def __init__(self, kind: type[Word]) -> None:
         super().__init__()

@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 
 class Replay(enum.Enum):
-    """When a request may be sent a second time."""
+    """When a request may be retried."""
 
     ALWAYS = "always"
-    """Twice does what once does: GET, part PUT, cancel."""
+    """Idempotent: GET, part PUT, cancel."""
 
     TWICE_UNHEARD = "twice unheard"
-    """As `UNLESS_ACTED`, and twice where the server may have acted."""
+    """As `UNLESS_ACTED`, plus two retries where the server may have acted."""
 
     NEVER = "never"
-    """For a caller that settles by itself what became of it."""
+    """Never; the caller finds out itself what became of the request."""
 
     UNLESS_ACTED = "unless acted"
     """Only when the server cannot have acted: never connected, or it answered 429 or 503."""
@@ -33,12 +33,12 @@ class Replay(enum.Enum):
 
 @attrs.define
 class Flight:
-    """How a request that must not be left unheard stands, for a caller that is cancelled.
+    """State of a request whose outcome a caller needs to know even when cancelled.
 
     Attributes:
         on_wire: the server may be acting on it right now.
-        unheard: attempts that failed, and on which the server may have acted all the same.
-        last: set by the caller: no further attempt is to begin.
+        unheard: number of failed attempts on which the server may have acted.
+        last: set by the caller: start no further attempt.
     """
 
     on_wire: bool = False
@@ -48,24 +48,24 @@ class Flight:
 
 @attrs.frozen(kw_only=True)
 class Request(Generic[T]):
-    """What to ask, and how to read the answer.
+    """What to send, and how to decode the response.
 
     Attributes:
-        operation: the API's own name for it, for messages and logs.
+        operation: the API's own name, for messages and logs.
         path: below the base URL, with a leading slash and its ids already in place.
-        template: the path with names in place of ids, for logs; "" where it has none.
+        template: the path with placeholders for ids, for logs; "" where it has none.
         query: sent in this order, percent-encoded by the session.
         body: JSON data, or None for no body.
-        answer: makes the typed answer of decoded JSON; raises what the codec raises.
-        settles: the caller finds out what became of it, and takes no refusal that comes with a
-            2xx for one.
-        may_be_empty: a 2xx without a body is read as None, and not as a broken answer.
-        needs_key: False keeps the API key off this request.
-        secrets: values of this request that no message may repeat.
+        answer: converts decoded JSON to the typed result; raises what the codec raises.
+        settles: the caller finds out the outcome itself, so that an error in the body of a 2xx is
+            not taken for a refusal.
+        may_be_empty: a 2xx without a body is read as None instead of failing.
+        needs_key: False sends this request without the API key.
+        secrets: values of this request to hide in messages.
         patience: seconds for one attempt; None is the client's own limit.
         within: seconds for all attempts; None is the client's own limit.
-        urgent: does not queue behind other requests; for cleaning up.
-        flight: where the session notes whether the request is on the wire.
+        urgent: bypasses the queue of other requests; for cleanup.
+        flight: where the session records whether the request is on the wire.
     """
 
     operation: str

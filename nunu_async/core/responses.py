@@ -1,4 +1,4 @@
-"""(status, headers, body) to a model or an error. Pure."""
+"""Turn (status, headers, body) into a model or an error. Pure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["read", "request_id"]
 T = TypeVar("T")
 
 _LONGEST_PATH = 10_000
-# No header is documented; these are what servers and their edges commonly send.
+# No header is documented; these are the ones that servers and edges commonly send.
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amz-request-id", "cf-ray")
 
 
 def request_id(headers: Mapping[str, str], secrets: tuple[Secret, ...] = ()) -> str | None:
-    """Return what the server called the request; `headers` has lower-case names."""
+    """Return the server's id for the request; `headers` must have lower-case names."""
     for name in _REQUEST_ID_HEADERS:
         if headers.get(name):
             return clean(headers[name], secrets, limit=128)
@@ -39,7 +39,7 @@ def read(
     body: bytes,
     secrets: tuple[Secret, ...],
 ) -> T | ApiError | DecodeError:
-    """Return the typed answer of a 2xx, or the error to be raised; `headers` are in lower case.
+    """Return the typed result of a 2xx, or the error to raise; `headers` are in lower case.
 
     The error is an ApiError, by status, or a DecodeError for a 2xx of another shape.
     """
@@ -60,8 +60,8 @@ def read(
                     error = _error(request, failed, headers, body, secrets)
                     error.in_success = True
                     return error
-                if words := _explanation(body)[0]:
-                    problems = (f"the server says: {words} @ $.error", *problems)
+                if message := _explanation(body)[0]:
+                    problems = (f"the server says: {message} @ $.error", *problems)
             return DecodeError(
                 request.operation,
                 tuple(_shown(problem, secrets) for problem in problems),
@@ -77,7 +77,7 @@ def read(
 def _with_response(
     answer: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
 ) -> T:
-    """Return the answer with its `response`; where it is rows or has rows, each row has it too."""
+    """Set `response` on a result, and on each row if it is or has rows; return the result."""
     rows: Iterable[object] = (answer,)
     if isinstance(answer, Page):
         rows = (answer, *answer.data)
@@ -89,16 +89,16 @@ def _with_response(
     shown = _safe_headers(headers, secrets)
     info = ResponseInfo(status=status, request_id=request_id(shown), headers=shown)
     for model in models:
-        # They are frozen for callers; these were made a moment ago, and nobody else has them yet.
-        # A copy of each would cost as much as reading it did.
+        # Frozen for callers, but these are new and not shared yet. Copying them would cost as much
+        # as reading them did.
         object.__setattr__(model, "response", info)
     return answer
 
 
 def _shown(problem: str, secrets: tuple[Secret, ...]) -> str:
-    """Return a problem fit to be shown; what is told may be cut, its path never is."""
-    told, path = codec.split(problem)
-    return f"{clean(told.rstrip(), secrets)} @ ${clean(path, secrets, limit=_LONGEST_PATH)}"
+    """Sanitize a problem for display; its message may be cut, its path is kept."""
+    message, path = codec.split(problem)
+    return f"{clean(message.rstrip(), secrets)} @ ${clean(path, secrets, limit=_LONGEST_PATH)}"
 
 
 def _error(
@@ -108,7 +108,7 @@ def _error(
     body: bytes,
     secrets: tuple[Secret, ...],
 ) -> ApiError:
-    message, code, details, told = _explanation(body)
+    message, code, details, by_api = _explanation(body)
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
         host = _host(headers.get("location", ""))
         message = f"redirected to {host}; redirects are never followed"
@@ -122,7 +122,7 @@ def _error(
         path=clean(request.path, secrets),
         retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
         headers=_safe_headers(headers, secrets),
-        explained=bool(message) and told,
+        explained=bool(message) and by_api,
     )
 
 
@@ -133,25 +133,25 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     """Return message, code, details, and whether the API itself wrote them.
 
     Known: {error, code?, details?}, {ok: false, status, message, error}, either with further
-    members, and pages of HTML from an edge that never asked the API.
+    members, and HTML pages from an edge that did not reach the API.
     """
     try:
         data = codec.parse(body)
     except codec.Misfit:
-        return body.decode("utf-8", "replace").strip(), None, {}, False  # cut once it is clean
+        return body.decode("utf-8", "replace").strip(), None, {}, False  # cut after sanitizing
     if not isinstance(data, Mapping):
         return "", None, {}, False
     error = data.get("error")
-    within = error if isinstance(error, Mapping) else {}
-    words = (data.get("error"), data.get("message"), within.get("message"))
-    message = next((one for one in words if isinstance(one, str)), "")
-    code = data.get("code") or within.get("code")
+    nested = error if isinstance(error, Mapping) else {}
+    messages = (data.get("error"), data.get("message"), nested.get("message"))
+    message = next((text for text in messages if isinstance(text, str)), "")
+    code = data.get("code") or nested.get("code")
     details = data.get("details")
     if not isinstance(details, Mapping):
-        # A version conflict tells the versions beside its `error`; a start on several devices that
-        # failed on all of them tells why for each.
-        beside = {name: data[name] for name in data if name not in _EXPLAINED}
-        details = beside if details is None else {**beside, "details": details}
+        # A version conflict has the versions beside its `error`; a start on several devices that
+        # failed on all of them has the reason for each there.
+        others = {name: data[name] for name in data if name not in _EXPLAINED}
+        details = others if details is None else {**others, "details": details}
     if isinstance(error, Mapping | list):
         details = {"error": error, **details}
     return message, code if isinstance(code, str) else None, details, True
