@@ -1,7 +1,7 @@
-"""Whether to try again, and when. Pure; the only user of `backoff`.
+"""Whether to retry, and when. Pure; the only user of `backoff`.
 
 Only its wait generators are used: the decorators call `asyncio.iscoroutinefunction`, which
-Python 3.16 removes, jitter a wait that the server asked for, and measure by the wall clock.
+Python 3.16 removes, add jitter to a wait that the server asked for, and use the wall clock.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ __all__ = [
     "renewals",
 ]
 
-# 501, 505 and the other 4xx are answers, not accidents: a repeat gets the same one. A 5xx that is
-# not listed anywhere is a 500 (RFC 9110, 15).
+# 501, 505 and the other 4xx are permanent: a retry gets the same response. An unknown 5xx counts as
+# a 500 (RFC 9110, 15).
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
-# S3's words for "again, please", whatever status they come with (RequestTimeout is a 400).
+# S3's codes for transient errors, whatever status they come with (RequestTimeout is a 400).
 _TRANSIENT_CODES: Final = frozenset(
     {
         *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"),
@@ -59,24 +59,24 @@ _TRANSIENT_CODES: Final = frozenset(
         *("ClientDisconnect", "OperationAborted", "ConditionalRequestConflict"),
     }
 )
-# Words for a URL that was refused, which some stores send with a 400.
+# Codes for a URL that was refused, which some stores send with a 400.
 _EXPIRED_CODES: Final = frozenset({"ExpiredRequest", "ExpiredToken"})
 _REFUSED_CODES: Final = _EXPIRED_CODES | {"AccessDenied"}
-# How often a part's URL is had anew: one that is only too old may be so again on a slow link, one
-# that is refused otherwise is refused for good if a fresh one is.
+# How often a part's URL is renewed: an expired one may expire again on a slow link; any other
+# refusal is final if a fresh URL is refused as well.
 _EXPIRED_RENEWALS: Final = 3
 _OTHER_RENEWALS: Final = 1
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
-# "Busy", "locked", "too early": the server may be at work on this or an earlier request, also where
-# this was the only one, as an edge may have sent it twice.
+# "Busy", "locked", "too early": the server may be processing this or an earlier request, even if
+# only one was sent, as an edge may have duplicated it.
 _IN_PROGRESS_STATUS: Final = frozenset({409, 423, 425})
-# What retries cost, and what a success at the first try brings; AWS's own figures of 2026.
+# Tokens that a retry costs, and that a success at the first attempt adds; AWS's figures of 2026.
 _TRANSIENT_COST: Final = 14
 _THROTTLED_COST: Final = 5
 _INCOME: Final = 1
-# One would do for a rare accident. Of 1,000 uploads on a link that spoils one request in twenty,
-# one or two lose an answer twice in a row; three times, hardly any.
-_UNHEARD_REPEATS: Final = 2
+# One would do for rare failures. Of 1,000 uploads on a link that breaks one request in twenty, one
+# or two lose a response twice in a row; hardly any, three times.
+_UNKNOWN_RETRIES: Final = 2
 _SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
@@ -103,24 +103,24 @@ def _amount(_: object, attribute: attrs.Attribute[Any], value: int | None) -> No
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """How often and how patiently to try again.
+    """How often to retry, and how long to wait before each retry.
 
     The pause before retry n (from 0) is uniform in 0 .. min(`cap`, `base` * 2**n): full jitter.
     A `Retry-After` is a lower bound on it; one above `max_retry_after`, or above the time left,
-    ends the call at once with the error itself.
+    raises the error at once.
 
     Attributes:
         attempts: sends of one API request, the first included.
         part_attempts: sends of one part to storage, the first included.
         base: seconds, after a transient failure.
         throttled_base: seconds, after the server said to slow down.
-        cap: seconds, the longest pause of our own making.
+        cap: seconds, the longest pause that the server has not asked for.
         max_retry_after: seconds, the longest pause a server may ask for.
-        budget: what all retries of a client are paid from, for the API and for storage each: one
-            costs 14, or 5 after the server said to slow down, and has its price back if it
-            succeeds; a first attempt that succeeds adds 1, up to this. Storage has as much for
-            each part that may be under way. Where it is spent, nothing is tried again but what
-            cleans up or completes an upload. None sets no such limit.
+        budget: tokens for all retries of a client, counted separately for the API and for storage:
+            a retry costs 14, or 5 after the server said to slow down, refunded if it succeeds; a
+            first attempt that succeeds adds 1, up to this. Storage has as many for each part that
+            may be under way. Once they are spent, only cleaning up and completing an upload are
+            retried. None sets no such limit.
     """
 
     attempts: int = attrs.field(default=5, validator=_at_least_one)
@@ -136,16 +136,16 @@ class RetryPolicy:
         base = self.throttled_base if throttled else self.base
         if base == 0 or self.cap == 0:
             return 0.0
-        # The generator's first value is None: it waits to be primed.
+        # The generator yields None first, to be primed.
         waits = backoff.expo(base=2, factor=base, max_value=self.cap)
         return float(next(islice(waits, retry + 1, None)))
 
 
 class RetryBudget:
-    """Tokens that retries are paid with, so that an outage does not multiply every request.
+    """A token bucket for retries, so that an outage does not multiply every request.
 
     Attributes:
-        left: from 0 to the capacity; infinite where there is no limit.
+        left: tokens, from 0 to the capacity; infinite without a limit.
     """
 
     __slots__ = ("_capacity", "left")
@@ -155,35 +155,35 @@ class RetryBudget:
         self.left = self._capacity
 
     def take(self, cost: int) -> bool:
-        """Pay for a retry; False, and nothing is taken, where too little is left."""
+        """Pay for a retry; return False, and take nothing, if too little is left."""
         if cost > self.left:
             return False
         self.left -= cost
         return True
 
     def give(self, amount: int) -> None:
-        """Put tokens in; what is above the capacity is lost."""
+        """Add tokens, up to the capacity."""
         self.left = min(self._capacity, self.left + amount)
 
 
 class Attempts:
-    """The count of one job's attempts, and the verdict after each failure.
+    """Count the attempts of one job, and decide after each failure whether to retry.
 
     Retries are paid from `budget`; without one they are free.
     """
 
-    __slots__ = ("_budget", "_limit", "_paid", "_policy", "_unheard", "made")
+    __slots__ = ("_budget", "_limit", "_paid", "_policy", "_unknown", "made")
 
     def __init__(self, policy: RetryPolicy, limit: int, budget: RetryBudget | None = None) -> None:
         self._policy = policy
         self._limit = limit
         self._budget = budget
         self._paid = 0
-        self._unheard = 0
+        self._unknown = 0
         self.made = 0
 
     def succeeded(self) -> None:
-        """Give the budget its due for an attempt that succeeded, after `made` that did not."""
+        """Credit the retry budget for a success; refund the last retry's cost."""
         if self._budget is not None:
             self._budget.give(self._paid if self.made else _INCOME)
 
@@ -198,15 +198,15 @@ class Attempts:
     ) -> float | None:
         """Count a failed attempt; return the seconds to wait before the next, or None to give up.
 
-        `chance` in [0, 1) is the jitter; `remaining` the seconds left for the whole job. A wait
-        that would end after the job's deadline is not begun. A failure that is not tried again
-        for want of budget says so, in a note and in `retry_budget_exhausted`.
+        `chance` in [0, 1) is the jitter; `remaining` the seconds left for the whole job. No wait
+        is started that would end after the job's deadline. A failure that is not retried for lack
+        of budget says so, in a note and in `retry_budget_exhausted`.
         """
         self.made += 1
         if replay is Replay.TWICE_UNHEARD:
-            replay = Replay.ALWAYS if self._unheard < _UNHEARD_REPEATS else Replay.UNLESS_ACTED
-            self._unheard += may_have_acted(failure)
-        if self.made >= self._limit or not _may_repeat(failure, replay):
+            replay = Replay.ALWAYS if self._unknown < _UNKNOWN_RETRIES else Replay.UNLESS_ACTED
+            self._unknown += may_have_acted(failure)
+        if self.made >= self._limit or not _may_retry(failure, replay):
             return None
         ceiling = self._policy.ceiling(self.made - 1, throttled=is_throttled(failure))
         delay = max(at_least, chance * ceiling)
@@ -226,7 +226,7 @@ class Attempts:
         return delay
 
 
-def _may_repeat(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - a table
+def _may_retry(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - a table
     match failure:
         case CertificateError() | DeadlineExceeded() | ProtocolError():
             return False
@@ -267,7 +267,7 @@ def may_have_acted(failure: NunuError) -> bool:
         case TransportError():
             return failure.sent
         case ApiError():
-            # A 408 may come from an edge that had already passed the request on.
+            # A 408 may come from an edge that had already forwarded the request.
             if failure.status in _NOT_ACTED_STATUS:
                 return failure.in_success
             return failure.status >= 500 or failure.status == 408  # noqa: PLR2004 - HTTP's classes
@@ -276,27 +276,27 @@ def may_have_acted(failure: NunuError) -> bool:
 
 
 def is_in_progress(failure: NunuError) -> bool:
-    """Tell whether the answer may mean that the server is at work on what was asked for."""
+    """Tell whether the response may mean that the server is still processing the request."""
     return isinstance(failure, ApiError) and failure.status in _IN_PROGRESS_STATUS
 
 
 def may_pass(failure: NunuError) -> bool:
-    """Tell whether another try of something that may be repeated at will could succeed.
+    """Tell whether a retry of an idempotent request could succeed.
 
-    More than `Attempts` repeats: for what has a time limit of its own, such as cleaning up.
+    Covers more than `Attempts` retries: for jobs with a time limit of their own, such as cleanup.
     """
     if isinstance(failure, ApiError):
-        # The page of an edge that has lost its server may be gone a moment later.
-        of_an_edge = isinstance(failure, NotFound) and not failure.explained
+        # A 404 page of an edge that has lost its server may be gone a moment later.
+        is_edge_page = isinstance(failure, NotFound) and not failure.explained
         status = failure.status
-        return of_an_edge or status >= 500 or is_in_progress(failure) or status in (408, 429)  # noqa: PLR2004 - HTTP's class
+        return is_edge_page or status >= 500 or is_in_progress(failure) or status in (408, 429)  # noqa: PLR2004 - HTTP's class
     return isinstance(failure, TransportError | DecodeError) and not isinstance(
         failure, CertificateError | ProtocolError
     )
 
 
 def pause_between(tries: int, *, first: float, longest: float, chance: float) -> float:
-    """Return the seconds to wait after so many tries: doubling, and varied by a quarter."""
+    """Return the seconds to wait after `tries` attempts: doubling, with a quarter of jitter."""
     return min(math.ldexp(first, min(tries - 1, 20)), longest) * (0.75 + 0.5 * chance)
 
 
@@ -312,23 +312,23 @@ def is_signature_refused(failure: NunuError) -> bool:
 
 def is_expired(failure: NunuError) -> bool:
     """Tell whether storage refused a URL because of its age."""
-    told = str(getattr(failure, "message", "")).lower()
+    message = str(getattr(failure, "message", "")).lower()
     return is_signature_refused(failure) and (
-        getattr(failure, "code", None) in _EXPIRED_CODES or "expired" in told
+        getattr(failure, "code", None) in _EXPIRED_CODES or "expired" in message
     )
 
 
 def renewals(failure: NunuError) -> int:
-    """Return how many fresh URLs a part may have had when its URL is refused so again."""
+    """Return how many fresh URLs a part may have had before such a refusal is final."""
     if not is_signature_refused(failure):
         return 0
     return _EXPIRED_RENEWALS if is_expired(failure) else _OTHER_RENEWALS
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
-    """Return a `Retry-After` header in seconds, or None where it says nothing usable.
+    """Return a `Retry-After` header in seconds, or None if it is unusable.
 
-    Digits with an optional fraction, or an HTTP date, which is read against the answer's own
+    Digits with an optional fraction, or an HTTP date, which is read against the response's own
     `Date` header because clocks disagree, and is None without one. Negative, infinite and
     unreadable values are None, and so are several that differ.
     Source: RFC 9110, 10.2.3.
@@ -339,10 +339,10 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     if _SECONDS.fullmatch(text):
         seconds = float(text)
         return seconds if math.isfinite(seconds) else None
-    asked, told = _http_date(text), _http_date(date or "")
-    if asked is None or told is None:
+    until, now = _http_date(text), _http_date(date or "")
+    if until is None or now is None:
         return None
-    return max(0.0, (asked - told).total_seconds())
+    return max(0.0, (until - now).total_seconds())
 
 
 def _http_date(text: str) -> datetime | None:
