@@ -1,4 +1,4 @@
-"""The session core: sends API requests; the only place that puts the API key on one."""
+"""The session core: sends API requests; the only place that adds the API key to one."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ __all__ = ["Session"]
 T = TypeVar("T")
 
 _LOG = logging.getLogger("nunu_async.core")
-# Requests that clean up are few, and must not wait for the slow ones that made them needed.
+# Cleanup requests at once: they bypass the queue, which holds the slow requests behind the failure.
 _URGENT = 4
-# Bytes of answers that are decoded in one turn of the event loop, and of one that waits for that. A
-# page of 100 runs has 96 KiB, which take about 2 ms; up to eight pages arrive together.
-_READ_A_TURN = 64 * 1024
+# Bytes of responses decoded in one loop iteration, and the size above which one waits for its turn.
+# A page of 100 runs has 96 KiB, which take about 2 ms; up to eight pages arrive together.
+_DECODED_PER_TURN = 64 * 1024
 _LARGE = 8 * 1024
-_LARGEST_ANSWER = 32 * 1024 * 1024
-# Its details are looked through for secrets, one by one: far more than a refusal has to say.
-_LARGEST_REFUSAL = 1024 * 1024
+_MAX_BODY = 32 * 1024 * 1024
+# Error details are searched for secrets one by one; this is far more than any error needs.
+_MAX_ERROR_BODY = 1024 * 1024
 
 
 @attrs.define
 class _Answered:
-    """What is known of one attempt by its end."""
+    """The outcome of one attempt, as far as it is known."""
 
     status: int | None = None
     request_id: str | None = None
     error: NunuError | None = None
 
-    def told(self, request: Request[T], number: int, seconds: float) -> Attempt:
-        """Return what a listener is told of it."""
+    def to_attempt(self, request: Request[T], number: int, seconds: float) -> Attempt:
+        """Return the record for `on_attempt`."""
         return Attempt(
             operation=request.operation,
             method=request.method,
@@ -84,16 +84,16 @@ class _Answered:
 
 
 class Session:
-    """One request in, one typed answer out: gate, attempts, deadline.
+    """Sends a request and returns its typed result: gate, attempts, deadline.
 
     Bound to the event loop of its first request. At most `concurrency` requests are under way at
     once; the others wait at the gate before any time limit starts.
 
     Args:
-        loader: loads and generates the code that decodes, which takes too long for the event loop.
+        loader: runs the loading and generating of decoding code, too slow for the event loop.
     """
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(  # noqa: PLR0913 - its dependencies
         self,
         config: Config,
         *,
@@ -116,14 +116,14 @@ class Session:
         self._policy = policy
         self._traffic = Traffic(clock, policy)
         self._timeouts = timeouts
-        self._connecting = connect_timeout(timeouts.connect)
+        self._connect_timeout = connect_timeout(timeouts.connect)
         self._concurrency = concurrency
         self._user_agent = user_agent
         self._loader = loader
-        self._reading = Turns(_READ_A_TURN)
+        self._decode_turns = Turns(_DECODED_PER_TURN)
         self._sessions = HttpSessions(concurrency + _URGENT, tls, http)
         proxies = proxies or Proxies()
-        self._way = (
+        self._route = (
             proxies.way_to(config.base_url)
             if http is None
             else way_of(http, config.base_url, proxies)
@@ -134,12 +134,12 @@ class Session:
         self._closed = False
 
     async def send(self, request: Request[T]) -> T:  # noqa: C901 - one loop, read downwards
-        """Send until there is an answer or a reason to stop.
+        """Send a request, with retries; return its typed result.
 
         Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
         is spent; ClientClosed; ConfigError from another event loop than the first.
         """
-        # What cleans up is few, and owed: it neither waits for others nor pays as they do.
+        # Cleanup is rare and must be done: it neither queues nor draws on the retry budget.
         budget = None if request.urgent else self._traffic.budget
         attempts = Attempts(self._policy, self._policy.attempts, budget)
         deadline: Deadline | None = None
@@ -147,10 +147,10 @@ class Session:
         while True:
             self._check_open(failure)
             async with self._urgent if request.urgent else self._gate:
-                # Only now: waiting at our own gate is nobody's timeout.
+                # Only now: no time limit counts the time in our own queue.
                 if deadline is None:
                     deadline = Deadline(self._clock, self._within(request))
-                await self._cleared(request, deadline, failure)
+                await self._wait_out_throttle(request, deadline, failure)
                 began = self._clock.monotonic()
                 if request.flight is not None:
                     request.flight.on_wire = True
@@ -169,7 +169,8 @@ class Session:
                         request.flight.on_wire = False
                     if self._on_attempt is not None:
                         seconds = self._clock.monotonic() - began
-                        report(self._on_attempt, answered.told(request, attempts.made + 1, seconds))
+                        number = attempts.made + 1
+                        report(self._on_attempt, answered.to_attempt(request, number, seconds))
             delay = attempts.pause_after(
                 failure,
                 replay=request.replay,
@@ -195,16 +196,16 @@ class Session:
             await self._clock.sleep(delay)
 
     async def pause(self, seconds: float) -> None:
-        """Pause between two looks, for about `seconds`: many at once are not to look in step."""
+        """Pause between two lookups for about `seconds`; jitter keeps many from running in step."""
         await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
 
-    async def _cleared(
+    async def _wait_out_throttle(
         self, request: Request[T], deadline: Deadline, failure: NunuError | None
     ) -> None:
-        """Wait while the server wants no requests."""
+        """Wait while the server asks for no requests."""
         pause = None if request.urgent else await self._traffic.ready(deadline.at)
         if pause is not None:
-            raise failure or _held(request, pause, deadline.remaining())
+            raise failure or _rate_limited(request, pause, deadline.remaining())
         self._check_open(failure)
 
     def _within(self, request: Request[T]) -> float:
@@ -225,19 +226,19 @@ class Session:
                 try:
                     outcome = await self._exchange(request, number, answered)
                 except asyncio.CancelledError as error:
-                    # A limit of the caller's keeps it as the cause of its own error.
+                    # A timeout of the caller's keeps it as its error's cause, frames included.
                     raise error.with_traceback(None) from None
                 if not isinstance(outcome, ApiError | DecodeError):
                     return outcome
                 failure = outcome
         except TimeoutError:
-            pass  # told below
-        # As above, errors are raised here and not where they were found: those frames hold the key,
-        # or an answer that echoes it, and error trackers record the locals of frames.
+            pass  # raised below
+        # As above, errors are raised here, not where they occurred: those frames hold the key, or a
+        # response that echoes it, and error trackers record the locals of frames.
         if failure is not None:
             raise failure
-        spent = DeadlineExceeded if remaining <= patience else StallError
-        raise spent(
+        kind = DeadlineExceeded if remaining <= patience else StallError
+        raise kind(
             f"{request.method} {request.path}: no answer within "
             f"{min(patience, remaining):g} seconds",
             method=request.method,
@@ -250,36 +251,36 @@ class Session:
         began = self._clock.monotonic()
         try:
             http = self._sessions.take(confidential=bool(request.secrets))
-            way = DIRECT if self._sessions.is_given(http) else self._way
+            route = DIRECT if self._sessions.is_given(http) else self._route
             async with http.request(
                 request.method,
-                # This, the body and the headers are made in the call, to be in no local.
+                # URL, body and headers are built in the call, so that no local holds them.
                 self._address(request),
                 data=None if request.body is None else io.BytesIO(encode(request.body)),
-                headers=self._headers(request, way),
-                # aiohttp would call the body of a POST octets even where there is none.
+                headers=self._headers(request, route),
+                # aiohttp would send application/octet-stream for a POST even without a body.
                 skip_auto_headers=None if request.method == "GET" else ("Content-Type",),
-                timeout=self._connecting,
-                proxy=way.proxy,
-                proxy_headers=way.asking(),
+                timeout=self._connect_timeout,
+                proxy=route.proxy,
+                proxy_headers=route.asking(),
                 **OPTIONS,
             ) as response:
                 try:
-                    most = _LARGEST_ANSWER if is_success(response.status) else _LARGEST_REFUSAL
-                    answer = await read_capped(response, most)
+                    limit = _MAX_BODY if is_success(response.status) else _MAX_ERROR_BODY
+                    body = await read_capped(response, limit)
                     headers = headers_of(response)
                     answered.status = response.status
                 finally:
-                    del response  # it shows the query, and an error keeps the locals of its frames
-                if len(answer) > _LARGE:
-                    await self._reading.ready(len(answer))
+                    del response  # it holds the query, and an error keeps the locals of its frames
+                if len(body) > _LARGE:
+                    await self._decode_turns.ready(len(body))
                 hidden = (self._config.api_key, *request.secrets)
                 if self._on_attempt is not None:
                     answered.request_id = responses.request_id(headers, hidden)
                 while True:
                     try:
                         with only_ready():
-                            return responses.read(request, answered.status, headers, answer, hidden)
+                            return responses.read(request, answered.status, headers, body, hidden)
                     except NotReady as needed:
                         prepare = needed.prepare
                     await self._prepare(prepare)
@@ -287,10 +288,10 @@ class Session:
             if was_cancelled():
                 raise
             failure = translate(error, request.method, request.path)
-        except Exception as error:  # noqa: BLE001 - whatever it is, ours is what leaves
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes one of ours
             failure = translate(error, request.method, request.path)
         finally:
-            headers, answer = {}, b""  # as with `response`: they may echo the key
+            headers, body = {}, b""  # as with `response`: they may echo the key
             _LOG.debug(
                 "%s %s attempt %d: %s in %.0f ms",
                 request.method,
@@ -304,24 +305,24 @@ class Session:
     async def _prepare(self, prepare: Callable[[], None]) -> None:
         try:
             loading = asyncio.get_running_loop().run_in_executor(self._loader, prepare)
-        except RuntimeError:  # closed meanwhile: what was answered is still to be read
+        except RuntimeError:  # closed meanwhile: the response is still to be decoded
             prepare()
         else:
             await loading
 
     def _address(self, request: Request[T]) -> URL:
         path = self._config.url(request.path)[self._origin :]
-        # From a URL that is there: host and port, which aiohttp asks for, are read from it once.
+        # Derived from one URL, so that host and port, which aiohttp needs, are parsed once.
         address = self._base.with_path(path, encoded=True)
         return address.with_query(request.query) if request.query else address
 
-    def _headers(self, request: Request[T], way: Way) -> dict[str, str]:
+    def _headers(self, request: Request[T], route: Way) -> dict[str, str]:
         headers = {
             "Accept": "application/json",
             # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.
             "Accept-Encoding": "gzip",
             "User-Agent": self._user_agent,
-            **way.passing(),
+            **route.passing(),
         }
         if request.body is not None:
             headers["Content-Type"] = "application/json"
@@ -330,7 +331,7 @@ class Session:
         return headers
 
     def _check_open(self, failure: NunuError | None = None) -> None:
-        """Raise: ClientClosed; ConfigError; `failure` where there was one before."""
+        """Raise ClientClosed or ConfigError; an earlier `failure` if a passed session closed."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
@@ -349,8 +350,8 @@ class Session:
         await self._sessions.close()
 
 
-def _held(request: Request[T], pause: float, remaining: float) -> RateLimited:
-    """Return the error of a request that did not go out, because of what another was told."""
+def _rate_limited(request: Request[T], pause: float, remaining: float) -> RateLimited:
+    """Return the error for a request not sent because the server has throttled another one."""
     return RateLimited(
         status=429,
         message=f"not sent: the server asked this client to wait {pause:.3g} seconds more, and "
