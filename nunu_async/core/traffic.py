@@ -1,7 +1,7 @@
 """What all requests of one client to one kind of host share: a retry budget, and a pause.
 
-Without the first, an outage multiplies every request by its attempts; without the second, each
-of many requests finds out for itself that the server wants fewer.
+Without the budget, an outage multiplies every request by its attempts; without the pause, each
+of many requests finds out for itself that the server is throttling.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from nunu_async.errors import NunuError
 
 __all__ = ["Traffic"]
 
-# What was held goes on over this part of the pause after it, and not all at one moment.
+# Requests held by a pause resume spread over this fraction of it, not all at once.
 _SPREAD: Final = 0.25
-# A caller that slept as long as it was told must not be held for what rounding left over.
-_HARDLY: Final = 0.001
+# Seconds: a caller that slept for `Retry-After` must not be held for a rounding error.
+_TOLERANCE: Final = 0.001
 
 
 class Traffic:
-    """The share of one kind of host, the API or storage.
+    """The retry budget and pause of one kind of host, the API or storage.
 
-    `share` is how many jobs may be under way at once that each need a budget for themselves: an
-    outage meets all parts at once, and none of them may be lost before its own attempts are.
+    `share` multiplies the budget: how many jobs at once need one each. An outage hits all parts at
+    once, and none of them may fail before its own attempts are used up.
 
     Attributes:
-        budget: what retries are paid from.
+        budget: pays for retries.
     """
 
     def __init__(self, clock: Clock, policy: RetryPolicy, share: int = 1) -> None:
@@ -37,15 +37,15 @@ class Traffic:
         self._policy = policy
         self._until = -math.inf
         self._length = 0.0
-        self._learnt = -math.inf
+        self._throttled_at = -math.inf
         self._strikes = 0
 
     async def ready(self, end: float = math.inf) -> float | None:
-        """Wait out the pause that the server wants, or return its seconds where `end` is sooner.
+        """Wait out the server's pause, or return its seconds at once if `end` is sooner.
 
-        `end` is a moment of the clock. None means that a request may go out now.
+        `end` is a time of the clock. None means that a request may be sent now.
         """
-        while (pause := self._until - self._clock.monotonic()) > _HARDLY:
+        while (pause := self._until - self._clock.monotonic()) > _TOLERANCE:
             wait = pause + self._clock.random() * _SPREAD * self._length
             if self._clock.monotonic() + wait >= end:
                 return pause
@@ -53,9 +53,9 @@ class Traffic:
         return None
 
     def failed(self, failure: NunuError, began: float, delay: float | None) -> None:
-        """Take note of a failure of a request that went out at `began`.
+        """Record the failure of a request that was sent at `began`.
 
-        `Retry-After` of a 429 or 503 holds everybody back for as long, at most `max_retry_after`.
+        `Retry-After` of a 429 or 503 holds all requests for as long, at most `max_retry_after`.
         A 429 without one does for as long as its own caller waits, `delay`, and longer each time
         that the pause was not enough.
         """
@@ -67,20 +67,20 @@ class Traffic:
         now = self._clock.monotonic()
         if asked is not None:
             length = min(asked, self._policy.max_retry_after)
-        elif began <= self._learnt:
+        elif began <= self._throttled_at:
             return  # sent before the pause was known: it says nothing new
         else:
             ceiling = self._policy.ceiling(self._strikes, throttled=True)
             length = delay or 0.0
             if self._strikes or delay is None:
                 length = max(length, self._clock.random() * ceiling)
-        if began > self._learnt:
+        if began > self._throttled_at:
             self._strikes += 1
-        self._learnt = now
+        self._throttled_at = now
         if now + length > self._until:
             self._until, self._length = now + length, length
 
     def succeeded(self, began: float) -> None:
-        """Take note of a success of a request that went out at `began`."""
-        if began > self._learnt:
+        """Record the success of a request that was sent at `began`."""
+        if began > self._throttled_at:
             self._strikes = 0

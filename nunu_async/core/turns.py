@@ -1,4 +1,4 @@
-"""Bounding how much is done in one turn of the event loop."""
+"""Limit the work done in one iteration of the event loop."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Limits what is done in one turn of the event loop; the rest follows in later ones, in order.
+    """Limits the work done in one loop iteration, a turn; the rest follows in later ones, in order.
 
-    Ten thousand tasks that are woken together run one after the other before the loop looks at
-    anything else, and a socket that takes all it is given never makes its sender wait. Whatever
-    does so asks here before each step, and the rest of the program gets its turn in between.
-    Without a crowd nothing is put off.
+    Ten thousand tasks that are woken together run one after the other before the loop gets to
+    anything else, and a socket that accepts everything never makes its sender wait. Such code
+    awaits `ready` before each step, so that the rest of the program can run in between. Without
+    contention nothing is delayed.
 
     Args:
-        most: how much is done in one turn, in any unit; the last step may go over it.
+        limit: work done in one turn, in any unit; the last step may exceed it.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._left = limit
         self._is_counting = False
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def ready(self, count: int = 1) -> None:
-        """Return in the first turn that has room for a step of this size, in order of asking."""
+        """Return in the first turn that has room for a step of this size, in order of calls."""
         if self._has_room():
             self._count(count)
         else:
@@ -53,13 +53,13 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        # A callback and no task: whoever is cancelled, those who come after are let through.
-        self._left = self._most
+        # A callback, not a task: the cancellation of one waiter cannot block those behind it.
+        self._left = self._limit
         while self._waiting and self._left > 0:
             count, waiter = self._waiting.popleft()
             if not waiter.done():
                 self._left -= count
                 waiter.set_result(None)
-        self._is_counting = self._left < self._most
+        self._is_counting = self._left < self._limit
         if self._is_counting:
             asyncio.get_running_loop().call_soon(self._next_turn)
