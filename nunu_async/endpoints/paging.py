@@ -1,4 +1,4 @@
-"""Reading a list page by page."""
+"""Iterate over paginated lists."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _LARGEST_PAGE = 100
 
 
 class Listing(AsyncIterator[T]):
-    """A list of the API, read as it is walked through.
+    """A list of the API, fetched page by page during iteration.
 
-    An async iterator over its rows, each given once: rows that appear again because the list moved
-    between two pages are passed over. When the server's count says that rows went away, the pages
-    before are read again, so that rows which moved there are not missed. One page is held at a
-    time. Ends at an empty page, at the last by the server's count of pages, at a short one when
-    there are no more rows by its count, or when pages have nothing new more often than the growth
-    of the list explains.
+    An async iterator over its rows, each returned once: rows that appear again because the list
+    shifted between two pages are skipped. When the server's count shows that rows were removed,
+    earlier pages are read again, so that rows which moved there are not missed. One page is held
+    at a time. Ends at an empty page, at the last page by the server's count, at a short page when
+    all rows by its count were seen, or after more pages without new rows than the growth of the
+    list explains.
 
-    Each `async for` walks from the first page; `anext` goes on where the last `anext` was.
+    Each `async for` starts at the first page; `anext` continues after the last `anext`.
     """
 
     def __init__(self, fetch: Callable[[int], Awaitable[Page[T]]], key: Callable[[T], str]) -> None:
@@ -38,18 +38,18 @@ class Listing(AsyncIterator[T]):
         self._steps: AsyncIterator[T] | None = None
 
     async def pages(self) -> AsyncIterator[Page[T]]:
-        """Give the pages as the server does, repeated rows included."""
+        """Yield the pages as the server returns them, repeated rows included."""
         async for page, _ in self._walk():
             yield page
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """Give the rows, from the first."""
+        """Yield the rows, from the first."""
         async for _, new in self._walk():
             for row in new:
                 yield row
 
     async def __anext__(self) -> T:
-        """Return the next row of the one walk that all such steps share.
+        """Return the next row of the one iteration that all `anext` calls share.
 
         Raises: StopAsyncIteration after the last.
         """
@@ -58,7 +58,7 @@ class Listing(AsyncIterator[T]):
         return await anext(self._steps)
 
     async def _walk(self) -> AsyncIterator[tuple[Page[T], list[T]]]:
-        """Give each page, and what is new on it."""
+        """Yield each page with its new rows."""
         known: dict[str, None] = {}
         walk = _Walk()
         while True:
@@ -69,7 +69,7 @@ class Listing(AsyncIterator[T]):
                 if key not in known:
                     known[key] = None
                     new.append(row)
-            # An empty page is the answer to an empty list, and none after any other.
+            # An empty page is yielded for an empty list only, not after other pages.
             if page.data or walk.number == 0:
                 yield page, new
             while len(known) > _REMEMBERED:
@@ -79,55 +79,55 @@ class Listing(AsyncIterator[T]):
 
 
 class _Walk:
-    """Which page comes next, and whether any does; the rules alone."""
+    """Decide which page comes next, if any; no I/O."""
 
     def __init__(self) -> None:
         self.number = 0
         self._count = 0  # rows of the list, as the server said last
-        self._highest = 0  # the most it ever said
-        self._given = 0  # rows that were new
-        self._stale = 0  # rows of pages in a row that had nothing new
-        self._spare = 0  # as many of them as growth and turning back explain
-        self._turns = _MOST_TURNS  # pages that may still be gone back
+        self._highest = 0  # the highest of these counts
+        self._seen = 0  # rows that were new
+        self._stale = 0  # rows of consecutive pages that had nothing new
+        self._spare = 0  # how many of those are explained by growth and by going back
+        self._steps_back = _MAX_STEPS_BACK  # pages that may still be read again
 
-    def goes_on(self, told: Pagination, rows: int, new: int) -> bool:
-        """Take note of a page that was read: what it told, its rows, those of them new."""
-        size = max(told.page_size, 1)
-        # New rows in front move a page here that was read already; but a server that ignores the
-        # page number, or gives the same few pages in turns, shows nothing new for ever.
+    def goes_on(self, pagination: Pagination, rows: int, new: int) -> bool:
+        """Record a page that has `rows` rows, `new` of them new; return whether there are more."""
+        total, size = pagination.total_count, max(pagination.page_size, 1)
+        # New rows in front shift rows that were read already to this page; but a server that
+        # ignores the page number, or repeats the same few pages, shows nothing new for ever.
         if self._highest:
-            self._spare += max(told.total_count - self._highest, 0)
-        gone = self._count - told.total_count
-        self._count, self._highest = told.total_count, max(self._highest, told.total_count)
+            self._spare += max(total - self._highest, 0)
+        removed = self._count - total
+        self._count, self._highest = total, max(self._highest, total)
         self._stale = 0 if new else self._stale + size
-        self._given += new
-        # Rows behind those that went away have moved forward, at most by as many.
-        back = min(-(-gone // size), self.number, self._turns) if gone > 0 else 0
+        self._seen += new
+        # Rows behind the removed ones have moved forward, at most by as many.
+        back = min(-(-removed // size), self.number, self._steps_back) if removed > 0 else 0
         if back:
-            self._turns -= back
+            self._steps_back -= back
             self._spare += (back + 1) * size
             self.number -= back
         else:
             self.number += 1
-            if not rows or self.number >= told.total_pages:
+            if not rows or self.number >= pagination.total_pages:
                 return False
-            # A server that filters a page after cutting it, or gives less than it was asked for,
-            # has short pages in the middle; one that only counts too many pages, after the end.
-            if rows < told.page_size and self._given >= told.total_count:
+            # A server that filters rows after paging, or returns fewer than requested, has short
+            # pages in the middle; one that only counts too many pages, after the end.
+            if rows < pagination.page_size and self._seen >= total:
                 return False
-        return self._stale < min(self._spare + _STALE_PAGES * size, _MOST_STALE_PAGES * size)
+        return self._stale < min(self._spare + _STALE_PAGES * size, _MAX_STALE_PAGES * size)
 
 
 _STALE_PAGES = 3
-# Bounds for a server whose count means nothing.
-_MOST_STALE_PAGES = 100
-_MOST_TURNS = 100
-# Ids of rows already given, newest first to go last: a hundred pages of shift.
+# Bounds for a server whose count is meaningless.
+_MAX_STALE_PAGES = 100
+_MAX_STEPS_BACK = 100
+# Ids of rows already returned, the oldest dropped first: a shift of a hundred pages.
 _REMEMBERED = 10_000
 
 
 def check_page(page: int, page_size: int) -> None:
-    """Refuse what the API does not take.
+    """Check a page number and size against the API's limits.
 
     Raises: InputError.
     """
