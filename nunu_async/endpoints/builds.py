@@ -40,9 +40,12 @@ from nunu_async.redact import Secret, clean
 __all__ = ["CARRIES_ERROR", "Builds", "secrets_of"]
 
 CARRIES_ERROR = "the answer carries an error"
-"""What is wrong with a 200 in which the API says that it failed; the place follows."""
+"""The problem with a 200 that reports a failure; the JSON path follows."""
 
-_OF_OTHERS = frozenset({"code", "parts", "upload_id", "upload_type", "upload_url", "upload_urls"})
+# Members that responses to other operations have, and that to `complete_upload` has not.
+_FOREIGN_MEMBERS = frozenset(
+    {"code", "parts", "upload_id", "upload_type", "upload_url", "upload_urls"}
+)
 _OLD_NAMES = {"id": "build_id", "file_name": "filename", "file_size": "size"}
 
 
@@ -61,14 +64,14 @@ class Builds:
         replay: Replay = Replay.UNLESS_ACTED,
         flight: Flight | None = None,
     ) -> Ticket:
-        """Reserve a build and learn how to send it.
+        """Reserve a build; return where and how to send it.
 
-        Sent again only when the server cannot have acted: a second reservation is a second build.
-        `replay` may say otherwise for an upload that deletes none.
+        Retried only when the server cannot have acted: a second reservation is a second build.
+        `replay` may override that for an upload without `auto_delete`.
 
         Raises: QuotaExceeded when storage is full; PayloadTooLarge; ApiError;
-        UploadOutcomeUnknown where `auto_delete` may have deleted builds for a reservation that
-        nobody has heard of: another try could delete more.
+        UploadOutcomeUnknown where `auto_delete` may have deleted builds for a reservation whose
+        response was lost: a retry could delete more.
         """
         if upload.project_id is None and self._project_id is not None:
             upload = attrs.evolve(upload, project_id=self._project_id)
@@ -84,8 +87,8 @@ class Builds:
         try:
             return await self._session.send(request)
         except (ApiError, DecodeError, TransportError) as error:
-            heard_of = isinstance(error, DecodeError) and error.leftover is not None
-            if not upload.auto_delete or heard_of or not may_have_acted(error):
+            is_reserved = isinstance(error, DecodeError) and error.leftover is not None
+            if not upload.auto_delete or is_reserved or not may_have_acted(error):
                 raise
             raise UploadOutcomeUnknown(
                 f"the server did not say whether it reserved a build for {upload.name!a} "
@@ -98,12 +101,12 @@ class Builds:
     async def get_upload_parts(
         self, ticket: MultipartTicket, part_numbers: Sequence[int]
     ) -> tuple[PartUrl, ...]:
-        """Ask for presigned URLs of parts, in the order the server gives them.
+        """Request presigned URLs of parts, in the order the server returns them.
 
-        The API key stays at home: the upload id is what authorises this request. The service
-        advises 3 to 10 numbers a request.
+        Sent without the API key: the upload id authorises this request. The service recommends
+        3 to 10 numbers per request.
 
-        Raises: InputError for numbers that are not of this upload; BadRequest; NotFound.
+        Raises: InputError for numbers outside this upload; BadRequest; NotFound.
         """
         if not part_numbers or not all(1 <= n <= ticket.total_parts for n in part_numbers):
             raise InputError("part_numbers", f"must be from 1 to {ticket.total_parts}")
@@ -133,7 +136,7 @@ class Builds:
         flight: Flight | None = None,
         within: float | None = None,
     ) -> None:
-        """Turn what was sent into a build.
+        """Complete an upload: the server makes the build from its parts.
 
         `parts` is for multipart only: all of them, ascending.
 
@@ -163,9 +166,9 @@ class Builds:
         replay: Replay = Replay.ALWAYS,
         within: float | None = None,
     ) -> None:
-        """Abandon an upload; the server frees what it had reserved.
+        """Cancel an upload; the server frees what it had reserved.
 
-        `within` seconds over all attempts; None is the client's limit for a call.
+        `within` is in seconds over all attempts; None is the client's limit for a call.
 
         Raises: NotFound when there is nothing to cancel: already cancelled, completed or expired.
         """
@@ -174,7 +177,7 @@ class Builds:
                 operation="cancel_upload",
                 method="DELETE",
                 path="/builds/upload",
-                query=_place(ticket),
+                query=_ticket_query(ticket),
                 answer=_cancelled,
                 replay=replay,
                 secrets=secrets_of(ticket),
@@ -186,16 +189,16 @@ class Builds:
     async def get(self, build_id: str, *, replay: Replay = Replay.ALWAYS) -> Build:
         """Read one build.
 
-        Raises: InputError for an id that cannot stand in a path; NotFound.
+        Raises: InputError for an id that is not valid in a path; NotFound.
         """
         return await self._get(build_id, replay)
 
     async def of_upload(
         self, ticket: Ticket, *, replay: Replay = Replay.ALWAYS, within: float | None = None
     ) -> Build:
-        """Read the build that an upload has become, or is to become.
+        """Read the build that an upload creates, complete or not.
 
-        With `within`, for so many seconds at most, and as urgently as what cleans up.
+        With `within`, for at most that many seconds, bypassing the queue as cleanup does.
 
         Raises: NotFound when there is none.
         """
@@ -220,7 +223,7 @@ class Builds:
                 method="GET",
                 path=f"/builds/{in_path('build_id', build_id)}",
                 template="/builds/{buildId}",
-                answer=lambda data: _asked_for(_build(data), build_id),
+                answer=lambda data: _check_id(_build(data), build_id),
                 replay=replay,
                 secrets=secrets,
                 within=within,
@@ -246,7 +249,7 @@ class _CancelAnswer(Model):
 
 
 def secrets_of(ticket: Ticket) -> tuple[Secret, ...]:
-    """Return what no message may repeat; a gateway repeats it as it stands in the request line."""
+    """Return the upload id in all forms to hide; a gateway quotes it as in the request line."""
     if not isinstance(ticket, MultipartTicket):
         return ()
     upload_id = ticket.upload_id
@@ -266,26 +269,27 @@ def _completion(ticket: Ticket, parts: Sequence[CompletedPart]) -> dict[str, obj
     }
 
 
-def _place(ticket: Ticket) -> tuple[tuple[str, str], ...]:
-    place = (("build_id", ticket.build_id), ("object_key", ticket.object_key))
+def _ticket_query(ticket: Ticket) -> tuple[tuple[str, str], ...]:
+    query = (("build_id", ticket.build_id), ("object_key", ticket.object_key))
     if isinstance(ticket, SinglePartTicket):
-        return place
-    return (*place, ("upload_id", ticket.upload_id))
+        return query
+    return (*query, ("upload_id", ticket.upload_id))
 
 
 def _part_urls(data: object) -> tuple[PartUrl, ...]:
-    return codec.structure(_counted(data), _PartUrls).upload_urls
+    return codec.structure(_convert_numbers(data), _PartUrls).upload_urls
 
 
-def _counted(data: object) -> object:
-    """Read part numbers that were written as text as the numbers they are."""
+def _convert_numbers(data: object) -> object:
+    """Convert part numbers that are strings to integers."""
     urls = data.get("upload_urls") if isinstance(data, Mapping) else None
     if not isinstance(urls, list):
         return data
-    return {**cast("Mapping[str, object]", data), "upload_urls": [_number_of(url) for url in urls]}
+    converted = [_convert_number(url) for url in urls]
+    return {**cast("Mapping[str, object]", data), "upload_urls": converted}
 
 
-def _number_of(url: object) -> object:
+def _convert_number(url: object) -> object:
     number = url.get("part_number") if isinstance(url, Mapping) else None
     if isinstance(number, str) and number.isascii() and number.isdecimal() and len(number) < 10:  # noqa: PLR2004 - beyond every part number
         return {**cast("Mapping[str, object]", url), "part_number": int(number)}
@@ -308,7 +312,7 @@ def _ticket(data: object) -> Ticket:
             raise codec.Misfit("control characters, or over 500 characters @ $.build_id")
         return ticket
     except codec.Misfit as misfit:
-        # The server has reserved something all the same, and only these ids can free it.
+        # The server has still made a reservation, and only these ids can free it.
         raise codec.Misfit(*misfit.problems, leftover=_leftover(data)) from None
 
 
@@ -316,37 +320,37 @@ def _leftover(data: Mapping[str, object]) -> Ticket | None:
     ids = {name: data.get(name) for name in ("build_id", "object_key", "upload_id")}
     if not all(isinstance(ids[name], str) for name in ("build_id", "object_key")):
         return None
-    place = (cast("str", ids["build_id"]), cast("str", ids["object_key"]))
+    build_id, object_key = cast("str", ids["build_id"]), cast("str", ids["object_key"])
     if isinstance(ids["upload_id"], str):
         return MultipartTicket(
-            build_id=place[0],
-            object_key=place[1],
+            build_id=build_id,
+            object_key=object_key,
             upload_id=ids["upload_id"],
             total_parts=0,
             part_size=0,
         )
-    return SinglePartTicket(build_id=place[0], object_key=place[1], upload_url="")
+    return SinglePartTicket(build_id=build_id, object_key=object_key, upload_url="")
 
 
 def _completed(data: object, build_id: str) -> None:
-    # A 200 that carries an error, or nothing that was promised, is no success.
+    # A 200 with an error, or without the documented members, is not a success.
     answer = codec.structure(data, _CompleteAnswer)
-    told = data if isinstance(data, Mapping) else {}
-    wrong = [name for name in ("error", "errors") if told.get(name)]
-    wrong += [name for name in ("ok", "success") if told.get(name) is False]
+    members = data if isinstance(data, Mapping) else {}
+    wrong = [name for name in ("error", "errors") if members.get(name)]
+    wrong += [name for name in ("ok", "success") if members.get(name) is False]
     status = answer.status
-    if status is None and told.get("code") and told.get("message"):
+    if status is None and members.get("code") and members.get("message"):
         wrong.append("code")
     if wrong:
         raise codec.Misfit(f"{CARRIES_ERROR} @ $.{wrong[0]}")
     if status is not None and status.lower() != "success":
         raise codec.Misfit(f"not success: {status!r} @ $.status")
     if status is None:
-        # What an initiate is answered, or what this request itself says, names the build as well.
-        odd = [n for n in sorted(_OF_OTHERS) if told.get(n) is not None]
-        odd += [n for n in ("ok", "success") if told.get(n) not in (None, True)]
-        if odd:
-            raise codec.Misfit(f"not the answer to this request @ $.{odd[0]}")
+        # A response to an initiate, or an echo of this request, also has the build's id.
+        foreign = [n for n in sorted(_FOREIGN_MEMBERS) if members.get(n) is not None]
+        foreign += [n for n in ("ok", "success") if members.get(n) not in (None, True)]
+        if foreign:
+            raise codec.Misfit(f"not the answer to this request @ $.{foreign[0]}")
     if answer.build_id not in (None, build_id):
         raise codec.Misfit(f"another build: {answer.build_id!a} @ $.build_id")
     if answer.build_id is None and answer.status is None:
@@ -364,7 +368,7 @@ def _build(data: object) -> Build:
     return codec.structure(data, Build)
 
 
-def _asked_for(build: Build, build_id: str) -> Build:
+def _check_id(build: Build, build_id: str) -> Build:
     if build.build_id.lower() != build_id.lower():
         raise codec.Misfit(f"another build: {build.build_id!a} @ $.build_id")
     return build
