@@ -1,4 +1,4 @@
-"""Any operation at all: for what the library does not know yet."""
+"""Requests to any API path, for operations that the library does not cover yet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def anything(
     params: object,
     body: Mapping[str, object] | None,
 ) -> Request[object]:
-    """Make the request for a path of the API.
+    """Build the request for a path of the API.
 
     Raises: InputError for a path that leads elsewhere, an unknown method, an unusable parameter.
     """
@@ -31,11 +31,11 @@ def anything(
     if verb not in _METHODS:
         known = ", ".join(sorted(_METHODS))
         raise InputError("method", f"must be one of {known}, not {short(method)}")
-    place = _path(path)
+    checked = _path(path)
     return Request(
-        operation=f"{verb} {place}",
+        operation=f"{verb} {checked}",
         method=verb,
-        path=place,
+        path=checked,
         query=_query(params),
         body=body,
         answer=lambda data: data,
@@ -45,9 +45,9 @@ def anything(
     )
 
 
-def _secrets(*given: object) -> tuple[Secret, ...]:
-    """Return what no message may repeat: an upload id, which is as good as a password."""
-    found = (members.get("upload_id") for members in given if isinstance(members, Mapping))
+def _secrets(*sources: object) -> tuple[Secret, ...]:
+    """Return the values to hide in messages: an upload id is as good as a password."""
+    found = (members.get("upload_id") for members in sources if isinstance(members, Mapping))
     return tuple(Secret(value) for value in found if isinstance(value, str))
 
 
@@ -62,8 +62,8 @@ def _path(path: object) -> str:
         raise InputError("path", f"must be quoted, without a fragment: {short(path)}")
     if path == _PREFIX or path.startswith(f"{_PREFIX}/"):
         raise InputError("path", f"is below {_PREFIX} already, so leave that out: {short(path)}")
-    # Servers differ in when they unquote and in what they take for a slash.
-    if any(step in {".", ".."} for step in unquote(path).replace("\\", "/").split("/")):
+    # Servers differ in when they unquote and in what counts as a slash.
+    if any(segment in {".", ".."} for segment in unquote(path).replace("\\", "/").split("/")):
         raise InputError("path", f"must not hold . or .. as a step: {short(path)}")
     return path
 

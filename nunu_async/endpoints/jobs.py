@@ -22,7 +22,7 @@ _STATUS = ("queued", "running", "completed", "all")
 
 
 class Jobs:
-    """What starts have queued; reading it needs ``project:read-runs``."""
+    """Jobs, which starts queue; reading them needs ``project:read-runs``."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -36,7 +36,7 @@ class Jobs:
         tags: Sequence[str] = (),
         page_size: int = 100,
     ) -> Listing[Job]:
-        """Walk through all jobs that match every filter; nothing is sent before the first step.
+        """Iterate over all jobs that match every filter; nothing is sent before the first step.
 
         Raises: InputError.
         """
@@ -55,10 +55,10 @@ class Jobs:
         page_size: int = 20,
         lenient: bool = False,
     ) -> Page[Job]:
-        """Ask for one page, counted from 0, of 1 to 100 jobs.
+        """Request one page, counted from 0, of 1 to 100 jobs.
 
-        A row that cannot be read makes a DecodeError of it all, unless `lenient`: then it is left
-        out, and `Page.skipped` tells what was wrong with it.
+        A row that cannot be decoded raises DecodeError, unless `lenient`: then it is left out, and
+        `Page.skipped` says what was wrong with it.
 
         Raises: InputError; ApiError.
         """
@@ -67,7 +67,7 @@ class Jobs:
         return await self._page(page, page_size, filters, lenient=lenient)
 
     async def tagged(self, tag: str, *, within: float) -> Page[Job]:
-        """Ask for at most 100 jobs with a tag, for `within` seconds over all attempts.
+        """Request at most 100 jobs with a tag, within `within` seconds over all attempts.
 
         Raises: ApiError; DecodeError; TransportError.
         """

@@ -41,10 +41,10 @@ __all__ = ["Runs"]
 _LOG = logging.getLogger("nunu_async.endpoints")
 
 _STATES = ("running", "completed", "all")
-# Seconds before each look for what a start with a lost answer began: lists lag behind starts.
-_LOOKS: Final = (1.0, 3.0, 6.0)
-# Seconds for each of the two requests of a look.
-_LOOK: Final = 5.0
+# Seconds before each lookup of a start whose response was lost: lists lag behind starts.
+_LOOKUP_PAUSES: Final = (1.0, 3.0, 6.0)
+# Seconds for each of the two requests of a lookup.
+_LOOKUP_TIMEOUT: Final = 5.0
 
 
 class Runs:
@@ -65,7 +65,7 @@ class Runs:
         bugs: bool | None = None,
         page_size: int = 100,
     ) -> Listing[Run]:
-        """Walk through all runs that match every filter; nothing is sent before the first step.
+        """Iterate over all runs that match every filter; nothing is sent before the first step.
 
         `state` may be in any case, and is sent in lower case.
 
@@ -99,12 +99,12 @@ class Runs:
         page_size: int = 20,
         lenient: bool = False,
     ) -> Page[Run]:
-        """Ask for one page, counted from 0, of 1 to 100 runs.
+        """Request one page, counted from 0, of 1 to 100 runs.
 
         `state` may be in any case, and is sent in lower case.
 
-        A row that cannot be read makes a DecodeError of it all, unless `lenient`: then it is left
-        out, and `Page.skipped` tells what was wrong with it.
+        A row that cannot be decoded raises DecodeError, unless `lenient`: then it is left out, and
+        `Page.skipped` says what was wrong with it.
 
         Raises: InputError; ApiError.
         """
@@ -159,7 +159,7 @@ class Runs:
         )
 
     async def bugs(self, run_id: str) -> builtins.list[BugOccurrence]:
-        """Read the bugs that one run showed, all of them.
+        """Read all bugs that one run showed.
 
         Raises: InputError; NotFound.
         """
@@ -196,20 +196,20 @@ class Runs:
 
         Exactly one of `multiplayer_test_id`, `test_plan_id` and `instructions`; `name` goes with
         instructions only, `retries` (0 to 10) and `instances` (1 to 10) with a test only.
-        Never sent twice where the server may have acted: a second start is a second run.
+        Never retried where the server may have acted: a second start is a second run.
 
-        With `marker` a tag of its own, ``nunu-async-`` and 12 hexadecimal digits, is added to
-        `additional_tags`. Where the answer is lost, the lists of runs and jobs are looked through
-        for it, three times over some ten seconds, and what has it is what was started; a plan's
+        With `marker` a unique tag, ``nunu-async-`` and 12 hexadecimal digits, is added to
+        `additional_tags`. If the response is lost, the lists of runs and jobs are searched for it,
+        three times over some ten seconds, and what has the tag is returned as started; a plan's
         jobs that were not listed by then are missing. An error that remains has the tag in
-        `marker`: what it began may still appear.
+        `marker`: what was started may still appear.
 
         Raises: InputError; NotFound; ApiError; TransportError, after which it may have started.
         """
         if not isinstance(marker, bool):
             raise InputError("marker", f"must be True or False, not {short(marker)}")
         tag = f"nunu-async-{secrets.token_hex(6)}"
-        wanted = StartRun(
+        body = StartRun(
             deployment_config_id=deployment_config_id,
             multiplayer_test_id=multiplayer_test_id,
             test_plan_id=test_plan_id,
@@ -225,12 +225,12 @@ class Runs:
             options=options,
         )
         if marker:
-            wanted = attrs.evolve(wanted, additional_tags=(*wanted.additional_tags, tag))
+            body = attrs.evolve(body, additional_tags=(*body.additional_tags, tag))
         request = Request(
             operation="start_run",
             method="POST",
             path="/runs",
-            body=codec.dump(wanted),
+            body=codec.dump(body),
             answer=_started,
         )
         try:
@@ -249,17 +249,17 @@ class Runs:
         return found
 
     async def _find(self, tag: str, lost: NunuError, *, several: bool) -> StartedRun | None:
-        """Return what was started under a tag, or None; `lost` is told then what was looked for.
+        """Return what was started under a tag, or None; notes on `lost` say what was searched for.
 
-        Where there may be `several` jobs, two looks must agree, or the last one counts.
+        If there may be `several` jobs, two lookups must agree, or the last one counts.
         """
         lost.marker = tag
         _LOG.warning("start_run: no usable answer, looking for the tag %s: %s", tag, lost)
         seen: StartedRun | None = None
         try:
-            for pause in _LOOKS:
+            for pause in _LOOKUP_PAUSES:
                 await self._session.pause(pause)
-                before, seen = seen, await self._look(tag) or seen
+                before, seen = seen, await self._look_up(tag) or seen
                 if seen is not None and (not several or seen == before):
                     return seen
         except (AuthenticationError, PermissionDenied, ClientClosed) as error:
@@ -271,12 +271,12 @@ class Runs:
             )
         return seen
 
-    async def _look(self, tag: str) -> StartedRun | None:
+    async def _look_up(self, tag: str) -> StartedRun | None:
         filters = (("tags", tag),)
         runs: Sequence[Run] = ()
         jobs: Sequence[Job] = ()
         try:
-            runs = (await self._page(0, 100, filters, within=_LOOK)).data
+            runs = (await self._page(0, 100, filters, within=_LOOKUP_TIMEOUT)).data
         except (AuthenticationError, PermissionDenied, ClientClosed):
             raise
         except TransportError as error:
@@ -285,19 +285,19 @@ class Runs:
         except NunuError as error:
             _LOG.debug("looking for the tag %s among runs failed: %s", tag, error)
         try:
-            # A job that is queued may have no run yet; servers older than jobs have runs alone.
-            jobs = (await Jobs(self._session).tagged(tag, within=_LOOK)).data
+            # A queued job may have no run yet; servers older than jobs have runs only.
+            jobs = (await Jobs(self._session).tagged(tag, within=_LOOKUP_TIMEOUT)).data
         except NunuError as error:
             _LOG.debug("looking for the tag %s among jobs failed: %s", tag, error)
-        # A server that does not know the filter gives everything.
+        # A server that does not know the filter returns everything.
         return _found(
             tag, [run for run in runs if tag in run.tags], [job for job in jobs if tag in job.tags]
         )
 
     async def stop(self, job_ids: Sequence[str]) -> StopResult:
-        """Stop jobs, at once; what they were doing is left incomplete.
+        """Stop jobs immediately; what they were doing is left incomplete.
 
-        Some stopped and some not is a result, with `.stopped` and `.failed`. Job ids, not run ids.
+        A partial success is a result, with `.stopped` and `.failed`. Job ids, not run ids.
 
         Raises: InputError for no ids; NotFound when none of them is known.
         """
@@ -311,7 +311,7 @@ class Runs:
                 path="/runs/stop",
                 body={"job_ids": ids},
                 answer=lambda data: codec.structure(data, StopResult),
-                # A second stop of a stopped job is an entry under `failed`, and no harm.
+                # Stopping a stopped job again is harmless: an entry under `failed`.
                 replay=Replay.ALWAYS,
             )
         )
@@ -343,10 +343,10 @@ def _filters(
 
 
 def _found(tag: str, runs: Sequence[Run], jobs: Sequence[Job]) -> StartedRun | None:
-    """Return what the rows with a start's tag tell of it, as its answer would have."""
+    """Build the result of a start from the rows with its tag; None if there are none."""
     if not runs and not jobs:
         return None
-    # Lists have the newest first, and a start tells its jobs in the order it made them.
+    # Lists are newest first; a start returns its jobs in the order it created them.
     runs, jobs = list(reversed(runs)), list(reversed(jobs))
     runs.sort(key=lambda run: run.created_at)
     jobs.sort(key=lambda job: job.created_at)
@@ -356,14 +356,14 @@ def _found(tag: str, runs: Sequence[Run], jobs: Sequence[Job]) -> StartedRun | N
     return StartedRun(
         job_ids=tuple(dict.fromkeys(ids)),
         multiplayer_run_id=None if ids else runs[0].multiplayer_run_id,
-        build_id=next((one for one in builds if one is not None), None),
-        test_plan_execution_id=next((one for one in plans if one is not None), None),
+        build_id=next((build for build in builds if build is not None), None),
+        test_plan_execution_id=next((plan for plan in plans if plan is not None), None),
         message=f"the answer was lost; found by the tag {tag}",
     )
 
 
 def _bugs(data: object) -> list[BugOccurrence]:
-    """Read the bugs of a run from `{data, pagination}`, or from the older `{bug_occurrences}`."""
+    """Decode a run's bugs from `{data, pagination}`, or from the older `{bug_occurrences}`."""
     key = "data"
     if isinstance(data, Mapping) and "data" not in data and "bug_occurrences" in data:
         key = "bug_occurrences"
@@ -374,11 +374,11 @@ _ENVELOPE = ("ok", "status", "data")
 
 
 def _started(data: object) -> StartedRun:
-    """Read a started run from the flat body, or from either of the older envelopes."""
+    """Decode a started run from the flat body, or from either of the older envelopes."""
     if not (isinstance(data, Mapping) and isinstance(data.get("data"), Mapping) and "ok" in data):
-        return _naming_something(codec.structure(_with_job_ids(data), StartedRun))
+        return _require_id(codec.structure(_with_job_ids(data), StartedRun))
     inner = dict(data["data"])
-    places: dict[str, str] = {}  # of members that stand elsewhere than the model has them
+    places: dict[str, str] = {}  # paths of members that the model has elsewhere
     if inner.get("job_ids") is None and inner.get("job_id") is not None:
         inner["job_ids"] = [inner.pop("job_id")]
         places["job_ids[0]"] = "data.job_id"
@@ -386,27 +386,27 @@ def _started(data: object) -> StartedRun:
         inner[name] = data[name]
         places[name] = name
     try:
-        return _naming_something(codec.structure(inner, StartedRun))
+        return _require_id(codec.structure(inner, StartedRun))
     except codec.Misfit as misfit:
         raise misfit.below(".data", places) from None
 
 
-def _naming_something(started: StartedRun) -> StartedRun:
+def _require_id(started: StartedRun) -> StartedRun:
     named = started.multiplayer_run_id or started.test_plan_execution_id
-    # A list without jobs is an answer that is published.
+    # An empty list of jobs is a documented response.
     if "job_ids" in (*started.absent, *started.null) and not named:
         raise codec.Misfit("is missing @ $.job_ids")
     return started
 
 
 def _with_job_ids(data: object) -> object:
-    """Gather the jobs of a start on several devices, which tells them for each device alone."""
+    """Collect the job ids of a start on several devices, which has them per device."""
     if not isinstance(data, Mapping) or "job_ids" in data:
         return data
     devices = data.get("results", data.get("device_runs"))
     found: list[object] = []
     for device in devices if isinstance(devices, list) else ():
-        told = device.get("data") if isinstance(device, Mapping) else None
-        ids = told.get("job_ids") if isinstance(told, Mapping) else None
+        inner = device.get("data") if isinstance(device, Mapping) else None
+        ids = inner.get("job_ids") if isinstance(inner, Mapping) else None
         found += ids if isinstance(ids, list) else ()
     return {**data, "job_ids": found} if found else data

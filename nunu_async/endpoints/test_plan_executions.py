@@ -40,7 +40,7 @@ class TestPlanExecutions:
         sort_order: Literal["asc", "desc"] | None = None,
         page_size: int = 100,
     ) -> Listing[TestPlanExecution]:
-        """Walk through all executions that match; nothing is sent before the first step.
+        """Iterate over all executions that match; nothing is sent before the first step.
 
         `status`, `sort_by` and `sort_order` may be in any case, and are sent in lower case.
 
@@ -68,13 +68,13 @@ class TestPlanExecutions:
         page_size: int = 20,
         lenient: bool = False,
     ) -> Page[TestPlanExecution]:
-        """Ask for one page, counted from 0, of 1 to 100 executions.
+        """Request one page, counted from 0, of 1 to 100 executions.
 
-        The server sorts by start time, newest first, unless told otherwise. `status`, `sort_by`
-        and `sort_order` may be in any case, and are sent in lower case.
+        The server sorts by start time, newest first, by default. `status`, `sort_by` and
+        `sort_order` may be in any case, and are sent in lower case.
 
-        A row that cannot be read makes a DecodeError of it all, unless `lenient`: then it is left
-        out, and `Page.skipped` tells what was wrong with it.
+        A row that cannot be decoded raises DecodeError, unless `lenient`: then it is left out, and
+        `Page.skipped` says what was wrong with it.
 
         Raises: InputError; ApiError.
         """
@@ -109,6 +109,6 @@ class TestPlanExecutions:
         )
 
 
-def _filters(**given: str | None) -> tuple[tuple[str, str], ...]:
-    words = {name: chosen(name, given[name], choices) for name, choices in _CHOICES.items()}
-    return in_query(given | words)
+def _filters(**filters: str | None) -> tuple[tuple[str, str], ...]:
+    checked = {name: chosen(name, filters[name], choices) for name, choices in _CHOICES.items()}
+    return in_query(filters | checked)
