@@ -1,4 +1,4 @@
-"""What every model of an answer has: unknown members, the answer it came in, a way back to JSON."""
+"""The base of response models: unknown members, the response itself, conversion to JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["NOTHING", "Extra", "Model", "is_set"]
 
 
 class Extra(dict[str, object]):
-    """Members that no field is made for: a dictionary that cannot be written to.
+    """Members that have no field: a read-only dictionary.
 
-    A real dictionary, so that `json.dumps` and ``|`` take it, and it is the same with no members,
-    where all models share one object.
+    A real dictionary, so that `json.dumps` and ``|`` accept it. Read-only, because all models
+    without such members share one object.
     """
 
     __slots__ = ()
@@ -29,7 +29,7 @@ class Extra(dict[str, object]):
     clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[type[Extra], tuple[dict[str, object]]]:
-        # The default makes an empty one, and writes into it.
+        # The default creates an empty one and assigns the items.
         return Extra, (dict(self),)
 
 
@@ -38,27 +38,27 @@ NOTHING: Final = Extra()
 
 @attrs.frozen(kw_only=True)
 class Model:
-    """A part of an answer.
+    """A response, or a part of one.
 
-    Can be hashed, so that it goes into sets: what is a dictionary does not count for that.
+    Hashable; the hash ignores fields that are dictionaries.
     """
 
     extra: Mapping[str, object] = attrs.field(default=NOTHING, repr=False, hash=False)
-    """Members that this version does not know, as they came; read-only."""
+    """Members that this version does not know, unchanged; read-only."""
     response: ResponseInfo | None = attrs.field(default=None, eq=False, repr=False)
-    """The answer this was read from; rows of a page have it too, None is on what lies deeper."""
+    """The response this was read from, on rows of a page too; None on nested models."""
     absent: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
-    """Optional members that the answer left out, to tell them from null on the way back."""
+    """Optional members missing from the response; `to_dict` leaves them out instead of null."""
     null: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
-    """Members that were null where the field has another default, which stands in for it."""
+    """Members that were null, where the field holds its own default instead."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return JSON data: what came, unknown members included; times as ISO 8601."""
+        """Return JSON data as received, unknown members included; times as ISO 8601."""
         return cast("dict[str, object]", _plain(self))
 
 
 def is_set(moment: datetime | None) -> TypeGuard[datetime]:
-    """Tell whether a time is set: some servers write year 1 where there is none."""
+    """Tell whether a time is set: some servers send year 1 for none."""
     return moment is not None and moment.year > 1
 
 
@@ -78,21 +78,21 @@ def _members(model: Model) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """Copy into what JSON has; step by step, as unknown members nest as deep as they like."""
-    made: list[object] = [None]
-    todo: list[tuple[Any, Any, object]] = [(made, 0, value)]
+    """Copy into JSON types; iterative, as unknown members may be nested to any depth."""
+    root: list[object] = [None]
+    todo: list[tuple[Any, Any, object]] = [(root, 0, value)]
     while todo:
-        into, place, value = todo.pop()
+        target, key, value = todo.pop()
         if isinstance(value, Model):
             value = _members(value)
         if isinstance(value, Mapping):
-            into[place] = members = dict.fromkeys(value)  # in the order they came
+            target[key] = members = dict.fromkeys(value)  # in the order received
             todo += [(members, name, member) for name, member in value.items()]
         elif isinstance(value, tuple | list):
-            into[place] = items = [None] * len(value)
+            target[key] = items = [None] * len(value)
             todo += [(items, number, item) for number, item in enumerate(value)]
         elif isinstance(value, datetime):
-            into[place] = value.isoformat(timespec="microseconds")
+            target[key] = value.isoformat(timespec="microseconds")
         else:
-            into[place] = str.__str__(value) if isinstance(value, str) else value
-    return made[0]
+            target[key] = str.__str__(value) if isinstance(value, str) else value
+    return root[0]

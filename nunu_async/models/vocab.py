@@ -1,6 +1,6 @@
-"""The API's string sets. Open: a word that is not known is kept as it came and never raises.
+"""The API's enumerations. Open: an unknown value is kept unchanged and never raises.
 
-The service has changed the case of its words over time and adds new ones without notice, so words
+The service has changed the case of its values over time and adds new ones without notice, so values
 are compared without case, and none of these types is closed.
 """
 
@@ -24,13 +24,13 @@ __all__ = [
 class Word(str):
     """A string that equals another when only the case differs.
 
-    It hashes as its lower-case form: look it up among words, or among lower-case strings.
-    `str(word)` is the word as it came.
+    It hashes as its lower-case form: look it up among its own kind, or among lower-case strings.
+    `str(word)` is the string as received.
     """
 
     __slots__ = ()
     known: ClassVar[frozenset[str]] = frozenset()
-    """The documented words, in lower case."""
+    """The documented values, in lower case."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, str) and str.lower(self) == str.lower(other)
@@ -52,12 +52,12 @@ class Word(str):
 
     @property
     def is_known(self) -> bool:
-        """Whether it is one of the documented words."""
+        """Whether it is one of the documented values."""
         return str.lower(self) in self.known
 
 
 class RunState(Word):
-    """Where a run, a player or a step is."""
+    """The state of a run, a player or a step."""
 
     __slots__ = ()
     known = frozenset({"pending", "initializing", "running", "completed"})
@@ -70,8 +70,7 @@ class RunState(Word):
 class RunResult(Word):
     """How a run, a player or a step ended.
 
-    `FAILURE` is the January 2026 word for `FAILED`; they are different words and do not compare
-    equal.
+    `FAILURE` is the January 2026 value for `FAILED`; they are different and do not compare equal.
     """
 
     __slots__ = ()
@@ -112,7 +111,7 @@ class TestType(Word):
 
 
 class ExecutionStatus(Word):
-    """Where a test-plan execution is."""
+    """The state of a test-plan execution."""
 
     __slots__ = ()
     known = frozenset({"queued", "in_progress", "completed"})
@@ -122,7 +121,7 @@ class ExecutionStatus(Word):
 
 
 class JobStatus(Word):
-    """Where a job is."""
+    """The state of a job."""
 
     __slots__ = ()
     known = frozenset({"queued", "starting", "running", "stopping", "cleaning_up", "completed"})
