@@ -1,4 +1,4 @@
-"""Frozen models of what the API takes and gives, one module for each resource."""
+"""Frozen models of requests and responses, one module per resource."""
 
 from typing import TYPE_CHECKING
 

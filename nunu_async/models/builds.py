@@ -37,7 +37,7 @@ __all__ = [
     "VcsDetails",
 ]
 
-# `str.isprintable` would also refuse the spaces that file names of macOS and joined emoji hold.
+# `str.isprintable` would also reject the spaces in macOS file names, and joined emoji.
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})
 _DIRECTIONS = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
 
@@ -51,11 +51,13 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_text(field: str, value: object, least: int, most: int) -> None:
+def _check_text(field: str, value: object, shortest: int, longest: int) -> None:
     if not isinstance(value, str):
         raise InputError(field, f"must be a string, not {type(value).__name__}")
-    if not least <= len(value) <= most:
-        raise InputError(field, f"must be {least} to {most} characters long, not {len(value)}")
+    if not shortest <= len(value) <= longest:
+        raise InputError(
+            field, f"must be {shortest} to {longest} characters long, not {len(value)}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -143,7 +145,7 @@ class PullRequestDetails(Model):
 
 @attrs.frozen(kw_only=True)
 class VcsDetails(Model):
-    """Where the source of a build is kept."""
+    """The version control of a build's source."""
 
     type: str | None = None
     """``git``, ``mercurial`` or ``svn``."""
@@ -173,7 +175,7 @@ class CiDetails(Model):
 
 @attrs.frozen(kw_only=True)
 class AppDetails(Model):
-    """What the build calls itself."""
+    """The identity of the app in a build."""
 
     version: str | None = None
     version_code: int | None = None
@@ -196,7 +198,7 @@ class CompilationDetails(Model):
 
 @attrs.frozen(kw_only=True)
 class UploadDetails(Model):
-    """How a build came to storage."""
+    """How a build was uploaded."""
 
     method: str | None = None
     """``cli``, ``api``, ``github-action``, ``jenkins-plugin`` or ``web``."""
@@ -206,7 +208,7 @@ class UploadDetails(Model):
 
 @attrs.frozen(kw_only=True)
 class BuildDetails(Model):
-    """Facts about a build for people to find it by; every member may be left out."""
+    """Metadata of a build, for people to find it; every member is optional."""
 
     vcs: VcsDetails | None = None
     ci: CiDetails | None = None
@@ -240,7 +242,7 @@ class InitiateUpload:
     deletion_policy: DeletionPolicy | None = attrs.field(default=None, validator=_policy)
     """Which builds `auto_delete` takes first; None is the server's ``least_recent``."""
     upload_timeout: int | None = attrs.field(default=None, validator=_minutes)
-    """Minutes, 1 to 1440, after which the server forgets an unfinished upload. None is the
+    """Minutes, 1 to 1440, after which the server drops an unfinished upload. None is the
     server's 10 for single-part and 60 for multipart."""
     tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tags, validator=_tags)
     """1 to 50 characters each."""
@@ -254,7 +256,7 @@ class SinglePartTicket(Model):
     build_id: str
     object_key: str
     upload_url: str = attrs.field(repr=False)
-    """Presigned; as good as a password while it lasts."""
+    """Presigned; as good as a password until it expires."""
     upload_type: str = "single-part"
 
 
@@ -277,12 +279,12 @@ Ticket: TypeAlias = SinglePartTicket | MultipartTicket
 
 @attrs.frozen(kw_only=True)
 class PartUrl(Model):
-    """Where one part goes."""
+    """The presigned URL of one part."""
 
     part_number: int
     """1-based."""
     url: str = attrs.field(repr=False)
-    """Presigned; good for about an hour."""
+    """Valid for about an hour."""
 
 
 @attrs.frozen(kw_only=True)

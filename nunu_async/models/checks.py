@@ -1,4 +1,4 @@
-"""What a caller may give, checked by hand: not everybody runs a type checker."""
+"""Checks of arguments at run time: callers may not run a type checker."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SHOWN = 60
 
 
 def short(value: object) -> str:
-    """Return a value for a message: text and numbers as they are written, the rest by its type."""
+    """Describe a value in a message: strings and numbers by their `repr`, others by type."""
     if not isinstance(value, str | bytes | int | float | None):
         return type(value).__name__
-    told = ascii(value)
-    return told if len(told) <= _SHOWN else f"{told[:_SHOWN]}..."
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def texts(field: str, values: object) -> list[str]:
     """Return the strings of a list, in order.
 
-    Raises: InputError for one string, for what is no list, and for what is no string in it.
+    Raises: InputError for a single string, for a non-list, and for a non-string item.
     """
     if isinstance(values, str):
         raise InputError(field, "must be a list of strings, not one string")

@@ -1,6 +1,6 @@
-"""What a request may choose from; unlike the words of answers, these sets are closed.
+"""The choices of request fields; unlike those of responses, these sets are closed.
 
-Apart from the models, so that a command line can be read without loading them.
+Apart from the models, so that a command line can be parsed without loading them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs: what a start queues, and what the runs of it came to.
+"""Jobs: what a start queues, with the results of its runs.
 
 Source: API reference, "List Jobs", "Get Job".
 """
@@ -19,21 +19,21 @@ __all__ = ["FinishedRun", "Job", "JobRetries", "JobRun"]
 
 @attrs.frozen(kw_only=True)
 class JobRetries(Model):
-    """How often a job may start a failed run again."""
+    """How often a job may retry a failed run."""
 
     total: int = 0
     remaining: int = 0
-    """Where the answer has null, it is 0 as where it has nothing, and `used` is then 0 too."""
+    """0 where the response has null or no such member; `used` is then 0 too."""
 
     @property
     def used(self) -> int:
-        """How many were started, as far as the answer says."""
+        """How many were started, as far as the response says."""
         return 0 if "remaining" in (*self.absent, *self.null) else self.total - self.remaining
 
 
 @attrs.frozen(kw_only=True)
 class JobRun(Model):
-    """One run of a job, in short; `nunu.runs.get` tells the rest."""
+    """One run of a job, in short; `nunu.runs.get` returns the rest."""
 
     multiplayer_run_id: str
     state: RunState | None = None
@@ -42,7 +42,7 @@ class JobRun(Model):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     players: int | None = None
-    """How many."""
+    """Number of players."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +53,7 @@ class Job(Model):
     status: JobStatus
     created_at: datetime
     runs: tuple[JobRun, ...] = ()
-    """Those that have appeared."""
+    """The runs that exist so far."""
     project_id: str | None = None
     multiplayer_test_id: str | None = None
     test_name: str | None = None
@@ -70,21 +70,21 @@ class Job(Model):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing about it will change any more."""
+        """Whether it is over and will not change any more."""
         return is_set(self.completed_at) or self.status == JobStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:
-        """Whether it is over, and each run that failed was made up for by a retry."""
+        """Whether it is over, and each failed run was followed by a successful retry."""
         retried = self.retries.used if self.retries else 0
-        good = sum(run.result == RunResult.SUCCESS for run in self.runs)
+        successes = sum(run.result == RunResult.SUCCESS for run in self.runs)
         is_over = self.status == JobStatus.COMPLETED
-        return is_over and good > 0 and good >= len(self.runs) - retried
+        return is_over and successes > 0 and successes >= len(self.runs) - retried
 
 
 @attrs.frozen(kw_only=True)
 class FinishedRun:
-    """What was started, and what became of it."""
+    """What was started, and its finished jobs."""
 
     started: StartedRun
     jobs: tuple[Job, ...]

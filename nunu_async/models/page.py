@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Pagination(Model):
-    """Where a page stands in its list."""
+    """The position of a page in its list."""
 
     page: int
     """Counted from 0."""
     page_size: int
     total_count: int
-    """Rows of the whole list at that moment."""
+    """Rows of the whole list at that time."""
     total_pages: int
 
 
@@ -32,4 +32,4 @@ class Page(Model, Generic[T]):
     data: tuple[T, ...]
     pagination: Pagination
     skipped: tuple[str, ...] = ()
-    """What was wrong with rows that were left out; only where `lenient` was asked for."""
+    """What was wrong with rows that were left out; only with `lenient`."""

@@ -1,4 +1,4 @@
-"""What a run is started with, checked against the documented limits before anything is sent.
+"""The parameters of a start, checked against the documented limits before anything is sent.
 
 Source: API reference, "Start Run".
 """
@@ -15,10 +15,10 @@ from nunu_async.models.checks import short, texts
 
 __all__ = ["GpsLocation", "RunOptions", "StartRun"]
 
-_MOST = 10
+_MAX_COUNT = 10
 
 
-def _needed(_: object, attribute: attrs.Attribute[str], value: object) -> None:
+def _required(_: object, attribute: attrs.Attribute[str], value: object) -> None:
     if not (isinstance(value, str) and value.strip()):
         raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
 
@@ -27,8 +27,8 @@ def _needed(_: object, attribute: attrs.Attribute[str], value: object) -> None:
 class GpsLocation:
     """A place on Earth, in degrees, as the strings the API takes."""
 
-    lat: str = attrs.field(validator=_needed)
-    long: str = attrs.field(validator=_needed)
+    lat: str = attrs.field(validator=_required)
+    long: str = attrs.field(validator=_required)
 
 
 def _seconds(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
@@ -46,14 +46,14 @@ def _string(_: object, attribute: attrs.Attribute[str | None], value: object) ->
         raise InputError(attribute.name, f"must be a string, not {short(value)}")
 
 
-def _place(_: object, attribute: attrs.Attribute[GpsLocation | None], value: object) -> None:
+def _gps(_: object, attribute: attrs.Attribute[GpsLocation | None], value: object) -> None:
     if not isinstance(value, GpsLocation | None) and value != "auto":
         raise InputError(attribute.name, f'must be "auto" or a GpsLocation, not {short(value)}')
 
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """How a run is played; every option may be left out."""
+    """How a run is played; every option is optional."""
 
     min_time_seconds: int | None = attrs.field(default=None, validator=_seconds)
     """Dropped from the documentation during 2026."""
@@ -62,9 +62,9 @@ class RunOptions:
     performance_monitoring: bool | None = attrs.field(default=None, validator=_flag)
     mobile_auto_grant_permissions: bool | None = attrs.field(default=None, validator=_flag)
     mobile_geolocation: str | None = attrs.field(default=None, validator=_string)
-    """Name of a proxy's place."""
+    """Name of a proxy's location."""
     mobile_gpslocation: Literal["auto"] | GpsLocation | None = attrs.field(
-        default=None, validator=_place
+        default=None, validator=_gps
     )
     """``auto`` needs `mobile_geolocation`."""
 
@@ -73,7 +73,7 @@ class RunOptions:
             raise InputError("mobile_gpslocation", "auto needs mobile_geolocation")
 
 
-def _to_row(value: Sequence[str]) -> tuple[str, ...]:
+def _to_tags(value: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts("additional_tags", value))
 
 
@@ -82,13 +82,15 @@ def _text(_: object, attribute: attrs.Attribute[str | None], value: object) -> N
         raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
 
 
-def _few(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
-    least = 0 if attribute.name == "retries" else 1
-    if value is not None and not (type(value) is int and least <= value <= _MOST):
-        raise InputError(attribute.name, f"must be from {least} to {_MOST}, not {short(value)}")
+def _count(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
+    lowest = 0 if attribute.name == "retries" else 1
+    if value is not None and not (type(value) is int and lowest <= value <= _MAX_COUNT):
+        raise InputError(
+            attribute.name, f"must be from {lowest} to {_MAX_COUNT}, not {short(value)}"
+        )
 
 
-def _object(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _mapping(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, Mapping | None):
         raise InputError(attribute.name, f"must be a dictionary, not {short(value)}")
 
@@ -103,22 +105,22 @@ class StartRun:
     """A run to be started.
 
     Raises: InputError for a value outside the documented limits, for none or several targets, and
-    for what does not go with the target.
+    for a parameter that the target does not take.
     """
 
-    deployment_config_id: str = attrs.field(validator=_needed)
+    deployment_config_id: str = attrs.field(validator=_required)
     multiplayer_test_id: str | None = attrs.field(default=None, validator=_text)
     test_plan_id: str | None = attrs.field(default=None, validator=_text)
     instructions: str | None = attrs.field(default=None, validator=_text)
     build_id: str | None = attrs.field(default=None, validator=_text)
     name: str | None = attrs.field(default=None, validator=_text)
     agent_config_id: str | None = attrs.field(default=None, validator=_text)
-    additional_tags: tuple[str, ...] = attrs.field(default=(), converter=_to_row)
-    retries: int | None = attrs.field(default=None, validator=_few)
-    instances: int | None = attrs.field(default=None, validator=_few)
+    additional_tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tags)
+    retries: int | None = attrs.field(default=None, validator=_count)
+    instances: int | None = attrs.field(default=None, validator=_count)
     render_templates: bool = attrs.field(default=False, validator=_flag)
     template_data: Mapping[str, object] | None = attrs.field(
-        default=None, validator=_object, hash=False
+        default=None, validator=_mapping, hash=False
     )
     options: RunOptions | None = attrs.field(default=None, validator=_options)
 
@@ -126,8 +128,8 @@ class StartRun:
         targets = ("multiplayer_test_id", "test_plan_id", "instructions")
         given = [name for name in targets if getattr(self, name) is not None]
         if len(given) != 1:
-            told = " and ".join(given) or "none"
-            raise InputError("target", f"give exactly one of {', '.join(targets)}, not {told}")
+            names = " and ".join(given) or "none"
+            raise InputError("target", f"give exactly one of {', '.join(targets)}, not {names}")
         if self.name is not None and self.instructions is None:
             raise InputError("name", "goes with instructions only")
         for field in ("retries", "instances"):

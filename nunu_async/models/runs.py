@@ -1,4 +1,4 @@
-"""Runs, as all published stages of the API show them.
+"""Runs, in the shapes of all published versions of the API.
 
 Source: API reference, "List Runs", "Get Run", "List Run Bugs", "Start Run", "Stop Runs".
 """
@@ -83,7 +83,7 @@ class Initiator(Model):
 
 @attrs.frozen(kw_only=True)
 class PlayerPlatform(Model):
-    """What a player played on; two shapes are published, and members of both are kept."""
+    """The platform of a player; two shapes are published, with the members of both here."""
 
     kind: str | None = None
     """Since March 2026, e.g. ``android-native``."""
@@ -96,7 +96,7 @@ class PlayerPlatform(Model):
 
     @property
     def device_name(self) -> str | None:
-        """The device's name, from whichever shape came."""
+        """The device's name, from whichever shape was received."""
         device = self.config.get("device") if self.config is not None else None
         name = device.get("name") if isinstance(device, Mapping) else self.device
         return name if isinstance(name, str) else None
@@ -139,20 +139,20 @@ class Player(Model):
 
 @attrs.frozen(kw_only=True)
 class RunArtifact(Model):
-    """A file that a run left."""
+    """A file that a run produced."""
 
     filename: str
-    """Chosen by the server; may hold folders. Never use it as a path unchecked."""
+    """Chosen by the server; may contain folders. Never use it as a path unchecked."""
     size: int
     """Bytes."""
     uploaded_at: datetime
     url: str = attrs.field(repr=False)
-    """Time-limited; as good as a password while it lasts."""
+    """Time-limited; as good as a password until it expires."""
 
 
 @attrs.frozen(kw_only=True)
 class StepTest(Model):
-    """What a step asked for; the newest answers promise none of it."""
+    """What a step asked for; the newest responses guarantee none of it."""
 
     test_step_id: str | None = None
     goal: str | None = None
@@ -190,7 +190,7 @@ class RunStep(Model):
 
 @attrs.frozen(kw_only=True)
 class PlayerDetails(Player):
-    """A player with what it left behind."""
+    """A player with its steps and artifacts."""
 
     artifacts: tuple[RunArtifact, ...] = ()
     steps: tuple[RunStep, ...] = ()
@@ -222,7 +222,7 @@ class Run(Model):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing about it will change any more."""
+        """Whether it is over and will not change any more."""
         return is_set(self.completed_at) or self.state == RunState.COMPLETED
 
     @property
@@ -262,7 +262,7 @@ class BugOccurrence(Model):
 
     id: str
     bug_id: str
-    """The same over all runs that show this bug."""
+    """The same in all runs that show this bug."""
     title: str
     description: str
     category: BugCategory
@@ -280,12 +280,12 @@ class BugOccurrence(Model):
 
 @attrs.frozen(kw_only=True)
 class StartedRun(Model):
-    """What a start began; every published shape is read into this one."""
+    """What was started; every published shape is read into this one."""
 
     job_ids: tuple[str, ...] = ()
-    """One for a test, one for each test of a plan; none where the answer names only the run."""
+    """One for a test, one for each test of a plan; none if the response names only the run."""
     multiplayer_run_id: str | None = None
-    """January 2026 only; since then ask for the runs of a job."""
+    """January 2026 only; since then see the runs of a job."""
     build_id: str | None = None
     test_id: str | None = None
     """Only where instructions were given."""
@@ -296,7 +296,7 @@ class StartedRun(Model):
 
 @attrs.frozen(kw_only=True)
 class StopOutcome(Model):
-    """What became of one job that was to be stopped."""
+    """The result of stopping one job."""
 
     job_id: str
     ok: bool
@@ -308,7 +308,7 @@ class StopOutcome(Model):
 
 @attrs.frozen(kw_only=True)
 class StopResult(Model):
-    """What became of the jobs that were to be stopped."""
+    """The results of stopping jobs."""
 
     ok: bool
     """Whether all were stopped."""

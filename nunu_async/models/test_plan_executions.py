@@ -17,7 +17,7 @@ __all__ = ["ExecutionTestStatus", "TestPlanExecution"]
 
 @attrs.frozen(kw_only=True)
 class ExecutionTestStatus(Model):
-    """How many tests of an execution are where."""
+    """How many tests of an execution are in each state."""
 
     passed: int
     failed: int
@@ -46,13 +46,13 @@ class TestPlanExecution(Model):
     completed_at: datetime | None = None
     """Null until completed."""
     started_by: object = attrs.field(default=None, hash=False)
-    """A string by the published page; an object in answers of some stages."""
+    """A string in the documentation; an object in responses of some versions."""
     duration_ms: float | None = None
     """Milliseconds."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing about it will change any more."""
+        """Whether it is over and will not change any more."""
         return is_set(self.completed_at) or self.status == ExecutionStatus.COMPLETED
 
     @property
