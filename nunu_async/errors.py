@@ -56,13 +56,13 @@ def _restore(cls: type[NunuError], args: tuple[object, ...], state: dict[str, ob
 
 
 class NunuError(Exception):
-    """Anything that this library raises on its own account.
+    """The base of all exceptions of this library.
 
     Attributes:
-        retry_budget_exhausted: it would have been tried again, but the client's budget for retries
-            was spent (`RetryPolicy.budget`).
-        marker: the tag of a start of which nobody knows whether it began anything; what it began
-            has that tag. None for anything else.
+        retry_budget_exhausted: it would have been retried, but the client's retry budget was spent
+            (`RetryPolicy.budget`).
+        marker: after a start with an unknown outcome, the tag that everything it started has. None
+            for anything else.
     """
 
     retry_budget_exhausted: bool = False
@@ -87,7 +87,7 @@ class InputError(NunuError, ValueError):
     """An argument breaks a documented limit of the API; nothing was sent.
 
     Attributes:
-        field: the argument, as it is called on the wire.
+        field: the argument, by its name in the API.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -99,10 +99,10 @@ class SourceError(NunuError):
     """The local file cannot be uploaded: missing, empty, unreadable, not a regular file.
 
     Attributes:
-        path: the file as it was given.
-        errno: what the system said, as a number of the module of that name; None where it was not
-            the system that refused.
-        part_number: the part that was being read, from 1; None where it was none.
+        path: the file as it was passed.
+        errno: the system's error number, as in the `errno` module; None if the system reported
+            no error.
+        part_number: the part that was being read, 1-based; None if there was none.
     """
 
     errno: int | None = None
@@ -115,20 +115,20 @@ class SourceError(NunuError):
 
 
 class SourceChanged(SourceError):
-    """The local file changed after some of it was sent; the upload was given up.
+    """The local file changed after some of it was sent; the upload was aborted.
 
     Also where a chmod, a hard link or a rename leaves open whether its contents did: its ctime has
-    moved and the storage's ETags are not MD5s, so that they cannot be compared.
+    changed and the storage's ETags are not MD5s, so that they cannot be compared.
     """
 
 
 class TransportError(NunuError):
-    """No usable answer came back.
+    """No usable response was received.
 
     Attributes:
-        method: HTTP method of the request, or "" where there was none.
+        method: HTTP method of the request, or "" if there was none.
         path: path below the base URL, or the storage host.
-        sent: False only if it is certain that the server never saw the request.
+        sent: False only if the server certainly never received the request.
     """
 
     def __init__(
@@ -141,18 +141,18 @@ class TransportError(NunuError):
 
 
 class ConnectError(TransportError):
-    """No connection could be made (DNS, refused, TLS handshake); the server saw nothing."""
+    """No connection could be made (DNS, refused, TLS handshake); the server received no request."""
 
 
 class CertificateError(ConnectError):
-    """The server's certificate or version of TLS is not to be trusted; never tried again."""
+    """The server's certificate or version of TLS cannot be trusted; never retried."""
 
 
 class ProxyError(ConnectError):
-    """The proxy would not lead to the server, which saw nothing.
+    """The proxy refused to connect to the server, which received nothing.
 
     Attributes:
-        status: the proxy's HTTP status; 407 asks for a user and a password.
+        status: the proxy's HTTP status; 407 requires a user and a password.
     """
 
     def __init__(self, message: str, *, status: int, method: str = "", path: str = "") -> None:
@@ -161,33 +161,33 @@ class ProxyError(ConnectError):
 
 
 class ProtocolError(TransportError):
-    """The answer breaks HTTP's rules, or its limits here, as it would every time; not repeated.
+    """The response breaks HTTP's rules or this client's limits, as a retry would; not retried.
 
     A header of over 64 KiB, over 512 of them, or one that HTTP does not allow. The server may have
-    done what it was asked for.
+    carried out the request.
     """
 
 
 class DeadlineExceeded(TransportError):
-    """The time allowed for a call, over all its attempts, ran out."""
+    """The time limit of a call, over all its attempts, was reached."""
 
 
 class StallError(TransportError):
-    """The peer stopped taking bytes, or stopped answering, for longer than the limit."""
+    """The peer accepted no bytes, or sent no response, for longer than the limit."""
 
 
 class DecodeError(NunuError):
-    """A 2xx answer does not have the documented shape.
+    """A 2xx response does not have the documented shape.
 
     Attributes:
         operation: the API operation, e.g. ``initiate_upload``.
-        problems: one line for each place that is wrong, with its JSON path.
-        status: HTTP status of the answer.
-        request_id: what the server called the request, if a header said so.
-        headers: the answer's headers, names in lower case.
+        problems: one line per invalid place, with its JSON path.
+        status: HTTP status of the response.
+        request_id: the server's id for the request, if a header has one.
+        headers: the response's headers, names in lower case.
         garbled: True if the body was not JSON at all, as after a cut connection.
-        leftover: what the answer shows to have begun on the server all the same: a ticket good
-            enough to cancel, or None. It holds an upload id: copies and pickles go without it.
+        leftover: what the server has started according to the response: a ticket complete enough
+            to cancel, or None. It holds an upload id, so copies and pickles leave it out.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class DecodeError(NunuError):
     def __reduce__(
         self,
     ) -> tuple[object, tuple[type[NunuError], tuple[object, ...], dict[str, object]]]:
-        # An upload id is as good as a password, and pickles of errors go to logs and queues.
+        # An upload id is as good as a password, and pickled errors end up in logs and queues.
         return _restore, (type(self), self.args, self.__dict__ | {"leftover": None})
 
     @property
@@ -223,20 +223,20 @@ class DecodeError(NunuError):
 
 
 class ApiError(NunuError):
-    """The API answered with an error status.
+    """The API responded with an error status.
 
     Attributes:
         status: HTTP status, a plain int; unknown ones are kept.
         code: the body's ``code``, e.g. ``QUOTA_EXCEEDED``; None on most errors.
         details: the body's ``details``, empty if there were none.
-        message: the server's own words.
-        request_id: what the server called the request, if a header said so.
-        method: HTTP method of the request; "" where no single answer said so.
+        message: the server's own message.
+        request_id: the server's id for the request, if a header has one.
+        method: HTTP method of the request; "" if the error is not from a single response.
         path: path below the base URL, without its query; "" as above.
         retry_after: seconds the server asked to wait, if it did.
-        headers: the answer's headers, names in lower case.
-        explained: the body was the API's own JSON error, and not the page of some edge.
-        in_success: the answer itself had a 2xx, and the status is what its body states.
+        headers: the response's headers, names in lower case.
+        explained: the body was the API's own JSON error, not a page from an edge.
+        in_success: the response itself had a 2xx, and `status` is what its body states.
     """
 
     default_message: ClassVar[str] = "no explanation in the answer"
@@ -277,12 +277,12 @@ class ApiError(NunuError):
         if not self.method:
             return self.message
         code = f" {self.code}" if self.code else ""
-        asked = f" (request {self.request_id})" if self.request_id else ""
-        return f"{self.method} {self.path} answered {self.status}{code}: {self.message}{asked}"
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.method} {self.path} answered {self.status}{code}: {self.message}{request}"
 
 
 class BadRequest(ApiError):
-    """400: the server did not accept the parameters."""
+    """400: the server rejected the parameters."""
 
 
 class AuthenticationError(ApiError):
@@ -293,7 +293,7 @@ class QuotaExceeded(ApiError):
     """402: build storage is full.
 
     Attributes:
-        used: bytes in use, or None if the answer did not say.
+        used: bytes in use, or None if the response does not say.
         capacity: bytes allowed, or None.
         needed: bytes this upload needs, or None.
     """
@@ -314,10 +314,12 @@ class QuotaExceeded(ApiError):
         return self._bytes("needed")
 
     def _sentence(self) -> str:
-        told = super()._sentence()
+        sentence = super()._sentence()
         if None in (self.used, self.capacity, self.needed):
-            return told
-        return f"{told}; {self.used} of {self.capacity} bytes are used, {self.needed} are needed"
+            return sentence
+        return (
+            f"{sentence}; {self.used} of {self.capacity} bytes are used, {self.needed} are needed"
+        )
 
     def _bytes(self, name: str) -> int | None:
         value = self.details.get(name)
@@ -329,25 +331,25 @@ class PermissionDenied(ApiError):
 
 
 class NotFound(ApiError):
-    """404: the server does not know the thing asked for, or shows it in none of its lists.
+    """404: the server does not know the resource, or has it in none of its lists.
 
     Attributes:
-        finished: after a wait for many, those of them that are over, by id; empty elsewhere.
+        finished: after a wait for several, those that are over, by id; empty otherwise.
     """
 
     finished: Mapping[str, object] = MappingProxyType({})
 
 
 class Conflict(ApiError):
-    """409: somebody else changed it, or it is still in use."""
+    """409: it was changed concurrently, or is still in use."""
 
 
 class PayloadTooLarge(ApiError):
-    """413: the file is over the server's limits."""
+    """413: the file exceeds the server's limits."""
 
 
 class RateLimited(ApiError):
-    """429: too many requests, and waiting longer was not allowed."""
+    """429: too many requests, and no time left to wait longer."""
 
 
 class ServerError(ApiError):
@@ -368,21 +370,21 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 def error_for_status(status: int) -> type[ApiError]:
     """Return the error class for an HTTP status; `ApiError` itself for an unknown 4xx."""
-    if status >= 500:  # noqa: PLR2004 - the class of statuses, as HTTP has it
+    if status >= 500:  # noqa: PLR2004 - HTTP's class of statuses
         return ServerError
     return _BY_STATUS.get(status, ApiError)
 
 
 class StorageError(NunuError):
-    """Object storage refused a presigned PUT, or answered it in a way that cannot be trusted.
+    """Object storage refused a presigned PUT, or its response cannot be trusted.
 
     Attributes:
         part_number: 1-based; 1 for a single-part upload.
         status: HTTP status.
         code: the storage's own ``<Code>``, e.g. ``SignatureDoesNotMatch``; None if it gave none.
-        message: the storage's own ``<Message>``, or what was wrong with its answer.
+        message: the storage's own ``<Message>``, or what was wrong with its response.
         retry_after: seconds the storage asked to wait, if it did.
-        request_id: what the storage called the request, if a header said so.
+        request_id: the storage's id for the request, if a header has one.
     """
 
     def __init__(
@@ -401,28 +403,28 @@ class StorageError(NunuError):
         self.message = message or "no explanation in the answer"
         self.retry_after = retry_after
         self.request_id = request_id
-        named = f" {code}" if code else ""
-        super().__init__(f"part {part_number}: storage answered {status}{named}: {self.message}")
+        suffix = f" {code}" if code else ""
+        super().__init__(f"part {part_number}: storage answered {status}{suffix}: {self.message}")
 
 
 class PlanMismatch(NunuError):
-    """The server's part plan does not fit the file; no byte was sent."""
+    """The server's part plan does not match the file; nothing was sent."""
 
 
 class UploadError(NunuError):
-    """A build did not go up.
+    """The upload of a build failed.
 
     The failure that ended it is the ``__cause__``.
 
     Attributes:
-        build_id: the build that was begun.
+        build_id: the build that was reserved.
         part_number: the part that failed, 1-based, or None if it was not a part.
-        status: HTTP status of the last answer, or None if there was none.
+        status: HTTP status of the last response, or None if there was none.
         code: the storage's own error code, if it gave one.
-        message: the storage's own words, or the cause in ours.
-        attempts: how often the part was tried.
+        message: the storage's own message, or ours for the cause.
+        attempts: number of attempts to send the part.
         cancelled: True if the server confirmed the cancellation, False if that failed, None if
-            it was not tried (the outcome was not certain).
+            it was not attempted (the outcome was not certain).
     """
 
     def __init__(
@@ -446,19 +448,19 @@ class UploadError(NunuError):
         self.cancelled: bool | None = None
 
     def __str__(self) -> str:
-        told = {
+        suffix = {
             True: "; the upload was cancelled on the server",
             False: "; cancelling the upload on the server failed too",
             None: "",
         }
-        return super().__str__() + told[self.cancelled]
+        return super().__str__() + suffix[self.cancelled]
 
 
 class UploadOutcomeUnknown(UploadError):
-    """The server may have acted, and would not say; nothing was deleted on our account.
+    """The server may have acted, but did not confirm it; the client has deleted nothing.
 
     Attributes:
-        stage: ``complete``: the build may be there. ``initiate``: one may have been reserved, with
+        stage: ``complete``: the build may exist. ``initiate``: one may have been reserved, with
             others deleted for it (`auto_delete`); `build_id` is empty.
     """
 
@@ -468,10 +470,10 @@ class UploadOutcomeUnknown(UploadError):
 
 
 class WaitError(NunuError):
-    """Waiting ended otherwise than with every result.
+    """A wait ended without all results.
 
     Attributes:
-        finished: what was seen to be over, by id: runs, jobs or executions.
+        finished: what is known to be over, by id: runs, jobs or executions.
     """
 
     def __init__(self, summary: str, *, finished: Mapping[str, object]) -> None:
@@ -480,13 +482,13 @@ class WaitError(NunuError):
 
 
 class WaitTimeout(WaitError, TimeoutError):
-    """The time for waiting ran out; what was waited for goes on at the server.
+    """A wait reached its time limit; what was waited for continues on the server.
 
-    A TimeoutError too, which is what asyncio raises when time is up.
+    Also a TimeoutError, which is what asyncio raises for timeouts.
 
     Attributes:
         finished: what was over in time, by id.
-        pending: the last state seen of each of the others, in the service's word; None for one
+        pending: the last state seen of each of the others, as the service names it; None for one
             that was never seen.
     """
 
@@ -494,8 +496,8 @@ class WaitTimeout(WaitError, TimeoutError):
         self, seconds: float, *, finished: Mapping[str, object], pending: Mapping[str, str | None]
     ) -> None:
         total = len(finished) + len(pending)
-        first = ", ".join(f"{name} ({state or 'never seen'})" for name, state in _few(pending))
-        more = ", ..." if len(pending) > _TOLD else ""
+        first = ", ".join(f"{name} ({state or 'never seen'})" for name, state in _first(pending))
+        more = ", ..." if len(pending) > _SHOWN else ""
         super().__init__(
             f"{len(pending)} of {total} not over after {seconds:g} seconds: {first}{more}",
             finished=finished,
@@ -504,7 +506,7 @@ class WaitTimeout(WaitError, TimeoutError):
 
 
 class RunFailed(WaitError):
-    """What was waited for is over, and not all of it succeeded; only where that was asked for.
+    """All that was waited for is over, but not all succeeded; only with `raise_on_failure`.
 
     Attributes:
         finished: all that is over, by id.
@@ -512,16 +514,16 @@ class RunFailed(WaitError):
     """
 
     def __init__(self, failed: tuple[str, ...], *, finished: Mapping[str, object]) -> None:
-        first = ", ".join(failed[:_TOLD])
-        more = ", ..." if len(failed) > _TOLD else ""
+        first = ", ".join(failed[:_SHOWN])
+        more = ", ..." if len(failed) > _SHOWN else ""
         super().__init__(
             f"{len(failed)} of {len(finished)} did not succeed: {first}{more}", finished=finished
         )
         self.failed = failed
 
 
-_TOLD = 3
+_SHOWN = 3
 
 
-def _few(pending: Mapping[str, str | None]) -> list[tuple[str, str | None]]:
-    return list(islice(pending.items(), _TOLD))
+def _first(pending: Mapping[str, str | None]) -> list[tuple[str, str | None]]:
+    return list(islice(pending.items(), _SHOWN))

@@ -1,4 +1,4 @@
-"""What may be shown of a URL, a header, an error text. Pure."""
+"""Redact secrets from URLs, headers and error texts. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 __all__ = ["Secret", "clean", "clean_details", "clean_values", "shown_url"]
 
 _HIDDEN = "***"
-# Characters of a text that are shown.
-_LONGEST = 500
-# Shorter values would tear holes into innocent text; no real key or upload id is that short.
-_SHORTEST = 6
+# Characters of a text that are kept.
+_MAX_TEXT = 500
+# Shorter values would match unrelated text; no real key or upload id is that short.
+_MIN_SECRET = 6
 # Levels of an error's details; those of the API have one or two.
-_DEEPEST = 50
+_MAX_DEPTH = 50
 
 
 class Secret:
@@ -26,11 +26,11 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the value itself; called only where a request is put on the wire."""
+        """Return the value itself; called only where a request is sent."""
         return self._value
 
     def mark(self) -> str:
-        """Return what tells it from others, and from which nobody can have it."""
+        """Return a hash that identifies the secret without disclosing it."""
         return hashlib.sha256(b"nunu_async" + self._value.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -50,30 +50,30 @@ class Secret:
 
 
 def shown_url(url: str) -> str:
-    """Return scheme, host and path of a URL; a query becomes ``?...``, user info goes."""
+    """Return scheme, host and path of a URL; a query becomes ``?...``, user info is removed."""
     try:
         parts = urlsplit(url)
-        place = parts.netloc.rpartition("@")[2]
-        _ = parts.port  # raises for what is none
+        host = parts.netloc.rpartition("@")[2]
+        _ = parts.port  # raises for an invalid one
     except ValueError:
         return "<unreadable URL>"
     query = "?..." if parts.query else ""
-    return f"{parts.scheme}://{place}{parts.path}{query}"
+    return f"{parts.scheme}://{host}{parts.path}{query}"
 
 
-def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _LONGEST) -> str:
-    """Return server text fit for a log or a terminal.
+def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEXT) -> str:
+    """Sanitize text from a server for a log or a terminal.
 
-    Secrets become ``***``, control and direction characters are escaped, and what is over
-    `limit` characters is cut.
+    Secrets become ``***``, control and direction characters are escaped, and text over `limit`
+    characters is cut.
     """
     if secrets:
         hidden = (secret.reveal() for secret in secrets)
-        for value in sorted(hidden, key=len, reverse=True):  # one may begin another
-            if len(value) >= _SHORTEST:
+        for value in sorted(hidden, key=len, reverse=True):  # one may be a prefix of another
+            if len(value) >= _MIN_SECRET:
                 text = text.replace(value, _HIDDEN)
-    # Escaping only makes it longer: what is behind the limit now is cut in any case, and an answer
-    # may have 32 MiB of it, which took the event loop 20 seconds.
+    # Escaping only lengthens it, so that what exceeds the limit now is cut in any case; a response
+    # may have 32 MiB of it, which blocked the event loop for 20 seconds.
     text = text[: limit + 1]
     if not text.isprintable():
         text = "".join(
@@ -83,22 +83,22 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _LONGEST) -
 
 
 def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
-    """Return the same with each value cleaned as `clean` does; names stay as they are."""
-    # Looked through as one first: every answer has headers, and hardly ever one to be changed.
-    whole = "".join(texts.values())
+    """Sanitize each value as `clean` does; names are unchanged."""
+    # Joined and checked at once first: every response has headers, which hardly ever need a change.
+    joined = "".join(texts.values())
     if (
-        whole.isprintable()
-        and not any(secret.reveal() in whole for secret in secrets)
-        and (len(whole) <= _LONGEST or max(map(len, texts.values())) <= _LONGEST)
+        joined.isprintable()
+        and not any(secret.reveal() in joined for secret in secrets)
+        and (len(joined) <= _MAX_TEXT or max(map(len, texts.values())) <= _MAX_TEXT)
     ):
         return texts
     return {name: clean(value, secrets) for name, value in texts.items()}
 
 
-def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _DEEPEST) -> object:
+def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _MAX_DEPTH) -> object:
     """Return JSON data with every secret in its strings hidden, keys included.
 
-    What lies deeper than `depth` is left out: it could neither be shown nor pickled.
+    Levels below `depth` are left out: they could neither be shown nor pickled.
     """
     if isinstance(value, str):
         return clean(value, secrets, limit=10_000)

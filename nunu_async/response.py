@@ -1,4 +1,4 @@
-"""What is known of the HTTP answer that a model or an error was read from."""
+"""Metadata of the HTTP response that a model or an error was read from."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["ResponseInfo"]
 
 @attrs.frozen(kw_only=True)
 class ResponseInfo:
-    """The HTTP answer that a model or an error was read from: their `response`."""
+    """The HTTP response that a model or an error was read from: its `response`."""
 
     status: int
     request_id: str | None = None
-    """What the server called the request, if a header said so."""
+    """The server's id for the request, if a header has one."""
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
-    """Names in lower case; without cookies, and with secrets hidden."""
+    """Names in lower case; cookies removed, secrets hidden."""
