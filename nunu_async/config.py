@@ -1,4 +1,4 @@
-"""Where the client's settings come from: arguments, then environment, then defaults. Pure."""
+"""The client's settings: from arguments, then the environment, then defaults. Pure."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ PROJECT_VARIABLES = ("NUNU_PROJECT_ID",)
 BASE_URL_VARIABLES = ("NUNU_BASE_URL", "NUNU_API_URL")
 STATE_VARIABLES = ("NUNU_STATE_DIR",)
 
-_LONGEST_KEY = 512
+_MAX_KEY_LENGTH = 512
 _QUOTES = ("'", '"', "`")
 _UNQUOTED = "write it without them (`docker --env-file` takes them for a part of the value)"
-# Keys of an organization name no project; on other paths the service answers them with 401.
+# Keys of an organization imply no project; on other paths the service responds to them with 401.
 _ORGANIZATION_KEY = "nunu_org_"
-# Documented below no project, for keys of either kind.
+# Documented without a project, for keys of either kind.
 _WITHOUT_PREFIX = "/minions/download"
-# More connections than this to one host are a mistake, and would end in descriptors running out.
-_MOST_AT_ONCE = 1000
-# Less is a mistake of units: bytes a second, and not megabytes.
-_LEAST_BANDWIDTH = 1024
-# A slug or a UUID; the vendor's command line takes just these characters.
+# More connections than this to one host are a mistake, and would exhaust file descriptors.
+_MAX_CONCURRENCY = 1000
+# Less is a mistake of units: bytes per second, not megabytes.
+_MIN_BANDWIDTH = 1024
+# A slug or a UUID; the vendor's command line accepts exactly these characters.
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
@@ -61,48 +61,48 @@ def _not_negative(_: object, attribute: attrs.Attribute[float], value: float) ->
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a finite number, and no truth value."""
+    """Tell whether a value is a finite number, and not a bool."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an int that no float can be
+    except OverflowError:  # an int too large for a float
         return False
 
 
 def check_at_once(value: object) -> str:
-    """Say what is wrong with a number of things to do at once; "" if nothing is."""
-    if type(value) is int and 1 <= value <= _MOST_AT_ONCE:
+    """Return what is wrong with a concurrency; "" if nothing is."""
+    if type(value) is int and 1 <= value <= _MAX_CONCURRENCY:
         return ""
-    return f"must be a whole number from 1 to {_MOST_AT_ONCE}, not {value!r}"
+    return f"must be a whole number from 1 to {_MAX_CONCURRENCY}, not {value!r}"
 
 
 def check_bandwidth(value: object) -> str:
-    """Say what is wrong with a limit of bytes a second; "" if nothing is."""
-    if value is None or (is_number(value) and value >= _LEAST_BANDWIDTH):
+    """Return what is wrong with a limit in bytes per second; "" if nothing is."""
+    if value is None or (is_number(value) and value >= _MIN_BANDWIDTH):
         return ""
-    return f"must be None or {_LEAST_BANDWIDTH} bytes a second or more, not {value!r}"
+    return f"must be None or {_MIN_BANDWIDTH} bytes a second or more, not {value!r}"
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Every limit on waiting, in seconds but for `trickle_rate`.
+    """All time limits, in seconds except for `trickle_rate`.
 
     Attributes:
-        connect: one TCP and TLS handshake, name look-up included.
-        attempt: one API request, its answer read whole.
+        connect: one TCP and TLS handshake, name lookup included.
+        attempt: one API request, until its response is read completely.
         call: one API call over all its attempts and pauses, not counting the queue before it.
         complete: completing an upload, over all attempts; the server assembles the build meanwhile.
-        stall: a part's PUT in which no byte leaves for the peer, while some still have to.
-        trickle_rate: bytes a second that have to leave for the peer, on average over
-            `trickle_window`, while a part is sent; 0 for no such floor.
-        trickle_window: seconds; 0 for no such floor.
-        answer: from a part's last byte having left to the storage's answer. A part that fits the
-            socket buffers, some MB, has left at once: then this limit is the one that counts.
-        cleanup: cancelling an upload on the server, over all attempts; starts anew even when
-            every other limit is spent.
-        settle: when the caller cancels, how long a request whose effect would otherwise stay
-            unknown may take to be answered.
+        stall: during a part's PUT, the time in which no byte is sent while some are left to send.
+        trickle_rate: minimum bytes per second while a part is sent, on average over
+            `trickle_window`; 0 for no minimum.
+        trickle_window: seconds; 0 for no minimum.
+        answer: from sending a part's last byte to the storage's response. A part that fits the
+            socket buffers, some MB, is sent at once: then only this limit applies.
+        cleanup: cancelling an upload on the server, over all attempts; independent of all other
+            limits, even when those are spent.
+        settle: when the caller cancels, how long to wait for the response to a request whose
+            effect would otherwise stay unknown.
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)
@@ -119,14 +119,14 @@ class Timeouts:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """Settings that were checked and can work.
+    """Validated settings.
 
     Attributes:
         base_url: with ``/api/v1``, without a trailing slash.
-        allow_http: plain http to hosts other than this machine was asked for.
+        allow_http: plain http to hosts other than this machine is permitted.
         path_style: ``key`` for paths in which the key implies the project, ``project`` for
             ``/project/{projectId}/...``.
-        state_dir: where journals of uploads are kept; None is the system's place for state.
+        state_dir: where journals of uploads are kept; None is the system's state directory.
     """
 
     api_key: Secret
@@ -137,10 +137,10 @@ class Config:
     state_dir: str | None = None
 
     def url(self, path: str) -> str:
-        """Return the address of a path of the API; the one place that knows both families.
+        """Return the URL of an API path; the one place that knows both path styles.
 
-        A path that names a project by itself is left as it is, and so is the one that is the same
-        for both kinds of keys.
+        A path that names a project itself is unchanged, and so is the one that is the same for
+        both kinds of keys.
         """
         if self.path_style == "project" and not (
             path.startswith("/project/") or path == _WITHOUT_PREFIX
@@ -165,33 +165,33 @@ class Config:
         path_style: PathStyle | None = None,
         state_dir: str | None = None,
     ) -> Config:
-        """Take each setting from its argument, else from `environ`; empty counts as not set.
+        """Load each setting from its argument, else from `environ`; empty counts as not set.
 
-        Raises: ConfigError when no key is found or a value cannot work. No message shows a key.
+        Raises: ConfigError when no key is found or a value is invalid. No message shows a key.
         """
         key = _clean_key(api_key) or next(
             (found for name in KEY_VARIABLES if (found := _clean_key(environ.get(name)))), None
         )
         if key is None:
-            looked = " nor ".join(KEY_VARIABLES)
-            raise ConfigError(f"no API key: neither {looked} is set, nor was api_key passed")
+            names = " nor ".join(KEY_VARIABLES)
+            raise ConfigError(f"no API key: neither {names} is set, nor was api_key passed")
         _check_key(key)
         project = project_id or _first(environ, PROJECT_VARIABLES)
         if project is not None and not _PROJECT.fullmatch(project):
             raise ConfigError("project_id must be 1 to 255 letters, digits, hyphens or underscores")
         if path_style not in (None, "key", "project"):
             raise ConfigError(f"path_style must be key or project, not {path_style!r}")
-        of_organization = key.startswith(_ORGANIZATION_KEY)
-        style: PathStyle = path_style or ("project" if of_organization else "key")
-        if of_organization and style == "key":
+        is_organization = key.startswith(_ORGANIZATION_KEY)
+        style: PathStyle = path_style or ("project" if is_organization else "key")
+        if is_organization and style == "key":
             raise ConfigError("an organization key works on project paths only")
         if style == "project" and project is None:
-            why = "an organization key" if of_organization else 'path_style="project"'
-            raise ConfigError(f"{why} needs a project_id, or NUNU_PROJECT_ID")
+            cause = "an organization key" if is_organization else 'path_style="project"'
+            raise ConfigError(f"{cause} needs a project_id, or NUNU_PROJECT_ID")
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
         url = normalize_base_url(url, allow_http=allow_http)
         if _clean_key(api_key) and not base_url and url != DEFAULT_BASE_URL:
-            # Whoever can set a variable must not be able to have somebody else's key sent to them.
+            # Being able to set a variable must not be enough to have a passed key sent elsewhere.
             name = next(name for name in BASE_URL_VARIABLES if environ.get(name, "").strip())
             raise ConfigError(
                 f"the key was passed in and is not sent where the environment says ({name}); pass "
@@ -217,7 +217,7 @@ def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str | None:
 
 
 def _clean_key(value: str | None) -> str | None:
-    # CI secrets often end in a newline; anything else odd is left for _check_key to refuse.
+    # CI secrets often end in a newline; `_check_key` rejects anything else unusual.
     return (value or "").strip() or None
 
 
@@ -228,8 +228,8 @@ def _check_key(key: str) -> None:
         raise ConfigError(
             "the API key holds spaces, control or non-ASCII characters; was it pasted whole?"
         )
-    if len(key) > _LONGEST_KEY:
-        raise ConfigError(f"the API key is over {_LONGEST_KEY} characters long")
+    if len(key) > _MAX_KEY_LENGTH:
+        raise ConfigError(f"the API key is over {_MAX_KEY_LENGTH} characters long")
 
 
 def is_loopback(host: str) -> bool:
@@ -243,7 +243,7 @@ def is_loopback(host: str) -> bool:
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is, in whatever form resolvers take; None for a name."""
+    """Parse a host as an IP address, in any form that resolvers accept; None for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -267,7 +267,9 @@ def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
     except ValueError:
         raise ConfigError("base_url cannot be read as a URL") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigError(f"base_url must be an http or https URL with a host, not {_shown(url)}")
+        raise ConfigError(
+            f"base_url must be an http or https URL with a host, not {_describe_url(url)}"
+        )
     if port == 0 or not url.strip().isascii():
         raise ConfigError("base_url must be ASCII, with a port that is not 0 if it has one")
     if "@" in parts.netloc or parts.query or parts.fragment:
@@ -288,8 +290,8 @@ def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
     return f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
 
 
-def _shown(url: str) -> str:
-    # What has no scheme may be a key that was passed in the wrong place.
+def _describe_url(url: str) -> str:
+    # Without a scheme, it may be a key passed as the wrong argument.
     scheme, colon, _ = url.partition("://")
     if not colon:
         return "one without a scheme"
