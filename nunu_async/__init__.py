@@ -1,7 +1,7 @@
-"""The asyncio client for the nunu.ai API: builds go up concurrently and survive bad links.
+"""The asyncio client for the nunu.ai API: concurrent uploads that survive bad links.
 
-A name is loaded, with the module that has it, when it is first asked for: `import nunu_async` alone
-costs next to nothing, and a program pays for what it uses.
+Names are imported on first access, with their modules: `import nunu_async` alone costs next to
+nothing, and a program pays only for what it uses.
 """
 
 import logging
@@ -122,7 +122,7 @@ if TYPE_CHECKING:
 else:
     from nunu_async.late import names_of
 
-    # What the imports above say, for when the program runs.
+    # The same names as above, for run time.
     __getattr__ = names_of(
         __name__,
         {
@@ -242,7 +242,7 @@ else:
         return sorted({*globals(), *__all__})
 
 
-# Without it Python prints a library's warnings to standard error where nobody asked for logs.
+# Without it Python prints a library's warnings to standard error when logging is not set up.
 logging.getLogger("nunu_async").addHandler(logging.NullHandler())
 
 __all__ = [

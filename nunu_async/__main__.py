@@ -7,5 +7,5 @@ try:
 
     if __name__ == "__main__":
         sys.exit(main())
-except KeyboardInterrupt:  # before anything was begun
+except KeyboardInterrupt:  # before anything has started
     sys.exit(130)

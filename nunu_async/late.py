@@ -1,7 +1,7 @@
-"""Names that are loaded when something asks for them.
+"""Lazy imports: the names of a package are loaded on first access.
 
-What a program does not use it need not load: the models of runs where it uploads, the upload where
-it only lists.
+A program need not load what it does not use: the models of runs if it uploads, the upload if it
+only lists.
 """
 
 import os
@@ -13,35 +13,34 @@ __all__ = ["names_of"]
 
 
 def names_of(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
-    """Return a `__getattr__` for a package: it loads the module that has the name asked for.
+    """Return a `__getattr__` for a package that imports the module of a name on first access.
 
-    A name that has no home may be that of a module in the package. Any number of threads may ask:
-    Python loads a module once. Source: PEP 562.
+    A name that is not listed may be that of a module in the package. Thread-safe: Python loads a
+    module once. Source: PEP 562.
 
     Args:
         package: the name of the package.
-        homes: the names that each of its modules has.
+        homes: the names that each of its modules exports.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
     def load(name: str) -> object:
         module = f"{package}.{home_of.get(name, name)}"
-        if name.isidentifier() and not name.startswith(
-            "_"
-        ):  # those are looked for by tools, in any module
+        # Tools look for private names in any module.
+        if name.isidentifier() and not name.startswith("_"):
             try:
                 found: object = import_module(module)
             except ModuleNotFoundError as error:
                 if error.name != module:
                     raise
-            except OSError as error:  # no descriptor left, as a rule
-                from nunu_async.errors import (  # noqa: PLC0415 - all else here is light
+            except OSError as error:  # usually no file descriptor is left
+                from nunu_async.errors import (  # noqa: PLC0415 - only for failures
                     ConfigError,
                     NunuError,
                 )
 
                 file = os.environ.get("SSLKEYLOGFILE")
-                if file and error.filename == file:  # which aiohttp opens as it is imported
+                if file and error.filename == file:  # aiohttp opens it on import
                     raise ConfigError(
                         f"SSLKEYLOGFILE: {file!a} cannot be written ({error.strerror}); unset it, "
                         "or name a file that can be written"

@@ -1,9 +1,9 @@
-"""All the code that a client may need, loaded in one go."""
+"""Load all the code that a client may need in one go."""
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - asyncio looks up names with it
-import encodings.idna  # noqa: F401 - a TLS connection encodes the name of its host with it
+import concurrent.futures.thread  # noqa: F401 - asyncio resolves names with it
+import encodings.idna  # noqa: F401 - a TLS connection encodes its host name with it
 import sys
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ __all__ = ["load_everything"]
 
 
 def load_everything() -> None:
-    """Load every module, and generate what decodes answers; takes up to half a second."""
+    """Load every module, and generate the decoding code; takes up to half a second."""
     for package in (endpoints, models, polling, upload):
         for name in package.__all__:
             getattr(package, name)
@@ -27,7 +27,7 @@ def load_everything() -> None:
 
 
 def _models_of(module: str) -> Iterator[type[Model]]:
-    # An endpoint imports the models of its answers, and defines those that nobody else needs.
+    # An endpoint imports its response models, and defines those that only it needs.
     for value in vars(sys.modules[module]).values():
         if isinstance(value, type) and issubclass(value, Model) and value not in (Model, Page):
             yield value

@@ -1,7 +1,7 @@
-"""Which version this is.
+"""The version of the package.
 
-Said here as well as in pyproject.toml: asking the installed metadata for it reads files, and loads
-the parser of e-mail, which costs over a tenth of what aiohttp does.
+Duplicated from pyproject.toml: reading the installed metadata opens files and imports the e-mail
+parser, which costs over a tenth of what aiohttp does.
 """
 
 __all__ = ["__version__"]
