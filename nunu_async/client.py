@@ -1,4 +1,4 @@
-"""`NunuClient`: wires the rooms and owns their lifetime."""
+"""`NunuClient`: creates, connects and closes the parts of the library."""
 
 from __future__ import annotations
 
@@ -33,47 +33,47 @@ __all__ = ["NunuClient"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Four threads for each file that may be open, if its disk hangs; most of them are never started.
-_READERS_A_FILE = 4
+# Threads per file that may be open, in case its disk hangs; most of them are never started.
+_THREADS_PER_FILE = 4
 
 
 class NunuClient:
-    """Talk to the nunu.ai API.
+    """A client for the nunu.ai API.
 
-    An async context manager; one for each event loop, shared by any number of tasks in it.
+    An async context manager; use one per event loop, shared by any number of tasks in it.
 
     Settings come from the argument, then the environment (`NUNU_API_KEY`, then
     `NUNU_API_TOKEN`; `NUNU_PROJECT_ID`; `NUNU_BASE_URL`, then `NUNU_API_URL`), then defaults.
 
     Args:
         api_key: sent in `X-Api-Key`, to the API only.
-        project_id: named in requests that can carry it.
+        project_id: sent in requests that take one.
         base_url: ``https://nunu.ai``, with or without ``/api`` or ``/api/v1``.
         timeout: seconds for one API call over all its attempts, or a `Timeouts` that sets every
             limit, stall limits included. Completing an upload has a limit of its own there.
-        retry: how often and how patiently to try again.
-        session: an aiohttp session to send API requests with, used and not closed; its own
-            middlewares are not run, its own proxy is used. Requests with an upload id in their
-            query go over its connections too, but past its trace configs and those that other
-            libraries have added. Storage never uses it.
+        retry: how often to retry, and how long to wait before each retry.
+        session: an aiohttp session to send API requests with; never closed. Its middlewares are
+            not run, its proxy is used. Requests with an upload id in their query share its
+            connections, but not its trace configs or those that other libraries have added.
+            Storage never uses it.
         ssl_context: for both API and storage, where the system's certificates are not enough.
-        api_concurrency: API requests under way at once.
-        storage_concurrency: parts under way at once, over all uploads of this client.
-        max_bandwidth: bytes a second that leave for storage, over all uploads of this client, from
+        api_concurrency: maximum number of concurrent API requests.
+        storage_concurrency: maximum number of concurrent parts, over all uploads of this client.
+        max_bandwidth: bytes per second sent to storage, over all uploads of this client, at least
             1024; None is no limit.
         allow_http: permit plain http to hosts other than this machine.
-        trust_env: take proxies from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`; what runs on this
-            machine is reached straight all the same. `.netrc` is never read.
-        path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None takes them
+        trust_env: take proxies from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`; loopback hosts are
+            always reached directly. `.netrc` is never read.
+        path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None uses them
             for organization keys (``nunu_org_...``), and the shorter ones for project keys.
-        state_dir: where uploads to be resumed keep their journals; None takes `NUNU_STATE_DIR`,
-            then the system's place for state.
-        on_attempt: a function that is called after each attempt of an API call and of a part, with
-            an `Attempt`, which holds no secret: what metrics and traces are made of. What it
-            raises is logged.
-        clock: where time, pauses and chance come from; tests pass their own.
+        state_dir: where resumable uploads keep their journals; None takes `NUNU_STATE_DIR`, then
+            the system's state directory.
+        on_attempt: a function called with an `Attempt` after each attempt of an API call and of a
+            part, for metrics and traces; an `Attempt` holds no secret. An exception it raises is
+            logged.
+        clock: the source of time, pauses and randomness; tests pass their own.
 
-    Raises: ConfigError for settings that cannot work; nothing is sent.
+    Raises: ConfigError for invalid settings; nothing is sent.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of a client
@@ -106,7 +106,7 @@ class NunuClient:
             tls=ssl_context,
             trust_env=trust_env,
         )
-        # Error trackers record the locals of every frame that an error leaves by.
+        # Error trackers record the locals of every frame that an error passes through.
         del api_key, base_url
         if isinstance(settings, ConfigError):
             raise settings
@@ -127,7 +127,7 @@ class NunuClient:
         self._timeouts = _timeouts(timeout)
         self._storage_concurrency = storage_concurrency
         self._max_bandwidth = max_bandwidth
-        # One thread: what several tasks need at once is loaded once, and they wait for it.
+        # One thread, so that what several tasks need at once is loaded once, and all wait for it.
         self._loader = Readers(1)
         self._session = Session(
             config,
@@ -153,16 +153,16 @@ class NunuClient:
             proxies=proxies,
             max_bandwidth=max_bandwidth,
         )
-        self._readers = Readers(_READERS_A_FILE * storage_concurrency + _READERS_A_FILE)
+        self._readers = Readers(_THREADS_PER_FILE * storage_concurrency + _THREADS_PER_FILE)
         self._writer = Readers(1)
         self._closed = False
 
-    # What follows is made when it is first asked for, and so is its code loaded: who lists runs
-    # needs nothing that uploads, and who uploads nothing that waits.
+    # Created on first access, which also loads their code: listing runs needs no upload code, and
+    # uploading no polling code.
 
     @cached_property
     def builds(self) -> endpoints.Builds:
-        """The operations of build storage, one by one."""
+        """The single operations of build storage."""
         return endpoints.Builds(
             self._session, project_id=self._config.project_id, patience=self._timeouts.complete
         )
@@ -174,7 +174,7 @@ class NunuClient:
 
     @cached_property
     def jobs(self) -> endpoints.Jobs:
-        """List and read what starts have queued."""
+        """List and read jobs, which starts queue."""
         return endpoints.Jobs(self._session)
 
     @cached_property
@@ -226,11 +226,11 @@ class NunuClient:
     async def warm_up(self) -> None:
         """Load all code that this client may need, on another thread; nothing is sent.
 
-        Otherwise the first call, upload, list or wait of a process loads its code, in part on the
-        event loop, which is held up for tens of milliseconds. A service that cannot have that
-        awaits this when it starts. May be called any number of times, by any number of tasks; the
-        first takes up to half a second, the others none. Where no thread can be started, the code
-        is loaded on the event loop.
+        Otherwise the first call, upload, list or wait of a process loads its code, partly on the
+        event loop, and blocks that for tens of milliseconds. Services that cannot accept this
+        await `warm_up` when they start. May be called repeatedly and concurrently; the first call
+        takes up to half a second, the others no time. If no thread can be started, the code is
+        loaded on the event loop.
 
         Raises: NunuError where a module cannot be loaded; ClientClosed.
         """
@@ -238,13 +238,13 @@ class NunuClient:
         self._check_open()
 
     async def _load(self, load: Callable[[], object]) -> None:
-        """Load code: in a thread, as it takes longer than a turn of the loop may."""
+        """Load code in a thread, as it would block the event loop for too long."""
         if not self._closed:
             await asyncio.get_running_loop().run_in_executor(self._loader, load)
 
     async def _load_uploader(self) -> None:
         """Load the code that uploads. Raises: ClientClosed."""
-        # A package has the name of a module of its own once that is loaded to its end.
+        # A package has its submodule as an attribute once that is fully imported.
         if "many" not in vars(upload):
             await self._load(_load_uploads)
         self._check_open()
@@ -284,12 +284,12 @@ class NunuClient:
         resume: bool = False,
         on_progress: upload.Listener | None = None,
     ) -> upload.UploadedBuild:
-        """Put a build file into build storage.
+        """Upload a file to build storage.
 
-        The file is streamed: memory does not grow with it. `concurrency` parts of it are sent at
-        once, within the client's `storage_concurrency`. When this raises, cancellation included,
-        nothing is still running and the server was told to forget the upload, unless it may
-        have completed it.
+        The file is streamed: memory use is independent of its size. `concurrency` parts of it are
+        sent at once, within the client's `storage_concurrency`. When this raises, cancellation
+        included, nothing is still running and the server was asked to cancel the upload, unless it
+        may have completed it.
 
         Args:
             path: a regular file, at least one byte long.
@@ -297,28 +297,28 @@ class NunuClient:
             platform: None infers it from the file's extension.
             description: at most 1000 characters.
             tags: 1 to 50 characters each.
-            multipart: None asks for multipart above 128 MiB; the server's answer is obeyed.
+            multipart: None requests multipart above 128 MiB; the server decides.
             auto_delete: let the server delete old builds when storage is full.
             deletion_policy: which builds `auto_delete` takes first.
-            upload_timeout: minutes, 1 to 1440, after which the server forgets the upload; None
-                takes what 1 MiB/s needs (or its share of `max_bandwidth` where all uploads that
-                may run at once share it, if that is less), at least the server's own 10 for a
-                single part and 60 for several, and 1440 for several with `resume`.
+            upload_timeout: minutes, 1 to 1440, after which the server drops the upload; None
+                takes the time needed at 1 MiB/s (or at its share of `max_bandwidth` where all
+                uploads that may run at once share it, if that is less), at least the server's own
+                10 for a single part and 60 for several, and 1440 for several with `resume`.
             details: where the build comes from.
-            concurrency: parts of this file under way at once.
-            verify: compare the MD5 of each part with its ETag, where that is one, and send the
-                part again where they differ; the result's `verified` counts those that agree.
-            resume: keep a journal, and go on with what an earlier call of the same file, name,
-                platform, description and tags has left: only parts that are missing are sent. A
+            concurrency: maximum number of concurrent parts of this file.
+            verify: compare the MD5 of each part with its ETag, where that is an MD5, and resend the
+                part if they differ; the result's `verified` counts those that match.
+            resume: keep a journal, and resume the upload that an earlier call with the same file,
+                name, platform, description and tags has left: only missing parts are sent. A
                 failure or cancellation then leaves the upload on the server, and its notes say
-                so, unless it is of no more use: the file has changed, or it has a single part.
-            on_progress: a function or coroutine function, told each `UploadEvent` in order;
-                what it raises ends the upload.
+                so, unless it cannot be resumed: the file has changed, or it has a single part.
+            on_progress: a function or coroutine function, called with each `UploadEvent` in order;
+                an exception it raises aborts the upload.
 
         Raises: SourceError and InputError before anything is sent, SourceError also for a file
-            that is being uploaded with `resume` already; QuotaExceeded and the other
-            ApiErrors; UploadError when a part does not go up; SourceChanged when the file
-            changes meanwhile; UploadOutcomeUnknown when the server would not say.
+            that is already being uploaded with `resume`; QuotaExceeded and the other
+            ApiErrors; UploadError when a part fails; SourceChanged when the file changes
+            meanwhile; UploadOutcomeUnknown when the server did not confirm the outcome.
         """
         await self._load_uploader()
         job = upload.BuildFile(
@@ -338,7 +338,7 @@ class NunuClient:
         )
         return await self._uploader.upload(job, on_progress)
 
-    async def upload_builds(  # noqa: PLR0913 - those of `upload_build`, for many
+    async def upload_builds(  # noqa: PLR0913 - those of `upload_build`, for several
         self,
         files: Iterable[str | os.PathLike[str] | upload.BuildFile],
         *,
@@ -358,17 +358,17 @@ class NunuClient:
         on_progress: upload.FileListener | None = None,
         on_result: Callable[[upload.UploadResult], None] | None = None,
     ) -> tuple[upload.UploadResult, ...]:
-        """Put many build files into build storage; return what became of each, in that order.
+        """Upload several files to build storage; return a result for each, in the same order.
 
-        All of them share the client's `storage_concurrency`: that many files are open and that
-        many parts under way at most, and the others wait. One that fails stops no other. When
+        All of them share the client's `storage_concurrency`: at most that many files are open and
+        that many parts under way, and the others wait. A failure does not stop the others. When
         this raises, cancellation included, nothing is still running and each upload that was
-        under way has been given up as `upload_build` does it.
+        under way has been aborted as by `upload_build`.
 
         Args:
             files: paths, to which the settings here apply, and `BuildFile`s, which have their own.
-            name: of every path; None takes each file's own name, after as many of its folders as
-                tell it from others of that name (``arm64/app.apk``).
+            name: of every path; None takes each file's own name, prefixed with as many of its
+                folders as distinguish it from others of that name (``arm64/app.apk``).
             platform: see `upload_build`, as for all up to `resume`.
             description: see there.
             tags: see there.
@@ -377,23 +377,23 @@ class NunuClient:
             deletion_policy: see there.
             upload_timeout: see there.
             details: see there.
-            concurrency: parts of one file under way at once.
+            concurrency: maximum number of concurrent parts of one file.
             verify: see there.
             resume: see there.
-            fail_fast: raise the first failure, and give up what is under way.
-            on_progress: a function or coroutine function, told each file and `UploadEvent`; what
-                it raises ends all.
-            on_result: a function, told each result as it is there.
+            fail_fast: raise the first failure, and abort the uploads that are under way.
+            on_progress: a function or coroutine function, called with each file and `UploadEvent`;
+                an exception it raises aborts all uploads.
+            on_result: a function, called with each result as it becomes available.
 
-        Raises: InputError before anything is sent, also for a file given twice under one name;
-            SourceError for a relative path where the working directory is gone.
+        Raises: InputError before anything is sent, also for a file passed twice with the same name;
+            SourceError for a relative path if the working directory no longer exists.
         """
         await self._load_uploader()
-        given = list(files)
-        paths = [file for file in given if not isinstance(file, upload.BuildFile)]
+        items = list(files)
+        paths = [file for file in items if not isinstance(file, upload.BuildFile)]
         for path in paths:
             upload.check_path(path)
-        # On a thread: macOS asks a volume whether it ignores case, and a dead one never answers.
+        # In a thread: macOS asks a volume whether it ignores case, and a hung one never responds.
         if name is None:
             names = iter(await self._read(upload.short_names, paths))
         else:
@@ -416,7 +416,7 @@ class NunuClient:
                 verify=verify,
                 resume=resume,
             )
-            for file in given
+            for file in items
         ]
         await self._read(upload.check, jobs)
         return await upload.upload_all(
@@ -452,19 +452,19 @@ class NunuClient:
     ) -> tuple[models.TestPlanExecution, ...]:
         """Wait until all of these test-plan executions are over; return them in the order asked.
 
-        All waits of a client share one loop, which reads lists: ten thousand calls cost the server
-        what one call for ten thousand ids costs, a page for each hundred that are not over. What
-        failed is a result like any other. An id that the server shows nowhere for a quarter of a
-        minute is `NotFound`, once the others are over. Failures that may pass (network, 5xx, 429)
-        only lengthen the pauses.
+        All waits of a client share one polling loop, which reads lists: ten thousand calls cost
+        the server as much as one call with ten thousand ids, a page per hundred that are not over.
+        A failed execution is a result like any other. An id that is in no list for a quarter of a
+        minute is `NotFound`, once the others are over. Transient failures (network, 5xx, 429) only
+        lengthen the pauses.
 
         Args:
-            execution_ids: ids; one that stands twice is given twice.
+            execution_ids: ids; duplicates are returned as often as they are passed.
             timeout: seconds for all of them; None waits for ever.
-            interval: seconds from the end of one look to the start of the next, and up to a tenth
-                more; the first look is at once.
-            on_change: a function or coroutine function, told each `Change` of state that a look
-                found, the first sight included; what it raises ends the wait.
+            interval: seconds from the end of one poll to the start of the next, plus up to a
+                tenth; the first poll is immediate.
+            on_change: a function or coroutine function, called with each `Change` of state that a
+                poll found, the first state included; an exception it raises ends the wait.
             raise_on_failure: raise `RunFailed`, once all are over, if any did not succeed.
 
         Raises: InputError before anything is sent; WaitTimeout, which has what finished and the
@@ -484,7 +484,7 @@ class NunuClient:
         on_change: polling.OnChange[models.TestPlanExecution] | None = None,
         raise_on_failure: bool = False,
     ) -> AsyncGenerator[models.TestPlanExecution, None]:
-        """Give each execution as it is over, each once; see `wait_for_executions`.
+        """Yield each execution once, when it is over; see `wait_for_executions`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
@@ -516,7 +516,7 @@ class NunuClient:
     ) -> tuple[models.Run, ...]:
         """Wait until all of these runs are over; return them in the order asked.
 
-        As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` tells the steps of a run.
+        As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` returns a run's steps.
         """
         await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
@@ -531,7 +531,7 @@ class NunuClient:
         on_change: polling.OnChange[models.Run] | None = None,
         raise_on_failure: bool = False,
     ) -> AsyncGenerator[models.Run, None]:
-        """Give each run as it is over, each once; see `wait_for_runs`.
+        """Yield each run once, when it is over; see `wait_for_runs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
@@ -563,7 +563,7 @@ class NunuClient:
     ) -> tuple[models.Job, ...]:
         """Wait until all of these jobs are over, retries included; return them in the order asked.
 
-        As `wait_for_executions`. Job ids are what a start gives; the runs of a job are in `.runs`.
+        As `wait_for_executions`. Job ids are what a start returns; a job's runs are in `.runs`.
         """
         await self._load_polling()
         terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
@@ -578,7 +578,7 @@ class NunuClient:
         on_change: polling.OnChange[models.Job] | None = None,
         raise_on_failure: bool = False,
     ) -> AsyncGenerator[models.Job, None]:
-        """Give each job as it is over, each once; see `wait_for_jobs`.
+        """Yield each job once, when it is over; see `wait_for_jobs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
@@ -611,9 +611,9 @@ class NunuClient:
     ) -> models.FinishedRun:
         """Start a test, a test plan or instructions, and wait until all of its jobs are over.
 
-        Takes what `nunu.runs.start` and `wait_for_jobs` take; `timeout` is for the wait, and what
-        was started goes on after it. `on_start` is told what was started, before the wait. When
-        this call is cancelled it stops what it started first, unless `stop_on_cancel` is False.
+        Takes what `nunu.runs.start` and `wait_for_jobs` take; `timeout` is for the wait only: what
+        was started continues after it. `on_start` is called with what was started, before the
+        wait. A cancelled call first stops what it started, unless `stop_on_cancel` is False.
 
         Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
         """
@@ -647,15 +647,15 @@ class NunuClient:
         params: Mapping[str, str | int | bool | Sequence[str]] | None = None,
         json: Mapping[str, object] | None = None,
     ) -> object:
-        """Ask for any path of the API; return the decoded JSON, or None where there is no body.
+        """Send a request to any path of the API; return the decoded JSON, or None without a body.
 
-        Same key, limits, retries, errors and redaction as everywhere: GET and DELETE may be
-        repeated, any other method only where the server cannot have acted.
+        With the same key, limits, retries, errors and redaction as all calls: GET and DELETE may
+        be retried, any other method only where the server cannot have acted.
 
         Args:
             method: an HTTP method.
-            path: below ``/api/v1``, with a leading slash and its ids quoted.
-            params: the query; a list is joined with commas, as the API wants it.
+            path: below ``/api/v1``, with a leading slash, percent-encoded.
+            params: the query; a list is joined with commas, as the API expects it.
             json: the body.
 
         Raises: InputError; ApiError; DecodeError; TransportError.
@@ -663,16 +663,17 @@ class NunuClient:
         return await self._session.send(anything(method, path, params, json))
 
     async def close(self) -> None:
-        """End waits and uploads that are under way, then every connection; may be called twice.
+        """End all waits and uploads, then close all connections; may be called twice.
 
-        They end with `ClientClosed`, uploads as if cancelled. An injected session stays open.
+        They raise `ClientClosed`, uploads as if cancelled. A session that was passed in stays open.
         """
         self._closed = True
-        made = vars(self)
-        if "_polling" in made:
+        created = vars(self)
+        if "_polling" in created:
             await self._polling.close()
-        # A listener's own close is cancelled here with its upload, which needs the connections yet.
-        if "_uploader" in made:
+        # A `close` called by a listener is cancelled here with its upload, which still needs the
+        # connections.
+        if "_uploader" in created:
             await self._uploader.close()
         await finish(self._disconnect())
 
@@ -696,12 +697,12 @@ class NunuClient:
         await self.close()
 
     def __reduce__(self) -> NoReturn:
-        # Half of it is the event loop's; the other half is a key.
+        # It is bound to an event loop, and holds a key.
         raise TypeError("a NunuClient cannot be copied or pickled; make another one")
 
     def __repr__(self) -> str:
         if (config := getattr(self, "_config", None)) is None:
-            return "<NunuClient without settings>"  # in the locals of the error that refused them
+            return "<NunuClient without settings>"  # in the locals of the error that rejected them
         return f"<NunuClient base_url={config.base_url!r} project_id={config.project_id!r}>"
 
 
@@ -716,9 +717,9 @@ def _settings(
     tls: ssl.SSLContext | None,
     trust_env: bool,
 ) -> tuple[Config, Proxies] | ConfigError:
-    """Return the settings, or what is wrong with them; to be raised elsewhere.
+    """Return the settings, or the error to raise for them in another frame.
 
-    The frames where it was found hold the key, the environment and passwords of proxies.
+    The frames where it occurred hold the key, the environment and passwords of proxies.
     """
     try:
         config = Config.load(
@@ -752,11 +753,11 @@ def _user_agent() -> str:
 
 @cache
 def _load_everything() -> None:
-    from nunu_async.preload import load_everything  # noqa: PLC0415 - most programs do without
+    from nunu_async.preload import load_everything  # noqa: PLC0415 - most programs do not need it
 
     load_everything()
 
 
 def _load_uploads() -> tuple[object, ...]:
-    """Load what uploads need in one go: between two, the client may be closed."""
+    """Load all that uploads need at once: the client may be closed between two loads."""
     return upload.Uploader, upload.upload_all
