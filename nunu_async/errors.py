@@ -218,7 +218,7 @@ class DecodeError(NunuError):
 
     @property
     def response(self) -> ResponseInfo:
-        """The answer, in the form that models have it too."""
+        """The response metadata, as on models."""
         return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
 
 
@@ -270,7 +270,7 @@ class ApiError(NunuError):
 
     @property
     def response(self) -> ResponseInfo:
-        """The answer, in the form that models have it too."""
+        """The response metadata, as on models."""
         return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
 
     def _sentence(self) -> str:

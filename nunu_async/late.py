@@ -29,7 +29,7 @@ def names_of(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str]
         # Tools look for private names in any module.
         if name.isidentifier() and not name.startswith("_"):
             try:
-                found: object = import_module(module)
+                value: object = import_module(module)
             except ModuleNotFoundError as error:
                 if error.name != module:
                     raise
@@ -48,9 +48,9 @@ def names_of(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str]
                 raise NunuError(f"cannot load {module}: {error.strerror}") from error
             else:
                 if name in home_of:
-                    found = getattr(found, name)
-                    setattr(sys.modules[package], name, found)
-                return found
+                    value = getattr(value, name)
+                    setattr(sys.modules[package], name, value)
+                return value
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load

@@ -68,8 +68,8 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEXT) 
     characters is cut.
     """
     if secrets:
-        hidden = (secret.reveal() for secret in secrets)
-        for value in sorted(hidden, key=len, reverse=True):  # one may be a prefix of another
+        values = (secret.reveal() for secret in secrets)
+        for value in sorted(values, key=len, reverse=True):  # one may be a prefix of another
             if len(value) >= _MIN_SECRET:
                 text = text.replace(value, _HIDDEN)
     # Escaping only lengthens it, so that what exceeds the limit now is cut in any case; a response

@@ -1,1 +1,1 @@
-"""The session core: one request in, one typed answer out."""
+"""The session core: sends requests, and decodes their responses."""

@@ -48,8 +48,8 @@ def _shielded() -> AbstractContextManager[object]:
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the failure that ended the others; a cancellation only if there is nothing else."""
-    found = [
+    causes = [
         first_of(failure) if isinstance(failure, BaseExceptionGroup) else failure
         for failure in failures.exceptions
     ]
-    return next((f for f in found if not isinstance(f, asyncio.CancelledError)), found[0])
+    return next((f for f in causes if not isinstance(f, asyncio.CancelledError)), causes[0])

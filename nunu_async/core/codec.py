@@ -176,18 +176,18 @@ def structure_rows(
         return tuple([read(row) for row in rows])
     except _READ_ERRORS:
         pass  # row by row below, to accept each or report what is wrong
-    found: list[M] = []
+    models: list[M] = []
     problems: list[str] = []
     for number, row in enumerate(rows):
         try:
-            found.append(structure(row, model))
+            models.append(structure(row, model))
         except Misfit as misfit:
             problems += misfit.below(f".{key}[{number}]").problems
     if problems and skipped is None:
         raise Misfit(*problems[:_MAX_PROBLEMS])
     if skipped is not None:
         skipped += problems[:_MAX_PROBLEMS]
-    return tuple(found)
+    return tuple(models)
 
 
 def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Page[M]:

@@ -78,14 +78,14 @@ class Proxies:
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Proxies:
         """Read the environment."""
-        found: dict[str, Way] = {}
+        by_scheme: dict[str, Way] = {}
         for scheme in _SCHEMES:
             name, value = _setting(environ, scheme)
             if value:
-                found[scheme] = way_through(name, value, tunnels=scheme == "https")
+                by_scheme[scheme] = way_through(name, value, tunnels=scheme == "https")
         _, no_proxy = _setting(environ, "no")
         names = (name.strip().lower() for name in no_proxy.split(","))
-        return cls(found, tuple(name for name in names if name))
+        return cls(by_scheme, tuple(name for name in names if name))
 
     def way_to(self, url: str) -> Way:
         """Return the route to a validated URL."""

@@ -28,7 +28,7 @@ class Replay(enum.Enum):
     """Never; the caller finds out itself what became of the request."""
 
     UNLESS_ACTED = "unless acted"
-    """Only when the server cannot have acted: never connected, or it answered 429 or 503."""
+    """Only when the server cannot have acted: never connected, or it responded with 429 or 503."""
 
 
 @attrs.define

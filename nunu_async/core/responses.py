@@ -75,24 +75,24 @@ def read(
 
 
 def _with_response(
-    answer: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
+    result: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
 ) -> T:
     """Set `response` on a result, and on each row if it is or has rows; return the result."""
-    rows: Iterable[object] = (answer,)
-    if isinstance(answer, Page):
-        rows = (answer, *answer.data)
-    elif isinstance(answer, tuple | list):
-        rows = answer
+    rows: Iterable[object] = (result,)
+    if isinstance(result, Page):
+        rows = (result, *result.data)
+    elif isinstance(result, tuple | list):
+        rows = result
     models = [row for row in rows if isinstance(row, Model)]
     if not models:
-        return answer
+        return result
     shown = _safe_headers(headers, secrets)
     info = ResponseInfo(status=status, request_id=request_id(shown), headers=shown)
     for model in models:
         # Frozen for callers, but these are new and not shared yet. Copying them would cost as much
         # as reading them did.
         object.__setattr__(model, "response", info)
-    return answer
+    return result
 
 
 def _shown(problem: str, secrets: tuple[Secret, ...]) -> str:

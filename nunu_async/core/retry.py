@@ -210,11 +210,11 @@ class Attempts:
             return None
         ceiling = self._policy.ceiling(self.made - 1, throttled=is_throttled(failure))
         delay = max(at_least, chance * ceiling)
-        asked = getattr(failure, "retry_after", None)
-        if asked is not None:
-            if asked > self._policy.max_retry_after:
+        retry_after = getattr(failure, "retry_after", None)
+        if retry_after is not None:
+            if retry_after > self._policy.max_retry_after:
                 return None
-            delay = max(delay, asked) + chance * 0.25 * asked
+            delay = max(delay, retry_after) + chance * 0.25 * retry_after
         if delay >= remaining:
             return None
         if self._budget is not None:
@@ -303,7 +303,7 @@ def pause_between(tries: int, *, first: float, longest: float, chance: float) ->
 def is_signature_refused(failure: NunuError) -> bool:
     """Tell whether storage refused the URL itself, so that a fresh one may help.
 
-    Any 403 counts: expired, altered and revoked URLs all answer it, with varying codes.
+    Any 403 counts: expired, altered and revoked URLs all get it, with varying codes.
     """
     return isinstance(failure, StorageError) and (
         failure.status == 403 or failure.code in _REFUSED_CODES  # noqa: PLR2004

@@ -156,10 +156,10 @@ class Session:
                     request.flight.on_wire = True
                 answered = _Answered()
                 try:
-                    answer = await self._attempt(request, deadline, attempts.made + 1, answered)
+                    result = await self._attempt(request, deadline, attempts.made + 1, answered)
                     attempts.succeeded()
                     self._traffic.succeeded(began)
-                    return answer
+                    return result
                 except (ApiError, DecodeError, TransportError) as error:
                     failure = answered.error = error
                     if request.flight is not None and may_have_acted(error):
@@ -274,13 +274,13 @@ class Session:
                     del response  # it holds the query, and an error keeps the locals of its frames
                 if len(body) > _LARGE:
                     await self._decode_turns.ready(len(body))
-                hidden = (self._config.api_key, *request.secrets)
+                secrets = (self._config.api_key, *request.secrets)
                 if self._on_attempt is not None:
-                    answered.request_id = responses.request_id(headers, hidden)
+                    answered.request_id = responses.request_id(headers, secrets)
                 while True:
                     try:
                         with only_ready():
-                            return responses.read(request, answered.status, headers, body, hidden)
+                            return responses.read(request, answered.status, headers, body, secrets)
                     except NotReady as needed:
                         prepare = needed.prepare
                     await self._prepare(prepare)

@@ -37,8 +37,8 @@ def check_certificates(environ: Mapping[str, str]) -> None:
     check_key_log(environ)
     file = environ.get(_FILE)
     # A folder fails here; a shell pipe is left out, as it can be read only once.
-    place = Path(file or "")
-    if file and (place.is_file() or place.is_dir() or not place.exists()):
+    path = Path(file or "")
+    if file and (path.is_file() or path.is_dir() or not path.exists()):
         try:
             ssl.create_default_context(cafile=file)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
@@ -49,7 +49,7 @@ def check_certificates(environ: Mapping[str, str]) -> None:
                 f"{_FILE}: no certificates can be read from {file!a} ({reason})"
             ) from None
     folder = environ.get(_FOLDER)
-    if folder and not any(Path(place).is_dir() for place in folder.split(os.pathsep)):
+    if folder and not any(Path(path).is_dir() for path in folder.split(os.pathsep)):
         raise ConfigError(f"{_FOLDER}: {folder!a} is no directory")
 
 

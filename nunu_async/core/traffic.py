@@ -59,14 +59,14 @@ class Traffic:
         A 429 without one does for as long as its own caller waits, `delay`, and longer each time
         that the pause was not enough.
         """
-        asked = getattr(failure, "retry_after", None)
-        if asked is None and not is_throttled(failure):
+        retry_after = getattr(failure, "retry_after", None)
+        if retry_after is None and not is_throttled(failure):
             return
-        if asked is not None and getattr(failure, "status", 0) not in {429, 503}:
+        if retry_after is not None and getattr(failure, "status", 0) not in {429, 503}:
             return
         now = self._clock.monotonic()
-        if asked is not None:
-            length = min(asked, self._policy.max_retry_after)
+        if retry_after is not None:
+            length = min(retry_after, self._policy.max_retry_after)
         elif began <= self._throttled_at:
             return  # sent before the pause was known: it says nothing new
         else:

@@ -237,10 +237,10 @@ def headers_of(response: ClientResponse) -> dict[str, str]:
     headers = {name.lower(): value for name, value in response.headers.items()}
     if len(headers) == len(response.headers):
         return headers
-    found: dict[str, dict[str, None]] = {}
+    values_of: dict[str, dict[str, None]] = {}
     for name, value in response.headers.items():
-        found.setdefault(name.lower(), {})[value] = None
-    return {name: ", ".join(values) for name, values in found.items()}
+        values_of.setdefault(name.lower(), {})[value] = None
+    return {name: ", ".join(values) for name, values in values_of.items()}
 
 
 async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False) -> bytes:
@@ -279,19 +279,19 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
 
 
 def _decompress(body: bytes, limit: int) -> bytes:
-    found = b""
+    content = b""
     while body:  # one gzip member after the other
         decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         try:
-            found += decompressor.decompress(body, limit + 1 - len(found))
+            content += decompressor.decompress(body, limit + 1 - len(content))
         except zlib.error:
             raise TransportError("the answer is no gzip, though its headers say so") from None
-        if len(found) > limit:
+        if len(content) > limit:
             raise TransportError(f"the answer is longer than {limit} bytes")
         if not decompressor.eof:
             raise TransportError("the answer's gzip is cut off")
         body = decompressor.unused_data
-    return found
+    return content
 
 
 def is_success(status: int) -> bool:

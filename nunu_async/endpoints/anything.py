@@ -47,8 +47,8 @@ def anything(
 
 def _secrets(*sources: object) -> tuple[Secret, ...]:
     """Return the values to hide in messages: an upload id is as good as a password."""
-    found = (members.get("upload_id") for members in sources if isinstance(members, Mapping))
-    return tuple(Secret(value) for value in found if isinstance(value, str))
+    values = (members.get("upload_id") for members in sources if isinstance(members, Mapping))
+    return tuple(Secret(value) for value in values if isinstance(value, str))
 
 
 def _path(path: object) -> str:
@@ -73,12 +73,12 @@ def _query(params: object) -> tuple[tuple[str, str], ...]:
         return ()
     if not isinstance(params, Mapping):
         raise InputError("params", f"must be a dictionary, not {short(params)}")
-    found = []
+    query = []
     for name, value in params.items():
         if not isinstance(name, str):
             raise InputError("params", f"names must be text, not {short(name)}")
-        found.append((_text("params", name), _text(name, value)))
-    return tuple(found)
+        query.append((_text("params", name), _text(name, value)))
+    return tuple(query)
 
 
 def _text(name: str, value: object) -> str:

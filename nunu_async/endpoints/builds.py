@@ -334,11 +334,11 @@ def _leftover(data: Mapping[str, object]) -> Ticket | None:
 
 def _completed(data: object, build_id: str) -> None:
     # A 200 with an error, or without the documented members, is not a success.
-    answer = codec.structure(data, _CompleteAnswer)
+    response = codec.structure(data, _CompleteAnswer)
     members = data if isinstance(data, Mapping) else {}
     wrong = [name for name in ("error", "errors") if members.get(name)]
     wrong += [name for name in ("ok", "success") if members.get(name) is False]
-    status = answer.status
+    status = response.status
     if status is None and members.get("code") and members.get("message"):
         wrong.append("code")
     if wrong:
@@ -351,9 +351,9 @@ def _completed(data: object, build_id: str) -> None:
         foreign += [n for n in ("ok", "success") if members.get(n) not in (None, True)]
         if foreign:
             raise codec.Misfit(f"not the answer to this request @ $.{foreign[0]}")
-    if answer.build_id not in (None, build_id):
-        raise codec.Misfit(f"another build: {answer.build_id!a} @ $.build_id")
-    if answer.build_id is None and answer.status is None:
+    if response.build_id not in (None, build_id):
+        raise codec.Misfit(f"another build: {response.build_id!a} @ $.build_id")
+    if response.build_id is None and status is None:
         raise codec.Misfit("neither a build_id nor status success @ $")
 
 

@@ -404,9 +404,9 @@ def _with_job_ids(data: object) -> object:
     if not isinstance(data, Mapping) or "job_ids" in data:
         return data
     devices = data.get("results", data.get("device_runs"))
-    found: list[object] = []
+    job_ids: list[object] = []
     for device in devices if isinstance(devices, list) else ():
         inner = device.get("data") if isinstance(device, Mapping) else None
         ids = inner.get("job_ids") if isinstance(inner, Mapping) else None
-        found += ids if isinstance(ids, list) else ()
-    return {**data, "job_ids": found} if found else data
+        job_ids += ids if isinstance(ids, list) else ()
+    return {**data, "job_ids": job_ids} if job_ids else data

@@ -289,7 +289,7 @@ class PartUrl(Model):
 
 @attrs.frozen(kw_only=True)
 class CompletedPart:
-    """What storage answered for one part."""
+    """The ETag that storage returned for one part."""
 
     part_number: int
     """1-based."""
@@ -308,7 +308,7 @@ class Build(Model):
     build_id: str
     name: str | None = None
     status: str | None = None
-    """``OK``, ``UNHEALTHY``; older answers ``uploading``, ``ready``, ``failed``."""
+    """``OK``, ``UNHEALTHY``; older responses ``uploading``, ``ready``, ``failed``."""
     project_id: str | None = None
     platform: str | None = None
     filename: str | None = None

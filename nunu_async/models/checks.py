@@ -28,9 +28,9 @@ def texts(field: str, values: object) -> list[str]:
         raise InputError(field, "must be a list of strings, not one string")
     if not isinstance(values, Iterable) or isinstance(values, bytes | Mapping):
         raise InputError(field, f"must be a list of strings, not {short(values)}")
-    found: list[str] = []
+    strings: list[str] = []
     for value in values:
         if not isinstance(value, str):
             raise InputError(field, f"must be a list of strings, not of {short(value)}")
-        found.append(value)
-    return found
+        strings.append(value)
+    return strings

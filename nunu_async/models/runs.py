@@ -122,7 +122,7 @@ class Player(Model):
     """The run's id, a hyphen, the player's number."""
     state: RunState
     player_number: int
-    """1-based in answers since March 2026, 0-based before."""
+    """1-based in responses since March 2026, 0-based before."""
     result: RunResult | None = None
     """Null until completed."""
     test_name: str | None = None
@@ -132,9 +132,9 @@ class Player(Model):
     """Steps that ended with success."""
     platform: PlayerPlatform | None = None
     base_agent: BaseAgent | None = None
-    """Newest answers only."""
+    """Newest responses only."""
     step_result_summary: Mapping[str, object] | None = attrs.field(default=None, hash=False)
-    """Newest answers only: how many steps ended with which result."""
+    """Newest responses only: how many steps ended with which result."""
 
 
 @attrs.frozen(kw_only=True)
@@ -163,7 +163,7 @@ class StepTest(Model):
 
 @attrs.frozen(kw_only=True)
 class StepItem(Model):
-    """One expectation of a step; newest answers only."""
+    """One expectation of a step; newest responses only."""
 
     id: str | None = None
     expected: str | None = None
@@ -233,7 +233,7 @@ class Run(Model):
 
 @attrs.frozen(kw_only=True)
 class RunApp(Model):
-    """An app that a run had installed; newest answers only."""
+    """An app that a run had installed; newest responses only."""
 
     role: str | None = None
     """``main`` or ``extra``."""

@@ -25,7 +25,7 @@ class ExecutionTestStatus(Model):
     queued: int
     running: int
     skipped: int | None = None
-    """Newest answers only."""
+    """Newest responses only."""
 
 
 @attrs.frozen(kw_only=True)
