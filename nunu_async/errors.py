@@ -469,6 +469,10 @@ class UploadOutcomeUnknown(UploadError):
         self.stage = stage
 
 
+# Ids that a message lists.
+_SHOWN = 3
+
+
 class WaitError(NunuError):
     """A wait ended without all results.
 
@@ -496,7 +500,8 @@ class WaitTimeout(WaitError, TimeoutError):
         self, seconds: float, *, finished: Mapping[str, object], pending: Mapping[str, str | None]
     ) -> None:
         total = len(finished) + len(pending)
-        first = ", ".join(f"{name} ({state or 'never seen'})" for name, state in _first(pending))
+        shown = islice(pending.items(), _SHOWN)
+        first = ", ".join(f"{name} ({state or 'never seen'})" for name, state in shown)
         more = ", ..." if len(pending) > _SHOWN else ""
         super().__init__(
             f"{len(pending)} of {total} not over after {seconds:g} seconds: {first}{more}",
@@ -520,10 +525,3 @@ class RunFailed(WaitError):
             f"{len(failed)} of {len(finished)} did not succeed: {first}{more}", finished=finished
         )
         self.failed = failed
-
-
-_SHOWN = 3
-
-
-def _first(pending: Mapping[str, str | None]) -> list[tuple[str, str | None]]:
-    return list(islice(pending.items(), _SHOWN))
