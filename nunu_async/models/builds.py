@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 from unicodedata import bidirectional, category
 
 import attrs
@@ -47,7 +47,7 @@ _LONGEST_TAG = 50
 _LONGEST_TIMEOUT = 1440
 
 
-def _is_whole(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -97,14 +97,14 @@ def _policy(_: object, attribute: attrs.Attribute[DeletionPolicy | None], value:
 
 
 def _size(_: object, attribute: attrs.Attribute[int], value: object) -> None:
-    if not (_is_whole(value) and isinstance(value, int) and value > 0):
+    if not (_is_int(value) and value > 0):
         raise InputError(attribute.name, f"must be a positive number of bytes, not {value!r}")
 
 
 def _minutes(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
     if value is None:
         return
-    if not (_is_whole(value) and isinstance(value, int) and 1 <= value <= _LONGEST_TIMEOUT):
+    if not (_is_int(value) and 1 <= value <= _LONGEST_TIMEOUT):
         raise InputError(
             attribute.name, f"must be 1 to {_LONGEST_TIMEOUT} whole minutes, not {value!r}"
         )
