@@ -23,6 +23,9 @@ def _required(_: object, attribute: attrs.Attribute[str], value: object) -> None
         raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
 
 
+_optional_text = attrs.validators.optional(_required)
+
+
 @attrs.frozen(kw_only=True)
 class GpsLocation:
     """A place on Earth, in degrees, as the strings the API takes."""
@@ -77,11 +80,6 @@ def _to_tags(value: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts("additional_tags", value))
 
 
-def _text(_: object, attribute: attrs.Attribute[str | None], value: object) -> None:
-    if value is not None and not (isinstance(value, str) and value.strip()):
-        raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
-
-
 def _count(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
     lowest = 0 if attribute.name == "retries" else 1
     if value is not None and not (type(value) is int and lowest <= value <= _MAX_COUNT):
@@ -109,12 +107,12 @@ class StartRun:
     """
 
     deployment_config_id: str = attrs.field(validator=_required)
-    multiplayer_test_id: str | None = attrs.field(default=None, validator=_text)
-    test_plan_id: str | None = attrs.field(default=None, validator=_text)
-    instructions: str | None = attrs.field(default=None, validator=_text)
-    build_id: str | None = attrs.field(default=None, validator=_text)
-    name: str | None = attrs.field(default=None, validator=_text)
-    agent_config_id: str | None = attrs.field(default=None, validator=_text)
+    multiplayer_test_id: str | None = attrs.field(default=None, validator=_optional_text)
+    test_plan_id: str | None = attrs.field(default=None, validator=_optional_text)
+    instructions: str | None = attrs.field(default=None, validator=_optional_text)
+    build_id: str | None = attrs.field(default=None, validator=_optional_text)
+    name: str | None = attrs.field(default=None, validator=_optional_text)
+    agent_config_id: str | None = attrs.field(default=None, validator=_optional_text)
     additional_tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tags)
     retries: int | None = attrs.field(default=None, validator=_count)
     instances: int | None = attrs.field(default=None, validator=_count)
