@@ -15,9 +15,9 @@ from typing import Final, TypeVar, cast
 
 import attrs
 
-from nunu_async.core.reader import OWN, Unexpected, has_reader, reader
+from nunu_async.core.reader import Unexpected, has_reader, reader
 from nunu_async.errors import InputError
-from nunu_async.models.base import Extra, Model
+from nunu_async.models.base import OWN, Extra, Model
 from nunu_async.models.page import Page, Pagination
 
 __all__ = [

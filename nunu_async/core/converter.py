@@ -17,8 +17,8 @@ from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_fa
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from nunu_async.core.reader import LARGEST, OWN, replaces_null
-from nunu_async.models.base import NOTHING, Extra, Model
+from nunu_async.core.reader import LARGEST, replaces_null
+from nunu_async.models.base import NOTHING, OWN, Extra, Model
 from nunu_async.models.vocab import Word
 
 __all__ = ["CONVERTER", "Unfit", "convert", "prepare"]

@@ -15,14 +15,13 @@ from typing import Final, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 
-from nunu_async.models.base import NOTHING, Extra, Model
+from nunu_async.models.base import NOTHING, OWN, Extra, Model
 from nunu_async.models.vocab import Word
 
-__all__ = ["LARGEST", "OWN", "Unexpected", "has_reader", "reader", "replaces_null"]
+__all__ = ["LARGEST", "Unexpected", "has_reader", "reader", "replaces_null"]
 
 M = TypeVar("M", bound=Model)
 
-OWN: Final = frozenset(attrs.fields_dict(Model))
 LARGEST: Final = 2**63 - 1
 _PRIMITIVES: Final[dict[type, str]] = {
     # No count needs more than 64 bits, and integers of hundreds of digits break divisions.

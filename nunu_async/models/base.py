@@ -10,7 +10,7 @@ import attrs
 
 from nunu_async.response import ResponseInfo
 
-__all__ = ["NOTHING", "Extra", "Model", "is_set"]
+__all__ = ["NOTHING", "OWN", "Extra", "Model", "is_set"]
 
 
 class Extra(dict[str, object]):
@@ -62,14 +62,15 @@ def is_set(moment: datetime | None) -> TypeGuard[datetime]:
     return moment is not None and moment.year > 1
 
 
-_OWN: Final = frozenset(attrs.fields_dict(Model))
+OWN: Final = frozenset(attrs.fields_dict(Model))
+"""Names of the fields that hold no member of the response."""
 
 
 def _members(model: Model) -> dict[str, object]:
     out: dict[str, object] = {}
     for field in attrs.fields(type(model)):
         value: object = getattr(model, field.name)
-        if field.name in _OWN or (field.name in model.absent and value == field.default):
+        if field.name in OWN or (field.name in model.absent and value == field.default):
             continue
         is_null = field.name in model.null and value == field.default
         out[field.name] = None if is_null else value
