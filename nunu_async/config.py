@@ -191,7 +191,7 @@ class Config:
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
         url = normalize_base_url(url, allow_http=allow_http)
         if _clean_key(api_key) and not base_url and url != DEFAULT_BASE_URL:
-            # Being able to set a variable must not be enough to have a passed key sent elsewhere.
+            # Control of the environment must not suffice to redirect a key that was passed in.
             name = next(name for name in BASE_URL_VARIABLES if environ.get(name, "").strip())
             raise ConfigError(
                 f"the key was passed in and is not sent where the environment says ({name}); pass "

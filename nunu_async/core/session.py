@@ -50,7 +50,7 @@ __all__ = ["Session"]
 T = TypeVar("T")
 
 _LOG = logging.getLogger("nunu_async.core")
-# Cleanup requests at once: they bypass the queue, which holds the slow requests behind the failure.
+# Concurrent cleanup requests. They bypass the queue, whose slow requests may have caused them.
 _URGENT = 4
 # Bytes of responses decoded in one loop iteration, and the size above which one waits for its turn.
 # A page of 100 runs has 96 KiB, which take about 2 ms; up to eight pages arrive together.

@@ -42,7 +42,7 @@ __all__ = ["CARRIES_ERROR", "Builds", "secrets_of"]
 CARRIES_ERROR = "the answer carries an error"
 """The problem with a 200 that reports a failure; the JSON path follows."""
 
-# Members that responses to other operations have, and that to `complete_upload` has not.
+# Members of responses to other operations, and of none to `complete_upload`.
 _FOREIGN_MEMBERS = frozenset(
     {"code", "parts", "upload_id", "upload_type", "upload_url", "upload_urls"}
 )

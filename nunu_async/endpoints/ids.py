@@ -11,7 +11,7 @@ from nunu_async.models.checks import short, texts
 __all__ = ["chosen", "in_path", "in_query", "is_text", "joined"]
 
 # Needs no quoting. Documented ids are UUIDs and short lower-case words; their exact length is not
-# checked, because the published pattern and the published samples disagree.
+# checked, because the published pattern and samples disagree.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
