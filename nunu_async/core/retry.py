@@ -33,18 +33,24 @@ from nunu_async.errors import (
 )
 
 __all__ = [
+    "CARRIES_ERROR",
     "Attempts",
     "RetryBudget",
     "RetryPolicy",
+    "had_no_effect",
     "is_expired",
+    "is_gone",
     "is_in_progress",
+    "is_passing",
     "is_signature_refused",
     "is_throttled",
+    "may_be_duplicate",
     "may_have_acted",
     "may_pass",
     "parse_retry_after",
     "pause_between",
     "renewals",
+    "was_explained",
 ]
 
 # 501, 505 and the other 4xx are permanent: a retry gets the same response. An unknown 5xx counts as
@@ -70,6 +76,17 @@ _NOT_ACTED_STATUS: Final = frozenset({429, 503})
 # "Busy", "locked", "too early": the server may be processing this or an earlier request, even if
 # only one was sent, as an edge may have duplicated it.
 _IN_PROGRESS_STATUS: Final = frozenset({409, 423, 425})
+_PASSING_STATUS: Final = frozenset({408, 425, 429})
+_GONE_STATUS: Final = frozenset({404, 410})
+# What a duplicate complete is answered when the first one has succeeded.
+_DUPLICATE_STATUS: Final = frozenset({404, 409, 410})
+# 5xx of an edge proxy that lost the server, whatever their body says.
+_EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
+# Redirects that want the same request sent elsewhere, so that it had no effect here. Others may
+# lead to the result of what was done.
+_REPEATING_REDIRECTS: Final = frozenset({307, 308})
+# How the problem of a success status with an error in its body begins.
+CARRIES_ERROR: Final = "the answer carries an error"
 # Tokens that a retry costs, and that a success at the first attempt adds; AWS's figures of 2026.
 _TRANSIENT_COST: Final = 14
 _THROTTLED_COST: Final = 5
@@ -293,6 +310,59 @@ def may_pass(failure: NunuError) -> bool:
     return isinstance(failure, TransportError | DecodeError) and not isinstance(
         failure, CertificateError | ProtocolError
     )
+
+
+def is_passing(error: NunuError) -> bool:
+    """Return whether polling goes on after an error."""
+    match error:
+        case CertificateError():
+            return False
+        case TransportError():
+            return True
+        case ApiError():
+            return error.status in _PASSING_STATUS or error.status >= 500  # noqa: PLR2004 - server's
+        case DecodeError():
+            return error.garbled
+        case _:
+            return False
+
+
+def is_gone(failure: NunuError) -> bool:
+    """Return whether the API says that something does not exist, or no longer."""
+    # The page of some edge would say nothing about it.
+    return isinstance(failure, ApiError) and failure.status in _GONE_STATUS and failure.explained
+
+
+def may_be_duplicate(failure: ApiError) -> bool:
+    """Return whether a duplicate of a complete that succeeded may have been answered so."""
+    return failure.status in _DUPLICATE_STATUS
+
+
+def had_no_effect(failure: NunuError) -> bool:
+    """Return whether it is certain that this request had no effect."""
+    if isinstance(failure, TransportError):
+        return not failure.sent
+    return (
+        isinstance(failure, ApiError)
+        and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's client errors
+        and failure.status != 408  # noqa: PLR2004 - an edge may have passed it on
+        and not is_in_progress(failure)
+        # an edge's "no such page" is not the API's "no such upload"
+        and (failure.explained or not isinstance(failure, NotFound))
+    )
+
+
+def was_explained(failure: NunuError) -> bool:
+    """Return whether the API itself refused the request, by its error body or by HTTP's rules."""
+    if is_in_progress(failure):
+        return False
+    if isinstance(failure, DecodeError):
+        return any(problem.startswith(CARRIES_ERROR) for problem in failure.problems)
+    if not isinstance(failure, ApiError):
+        return False
+    if failure.status < 400:  # noqa: PLR2004 - HTTP's redirects
+        return failure.status in _REPEATING_REDIRECTS
+    return failure.explained and failure.status not in _EDGE_STATUS
 
 
 def pause_between(tries: int, *, first: float, longest: float, chance: float) -> float:

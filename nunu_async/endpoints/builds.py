@@ -15,7 +15,7 @@ from yarl import URL
 
 from nunu_async.core import codec
 from nunu_async.core.request import Flight, Replay, Request
-from nunu_async.core.retry import may_have_acted
+from nunu_async.core.retry import CARRIES_ERROR, may_have_acted
 from nunu_async.core.session import Session
 from nunu_async.endpoints.ids import in_path
 from nunu_async.errors import (
@@ -37,9 +37,8 @@ from nunu_async.models.builds import (
 )
 from nunu_async.redact import Secret, clean
 
-__all__ = ["CARRIES_ERROR", "Builds", "secrets_of"]
+__all__ = ["Builds", "secrets_of"]
 
-CARRIES_ERROR = "the answer carries an error"
 """The problem with a 200 that reports a failure; the JSON path follows."""
 
 # Members of responses to other operations, and of none to `complete_upload`.

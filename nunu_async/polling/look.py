@@ -9,15 +9,13 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from nunu_async.core.retry import is_passing
 from nunu_async.errors import (
-    ApiError,
     AuthenticationError,
     CertificateError,
     ConfigError,
-    DecodeError,
     NunuError,
     PermissionDenied,
-    TransportError,
 )
 from nunu_async.models.page import Page
 from nunu_async.polling.wait import Outcome
@@ -42,7 +40,6 @@ CONCURRENCY = 8
 # Failures after which a poll round sends no more requests.
 MAX_FAILURES = 8
 _PAGE_SIZE = 100
-_TRANSIENT = frozenset({408, 425, 429})
 
 
 @attrs.frozen(kw_only=True)
@@ -106,7 +103,7 @@ class Look:
 
     def failed(self, error: NunuError) -> bool:
         """Record a failed request; return whether the error is transient."""
-        if _is_transient(error):
+        if is_passing(error):
             self.failures += 1
             retry_after = getattr(error, "retry_after", None)
             if retry_after is not None:
@@ -140,17 +137,3 @@ def page_count(page: Page[R]) -> int:
     """Return how many pages a list has: the greater one where the server's two counts differ."""
     counts = page.pagination
     return max(counts.total_pages, -(-counts.total_count // max(counts.page_size, 1)))
-
-
-def _is_transient(error: NunuError) -> bool:
-    match error:
-        case CertificateError():
-            return False
-        case TransportError():
-            return True
-        case ApiError():
-            return error.status in _TRANSIENT or error.status >= 500  # noqa: PLR2004 - server's
-        case DecodeError():
-            return error.garbled
-        case _:
-            return False

@@ -13,8 +13,16 @@ from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Flight, Replay
-from nunu_async.core.retry import Attempts, RetryPolicy, is_in_progress, pause_between
-from nunu_async.endpoints.builds import CARRIES_ERROR, Builds
+from nunu_async.core.retry import (
+    Attempts,
+    RetryPolicy,
+    had_no_effect,
+    is_in_progress,
+    may_be_duplicate,
+    pause_between,
+    was_explained,
+)
+from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
@@ -38,13 +46,6 @@ _MIN_TIMEOUT: Final = 1.0
 
 # Seconds between completes while the server says that one is in progress: at first, and at most.
 ASSEMBLY_PAUSES: Final = {"first": 1.0, "longest": 20.0}
-# What a duplicate complete is answered when the first one has succeeded.
-_DUPLICATE_STATUS: Final = frozenset({404, 409, 410})
-# 5xx of an edge proxy that lost the server, whatever their body says.
-_EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
-# Redirects that want the same request sent elsewhere, so that it had no effect here. Others may
-# lead to the result of what was done.
-_REPEATING_REDIRECTS: Final = frozenset({307, 308})
 
 
 class BuildState(Enum):
@@ -181,14 +182,14 @@ class Completion:
             if failure is None:
                 return
             sent += 1
-            refused = _had_no_effect(failure)
+            refused = had_no_effect(failure)
             state: BuildState | None = None
             if not refused or (reached and isinstance(failure, NotFound)):
                 # A 404 after a failed attempt may mean that that attempt has worked after all.
                 state = await self._look_up(ticket, size)
                 if state is BuildState.BUILT:
                     return
-                settled = state in _NOT_BUILT and _was_explained(failure)
+                settled = state in _NOT_BUILT and was_explained(failure)
                 in_doubt = in_doubt or refused or not settled
                 if state is BuildState.FAILED:  # nothing is in progress any more
                     in_doubt = False
@@ -275,7 +276,7 @@ class Completion:
             return False
         # A duplicate complete gets 404/409/410, so no answer here is not proof that nothing was
         # built.
-        is_duplicate = failure.status in _DUPLICATE_STATUS
+        is_duplicate = may_be_duplicate(failure)
         self.may_cancel = not is_duplicate
         state = await self._look_up(ticket, size, within=self._timeouts.settle)
         self.may_cancel = state in _NOT_BUILT or (
@@ -305,35 +306,8 @@ def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:
     )
 
 
-def _had_no_effect(failure: NunuError) -> bool:
-    """Return whether it is certain that this request had no effect."""
-    if isinstance(failure, TransportError):
-        return not failure.sent
-    return (
-        isinstance(failure, ApiError)
-        and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's client errors
-        and failure.status != 408  # noqa: PLR2004 - an edge may have passed it on
-        and not is_in_progress(failure)
-        # an edge's "no such page" is not the API's "no such upload"
-        and (failure.explained or not isinstance(failure, NotFound))
-    )
-
-
 def _as_refusal(failure: NunuError) -> NunuError:
     """Return the error that decides on a retry: a 200 with a bad body is a server error."""
     if isinstance(failure, DecodeError):
         return ServerError(status=500, message=str(failure))
     return failure
-
-
-def _was_explained(failure: NunuError) -> bool:
-    """Return whether the API itself refused the request, by its error body or by HTTP's rules."""
-    if is_in_progress(failure):
-        return False
-    if isinstance(failure, DecodeError):
-        return any(problem.startswith(CARRIES_ERROR) for problem in failure.problems)
-    if not isinstance(failure, ApiError):
-        return False
-    if failure.status < 400:  # noqa: PLR2004 - HTTP's redirects
-        return failure.status in _REPEATING_REDIRECTS
-    return failure.explained and failure.status not in _EDGE_STATUS

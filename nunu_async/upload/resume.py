@@ -8,10 +8,9 @@ from typing import Final, Literal
 
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Replay
-from nunu_async.core.retry import may_pass, pause_between
+from nunu_async.core.retry import is_gone, may_pass, pause_between
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
-    ApiError,
     BadRequest,
     NotFound,
     NunuError,
@@ -38,8 +37,6 @@ __all__ = [
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# HTTP statuses for what does not exist, or no longer.
-_GONE: Final = frozenset({404, 410})
 KEPT: Final = "is kept on the server"
 # Seconds between attempts to cancel: at first, and at most.
 _CANCEL_PAUSE, _LONGEST_CANCEL_PAUSE = 0.5, 8.0
@@ -150,7 +147,7 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
                 await builds.cancel_upload(ticket, replay=Replay.NEVER, within=timeout)
             return True
         except NunuError as error:
-            if isinstance(error, ApiError) and error.status in _GONE and error.explained:
+            if is_gone(error):
                 return True  # deleted already; an edge's own 404 page says nothing of it
             failure = error
         except TimeoutError:
