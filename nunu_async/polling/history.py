@@ -112,26 +112,31 @@ class History(Generic[R]):
         """Read from a page on; return whether the list ended, and the page to resume at.
 
         Stops after `most` pages (0: no limit), or after too many without a wanted row. A page that
-        cannot be read is skipped, as the pages behind it may have wanted rows.
+        cannot be read is skipped, as the pages behind it may have wanted rows; the next round
+        resumes at one that failed for the moment.
         """
         total, empty_pages, read = number + 1, 0, 0
+        failed_at: int | None = None
         while number < total and not poll.is_done and not poll.left.isdisjoint(wanted):
-            left = len(poll.left)
+            left, failures = len(poll.left), poll.failures
             page = (await self._read(poll, [number])).get(number)
+            if poll.failures > failures and failed_at is None:
+                failed_at = number
             number += 1
             read += 1
+            resume_at = number if failed_at is None else failed_at
             if page is None:
                 total = max(total, number + 1)
             else:
                 self._remember(number - 1, page)
                 total = page_count(page)
                 if not page.data or number >= total:
-                    return not poll.failures, number
+                    return not poll.failures, resume_at
             empty_pages = 0 if len(poll.left) < left else empty_pages + 1
             done = empty_pages >= _MAX_EMPTY_PAGES or read == most or poll.failures >= MAX_FAILURES
             if done:
-                return False, number
-        return False, number
+                return False, resume_at
+        return False, number if failed_at is None else failed_at
 
 
 class _Chart:

@@ -11,7 +11,7 @@ from typing import Literal
 import attrs
 import pytest
 from doubles import ManualClock
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from nunu_async.errors import NotFound, NunuError, ServerError, StallError
@@ -152,6 +152,19 @@ ROWS = st.lists(
 
 @pytest.mark.parametrize("by_id", [True, False], ids=["with get", "lists alone"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(  # a page fails, and the row that is waited for is on that page in the next round
+    begin=[("queued", False, 0)] * 3 + [("running", False, 0)] + [("completed", False, 0)] * 2,
+    script=[
+        [],
+        [("on", 0), ("on", 0), ("new", 0), ("on", 0)],
+        [("on", 0), ("hide", 6)],
+        *([], [], []),
+        [("fail", 0)],
+        *([], []),
+    ],
+    wanted=[5],
+    split=False,
+)
 @given(
     begin=ROWS,
     script=st.lists(st.lists(MOVES, max_size=4), max_size=15),
