@@ -17,8 +17,8 @@ import attrs
 import pytest
 from cli_tools import PATIENCE, environment, make, until
 
-from nunu_async.cli import display
-from nunu_async.cli.display import Board, show
+from nunu_async.cli.display import Board
+from nunu_async.cli.live import show
 from nunu_async.sandbox import Fault, Sandbox, Script
 from nunu_async.upload.progress import BytesSent, Cancelled, Completed, Retrying, UploadEvent
 
@@ -88,9 +88,9 @@ class Watched:
 @asynccontextmanager
 async def watched(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> AsyncIterator[Watched]:
     clock, stream = HandClock(), io.StringIO()
-    board = Board({name.replace("_", "."): size for name, size in sizes.items()})
-    monkeypatch.setattr(display, "SystemClock", lambda: clock)
-    async with show(board, stream):
+    board = Board({name.replace("_", "."): size for name, size in sizes.items()}, clock)
+    monkeypatch.setattr(sys, "stderr", stream)
+    async with show(board):
         yield Watched(clock, board, stream)
 
 
@@ -169,9 +169,9 @@ async def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.Monkey
     # Emacs' shell, some CI consoles: a terminal by name only.
     monkeypatch.setenv("TERM", "dumb")
     clock, stream = HandClock(), _Terminal()
-    monkeypatch.setattr(display, "SystemClock", lambda: clock)
-    board = Board({"a.apk": 1_000_000})
-    async with show(board, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    board = Board({"a.apk": 1_000_000}, clock)
+    async with show(board):
         board.listener("a.apk")(BytesSent(sent=500_000, size=1_000_000))
         await clock.advance(10)
         assert "500.0 kB of 1.0 MB" in stream.getvalue()

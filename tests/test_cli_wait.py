@@ -5,6 +5,7 @@ import io
 import json
 import math
 import signal
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from test_cli_display import HandClock, needs_terminals, on_a_terminal
 
 from nunu_async.cli import main
 from nunu_async.cli.arguments import parse
-from nunu_async.cli.standings import Standings, heartbeat
+from nunu_async.cli.live import show
+from nunu_async.cli.standings import Standings
 from nunu_async.models.runs import Initiator, Run, TestRef
 from nunu_async.models.vocab import RunState, TestType
 from nunu_async.polling import board
@@ -268,10 +270,12 @@ def change(name: str, before: str | None, after: str) -> Change[Run]:
     return Change(id=name, before=before, after=after, row=row)
 
 
-async def test_changes_are_told_in_batches_and_silence_is_broken_every_ten_seconds() -> None:
+async def test_changes_are_told_in_batches_and_silence_is_broken_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock, stream = HandClock(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
     standings = Standings[Run]("run", ["a", "b", "c", "d"], clock)
-    beating = asyncio.ensure_future(heartbeat(standings, stream, clock))
     told = 0
 
     async def lines(seconds: int) -> list[str]:
@@ -282,7 +286,7 @@ async def test_changes_are_told_in_batches_and_silence_is_broken_every_ten_secon
         new, told = text[told:], len(text)
         return new.splitlines()
 
-    try:
+    async with show(standings):
         assert await lines(1) == ["nunu-async: waiting for 4 runs"]
         for name in "abcd":
             standings.note(change(name, None, "PENDING"))
@@ -298,9 +302,6 @@ async def test_changes_are_told_in_batches_and_silence_is_broken_every_ten_secon
         assert await lines(1) == [
             r"nunu-async: 13s: 4 runs: 3 pending, 1 none; test \x1ba: running -> none"
         ]
-    finally:
-        beating.cancel()
-        await asyncio.wait({beating})
 
 
 async def test_the_help_names_the_exit_codes() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TextIO, cast
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,8 +19,6 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from nunu_async.cli.display import Board, retry_line
-from nunu_async.cli.output import Screen
 from nunu_async.upload.paths import short_names
 from nunu_async.upload.progress import (
     BytesSent,
@@ -31,14 +26,12 @@ from nunu_async.upload.progress import (
     Completed,
     Completing,
     Kept,
-    Retrying,
     UploadEvent,
 )
 
-__all__ = ["bars"]
+__all__ = ["Bars"]
 
 _NARROW = 70
-_REFRESH = 0.1
 
 
 class _SpeedColumn(TransferSpeedColumn):
@@ -48,58 +41,47 @@ class _SpeedColumn(TransferSpeedColumn):
         return Text("completing") if task.fields.get("completing") else super().render(task)
 
 
-@asynccontextmanager
-async def bars(board: Board, stream: TextIO) -> AsyncIterator[None]:
-    """Display a progress bar for each file being uploaded."""
-    console = Console(file=cast("TextIO", Screen(stream)))
-    narrow = console.width < _NARROW
-    width = 14 if narrow else min(40, console.width - 60)
-    progress = Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=8 if narrow else 16),
-        DownloadColumn(table_column=Column(no_wrap=True)),
-        _SpeedColumn(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        auto_refresh=False,  # its thread would race with this one, and may fail to start
-        # Standard output may be a pipe into a parser: nothing is drawn there.
-        redirect_stdout=False,
-    )
-    several = len(board.sizes) > 1
-    total = progress.add_task("all files", total=sum(board.sizes.values()), visible=several)
-    tasks: dict[str, TaskID] = {}
-    files = list(board.sizes)
-    names = dict(zip(files, short_names(files), strict=True))
+class Bars:
+    """A progress bar for each file being uploaded, and one for all of several.
 
-    def watch(file: str, event: UploadEvent) -> None:
-        task = tasks.get(file)
+    Attributes:
+        progress: what draws them.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], console: Console) -> None:
+        narrow = console.width < _NARROW
+        self._sizes = sizes
+        self._width = 14 if narrow else min(40, console.width - 60)
+        self.progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=8 if narrow else 16),
+            DownloadColumn(table_column=Column(no_wrap=True)),
+            _SpeedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+        )
+        self._several = len(sizes) > 1
+        self._total = self.progress.add_task(
+            "all files", total=sum(sizes.values()), visible=self._several
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._names = dict(zip(sizes, short_names(list(sizes)), strict=True))
+
+    def update(self, file: str, event: UploadEvent, *, sent: int, size: int) -> None:
+        """Move the bar of a file, and that of all files to `sent` of `size` bytes."""
+        progress, task = self.progress, self._tasks.get(file)
         if task is None:
-            label = escape(_cut(names[file], width))
-            task = tasks[file] = progress.add_task(label, total=board.sizes[file])
+            label = escape(_cut(self._names[file], self._width))
+            task = self._tasks[file] = progress.add_task(label, total=self._sizes[file])
         if isinstance(event, BytesSent):
             progress.update(task, completed=event.sent)
-            progress.update(total, completed=board.sent_now, total=board.size_now)
+            progress.update(self._total, completed=sent, total=size)
         elif isinstance(event, Completing):
             progress.update(task, completing=True)
-        elif isinstance(event, Retrying):
-            progress.console.print(retry_line(file, event), markup=False, highlight=False)
         elif isinstance(event, Completed | Cancelled | Kept):
-            progress.update(task, completing=False, visible=not several)
-
-    async def refresh() -> None:
-        while True:
-            progress.refresh()
-            await asyncio.sleep(_REFRESH)
-
-    board.watchers.append(watch)
-    with progress:
-        refreshing = asyncio.ensure_future(refresh())
-        try:
-            yield
-        finally:
-            board.watchers.remove(watch)
-            refreshing.cancel()
-            await asyncio.wait({refreshing})
+            progress.update(task, completing=False, visible=not self._several)
 
 
 def _cut(name: str, width: int) -> str:

@@ -14,14 +14,14 @@ import attrs
 
 from nunu_async.cli import github
 from nunu_async.cli.display import Board
-from nunu_async.cli.display import show as show_upload
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
+from nunu_async.cli.live import show
 from nunu_async.cli.output import count, tell
 from nunu_async.cli.patterns import expand
 from nunu_async.cli.rows import NOTHING, Column, cell, span
 from nunu_async.cli.runs import MAYBE
-from nunu_async.cli.standings import Standings, show
+from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import result
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.upload import TIMEOUTS, as_object, job_for, line_of, send, words_of
@@ -190,7 +190,7 @@ def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiS
 async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
     """Upload, start, and wait. Raises: NunuError if the jobs could not be followed to their end."""
     arguments, board = state.arguments, Board({state.file: state.size})
-    async with show_upload(board):
+    async with show(board):
         state.built = await send(client, state.upload, board.listener(state.file))
     tell(f"nunu-async: {line_of(state.file, state.built)}")
     try:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from nunu_async.cli import standings
-from nunu_async.cli.display import Board, show
+from nunu_async.cli.display import Board
+from nunu_async.cli.live import show
 from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import span
 from nunu_async.cli.standings import Standings
@@ -104,12 +104,12 @@ async def demo(arguments: argparse.Namespace) -> int:
             await report.add(
                 f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own."
             )
-            board = Board({str(path): size})
+            board = Board({str(path): size}, first=_REFRESH)
             try:
                 async with NunuClient(
                     box.api_key, project_id=box.project_id, base_url=box.base_url
                 ) as nunu:
-                    async with show(board, first=_REFRESH):
+                    async with show(board):
                         build = await nunu.upload_build(
                             path,
                             name="demo",
@@ -149,8 +149,8 @@ async def _test(nunu: NunuClient, box: Sandbox, build_id: str, report: _Report) 
     plan = box.test_plans[0]
     box.scripts.extend(_SCRIPTS)
     await report.add(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
-    jobs = Standings[Job]("job")
-    async with standings.show(jobs, batch=_REFRESH):
+    jobs = Standings[Job]("job", batch=_REFRESH)
+    async with show(jobs):
         return await nunu.run_and_wait(
             deployment_config_id=box.deployment_configs[0].id,
             test_plan_id=plan.id,

@@ -1,22 +1,15 @@
-"""Progress of an upload: bars on a terminal, status lines elsewhere.
-
-All of it goes to standard error; standard output is for results.
-"""
+"""The progress of an upload."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
+from nunu_async.cli.live import HEARTBEAT, View
 from nunu_async.cli.output import tell
-from nunu_async.cli.terminal import is_terminal
-from nunu_async.core.clock import Clock, SystemClock
+from nunu_async.core.clock import Clock
 from nunu_async.upload.progress import (
     BytesSent,
     Cancelled,
@@ -28,29 +21,35 @@ from nunu_async.upload.progress import (
     UploadEvent,
 )
 
-__all__ = ["Board", "heartbeat", "retry_line", "show"]
+if TYPE_CHECKING:  # drawing takes a while to load
+    from rich.console import Console
+    from rich.progress import Progress
 
-_HEARTBEAT = 10.0
+    from nunu_async.cli.bars import Bars
+
+__all__ = ["Board"]
 
 
-class Board:
-    """The progress of every file of a command; draws nothing itself.
+class Board(View):
+    """The progress of every file of a command, shown as bars.
 
     Attributes:
         sizes: size of each file in bytes.
         sent: bytes sent of each file.
         finished: the files that were uploaded or abandoned.
         completing: the files that are sent in full and that the server is assembling.
-        watchers: called with the file and each event.
     """
 
-    def __init__(self, sizes: dict[str, int]) -> None:
+    def __init__(
+        self, sizes: dict[str, int], clock: Clock | None = None, *, first: float = HEARTBEAT
+    ) -> None:
+        super().__init__(clock, tick=first, pause=first, refresh=0.1)
         self.sizes = sizes
         self.sent = dict.fromkeys(sizes, 0)
         self.finished: set[str] = set()
         self.completing: set[str] = set()
-        self.watchers: list[Callable[[str, UploadEvent], None]] = []
         self._given_up: set[str] = set()
+        self._bars: Bars | None = None
 
     @property
     def sent_now(self) -> int:
@@ -73,7 +72,7 @@ class Board:
         return partial(self.note, file)
 
     def note(self, file: str, event: UploadEvent) -> None:
-        """Record an event of a file and pass it to the watchers."""
+        """Record an event of a file; a retry is printed at once."""
         if isinstance(event, BytesSent):
             self.sent[file] = event.sent
         elif isinstance(event, Completing):
@@ -83,63 +82,28 @@ class Board:
             self.finished.add(file)
         elif isinstance(event, Cancelled | Kept):
             self.give_up(file)
-        for watch in self.watchers:
-            watch(file, event)
+        elif isinstance(event, Retrying):
+            tell(_retry_line(file, event))
+        if self._bars is not None:
+            self._bars.update(file, event, sent=self.sent_now, size=self.size_now)
 
+    def drawing(self, console: Console) -> Progress:
+        """Return the bars."""
+        from nunu_async.cli.bars import Bars  # noqa: PLC0415 - drawing takes a while to load
 
-def show(
-    board: Board, stream: TextIO | None = None, *, first: float = _HEARTBEAT
-) -> AbstractAsyncContextManager[None, bool | None]:
-    """Display a board while the context lasts.
+        self._bars = Bars(self.sizes, console)
+        return self._bars.progress
 
-    Bars if `stream` is a terminal; else a line after `first` seconds, and further lines after
-    pauses that double up to 10 s.
-    """
-    stream = stream or sys.stderr
-    if stream is None:  # a program without a console
-        return nullcontext()
-    if is_terminal(stream):
-        from nunu_async.cli.bars import bars  # noqa: PLC0415 - drawing takes a while to load
-
-        return bars(board, stream)
-    return _lines(board, stream, SystemClock(), first)
-
-
-@asynccontextmanager
-async def _lines(board: Board, stream: TextIO, clock: Clock, first: float) -> AsyncIterator[None]:
-    def watch(file: str, event: UploadEvent) -> None:
-        if isinstance(event, Retrying):
-            tell(retry_line(file, event), stream)
-
-    board.watchers.append(watch)
-    heartbeat_task = asyncio.ensure_future(heartbeat(board, stream, clock, first))
-    try:
-        yield
-    finally:
-        board.watchers.remove(watch)
-        heartbeat_task.cancel()
-        await asyncio.wait({heartbeat_task})
-
-
-async def heartbeat(board: Board, stream: TextIO, clock: Clock, first: float) -> None:
-    """Write a line at least every 10 seconds until cancelled: CI kills jobs without output."""
-    began = clock.monotonic()
-    pause = first
-    while True:
-        await clock.sleep(pause)
-        pause = min(2 * pause, _HEARTBEAT)
-        tell(_status_line(board, clock.monotonic() - began), stream)
-
-
-def _status_line(board: Board, seconds: float) -> str:
-    sent, size = board.sent_now, board.size_now
-    rate = sent / seconds if seconds > 0 else 0.0
-    remaining = f", about {_duration((size - sent) / rate)} left" if rate > 0 else ""
-    if sent == size and board.completing:
-        remaining = ", completing"
-    files = f"{len(board.finished)} of {len(board.sizes)} files, " if len(board.sizes) > 1 else ""
-    totals = f"{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s"
-    return f"nunu-async: {files}{totals}{remaining}"
+    def line(self) -> str:
+        """Return a status line: bytes sent, rate and time left."""
+        sent, size, seconds = self.sent_now, self.size_now, self.elapsed
+        rate = sent / seconds if seconds > 0 else 0.0
+        remaining = f", about {_duration((size - sent) / rate)} left" if rate > 0 else ""
+        if sent == size and self.completing:
+            remaining = ", completing"
+        files = f"{len(self.finished)} of {len(self.sizes)} files, " if len(self.sizes) > 1 else ""
+        totals = f"{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s"
+        return f"nunu-async: {files}{totals}{remaining}"
 
 
 def _duration(seconds: float) -> str:
@@ -151,7 +115,7 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def retry_line(file: str, event: Retrying) -> str:
+def _retry_line(file: str, event: Retrying) -> str:
     """Return the line printed for a retry."""
     step = "completing" if event.part_number is None else f"part {event.part_number}"
     reason = event.reason.removeprefix(f"{step}: ")

@@ -1,79 +1,123 @@
-"""The live table of a wait, for a terminal."""
+"""The live display of a command: drawn on a terminal, status lines elsewhere.
+
+All of it goes to standard error; standard output is for results.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from nunu_async.cli.output import Screen, tell
+from nunu_async.cli.terminal import is_terminal
+from nunu_async.core.clock import Clock, SystemClock
 
-from nunu_async.cli.output import Screen, count
-from nunu_async.cli.standings import Standings, time_of
-from nunu_async.cli.terminal import colour, overflow_in
-from nunu_async.cli.verdict import Row
+if TYPE_CHECKING:  # drawing takes a while to load
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress import Progress
 
-__all__ = ["table"]
+__all__ = ["HEARTBEAT", "View", "show"]
 
-R = TypeVar("R", bound=Row)
+HEARTBEAT = 10.0
+"""Seconds after which a line is due at the latest: CI kills jobs without output."""
 
-_REFRESH = 0.25
-_WIDE = 110
+
+class View(ABC):
+    """The progress of a command; writes nothing by itself.
+
+    Attributes:
+        tick: seconds between two checks whether a line is due.
+        pause: seconds after which a line without news is due; doubles up to `HEARTBEAT`.
+        refresh: seconds between two drawings.
+    """
+
+    def __init__(self, clock: Clock | None, *, tick: float, pause: float, refresh: float) -> None:
+        self.clock = clock or SystemClock()
+        self.tick = tick
+        self.pause = pause
+        self.refresh = refresh
+        self._began = self.clock.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the display began."""
+        return self.clock.monotonic() - self._began
+
+    def begin(self) -> None:
+        """Start measuring the elapsed time."""
+        self._began = self.clock.monotonic()
+
+    @property
+    def opening(self) -> str:
+        """The line to begin with, if any."""
+        return ""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a line is due at the next tick."""
+        return False
+
+    @abstractmethod
+    def line(self) -> str:
+        """Return a status line."""
+
+    @abstractmethod
+    def drawing(self, console: Console) -> Live | Progress:
+        """Return what draws the present state on a terminal, whenever it is refreshed.
+
+        Without a thread of its own, which would race with the loop's and may fail to start, and
+        with nothing on standard output, which may be a pipe into a parser.
+        """
 
 
 @asynccontextmanager
-async def table(standings: Standings[R], stream: TextIO) -> AsyncIterator[None]:
-    """Display the counts and, below them, the last changes."""
-    console = Console(file=cast("TextIO", Screen(stream)))
-    live = Live(
-        get_renderable=lambda: _draw(standings, console),
-        console=console,
-        auto_refresh=False,  # its thread would race with this one
-        # Standard output may be a pipe into a parser: nothing is drawn there.
-        redirect_stdout=False,
-    )
+async def show(view: View) -> AsyncIterator[None]:
+    """Display a view while the context lasts."""
+    view.begin()
+    stream = sys.stderr
+    if stream is None:  # a program without a console
+        yield
+    elif is_terminal(stream):
+        from rich.console import Console  # noqa: PLC0415 - drawing takes a while to load
 
-    async def refresh() -> None:
-        while True:
-            live.refresh()
-            await asyncio.sleep(_REFRESH)
-
-    with live:
-        refreshing = asyncio.ensure_future(refresh())
-        try:
+        with view.drawing(Console(file=cast("TextIO", Screen(stream)))) as drawing:
+            async with _beside(_redraw(drawing, view)):
+                yield
+    else:
+        async with _beside(_write_lines(view)):
             yield
-        finally:
-            refreshing.cancel()
-            await asyncio.wait({refreshing})
+            if view.has_news:
+                tell(view.line())
 
 
-def _draw(standings: Standings[R], console: Console) -> RenderableType:
-    total = len(standings.ids)
-    if not total:
-        return Text(f"starting {standings.noun}s")
-    head = Text(f"{time_of(standings.elapsed)}  {count(total, standings.noun)}")
-    for place, (word, number) in enumerate(standings.counts()):
-        head.append(", " if place else ": ")
-        head.append(f"{number} {word}", style=colour(word))
-    recent = list(standings.recent)
-    if not recent:
-        return head
-    times = [time_of(change.at) for change in recent]
-    time_width = max(len(time) for time in times)
-    text_width = max(len(change.text) for change in recent)
-    id_width = max(len(change.key) for change in recent) if console.width >= _WIDE else 0
-    name_width = console.width - time_width - text_width - id_width - 8
-    changes = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(4 if id_width else 3):
-        changes.add_column(no_wrap=True)
-    for time, change in zip(times, recent, strict=True):
-        name = Text(change.name)
-        name.truncate(max(name_width, 8), overflow=overflow_in(console.encoding))
-        text = Text(change.text, style=colour(change.after))
-        cells = [Text(time, style="dim"), Text(change.key), name, text]
-        changes.add_row(*(cells if id_width else [cells[0], *cells[2:]]))
-    return Group(head, changes)
+@asynccontextmanager
+async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _redraw(drawing: Live | Progress, view: View) -> None:
+    while True:
+        drawing.refresh()
+        await view.clock.sleep(view.refresh)
+
+
+async def _write_lines(view: View) -> None:
+    if view.opening:
+        tell(view.opening)
+    silent, pause = 0.0, view.pause
+    while True:
+        await view.clock.sleep(view.tick)
+        silent += view.tick
+        if view.has_news or silent >= pause:
+            silent, pause = 0.0, min(2 * pause, HEARTBEAT)
+            tell(view.line())

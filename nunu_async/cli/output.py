@@ -39,12 +39,11 @@ def _is_unset(name: str) -> bool:
     return not os.environ.get(name)
 
 
-def tell(line: str, stream: TextIO | None = None) -> None:
-    """Write a line to standard error, or to `stream`; a closed or absent stream is no error."""
-    stream = stream or sys.stderr
+def tell(line: str) -> None:
+    """Write a line to standard error; a closed or absent stream is no error."""
     with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
-        stream.write(harmless(line) + "\n")
-        stream.flush()
+        sys.stderr.write(harmless(line) + "\n")
+        sys.stderr.flush()
 
 
 def print_text(text: str) -> bool:

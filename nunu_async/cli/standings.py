@@ -1,35 +1,34 @@
-"""Progress of a wait: a live table on a terminal, status lines elsewhere.
-
-All of it goes to standard error; standard output is for results.
-"""
+"""The progress of a wait."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Generic, TextIO, TypeVar
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.live import HEARTBEAT, View
+from nunu_async.cli.output import count
 from nunu_async.cli.rows import NOTHING, cell, span
-from nunu_async.cli.terminal import is_terminal
+from nunu_async.cli.terminal import colour, overflow_in
 from nunu_async.cli.verdict import Row, name_of, standing_of
-from nunu_async.core.clock import Clock, SystemClock
+from nunu_async.core.clock import Clock
 from nunu_async.polling.wait import Change
 
-__all__ = ["Standings", "heartbeat", "show", "time_of"]
+if TYPE_CHECKING:  # drawing takes a while to load
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+__all__ = ["Standings"]
 
 R = TypeVar("R", bound=Row)
 
-_HEARTBEAT = 10.0
-_BATCH = 1.0
 _MAX_RECENT = 5
 _MAX_CHANGES = 3
 _UNSEEN = "not seen yet"
+_WIDE = 110
 
 
 @attrs.frozen
@@ -47,8 +46,8 @@ class _StateChange:
         return self.after if self.before is None else f"{self.before} -> {self.after}"
 
 
-class Standings(Generic[R]):
-    """The state of everything that a command waits for; draws nothing itself.
+class Standings(View, Generic[R]):
+    """The state of everything that a command waits for, shown as counts and the last changes.
 
     Attributes:
         noun: what is waited for, in the singular.
@@ -57,7 +56,15 @@ class Standings(Generic[R]):
         unreported: the changes that no line has reported yet.
     """
 
-    def __init__(self, noun: str, ids: Sequence[str] = (), clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        noun: str,
+        ids: Sequence[str] = (),
+        clock: Clock | None = None,
+        *,
+        batch: float = 1.0,
+    ) -> None:
+        super().__init__(clock, tick=batch, pause=HEARTBEAT, refresh=0.25)
         self.noun = noun
         self.rows: dict[str, R] = {}
         self.recent: deque[_StateChange] = deque(maxlen=_MAX_RECENT)
@@ -65,18 +72,11 @@ class Standings(Generic[R]):
         self._labels: dict[str, str] = dict.fromkeys(ids, _UNSEEN)
         self._order: dict[str, None] = {_UNSEEN: None}
         self._states: dict[str, str | None] = dict.fromkeys(ids)
-        self._clock = clock or SystemClock()
-        self._began = self._clock.monotonic()
 
     @property
     def ids(self) -> list[str]:
         """The ids waited for, in order."""
         return list(self._labels)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the wait began."""
-        return self._clock.monotonic() - self._began
 
     @property
     def finished(self) -> dict[str, R]:
@@ -86,10 +86,6 @@ class Standings(Generic[R]):
     def state(self, key: str) -> str | None:
         """Return the last state of an id, as the API spells it; None if it was not seen yet."""
         return self._states[key]
-
-    def begin(self) -> None:
-        """Start measuring the elapsed time."""
-        self._began = self._clock.monotonic()
 
     def expect(self, ids: Sequence[str]) -> None:
         """Add ids to wait for."""
@@ -126,6 +122,18 @@ class Standings(Generic[R]):
             if counted[word]:
                 yield word, counted[word]
 
+    @property
+    def opening(self) -> str:
+        """The line to begin with, once ids are known."""
+        if not self._labels:
+            return ""
+        return f"nunu-async: waiting for {count(len(self._labels), self.noun)}"
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are changes that no line has reported yet."""
+        return bool(self.unreported)
+
     def line(self) -> str:
         """Return a status line with counts and the changes since the last line."""
         counts = ", ".join(f"{number} {word}" for word, number in self.counts())
@@ -133,58 +141,51 @@ class Standings(Generic[R]):
         described = [f"{change.name}: {change.text}" for change in changes[:_MAX_CHANGES]]
         if len(changes) > _MAX_CHANGES:
             described.append(f"{len(changes) - _MAX_CHANGES} more changes")
-        totals = f"{time_of(self.elapsed)}: {count(len(self._labels), self.noun)}: {counts}"
+        totals = f"{_time(self.elapsed)}: {count(len(self._labels), self.noun)}: {counts}"
         return f"nunu-async: {'; '.join([totals, *described])}"
 
+    def drawing(self, console: Console) -> Live:
+        """Return what draws the counts and, below them, the last changes."""
+        from rich.live import Live  # noqa: PLC0415 - drawing takes a while to load
 
-def show(
-    standings: Standings[R], stream: TextIO | None = None, *, batch: float = _BATCH
-) -> AbstractAsyncContextManager[None, bool | None]:
-    """Display standings while the context lasts.
+        return Live(
+            get_renderable=partial(self._draw, console),
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+        )
 
-    A table if `stream` is a terminal; else a line at once, one for all changes of each `batch`
-    seconds, and one after 10 s without changes.
-    """
-    standings.begin()
-    stream = stream or sys.stderr
-    if stream is None:  # a program without a console
-        return nullcontext()
-    if is_terminal(stream):
-        from nunu_async.cli.live import table  # noqa: PLC0415 - drawing takes a while to load
+    def _draw(self, console: Console) -> RenderableType:
+        from rich.console import Group  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
 
-        return table(standings, stream)
-    return _lines(standings, stream, SystemClock(), batch)
-
-
-@asynccontextmanager
-async def _lines(
-    standings: Standings[R], stream: TextIO, clock: Clock, batch: float
-) -> AsyncIterator[None]:
-    heartbeat_task = asyncio.ensure_future(heartbeat(standings, stream, clock, batch))
-    try:
-        yield
-        if standings.unreported:
-            tell(standings.line(), stream)
-    finally:
-        heartbeat_task.cancel()
-        await asyncio.wait({heartbeat_task})
-
-
-async def heartbeat(
-    standings: Standings[R], stream: TextIO, clock: Clock, batch: float = _BATCH
-) -> None:
-    """Write a line at once, and at least one every 10 seconds, until cancelled."""
-    if standings.ids:
-        tell(f"nunu-async: waiting for {count(len(standings.ids), standings.noun)}", stream)
-    silent = 0.0
-    while True:
-        await clock.sleep(batch)
-        silent += batch
-        if standings.unreported or silent >= _HEARTBEAT:
-            silent = 0.0
-            tell(standings.line(), stream)
+        total = len(self._labels)
+        if not total:
+            return Text(f"starting {self.noun}s")
+        head = Text(f"{_time(self.elapsed)}  {count(total, self.noun)}")
+        for place, (word, number) in enumerate(self.counts()):
+            head.append(", " if place else ": ")
+            head.append(f"{number} {word}", style=colour(word))
+        changes = Table.grid(padding=(0, 2, 0, 0))
+        changes.add_column(no_wrap=True)
+        if console.width >= _WIDE:
+            changes.add_column(no_wrap=True)
+        # Rich narrows only columns that may wrap.
+        changes.add_column(min_width=8)
+        changes.add_column(no_wrap=True)
+        overflow = overflow_in(console.encoding)
+        for change in self.recent:
+            cells = [
+                Text(_time(change.at), style="dim"),
+                Text(change.key),
+                Text(change.name, no_wrap=True, overflow=overflow),
+                Text(change.text, style=colour(change.after)),
+            ]
+            changes.add_row(*(cells if console.width >= _WIDE else [cells[0], *cells[2:]]))
+        return Group(head, changes)
 
 
-def time_of(seconds: float) -> str:
+def _time(seconds: float) -> str:
     """Format the time since the wait began, in whole seconds."""
     return span(1000 * int(seconds)) if seconds >= 1 else "0s"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 import attrs
 from rich.filesize import decimal
 
-from nunu_async.cli.display import Board, show
+from nunu_async.cli.display import Board
 from nunu_async.cli.key import check_key
+from nunu_async.cli.live import show
 from nunu_async.cli.output import count, tell
 from nunu_async.cli.patterns import expand
 from nunu_async.cli.stdout import result

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from rich.filesize import decimal
 
-from nunu_async.cli.display import Board, show
+from nunu_async.cli.display import Board
+from nunu_async.cli.live import show
 from nunu_async.cli.output import tell
 from nunu_async.cli.rows import Column, ask, cell, span, tell_table
 from nunu_async.cli.stdout import result, write

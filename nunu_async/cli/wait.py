@@ -11,9 +11,10 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
+from nunu_async.cli.live import show
 from nunu_async.cli.output import count, tell
 from nunu_async.cli.rows import NOTHING, Column, ask, cell, span, tell_table
-from nunu_async.cli.standings import Standings, show
+from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import result
 from nunu_async.cli.verdict import Row, milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
