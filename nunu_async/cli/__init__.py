@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from importlib import import_module
 from typing import TypeAlias
 
 from nunu_async.cli import output
@@ -13,8 +14,25 @@ from nunu_async.cli.arguments import parse
 
 __all__ = ["main"]
 
-_USAGE = 2
 _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, int]]
+
+# The module and the function of each command.
+_COMMANDS = {
+    "upload": ("upload", "upload"),
+    "uploads list": ("uploads", "list_uploads"),
+    "uploads resume": ("uploads", "resume"),
+    "uploads cancel": ("uploads", "cancel"),
+    "runs list": ("runs", "list_runs"),
+    "runs get": ("runs", "get"),
+    "runs bugs": ("runs", "bugs"),
+    "runs start": ("runs", "start"),
+    "runs stop": ("runs", "stop"),
+    "executions list": ("executions", "list_executions"),
+    "wait": ("wait", "wait"),
+    "ci": ("ci", "ci"),
+    "demo": ("demo", "demo"),
+    "sandbox": ("serve", "serve"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parse(argv)
     if os.environ.get("SSLKEYLOGFILE") and (problem := _key_log_problem()):
-        output.tell(f"nunu-async: {problem}")
-        return _USAGE
+        return output.usage_error(problem)
     command = _command(arguments)
     from nunu_async.cli.run import run  # noqa: PLC0415
 
@@ -50,53 +67,12 @@ def _key_log_problem() -> str:
     return ""
 
 
-def _command(arguments: argparse.Namespace) -> _Command:  # noqa: PLR0911 - one per command
+def _command(arguments: argparse.Namespace) -> _Command:
     # Imported here: help and usage errors need no terminal drawing and no server.
-    match arguments.command:
-        case "upload":
-            from nunu_async.cli.upload import upload  # noqa: PLC0415
-
-            return upload
-        case "uploads":
-            from nunu_async.cli import uploads  # noqa: PLC0415
-
-            upload_actions: dict[str, _Command] = {
-                "list": uploads.list_uploads,
-                "resume": uploads.resume,
-                "cancel": uploads.cancel,
-            }
-            return upload_actions[arguments.action]
-        case "runs":
-            from nunu_async.cli import runs  # noqa: PLC0415
-
-            run_actions: dict[str, _Command] = {
-                "list": runs.list_runs,
-                "get": runs.get,
-                "bugs": runs.bugs,
-                "start": runs.start,
-                "stop": runs.stop,
-            }
-            return run_actions[arguments.action]
-        case "executions":
-            from nunu_async.cli.executions import list_executions  # noqa: PLC0415
-
-            return list_executions
-        case "wait":
-            from nunu_async.cli.wait import wait  # noqa: PLC0415
-
-            return wait
-        case "ci":
-            from nunu_async.cli.ci import ci  # noqa: PLC0415
-
-            return ci
-        case "demo":
-            from nunu_async.cli.demo import demo  # noqa: PLC0415
-
-            return demo
-        case _:
-            from nunu_async.cli.serve import serve  # noqa: PLC0415
-
-            return serve
+    names = (arguments.command, getattr(arguments, "action", None))
+    module, function = _COMMANDS[" ".join(filter(None, names))]
+    command: _Command = getattr(import_module(f"nunu_async.cli.{module}"), function)
+    return command
 
 
 def _set_up_logging(level: str) -> None:

@@ -17,14 +17,14 @@ from nunu_async.cli.display import Board
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.output import USAGE, count, tell, usage_error, with_notes
 from nunu_async.cli.patterns import expand
 from nunu_async.cli.rows import NOTHING, Column, cell, span
 from nunu_async.cli.runs import MAYBE
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import result
 from nunu_async.cli.threads import beside_the_loop
-from nunu_async.cli.upload import TIMEOUTS, as_object, job_for, line_of, send, words_of
+from nunu_async.cli.upload import TIMEOUTS, as_object, job_for, line_of, words_of
 from nunu_async.cli.verdict import Verdict, decisive_run, judge
 from nunu_async.cli.wait import TIMED_OUT, some, tell_columns
 from nunu_async.client import NunuClient
@@ -38,7 +38,6 @@ from nunu_async.upload.source import measure
 
 __all__ = ["ci"]
 
-_USAGE = 2
 _MAX_IDS = 20
 
 _COLUMNS: tuple[Column[Verdict], ...] = (
@@ -145,19 +144,18 @@ async def ci(arguments: argparse.Namespace) -> int:
             timeout=TIMEOUTS,
         )
     except NunuError as error:
-        tell(f"nunu-async: {error}")
-        return _USAGE
+        return usage_error(error)
     async with client:
         # Emptied first, so that an older report is not taken for this one's.
         if arguments.junit is not None and not _write(arguments.junit, b""):
-            return _USAGE
+            return USAGE
         try:
             await _upload_and_test(client, state)
         except asyncio.CancelledError as error:
             state.note_interrupted(error)
             raise
         except NunuError as error:
-            state.error = "; ".join([str(error), *getattr(error, "__notes__", ())])
+            state.error = with_notes(error)
             tell(f"nunu-async: {state.error}")
             _print_next_steps(state)
         finally:
@@ -191,7 +189,9 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
     """Upload, start, and wait. Raises: NunuError if the jobs could not be followed to their end."""
     arguments, board = state.arguments, Board({state.file: state.size})
     async with show(board):
-        state.built = await send(client, state.upload, board.listener(state.file))
+        state.built = await client.upload_build(
+            **attrs.asdict(state.upload, recurse=False), on_progress=board.listener(state.file)
+        )
     tell(f"nunu-async: {line_of(state.file, state.built)}")
     try:
         async with show(state.standings):

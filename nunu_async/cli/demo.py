@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from nunu_async.cli.display import Board
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.output import count, tell, usage_error
 from nunu_async.cli.rows import span
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import result
@@ -95,8 +95,7 @@ async def demo(arguments: argparse.Namespace) -> int:
             )
             size = await beside_the_loop(lambda _: measure(path))
         except (NunuError, OSError) as error:
-            tell(f"nunu-async: {error}")
-            return 2
+            return usage_error(error)
         part_size = _PART_SIZE if size < _LARGE else 100 * 1024 * 1024
         clock = _Clock()
         storage = Path(folder) / "storage"

@@ -11,10 +11,23 @@ from typing import TextIO
 
 from nunu_async.cli.harmless import harmless
 
-__all__ = ["ALWAYS_SHOWN", "Screen", "close", "count", "prepare", "print_text", "tell"]
+__all__ = [
+    "ALWAYS_SHOWN",
+    "USAGE",
+    "Screen",
+    "close",
+    "count",
+    "prepare",
+    "print_text",
+    "tell",
+    "usage_error",
+    "with_notes",
+]
 
 ALWAYS_SHOWN = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
 """Loggers whose warnings are shown whatever NUNU_LOG says."""
+USAGE = 2
+"""The exit code of usage and configuration errors."""
 
 
 def prepare() -> None:
@@ -44,6 +57,18 @@ def tell(line: str) -> None:
     with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
         sys.stderr.write(harmless(line) + "\n")
         sys.stderr.flush()
+
+
+def usage_error(reason: object) -> int:
+    """Print why a command cannot begin; return the exit code."""
+    tell(f"nunu-async: {reason}")
+    return USAGE
+
+
+def with_notes(error: BaseException, message: str | None = None) -> str:
+    """Return an error's message, or another one, with the error's notes on the same line."""
+    message = str(error) if message is None else message
+    return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
 def print_text(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 
 from nunu_async.cli.key import check_key
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.output import count, tell, usage_error, with_notes
 from nunu_async.cli.stdout import write
 from nunu_async.cli.terminal import (
     ENDLESS,
@@ -39,6 +39,7 @@ __all__ = [
     "at_a_time",
     "build_of",
     "cell",
+    "reported",
     "span",
     "tell_rows",
     "tell_table",
@@ -50,7 +51,6 @@ M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
 NOTHING = "-"
-_USAGE = 2
 _TABLE_ROWS = 50
 _LARGEST_PAGE = 100
 _LINES_AT_ONCE = 100
@@ -75,19 +75,27 @@ class Column(Generic[T]):
 async def ask(
     command: Callable[[NunuClient], Awaitable[int]], client: Callable[[], NunuClient] = NunuClient
 ) -> int:
-    """Run a command with a client configured from the environment; print errors on one line.
+    """Run a command with a client configured from the environment, as `reported` does."""
+
+    async def with_client() -> int:
+        check_key()
+        async with client() as nunu:
+            return await command(nunu)
+
+    return await reported(with_client)
+
+
+async def reported(command: Callable[[], Awaitable[int]]) -> int:
+    """Run a command; print errors on one line.
 
     Returns the exit code: 0 also if the reader of standard output closed it.
     """
     try:
-        check_key()
-        async with client() as nunu:
-            return await command(nunu)
+        return await command()
     except (ConfigError, InputError) as error:
-        tell(f"nunu-async: {error}")
-        return _USAGE
+        return usage_error(error)
     except NunuError as error:
-        tell("; ".join([f"nunu-async: {error}", *getattr(error, "__notes__", ())]))
+        tell(f"nunu-async: {with_notes(error)}")
         return 1
     except BrokenPipeError:
         return 0

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import tell, usage_error
 from nunu_async.cli.samples import add_samples
 from nunu_async.cli.stdout import write
 from nunu_async.sandbox import Sandbox
 
 __all__ = ["serve"]
 
-_USAGE = 2
 # Syntax to set a variable, by suffix of --env-file; by default that of the system's shell.
 _SHELLS: Final[dict[str, Callable[[str, str], str]]] = {
     "": lambda name, value: f"export {name}={shlex.quote(value)}",
@@ -45,8 +44,7 @@ async def serve(arguments: argparse.Namespace) -> int:
         if file is not None:
             _remove_stale(file)
     except OSError as error:
-        tell(f"nunu-async: --env-file {file}: {error.strerror}")
-        return _USAGE
+        return usage_error(f"--env-file {file}: {error.strerror}")
     try:
         await sandbox.start()
     except OSError as error:

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from nunu_async.cli.display import Board
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.output import USAGE, count, tell, with_notes
 from nunu_async.cli.patterns import expand
 from nunu_async.cli.stdout import result
 from nunu_async.cli.threads import beside_the_loop
@@ -24,7 +24,6 @@ from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
 from nunu_async.upload.names import composed
 from nunu_async.upload.paths import short_names
-from nunu_async.upload.progress import Listener
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure
 
@@ -34,13 +33,11 @@ __all__ = [
     "as_object",
     "job_for",
     "line_of",
-    "send",
     "upload",
     "upload_all",
     "words_of",
 ]
 
-_USAGE = 2
 # Ctrl-C takes at most ten seconds: for a pending answer, then for the cancel request.
 TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
@@ -59,7 +56,7 @@ class Results:
         if not self.failed:
             return 0
         misconfigured = all(isinstance(error, ConfigError) for error in self.failed.values())
-        return _USAGE if misconfigured and not self.built else 1
+        return USAGE if misconfigured and not self.built else 1
 
     async def tell(self, files: Iterable[str]) -> bool:
         """Print one JSON object or a line per file; return whether all was written.
@@ -126,7 +123,7 @@ def words_of(error: BaseException) -> str:
         kept = [note for note in getattr(error, "__notes__", ()) if KEPT in note]
         return "; ".join([str(error), *kept])
     # The notes say what happened on the server: the build may be complete nevertheless.
-    return "; ".join(["stopped", *getattr(error, "__notes__", ())])
+    return with_notes(error, "stopped")
 
 
 @attrs.frozen
@@ -178,7 +175,7 @@ async def upload(arguments: argparse.Namespace) -> int:
             for file in files:
                 results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
         await results.tell(files)
-        return _USAGE
+        return USAGE
     try:
         check_key()
         client = NunuClient(
@@ -193,7 +190,7 @@ async def upload(arguments: argparse.Namespace) -> int:
             await results.tell(files)
         else:
             tell(f"nunu-async: {error}")
-        return _USAGE
+        return USAGE
     board = Board(sizes)
     try:
         async with client, show(board):
@@ -226,26 +223,6 @@ async def upload_all(
         jobs.values(),
         on_progress=lambda job, event: board.note(labels[id(job)], event),
         on_result=note,
-    )
-
-
-async def send(client: NunuClient, job: BuildFile, listener: Listener) -> UploadedBuild:
-    """Upload one file. Raises: what `upload_build` raises."""
-    return await client.upload_build(
-        job.path,
-        name=job.name,
-        platform=job.platform,
-        description=job.description,
-        tags=job.tags,
-        multipart=job.multipart,
-        auto_delete=job.auto_delete,
-        deletion_policy=job.deletion_policy,
-        upload_timeout=job.upload_timeout,
-        details=job.details,
-        concurrency=job.concurrency,
-        verify=job.verify,
-        resume=job.resume,
-        on_progress=listener,
     )
 
 

@@ -15,14 +15,14 @@ from rich.filesize import decimal
 from nunu_async.cli.display import Board
 from nunu_async.cli.live import show
 from nunu_async.cli.output import tell
-from nunu_async.cli.rows import Column, ask, cell, span, tell_table
+from nunu_async.cli.rows import Column, ask, cell, reported, span, tell_table
 from nunu_async.cli.stdout import result, write
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.upload import TIMEOUTS, Results, upload_all
 from nunu_async.client import NunuClient
 from nunu_async.config import KEY_VARIABLES, Config
 from nunu_async.core.clock import SystemClock
-from nunu_async.errors import ConfigError, InputError, SourceError
+from nunu_async.errors import InputError, SourceError
 from nunu_async.upload.job import BuildFile
 from nunu_async.upload.paths import path_key
 from nunu_async.upload.readers import Readers
@@ -31,7 +31,6 @@ from nunu_async.upload.shelf import LeftBehind, Shelf
 
 __all__ = ["cancel", "list_uploads", "resume"]
 
-_USAGE = 2
 _NOTHING = "nunu-async: nothing was left behind"
 
 # On a narrow terminal the file is kept: people identify their uploads by it.
@@ -54,26 +53,20 @@ _COLUMNS: tuple[Column[LeftBehind], ...] = (
 
 async def list_uploads(arguments: argparse.Namespace) -> int:
     """Print the interrupted uploads of every project; sends nothing and needs no key."""
-    try:
+
+    async def command() -> int:
         store = _open_store()
         uploads = await beside_the_loop(lambda _: store.left_behind())
-    except ConfigError as error:
-        tell(f"nunu-async: {error}")
-        return _USAGE
-    _print_foreign(store)
-    try:
+        _print_foreign(store)
         if arguments.json:
             await write(json.dumps([_as_object(upload) for upload in uploads]) + "\n", is_json=True)
         elif uploads:
             await tell_table(uploads, _COLUMNS)
         elif not store.foreign:
             tell(_NOTHING)
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        tell(f"nunu-async: cannot write the result: {error.strerror}")
-        return 1
-    return 0
+        return 0
+
+    return await reported(command)
 
 
 async def cancel(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, tell
+from nunu_async.cli.output import count, tell, with_notes
 from nunu_async.cli.rows import NOTHING, Column, ask, cell, span, tell_table
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import result
@@ -174,7 +174,7 @@ async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> bool:
     """Print errors and results; return whether the results were written."""
     by_message: dict[str, list[str]] = {}
     for key, error in outcome.errors.items():
-        message = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        message = with_notes(error)
         by_message.setdefault(message, []).append(key)
     for message, ids in by_message.items():  # a rejected API key fails every id alike
         subject = ids[0] if len(ids) == 1 else count(len(ids), outcome.standings.noun)
