@@ -10,7 +10,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from nunu_async.cli import output
 from nunu_async.models.choices import PLATFORMS, POLICIES
@@ -18,6 +18,9 @@ from nunu_async.version import __version__
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+    # It has no public name.
+    _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
 __all__ = ["build_parser", "parse"]
 
@@ -36,24 +39,20 @@ exit codes:
 """
 
 
+# Options that make sense with another one only.
+_PARTNERS = (("name", "instructions"), ("retries", "test"), ("instances", "test"))
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with 2 and a message if options do not go together."""
     arguments = build_parser().parse_args(argv)
-    is_upload = arguments.command in ("upload", "ci")
-    if is_upload and arguments.deletion_policy and not arguments.auto_delete:
+    values = vars(arguments)
+    if values.get("deletion_policy") and not arguments.auto_delete:
         arguments.parser.error("--deletion-policy has nothing to act on without --auto-delete")
-    if arguments.command == "ci":
-        for option in ("retries", "instances"):
-            if getattr(arguments, option) is not None and arguments.test is None:
-                arguments.parser.error(f"--{option} goes with --test only")
-    if arguments.command == "runs" and arguments.action == "start":
-        for option, partner in (
-            ("name", "instructions"),
-            ("retries", "test"),
-            ("instances", "test"),
-        ):
-            if getattr(arguments, option) is not None and getattr(arguments, partner) is None:
-                arguments.parser.error(f"--{option} goes with --{partner} only")
+    for option, partner in _PARTNERS:
+        has_both = option in values and partner in values
+        if has_both and values[option] is not None and values[partner] is None:
+            arguments.parser.error(f"--{option} goes with --{partner} only")
     return arguments
 
 
@@ -174,40 +173,36 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    upload = commands.add_parser(
+def _add_upload(commands: _Commands) -> None:
+    upload = _add_command(
+        commands,
         "upload",
-        help="put build files into build storage",
-        description="Put build files into build storage, in parts, several at once.",
-        epilog=_ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "put build files into build storage",
+        "Put build files into build storage, in parts, several at once.",
     )
-    upload.set_defaults(parser=upload)
     upload.add_argument(
         "files", nargs="+", metavar="FILE", help="a build file, or a pattern such as 'out/*.apk'"
     )
     _add_build_options(upload, "the build's name; several files: NAME - FILENAME")
-    upload.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
+    _add_json(upload, "one JSON object on standard output")
 
 
-def _add_uploads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    uploads = commands.add_parser(
+def _add_uploads(commands: _Commands) -> None:
+    actions = _add_group(
+        commands,
         "uploads",
-        help="list, resume and cancel uploads that were left behind",
-        description="Uploads that `upload --resume` has begun and not ended.",
+        "list, resume and cancel uploads that were left behind",
+        "Uploads that `upload --resume` has begun and not ended.",
     )
-    actions = uploads.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = _add_action(actions, "list", "list what was left behind; needs no key")
-    listing.add_argument("--json", action="store_true", help="print one JSON array instead")
-    resume = _add_action(
+    listing = _add_command(actions, "list", "list what was left behind; needs no key")
+    _add_json(listing, "one JSON array instead")
+    resume = _add_command(
         actions, "resume", "send what is missing, with the build's options of then"
     )
     _add_build_names(resume)
     _add_transfer_options(resume)
-    resume.add_argument("--json", action="store_true", help="print one JSON object instead")
-    _add_build_names(_add_action(actions, "cancel", "give uploads up, here and on the server"))
+    _add_json(resume)
+    _add_build_names(_add_command(actions, "cancel", "give uploads up, here and on the server"))
 
 
 def _add_build_names(parser: argparse.ArgumentParser) -> None:
@@ -297,20 +292,17 @@ def _add_build_options(upload: argparse.ArgumentParser, name_help: str) -> None:
     )
 
 
-def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    runs = commands.add_parser(
-        "runs", help="list, read, start and stop test runs", description="Test runs."
-    )
-    actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
+def _add_runs(commands: _Commands) -> None:
+    actions = _add_group(commands, "runs", "list, read, start and stop test runs", "Test runs.")
     _add_runs_list(actions)
-    get = _add_action(actions, "get", "show one run: its players, their steps and artifacts")
+    get = _add_command(actions, "get", "show one run: its players, their steps and artifacts")
     _add_run_id(get)
-    get.add_argument("--json", action="store_true", help="print one JSON object instead")
-    bugs = _add_action(actions, "bugs", "list the bugs that one run showed")
+    _add_json(get)
+    bugs = _add_command(actions, "bugs", "list the bugs that one run showed")
     _add_run_id(bugs)
     _add_rows_options(bugs)
     _add_runs_start(actions)
-    stop = _add_action(actions, "stop", "stop jobs at once, and print the ids of those stopped")
+    stop = _add_command(actions, "stop", "stop jobs at once, and print the ids of those stopped")
     stop.add_argument(
         "job_ids",
         nargs="+",
@@ -318,7 +310,7 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         type=_non_empty,
         help="of a job, which `runs start` prints, not of a run",
     )
-    stop.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _add_json(stop)
 
 
 def _add_run_id(parser: argparse.ArgumentParser) -> None:
@@ -330,8 +322,8 @@ def _add_run_id(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_runs_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    listing = _add_action(actions, "list", "list runs, newest first")
+def _add_runs_list(actions: _Commands) -> None:
+    listing = _add_command(actions, "list", "list runs, newest first")
     listing.add_argument(
         "--state",
         type=str.lower,
@@ -354,42 +346,23 @@ def _add_runs_list(actions: argparse._SubParsersAction[argparse.ArgumentParser])
     _add_rows_options(listing)
 
 
-def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    start = _add_action(
+def _add_runs_start(actions: _Commands) -> None:
+    start = _add_command(
         actions, "start", "start a test, a test plan or instructions, and print the ids of the jobs"
     )
-    start.set_defaults(parser=start)
-    start.add_argument(
-        "--deployment-config",
-        required=True,
-        metavar="ID",
-        type=_non_empty,
-        help="where to run: a deployment config of the project",
-    )
-    target = start.add_mutually_exclusive_group(required=True)
-    target.add_argument("--test", metavar="ID", type=_non_empty, help="a multiplayer test")
-    target.add_argument("--test-plan", metavar="ID", type=_non_empty, help="all tests of this plan")
+    target = _add_target(start, "where to run: a deployment config of the project")
     target.add_argument(
         "--instructions", metavar="TEXT", type=_non_empty, help="what to do, in words"
     )
-    start.add_argument(
+    _add_id(
+        start,
         "--build",
-        metavar="ID",
-        type=_non_empty,
-        help="a build in build storage; with a deployment config of build storage only",
+        "a build in build storage; with a deployment config of build storage only",
     )
     start.add_argument("--name", type=_non_empty, help="of the run; with --instructions only")
-    start.add_argument(
-        "--agent-config", metavar="ID", type=_non_empty, help="an agent config of the project"
-    )
+    _add_id(start, "--agent-config", "an agent config of the project")
     _add_tags(start, "added to the run; may be repeated")
-    _add_marker_option(start)
-    start.add_argument(
-        "--retries", type=_integer(0, 10), metavar="N", help="0 to 10; with --test only"
-    )
-    start.add_argument(
-        "--instances", type=_integer(1, 10), metavar="N", help="1 to 10; with --test only"
-    )
+    _add_start_options(start)
     start.add_argument(
         "--template-data",
         type=_json_object,
@@ -401,24 +374,37 @@ def _add_runs_start(actions: argparse._SubParsersAction[argparse.ArgumentParser]
         action="store_true",
         help="fill in the templates of the test, with --template-data",
     )
-    start.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _add_json(start)
 
 
-def _add_marker_option(parser: argparse.ArgumentParser) -> None:
+def _add_target(parser: argparse.ArgumentParser, where: str) -> argparse._MutuallyExclusiveGroup:
+    _add_id(parser, "--deployment-config", where, required=True)
+    target = parser.add_mutually_exclusive_group(required=True)
+    _add_id(target, "--test", "a multiplayer test")
+    _add_id(target, "--test-plan", "all tests of this plan")
+    return target
+
+
+def _add_start_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-marker",
         action="store_false",
         dest="marker",
         help="add no tag of our own, by which a start with a lost answer is found",
     )
-
-
-def _add_executions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    executions = commands.add_parser(
-        "executions", help="list test-plan executions", description="Executions of test plans."
+    parser.add_argument(
+        "--retries", type=_integer(0, 10), metavar="N", help="0 to 10; with --test only"
     )
-    actions = executions.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = _add_action(actions, "list", "list test-plan executions, newest first")
+    parser.add_argument(
+        "--instances", type=_integer(1, 10), metavar="N", help="1 to 10; with --test only"
+    )
+
+
+def _add_executions(commands: _Commands) -> None:
+    actions = _add_group(
+        commands, "executions", "list test-plan executions", "Executions of test plans."
+    )
+    listing = _add_command(actions, "list", "list test-plan executions, newest first")
     listing.add_argument("--test-plan", metavar="ID", help="executions of this plan only")
     listing.add_argument("--build", metavar="ID", help="executions on this build only")
     listing.add_argument(
@@ -441,13 +427,12 @@ def _add_executions(commands: argparse._SubParsersAction[argparse.ArgumentParser
     _add_rows_options(listing)
 
 
-def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    wait = commands.add_parser(
+def _add_wait(commands: _Commands) -> None:
+    wait = _add_command(
+        commands,
         "wait",
-        help="wait until runs, jobs or test-plan executions are over",
-        description="Wait until all of these are over, and tell what became of each.",
-        epilog=_ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "wait until runs, jobs or test-plan executions are over",
+        "Wait until all of these are over, and tell what became of each.",
     )
     wait.add_argument(
         "kind",
@@ -465,7 +450,7 @@ def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="any: exit code 1 if one did not succeed (default); never: 0 once all are over, "
         "but 1 for what cannot be found or read",
     )
-    wait.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _add_json(wait)
 
 
 def _add_wait_options(parser: argparse.ArgumentParser, timeout: str) -> None:
@@ -479,31 +464,20 @@ def _add_wait_options(parser: argparse.ArgumentParser, timeout: str) -> None:
     )
 
 
-def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    ci = commands.add_parser(
+def _add_ci(commands: _Commands) -> None:
+    ci = _add_command(
+        commands,
         "ci",
-        help="upload a build, test it, and wait for the result",
-        description="Upload a build, start a test or a test plan on it, and wait for the result.\n"
+        "upload a build, test it, and wait for the result",
+        "Upload a build, start a test or a test plan on it, and wait for the result.\n"
         "When interrupted, the upload is cancelled, or what was started is stopped.\n"
         "On GitHub Actions, outputs and a step summary are written too.",
-        epilog=_ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ci.set_defaults(parser=ci)
     ci.add_argument(
         "file", metavar="FILE", help="the build file, or a pattern that finds one file only"
     )
     _add_build_options(ci, "the build's name")
-    ci.add_argument(
-        "--deployment-config",
-        required=True,
-        metavar="ID",
-        type=_non_empty,
-        help="where to run: a deployment config of build storage",
-    )
-    target = ci.add_mutually_exclusive_group(required=True)
-    target.add_argument("--test", metavar="ID", type=_non_empty, help="a multiplayer test")
-    target.add_argument("--test-plan", metavar="ID", type=_non_empty, help="all tests of this plan")
+    _add_target(ci, "where to run: a deployment config of build storage")
     ci.add_argument(
         "--run-tags",
         type=_tags,
@@ -512,30 +486,41 @@ def _add_ci(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="A,B",
         help="added to the runs, where --tags is for the build; may be repeated",
     )
-    _add_marker_option(ci)
-    ci.add_argument(
-        "--retries", type=_integer(0, 10), metavar="N", help="0 to 10; with --test only"
-    )
-    ci.add_argument(
-        "--instances", type=_integer(1, 10), metavar="N", help="1 to 10; with --test only"
-    )
+    _add_start_options(ci)
     _add_wait_options(
         ci, "seconds to wait for the jobs once started; they go on, and the exit code is 3"
     )
     ci.add_argument("--junit", metavar="FILE", type=_path, help="write the results there as XML")
-    ci.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _add_json(ci)
 
 
-def _add_action(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+def _add_group(commands: _Commands, name: str, summary: str, description: str) -> _Commands:
+    group = commands.add_parser(name, help=summary, description=description)
+    return group.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+
+def _add_command(
+    commands: _Commands, name: str, summary: str, description: str | None = None
 ) -> argparse.ArgumentParser:
-    return actions.add_parser(
+    parser = commands.add_parser(
         name,
         help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
+        description=description or f"{summary[0].upper()}{summary[1:]}.",
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def _add_id(
+    parser: argparse._ActionsContainer, option: str, help_text: str, *, required: bool = False
+) -> None:
+    parser.add_argument(option, required=required, metavar="ID", type=_non_empty, help=help_text)
+
+
+def _add_json(parser: argparse._ActionsContainer, what: str = "one JSON object instead") -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
 
 
 def _add_rows_options(parser: argparse.ArgumentParser) -> None:
@@ -546,7 +531,7 @@ def _add_rows_options(parser: argparse.ArgumentParser) -> None:
         help="so many at most (default 50 in a table, else all)",
     )
     output_format = parser.add_mutually_exclusive_group()
-    output_format.add_argument("--json", action="store_true", help="print one JSON array instead")
+    _add_json(output_format, "one JSON array instead")
     output_format.add_argument(
         "--jsonl",
         action="store_true",
@@ -560,7 +545,7 @@ def _add_tags(parser: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="upload a build to a local nunu.ai and test it there; needs no key",
@@ -572,7 +557,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
 
 
-def _add_sandbox(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_sandbox(commands: _Commands) -> None:
     sandbox = commands.add_parser(
         "sandbox",
         help="run a local nunu.ai until Ctrl-C or SIGTERM",
