@@ -28,7 +28,7 @@ HEARTBEAT = 10.0
 
 
 class View(ABC):
-    """The progress of a command; writes nothing by itself.
+    """The progress of a command: what to draw, and what to write where nothing can be drawn.
 
     Attributes:
         tick: seconds between two checks whether a line is due.

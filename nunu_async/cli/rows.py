@@ -6,7 +6,15 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -62,10 +70,10 @@ class Column(Generic[T]):
 
     title: str
     text: Callable[[T], str]
-    least: int | None = None
-    """Minimum width in characters; None means that cells are never cut."""
-    fair: int | None = None
-    """Width in characters that it gets before further columns are added; None is all it needs."""
+    least: int = ENDLESS
+    """Minimum width in characters, if cells may be cut."""
+    fair: int = ENDLESS
+    """Width in characters that it gets before further columns are added, if it needs as much."""
     rank: int = 0
     """Columns of a lower rank are kept first, whatever their position."""
     keeps_end: bool = False
@@ -176,108 +184,81 @@ def as_json(model: Model) -> str:
 
 @attrs.frozen(kw_only=True)
 class _Table:
-    """A table after layout: the chosen columns and their widths."""
+    """A table after layout: its header and rows, in cells of the chosen widths."""
 
-    titles: Sequence[str]
-    widths: Sequence[int]
-    lines: Sequence[tuple[str, ...]]
+    lines: Sequence[Sequence[str]]
     is_plain: bool
-    """No cell is cut, and no colour is wanted."""
+    """No colour is wanted."""
     missing: Sequence[str]
     """Titles of the columns that are not empty but did not fit."""
 
     def pieces(self) -> Iterator[str]:
         """Yield the rendered table, some lines at a time."""
-        if self.is_plain:
-            lines = [self.titles, *self.lines]
-            for begin in range(0, len(lines), _LINES_AT_ONCE):
-                yield "".join(map(self._plain, lines[begin : begin + _LINES_AT_ONCE]))
-            return
-        from nunu_async.cli.drawing import table  # noqa: PLC0415 - it takes a while to load
-
         for begin in range(0, len(self.lines), _LINES_AT_ONCE):
             chunk = self.lines[begin : begin + _LINES_AT_ONCE]
-            yield table(self.titles, self.widths, chunk, header=begin == 0)
+            if self.is_plain:
+                yield "".join((" " * GAP).join(line).rstrip() + "\n" for line in chunk)
+            else:
+                from nunu_async.cli.drawing import table  # noqa: PLC0415 - slow to load
 
-    def _plain(self, texts: Sequence[str]) -> str:
-        cells = zip(texts, self.widths, strict=True)
-        padded = [text + " " * (width - width_of(text)) for text, width in cells]
-        return (" " * GAP).join(padded).rstrip() + "\n"
+                yield table(chunk, header=begin == 0)
 
 
 def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Table:
     """Choose the columns that fit, without the empty ones."""
-    cells = {column.title: [column.text(row) for row in rows] for column in columns}
+    texts = {column: [column.title, *map(column.text, rows)] for column in columns}
     if room != ENDLESS:
         # In a pipe all columns are kept, so that scripts find each at its position.
-        columns = [
-            column
-            for index, column in enumerate(columns)
-            if index == 0 or any(text != NOTHING for text in cells[column.title])
-        ]
-    needed = [
-        max(width_of(column.title), *map(width_of, cells[column.title])) for column in columns
+        for column in columns[1:]:
+            if set(texts[column][1:]) == {NOTHING}:
+                del texts[column]
+    widths = _fit({column: max(map(width_of, texts[column])) for column in texts}, room)
+    cells = [
+        [_fill(text, width, keeps_end=column.keeps_end) for text in texts[column]]
+        for column, width in widths.items()
     ]
-    widths = _fit(columns, needed, room)
-    shown = {columns[index]: width for index, width in widths.items()}
-    titles = [column.title for column in shown]
     return _Table(
-        titles=titles,
-        widths=list(widths.values()),
-        lines=list(
-            zip(
-                *(
-                    [_cut_start(text, width) for text in cells[column.title]]
-                    if column.keeps_end
-                    else cells[column.title]
-                    for column, width in shown.items()
-                ),
-                strict=True,
-            )
-        ),
-        is_plain=room == ENDLESS and is_plain(),
-        missing=[column.title for column in columns if column.title not in titles],
+        lines=list(zip(*cells, strict=True)),
+        is_plain=is_plain(),
+        missing=[column.title for column in texts if column not in widths],
     )
 
 
-def _fit(columns: Sequence[Column[T]], needed: Sequence[int], room: int) -> dict[int, int]:
+def _fit(needed: Mapping[Column[T], int], room: int) -> dict[Column[T], int]:
     """Choose columns and their widths; each gets its `fair` width before later ones are added."""
-    widths: dict[int, int] = {}
+    chosen: dict[Column[T], int] = {}
     granted = used = 0
-    for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
-        column, need = columns[index], needed[index]
-        gap = GAP if widths else 0
-        least = need if column.least is None else min(need, column.least)
-        if widths and granted + gap + least > room:
+    for column in sorted(needed, key=lambda column: column.rank):
+        gap = GAP if chosen else 0
+        least = min(needed[column], column.least)
+        if chosen and granted + gap + least > room:
             continue
-        widths[index] = min(least, room)
-        used += gap + widths[index]
-        granted += gap + (need if column.fair is None else min(need, column.fair))
-    widths = dict(sorted(widths.items()))
-    for index, width in widths.items():
-        fair = columns[index].fair
-        want = needed[index] if fair is None else min(needed[index], fair)
-        more = max(0, min(want - width, room - used))
-        widths[index] += more
+        chosen[column] = min(least, room)
+        used += gap + chosen[column]
+        granted += gap + min(needed[column], column.fair)
+    widths = {column: chosen[column] for column in needed if column in chosen}
+    for column, width in widths.items():
+        more = max(0, min(min(needed[column], column.fair) - width, room - used))
+        widths[column] += more
         used += more
     # The remaining width is shared equally by the columns that need more.
-    while used < room and (narrow := [i for i in widths if widths[i] < needed[i]]):
-        for index in narrow[: room - used]:
-            widths[index] += 1
+    while used < room and (narrow := [each for each in widths if widths[each] < needed[each]]):
+        for column in narrow[: room - used]:
+            widths[column] += 1
             used += 1
     return widths
 
 
-def _cut_start(text: str, width: int) -> str:
-    """Cut a text to a width at its start, which becomes an ellipsis if the encoding has one."""
-    if width_of(text) <= width:
-        return text
-    crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
-    ellipsis = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
-    text = text[-width:]
-    while text and width_of(ellipsis + text) > width:
-        text = text[1:]
-    return ellipsis + text
+def _fill(text: str, width: int, *, keeps_end: bool) -> str:
+    """Cut or pad a text to a width; what is cut becomes an ellipsis if the encoding has one."""
+    if width_of(text) > width:
+        crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
+        ellipsis = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
+        text = text[-width:] if keeps_end else text[:width]
+        while text and width_of(ellipsis + text) > width:
+            text = text[1:] if keeps_end else text[:-1]
+        text = ellipsis + text if keeps_end else text + ellipsis
+    return text + " " * (width - width_of(text))
 
 
 def cell(value: object) -> str:
