@@ -61,6 +61,7 @@ class _CiState:
     arguments: argparse.Namespace
     upload: BuildFile
     size: int
+    start: StartRun
     standings: Standings[Job] = attrs.field(factory=lambda: Standings[Job]("job"))
     built: UploadedBuild | None = None
     started: StartedRun | None = None
@@ -174,7 +175,7 @@ def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiS
     size = measure(files[0])
     upload = job_for(arguments, files[0])
     upload.request(os.path.basename(files[0]), size)
-    StartRun(
+    start = StartRun(
         deployment_config_id=arguments.deployment_config,
         multiplayer_test_id=arguments.test,
         test_plan_id=arguments.test_plan,
@@ -182,7 +183,7 @@ def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiS
         retries=arguments.retries,
         instances=arguments.instances,
     )
-    return _CiState(arguments, upload, size)
+    return _CiState(arguments, upload, size, start)
 
 
 async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
@@ -193,16 +194,11 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
             **attrs.asdict(state.upload, recurse=False), on_progress=board.listener(state.file)
         )
     tell(f"nunu-async: {line_of(state.file, state.built)}")
+    start = attrs.evolve(state.start, build_id=state.built.build_id)
     try:
         async with show(state.standings):
             finished = await client.run_and_wait(
-                deployment_config_id=arguments.deployment_config,
-                multiplayer_test_id=arguments.test,
-                test_plan_id=arguments.test_plan,
-                build_id=state.built.build_id,
-                additional_tags=arguments.run_tags,
-                retries=arguments.retries,
-                instances=arguments.instances,
+                **attrs.asdict(start, recurse=False),
                 marker=arguments.marker,
                 timeout=arguments.timeout,
                 interval=arguments.interval,

@@ -37,8 +37,9 @@ def prepare() -> None:
             # An upload must not end in a traceback because a terminal cannot encode a name.
             # Files and pipes on Windows would get the code page, which lacks most characters.
             is_pipe = os.name == "nt" and not stream.isatty()
+            chosen = os.environ.get("PYTHONIOENCODING")
             stream.reconfigure(
-                encoding="utf-8" if is_pipe and _is_unset("PYTHONIOENCODING") else None,
+                encoding="utf-8" if is_pipe and not chosen else None,
                 errors="backslashreplace",
             )
     # Retried parts are events, which the display prints; retried API calls are only logged.
@@ -46,10 +47,6 @@ def prepare() -> None:
         logger = logging.getLogger(name)
         if not logger.handlers:
             logger.addHandler(_WarningHandler(logging.WARNING))
-
-
-def _is_unset(name: str) -> bool:
-    return not os.environ.get(name)
 
 
 def tell(line: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 
@@ -21,7 +21,6 @@ from nunu_async.client import NunuClient
 from nunu_async.endpoints.ids import in_path
 from nunu_async.errors import NotFound, NunuError, WaitTimeout
 from nunu_async.polling.board import fold
-from nunu_async.polling.waiting import OnChange
 
 __all__ = ["TIMED_OUT", "some", "tell_columns", "wait"]
 
@@ -34,22 +33,7 @@ _HINTS = {
 }
 
 R = TypeVar("R", bound=Row)
-S = TypeVar("S", bound=Row)
 T = TypeVar("T")
-
-
-class _WaitForOne(Protocol[S]):
-    """A `wait_for_*` method of the client."""
-
-    def __call__(
-        self,
-        name: str,
-        /,
-        *,
-        timeout: float | None = None,
-        interval: float = ...,
-        on_change: OnChange[S] | None = None,
-    ) -> Awaitable[S]: ...
 
 
 @attrs.define
@@ -134,7 +118,10 @@ async def wait(arguments: argparse.Namespace) -> int:
 
 
 async def _wait(
-    wait_for: _WaitForOne[R], noun: str, ids: Sequence[str], arguments: argparse.Namespace
+    wait_for: Callable[..., Awaitable[R]],
+    noun: str,
+    ids: Sequence[str],
+    arguments: argparse.Namespace,
 ) -> int:
     outcome = _Outcome(Standings[R](noun, ids))
 
