@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
-from nunu_async.sandbox.register import Selection
 from nunu_async.sandbox.rows import Execution, Job, Run
-from nunu_async.sandbox.world import Bug, DeploymentConfig, Step
+from nunu_async.sandbox.world import Bug, Step
 
 Letter = Literal["J", "M", "L", "N"]
 Json = dict[str, Any]
@@ -60,15 +59,15 @@ class Dialect:
         self._is_january = letter == "J"
         self._is_newest = letter == "N"
 
-    def page(self, data: list[Json], selection: Selection[Any], page: int, size: int) -> Json:
+    def page(self, data: list[Json], total: int, page: int, size: int) -> Json:
         """Serialize one page of a list."""
         return {
             "data": data,
             "pagination": {
                 "page": page,
                 "page_size": size,
-                "total_count": selection.total,
-                "total_pages": -(-selection.total // size),
+                "total_count": total,
+                "total_pages": -(-total // max(1, size)),
             },
         }
 
@@ -83,7 +82,7 @@ class Dialect:
     def details(self, run: Run, now: float) -> Json:
         """Serialize a run with its steps and artifacts."""
         row = self.run(run, now)
-        data = None if run.job is None else run.job.template_data
+        data = run.job.template_data
         row["templating_enabled"] = data is not None
         row["template_data"] = None if data is None else dict(data)
         steps = self._steps(run, now)
@@ -102,15 +101,7 @@ class Dialect:
         ]
         if self.letter in ("J", "M"):
             return {"multiplayer_run_id": run.run_id, "bug_occurrences": bugs}
-        return {
-            "data": bugs,
-            "pagination": {
-                "page": 0,
-                "page_size": len(bugs),
-                "total_count": len(bugs),
-                "total_pages": min(1, len(bugs)),
-            },
-        }
+        return self.page(bugs, len(bugs), 0, len(bugs))
 
     def job(self, job: Job, now: float) -> Json:
         """Serialize a job."""
@@ -265,9 +256,7 @@ class Dialect:
         return player
 
     def _platform(self, run: Run, number: int) -> Json:
-        config: DeploymentConfig = run.config
-        if run.job is not None:
-            config = run.job.player_configs.get(number, config)
+        config = run.job.player_configs.get(number, run.config)
         if self._is_january:
             return {"type": config.platform.partition("-")[0], "device": config.device}
         device = {"name": config.device, "os_version": config.os_version}

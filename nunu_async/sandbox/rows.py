@@ -25,10 +25,9 @@ RunState = Literal["INITIALIZING", "RUNNING", "COMPLETED"]
 JobStatus = Literal["QUEUED", "STARTING", "RUNNING", "CLEANING_UP", "COMPLETED"]
 ExecutionStatus = Literal["queued", "in_progress", "completed"]
 
-_RUN = re.compile(r"run([0-9]{9,})", re.ASCII)
 _JOB_PREFIX = "a0b00000-0000-4000-8000-"
 _EXECUTION_PREFIX = "e0ec0000-0000-4000-8000-"
-_HEX = re.compile(r"[0-9a-f]{12}", re.ASCII)
+_GENERATED = re.compile(rf"run[0-9]{{9,}}|({_JOB_PREFIX}|{_EXECUTION_PREFIX}).*", re.ASCII)
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
@@ -45,8 +44,8 @@ class Run:
     tags: tuple[str, ...] = ()
     build: Build | None = None
     initiator: Mapping[str, object]
-    job: "Job | None" = None
-    """None when the run alone describes its job."""
+    job: "Job" = attrs.field(init=False)
+    """Set when the run is added to the history."""
     stopped: float | None = None
     given_id: str | None = None
 
@@ -58,7 +57,7 @@ class Run:
     @property
     def job_id(self) -> str:
         """The id of the job."""
-        return job_id_of(self.number) if self.job is None else self.job.job_id
+        return self.job.job_id
 
     @property
     def started(self) -> float:
@@ -94,16 +93,6 @@ class Run:
     def bug_count(self, now: float) -> int:
         """Count the bugs found so far."""
         return len(self.script.bugs) if self.stopped is None and now >= self.ended else 0
-
-    def changes_after(self, now: float) -> float:
-        """Return when something changes next; infinity when nothing does."""
-        cleaned = self.cleaned
-        if now >= cleaned:  # the fast path: most runs of a long history
-            return math.inf
-        for moment in (self.created, self.started, self.ended):
-            if moment > now:
-                return moment
-        return cleaned
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -162,13 +151,6 @@ class Job:
         visible = self.visible(now)
         return visible[-1].result(now) if visible else "STOPPED"
 
-    def changes_after(self, now: float) -> float:
-        """Return when something changes next; infinity when nothing does."""
-        ended = self.ended
-        if now >= ended:
-            return math.inf
-        return min([ended, *(run.changes_after(now) for run in self.runs)])
-
 
 @attrs.frozen
 class Tally:
@@ -195,7 +177,7 @@ class Execution:
     """Used only while there are no jobs."""
     build: Build | None = None
     started_by: str | None = None
-    jobs: list[Job] | None = None
+    jobs: list[Job] = attrs.field(factory=list)
     given_id: str | None = None
 
     @property
@@ -247,31 +229,10 @@ class Execution:
         running = min(remaining, 1)
         return Tally(**counts, running=running, queued=remaining - running)
 
-    def changes_after(self, now: float) -> float:
-        """Return when its status changes next; infinity if it does not."""
-        if self.jobs:
-            return min(job.changes_after(now) for job in self.jobs)
-        for moment in (self.created, self.dequeued, self.ended):
-            if moment > now:
-                return moment
-        return math.inf
 
-
-def run_number(run_id: str) -> int | None:
-    """Parse the number of a run from a generated id."""
-    found = _RUN.fullmatch(run_id)
-    return None if found is None else int(found[1])
-
-
-def job_number(job_id: str) -> int | None:
-    """Parse the number of the first run from the generated id of a job."""
-    text = job_id.removeprefix(_JOB_PREFIX)
-    return int(text, 16) if text != job_id and _HEX.fullmatch(text) else None
-
-
-def is_numbered_execution(execution_id: str) -> bool:
-    """Return whether an id has the form of a generated one."""
-    return execution_id.startswith(_EXECUTION_PREFIX)
+def is_generated_id(text: str) -> bool:
+    """Return whether an id has the form of those that the sandbox generates."""
+    return _GENERATED.fullmatch(text) is not None
 
 
 def job_id_of(number: int) -> str:

@@ -1,9 +1,9 @@
 """The API operations that read runs, jobs and test plan executions, and that stop jobs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.dialects import Dialect
+from nunu_async.sandbox.dialects import Dialect, Json
 from nunu_async.sandbox.exchange import (
     Asked,
     Operation,
@@ -17,7 +17,7 @@ from nunu_async.sandbox.exchange import (
     read_query_flag,
     read_uuid,
 )
-from nunu_async.sandbox.history import ExecutionFilter, History, JobFilter, RunFilter, job_of
+from nunu_async.sandbox.history import History, RowT
 from nunu_async.sandbox.rows import Run
 
 _STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
@@ -44,7 +44,9 @@ class RunOperations:
         """List runs; `bugs=false`, which no API page explains, lists those without bugs."""
         query = request.query
         state = read_choice(query, "state", ("running", "completed", "all"))
-        filters = RunFilter(
+        now = self._now()
+        runs = self._history.list_runs(
+            now,
             state=None if state == "all" else state,
             test_id=read_uuid(query, "multiplayer_test_id"),
             job_id=read_uuid(query, "job_id"),
@@ -53,11 +55,7 @@ class RunOperations:
             tags=_tags(query),
             has_bugs=read_query_flag(query, "bugs"),
         )
-        page, size = read_page(query)
-        now = self._now()
-        selection = self._history.list_runs(filters, now)
-        data = [self._dialect.run(run, now) for run in selection.page(page, size)]
-        return Reply(self._dialect.page(data, selection, page, size))
+        return self._page(query, runs, lambda run: self._dialect.run(run, now))
 
     async def _get_run(self, request: Asked) -> Reply:
         now = self._now()
@@ -101,34 +99,30 @@ class RunOperations:
         query = request.query
         order = read_choice(query, "sort_order", ("asc", "desc"))
         sort_by = read_choice(query, "sort_by", ("start_time", "test_plan_name", "build_name"))
-        filters = ExecutionFilter(
+        now = self._now()
+        executions = self._history.list_executions(
+            now,
             plan_id=read_uuid(query, "test_plan_id"),
             build_id=read_uuid(query, "build_id"),
             status=read_choice(query, "status", ("completed", "in_progress", "queued")),
             sort_by=sort_by or "start_time",
             is_ascending=order == "asc",
         )
-        page, size = read_page(query)
-        now = self._now()
-        selection = self._history.list_executions(filters, now)
-        data = [self._dialect.execution(row, now) for row in selection.page(page, size)]
-        return Reply(self._dialect.page(data, selection, page, size))
+        return self._page(query, executions, lambda row: self._dialect.execution(row, now))
 
     async def _list_jobs(self, request: Asked) -> Reply:
         """List jobs; not one of the ten core operations."""
         query = request.query
         status = read_choice(query, "status", ("queued", "running", "completed", "all"))
-        filters = JobFilter(
+        now = self._now()
+        jobs = self._history.list_jobs(
+            now,
             status=None if status == "all" else status,
             execution_id=read_uuid(query, "test_plan_execution_id"),
             test_id=read_uuid(query, "multiplayer_test_id"),
             tags=_tags(query),
         )
-        page, size = read_page(query)
-        now = self._now()
-        selection = self._history.list_jobs(filters, now)
-        data = [self._dialect.job(job_of(row), now) for row in selection.page(page, size)]
-        return Reply(self._dialect.page(data, selection, page, size))
+        return self._page(query, jobs, lambda job: self._dialect.job(job, now))
 
     async def _get_job(self, request: Asked) -> Reply:
         """Read one job; not one of the ten core operations, but needed to wait for jobs."""
@@ -140,6 +134,13 @@ class RunOperations:
         if job is None:
             raise Refused(404, "job not found")
         return Reply(self._dialect.job(job, now))
+
+    def _page(
+        self, query: Mapping[str, str], found: Sequence[RowT], serialize: Callable[[RowT], Json]
+    ) -> Reply:
+        page, size = read_page(query)
+        data = [serialize(row) for row in found[page * size : (page + 1) * size]]
+        return Reply(self._dialect.page(data, len(found), page, size))
 
     def _find(self, request: Asked, now: float) -> Run:
         run = self._history.find_run(request.call.params["run_id"], now)

@@ -189,12 +189,12 @@ class Sandbox:
     @property
     def runs(self) -> Sequence[Run]:
         """All runs that have appeared, oldest first."""
-        return self._history.runs(self._now())
+        return tuple(self._history.runs(self._now()))
 
     @property
     def executions(self) -> Sequence[Execution]:
         """All test plan executions that have appeared, oldest first."""
-        return self._history.executions(self._now())
+        return tuple(self._history.executions(self._now()))
 
     def add_run(  # noqa: PLR0913 - keyword-only, each with a default
         self,
@@ -239,7 +239,7 @@ class Sandbox:
             initiator=initiator,
             given_id=run_id,
         )
-        self._history.add_run(run, now, job_id=job_id)
+        self._history.add_run(run, job_id=job_id)
         if execution is not None:
             self._history.attach(run, execution)
         return run
@@ -282,7 +282,7 @@ class Sandbox:
             started_by=started_by,
             given_id=execution_id,
         )
-        self._history.add_execution(execution, now)
+        self._history.add_execution(execution)
         return execution
 
     def set_script(self, run_id: str, script: Script) -> None:
@@ -290,11 +290,10 @@ class Sandbox:
 
         Adds and removes no retries. Raises: KeyError when there is no such run.
         """
-        now = self._now()
-        run = self._history.find_run(run_id, now)
+        run = self._history.find_run(run_id, self._now())
         if run is None:
             raise KeyError(run_id)
-        self._history.set_script(run, script)
+        run.script = script
 
     def add_fault(self, fault: Fault) -> None:
         """Add a fault; it counts only later requests."""

@@ -234,7 +234,7 @@ class StartOperation:
                 build=order.build,
                 started_by="api",
             )
-            self._history.add_execution(execution, now)
+            self._history.add_execution(execution)
         jobs = [
             self._history.start(attrs.evolve(order, test=test, execution=execution), now)
             for test in tests
