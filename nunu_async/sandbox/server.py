@@ -19,7 +19,7 @@ from nunu_async.sandbox.history import History
 from nunu_async.sandbox.journal import Journal
 from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Listener, Sleep
-from nunu_async.sandbox.objects import DirectoryStore, MemoryStore, ObjectStore
+from nunu_async.sandbox.objects import ObjectStore
 from nunu_async.sandbox.rows import Execution, ExecutionStatus, Run, RunState
 from nunu_async.sandbox.state import Depot, Upload
 from nunu_async.sandbox.storage import Storage
@@ -318,9 +318,7 @@ class Sandbox:
         """
         if self._objects is not None:
             raise RuntimeError("sandbox was already started")
-        self._objects = (
-            MemoryStore() if self._directory is None else DirectoryStore(self._directory)
-        )
+        self._objects = ObjectStore(self._directory)
         secret = secrets.token_bytes(32)
         api = Api(
             depot=self._depot,

@@ -121,18 +121,17 @@ class Storage:
         return upload
 
     async def _store(self, upload: Upload, part_number: int, body: Body) -> str:
-        attempt = await self._objects.attempt(upload.build_id, part_number)
+        attempt = self._objects.attempt(upload.build_id, part_number)
         try:
             while block := await body.block():
                 await attempt.write(block)
-            await attempt.close()
             # The upload may have ended meanwhile. No await between this check and `publish`.
             if self._depot.find_open(upload.build_id, self._now()) is None:
                 raise Refused(404, "NoSuchUpload", "the upload ended during the request")
             etag = attempt.publish()
             upload.parts[part_number] = etag
         finally:
-            await attempt.discard()
+            attempt.discard()
         return etag
 
 

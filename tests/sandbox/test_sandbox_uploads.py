@@ -371,6 +371,21 @@ async def test_two_completions_at_once_count_once(lab: Lab, tmp_path: Path) -> N
     assert sorted(one.status for one in answers) == [200, 404, 404, 404]
 
 
+async def test_parts_that_cannot_be_joined_are_kept(lab: Lab, tmp_path: Path) -> None:
+    client = await lab(directory=tmp_path, part_size=4)
+    ticket = await client.ticket(multipart=True)
+
+    async def put(number: int, part: bytes) -> str:
+        return (await client.put(await client.url(ticket, number), part)).headers["ETag"]
+
+    etags = [await put(number, part) for number, part in ((1, b"0123"), (2, b"4567"), (3, b"89"))]
+    (tmp_path / ".parts" / f"{ticket['build_id']}.3").unlink()
+    assert (await client.complete(ticket, etags)).status == 500
+    await put(3, b"89")
+    assert (await client.complete(ticket, etags)).status == 200
+    assert client.box.read_object(ticket["build_id"]) == b"0123456789"
+
+
 async def test_the_quota_counts_reservations(lab: Lab) -> None:
     client = await lab(capacity=100)
     await client.ticket(file_size=70)
