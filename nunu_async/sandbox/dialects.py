@@ -57,7 +57,7 @@ class Dialect:
         self._project_id = project_id
         self._storage_url = storage_url
         self._is_january = letter == "J"
-        self._is_newest = letter == "N"
+        self.is_newest = letter == "N"
 
     def page(self, data: list[Json], total: int, page: int, size: int) -> Json:
         """Serialize one page of a list."""
@@ -89,7 +89,7 @@ class Dialect:
         for player in row["players"]:
             player["artifacts"] = self._artifacts(run, player["id"], now)
             player["steps"] = steps
-        if self._is_newest:
+        if self.is_newest:
             row["apps"] = [_app(run)]
         return row
 
@@ -145,11 +145,11 @@ class Dialect:
         counts = {
             "passed": tally.passed,
             "failed": tally.failed,
-            "stopped": tally.stopped if self._is_newest else tally.stopped + tally.skipped,
+            "stopped": tally.stopped if self.is_newest else tally.stopped + tally.skipped,
             "queued": tally.queued,
             "running": tally.running,
         }
-        if self._is_newest:
+        if self.is_newest:
             counts["skipped"] = tally.skipped
         plan, build = execution.plan, execution.build
         return {
@@ -250,7 +250,7 @@ class Dialect:
             player["id"] = f"{run.run_id}p{number}"
             player["player_number"] = number - 1
             del player["composite_test_id"]
-        if self._is_newest:
+        if self.is_newest:
             player["base_agent"] = dict(_BASE_AGENT)
             player["step_result_summary"] = dict(Counter(step.result for step in done))
         return player
@@ -308,7 +308,7 @@ class Dialect:
         }
         if self._is_january and state == "INITIALIZING":
             row["run_state"] = "pending"
-        if self._is_newest:
+        if self.is_newest:
             row["items"] = (
                 _items(step, number, is_completed) if test.kind == "verification" else None
             )
@@ -358,7 +358,7 @@ class Dialect:
         return state.lower() if self._is_january else state
 
     def _result(self, result: str | None) -> str | None:
-        if result is None or self._is_newest:
+        if result is None or self.is_newest:
             return result
         if self._is_january:
             return _JANUARY_RESULTS.get(result, result.lower())

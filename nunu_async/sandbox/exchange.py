@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -10,9 +10,12 @@ import attrs
 from aiohttp import web
 
 from nunu_async.sandbox import shapes
+from nunu_async.sandbox.dialects import Dialect
+from nunu_async.sandbox.history import History
 from nunu_async.sandbox.journal import Seen
 from nunu_async.sandbox.keys import Key
-from nunu_async.sandbox.listener import Call
+from nunu_async.sandbox.objects import ObjectStore
+from nunu_async.sandbox.state import Depot
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -33,9 +36,38 @@ class Refused(Exception):
 
 
 @attrs.frozen
+class Call:
+    """The operation that a request line identifies."""
+
+    operation: str
+    part_number: int | None = None
+    params: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Project:
+    """What the operations of the API read and change."""
+
+    depot: Depot
+    objects: ObjectStore
+    history: History
+    dialect: Dialect
+    secret: bytes
+    """Signs the URLs of storage."""
+    url_life: float
+    storage_url: Callable[[], str]
+
+    def is_named_by(self, call: Call) -> bool:
+        """Return whether a path names this project, or none."""
+        return call.params.get("project_id", self.depot.project_id) == self.depot.project_id
+
+
+@attrs.frozen(kw_only=True)
 class Asked:
     """A parsed request, as operations get it."""
 
+    project: Project
+    now: float
     call: Call
     query: Mapping[str, str]
     body: Any
@@ -50,9 +82,6 @@ class Reply:
 
     body: Mapping[str, Any]
     status: int = 200
-
-
-Operation = Callable[[Asked], Awaitable[Reply]]
 
 
 def bad_request(problem: str) -> NoReturn:

@@ -7,24 +7,9 @@ from typing import Literal
 
 import attrs
 
-OPERATIONS = frozenset(
-    {
-        "cancel_upload",
-        "complete_upload",
-        "get_build",
-        "get_job",
-        "get_run",
-        "get_upload_parts",
-        "initiate_upload",
-        "list_jobs",
-        "list_run_bugs",
-        "list_runs",
-        "list_test_plan_executions",
-        "put_part",
-        "start_run",
-        "stop_runs",
-    }
-)
+from nunu_async.sandbox.operations import OPERATIONS
+
+_KNOWN = sorted([*OPERATIONS, "put_part"])
 
 Action = Literal["pass", "answer", "corrupt", "cut", "stall"]
 
@@ -81,8 +66,8 @@ class Fault:
             raise ValueError(f"fault on {self.on!r}: {problem}")
 
     def _target_problems(self) -> Iterator[str]:
-        if self.on != "*" and self.on not in OPERATIONS:
-            yield f"unknown operation, known are * and {', '.join(sorted(OPERATIONS))}"
+        if self.on != "*" and self.on not in _KNOWN:
+            yield f"unknown operation, known are * and {', '.join(_KNOWN)}"
         if self.part is not None and self.part < 1:
             yield f"part must be at least 1, not {self.part}"
         if self.part is not None and self.on not in ("put_part", "*"):

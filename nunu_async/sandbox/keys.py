@@ -5,29 +5,12 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-PERMISSIONS = frozenset(
-    {
-        "project:read-runs",
-        "project:operate-runs",
-        "project:manage-build-storage",
-    }
-)
+READ_RUNS = "project:read-runs"
+OPERATE_RUNS = "project:operate-runs"
+MANAGE_BUILDS = "project:manage-build-storage"
+PERMISSIONS = frozenset({READ_RUNS, OPERATE_RUNS, MANAGE_BUILDS})
 """Those that the operations of the sandbox require; a key may have others too."""
 
-_REQUIRED = {
-    "initiate_upload": "project:manage-build-storage",
-    "complete_upload": "project:manage-build-storage",
-    "cancel_upload": "project:manage-build-storage",
-    "get_build": "project:manage-build-storage",
-    "list_runs": "project:read-runs",
-    "get_run": "project:read-runs",
-    "list_run_bugs": "project:read-runs",
-    "list_test_plan_executions": "project:read-runs",
-    "list_jobs": "project:read-runs",
-    "get_job": "project:read-runs",
-    "start_run": "project:operate-runs",
-    "stop_runs": "project:operate-runs",
-}
 _ORGANIZATION_PREFIX = "nunu_org_"
 
 
@@ -52,15 +35,14 @@ class Key:
         if invalid := [name for name in self.permissions if not name.startswith("project:")]:
             raise ValueError(f"permissions begin with project:, not {invalid[0]!r}")
 
-    def problem(self, operation: str, now: float) -> str | None:
-        """Return the documented message if the key may not call an operation, else None."""
+    def problem(self, permission: str, now: float) -> str | None:
+        """Return the documented message if the key is invalid or lacks it, else None."""
         if self.is_disabled:
             return "API key is disabled"
         if self.expires is not None and now >= self.expires:
             return "API key expired"
-        required = _REQUIRED.get(operation)
-        if required is not None and required not in self.permissions:
-            return f"API key missing required permission: {required}"
+        if permission not in self.permissions:
+            return f"API key missing required permission: {permission}"
         return None
 
 

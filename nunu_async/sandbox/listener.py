@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import attrs
 from aiohttp import web
 
+from nunu_async.sandbox.exchange import Call
 from nunu_async.sandbox.faults import Fault, Faults
 from nunu_async.sandbox.journal import Journal, Origin, Seen
 
@@ -27,15 +28,6 @@ _RESET = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close sends RST
 
 class PeerGoneError(Exception):
     """The peer closed the connection in the middle of its request."""
-
-
-@attrs.frozen
-class Call:
-    """The operation that a request line identifies."""
-
-    operation: str
-    part_number: int | None = None
-    params: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)

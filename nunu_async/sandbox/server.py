@@ -14,6 +14,7 @@ from typing import Self
 
 from nunu_async.sandbox.api import Api
 from nunu_async.sandbox.dialects import LETTERS, Dialect, Letter
+from nunu_async.sandbox.exchange import Project
 from nunu_async.sandbox.faults import Fault, Faults
 from nunu_async.sandbox.history import History
 from nunu_async.sandbox.journal import Journal
@@ -320,10 +321,9 @@ class Sandbox:
             raise RuntimeError("sandbox was already started")
         self._objects = ObjectStore(self._directory)
         secret = secrets.token_bytes(32)
-        api = Api(
+        project = Project(
             depot=self._depot,
             objects=self._objects,
-            keys=self._keys,
             history=self._history,
             dialect=Dialect(
                 self._dialect, project_id=self.project_id, storage_url=lambda: self.storage_url
@@ -331,8 +331,8 @@ class Sandbox:
             secret=secret,
             url_life=self._url_life,
             storage_url=lambda: self.storage_url,
-            now=self._now,
         )
+        api = Api(project, self._keys, now=self._now)
         storage = Storage(depot=self._depot, objects=self._objects, secret=secret, now=self._now)
         self._listeners = [
             Listener(handler, journal=self.journal, faults=self._faults, sleep=self._sleep)

@@ -1,23 +1,22 @@
 """The API operation that starts runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import attrs
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.dialects import Dialect
 from nunu_async.sandbox.exchange import (
     Asked,
-    Operation,
     Refused,
     Reply,
     bad_request,
     check,
     is_uuid,
 )
-from nunu_async.sandbox.history import History, Order
+from nunu_async.sandbox.history import Order
 from nunu_async.sandbox.rows import Execution, Job
+from nunu_async.sandbox.uploads import find_build
 from nunu_async.sandbox.world import (
     Build,
     DeploymentConfig,
@@ -103,198 +102,185 @@ _START_NEWEST = shapes.record(
 )
 
 
-class StartOperation:
-    """Starts tests, test plans and one-off instructions."""
+async def start_run(request: Asked) -> Reply:
+    """Start a test, a test plan or one-off instructions."""
+    body = request.body
+    _check(request)
+    config, player_configs = _configs(request)
+    build = _build(request, config)
+    plan, tests = _target(request)
+    key_id = "" if request.key is None else request.key.key_id
+    tags = tuple(body.get("additional_tags", ()))
+    order = Order(
+        test=tests[0],
+        config=config,
+        player_configs=player_configs,
+        build=build,
+        tags=("api", *tags) if "instructions" in body else tags,
+        template_data=body.get("template_data", {}) if body.get("render_templates") else None,
+        retries=body.get("retries", 0),
+        instances=body.get("instances", 1),
+        initiator={"type": "api", "value": {"key_id": key_id}},
+    )
+    if body.get("run_on_all_configured_devices") and request.project.dialect.is_newest:
+        return _start_everywhere(request, order, plan, tests)
+    jobs, execution = _start(request, order, plan, tests)
+    members = _members(order, plan, execution)
+    return Reply(request.project.dialect.started(jobs, members), 201)
 
-    def __init__(
-        self,
-        *,
-        history: History,
-        dialect: Dialect,
-        find_build: Callable[[str], Build | None],
-        now: Callable[[], float],
-    ) -> None:
-        self._history = history
-        self._dialect = dialect
-        self._find_build = find_build
-        self._now = now
-        self._ephemeral = 0
-        self.operations: dict[str, Operation] = {"start_run": self._start_run}
 
-    async def _start_run(self, request: Asked) -> Reply:
-        body = request.body
-        self._check(body)
-        config, player_configs = self._configs(body)
-        build = self._build(body, config)
-        plan, tests = self._target(body)
-        key_id = "" if request.key is None else request.key.key_id
-        tags = tuple(body.get("additional_tags", ()))
-        order = Order(
-            test=tests[0],
-            config=config,
-            player_configs=player_configs,
-            build=build,
-            tags=("api", *tags) if "instructions" in body else tags,
-            template_data=body.get("template_data", {}) if body.get("render_templates") else None,
-            retries=body.get("retries", 0),
-            instances=body.get("instances", 1),
-            initiator={"type": "api", "value": {"key_id": key_id}},
-        )
-        if body.get("run_on_all_configured_devices") and self._dialect.letter == "N":
-            return self._start_everywhere(order, plan, tests)
-        jobs, execution = self._start(order, plan, tests)
-        members = self._members(order, plan, execution)
-        return Reply(self._dialect.started(jobs, members), 201)
+def _check(request: Asked) -> None:
+    body = request.body
+    is_newest = request.project.dialect.is_newest
+    check(_START_NEWEST if is_newest else _START, body)
+    targets = [name for name in _TARGETS if name in body]
+    if len(targets) != 1:
+        bad_request(f"provide exactly one of {', '.join(_TARGETS)}")
+    if "name" in body and targets != ["instructions"]:
+        bad_request("name goes with instructions only")
+    for name in _TEST_ONLY:
+        if name in body and targets != ["multiplayer_test_id"]:
+            bad_request(f"{name} goes with multiplayer_test_id only")
+    options = body.get("options", {})
+    if options.get("mobile_gpslocation") == "auto" and "mobile_geolocation" not in options:
+        bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
+    if is_newest:
+        _check_newest(body, targets[0])
 
-    def _check(self, body: Mapping[str, Any]) -> None:
-        is_newest = self._dialect.letter == "N"
-        check(_START_NEWEST if is_newest else _START, body)
-        targets = [name for name in _TARGETS if name in body]
-        if len(targets) != 1:
-            bad_request(f"provide exactly one of {', '.join(_TARGETS)}")
-        if "name" in body and targets != ["instructions"]:
-            bad_request("name goes with instructions only")
-        for name in _TEST_ONLY:
-            if name in body and targets != ["multiplayer_test_id"]:
-                bad_request(f"{name} goes with multiplayer_test_id only")
-        options = body.get("options", {})
-        if options.get("mobile_gpslocation") == "auto" and "mobile_geolocation" not in options:
-            bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
-        if is_newest:
-            _check_newest(body, targets[0])
 
-    def _configs(
-        self, body: Mapping[str, Any]
-    ) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
-        known = self._history.deployment_configs
-        targets: Mapping[str, Any] = {}
-        if self._dialect.letter == "N":
-            targets = body.get("player_deployment_configs", {})
-        if targets:
-            test = self._find(self._history.tests, body["multiplayer_test_id"], "multiplayer test")
-            players = {f"{number}" for number in range(1, test.players + 1)}
-            if set(targets) - players:
-                bad_request(f"player_deployment_configs is keyed by 1 to {test.players}")
-            if "deployment_config_id" not in body and set(targets) != players:
-                bad_request("deployment_config_id is required unless every player has one")
-        by_player = {
-            int(name): self._find(known, target["deployment_config_id"], "deployment config")
-            for name, target in targets.items()
-        }
-        if "deployment_config_id" not in body:
-            return by_player[1], by_player
-        config = self._find(known, body["deployment_config_id"], "deployment config")
-        if body.get("run_on_all_configured_devices") and self._dialect.letter == "N":
-            if by_player:
-                bad_request("run_on_all_configured_devices excludes player_deployment_configs")
-            if not config.device_labels:
-                bad_request("the deployment config does not allow multi-device runs")
-        return config, by_player
+def _configs(request: Asked) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
+    body, history = request.body, request.project.history
+    known = history.deployment_configs
+    targets: Mapping[str, Any] = {}
+    if request.project.dialect.is_newest:
+        targets = body.get("player_deployment_configs", {})
+    if targets:
+        test = _find(request, history.tests, body["multiplayer_test_id"], "multiplayer test")
+        players = {f"{number}" for number in range(1, test.players + 1)}
+        if set(targets) - players:
+            bad_request(f"player_deployment_configs is keyed by 1 to {test.players}")
+        if "deployment_config_id" not in body and set(targets) != players:
+            bad_request("deployment_config_id is required unless every player has one")
+    by_player = {
+        int(name): _find(request, known, target["deployment_config_id"], "deployment config")
+        for name, target in targets.items()
+    }
+    if "deployment_config_id" not in body:
+        return by_player[1], by_player
+    config = _find(request, known, body["deployment_config_id"], "deployment config")
+    if body.get("run_on_all_configured_devices") and request.project.dialect.is_newest:
+        if by_player:
+            bad_request("run_on_all_configured_devices excludes player_deployment_configs")
+        if not config.device_labels:
+            bad_request("the deployment config does not allow multi-device runs")
+    return config, by_player
 
-    def _build(self, body: Mapping[str, Any], config: DeploymentConfig) -> Build | None:
-        if "build_id" not in body:
-            return None
-        if config.source != _BUILD_STORAGE:
-            bad_request("build_id goes with a Build Storage deployment config only")
-        build = self._find_build(body["build_id"].lower())
-        if build is None:
-            self._not_found("build")
-        return build
 
-    def _target(self, body: Mapping[str, Any]) -> tuple[TestPlan | None, Sequence[MultiplayerTest]]:
-        history = self._history
-        if "multiplayer_test_id" in body:
-            test = self._find(history.tests, body["multiplayer_test_id"], "multiplayer test")
-            return None, (test,)
-        if "test_plan_id" in body:
-            plan = self._find(history.test_plans, body["test_plan_id"], "test plan")
-            if not plan.tests:
-                bad_request("the test plan has no tests")
-            return plan, plan.tests
-        self._ephemeral += 1
-        test = MultiplayerTest(
-            id=f"{_EPHEMERAL}{self._ephemeral:012x}",
-            name=body.get("name", _NAME),
-            kind="task",
-            goals=(body["instructions"],),
-        )
+def _build(request: Asked, config: DeploymentConfig) -> Build | None:
+    body = request.body
+    if "build_id" not in body:
+        return None
+    if config.source != _BUILD_STORAGE:
+        bad_request("build_id goes with a Build Storage deployment config only")
+    build = find_build(request, body["build_id"].lower())
+    if build is None:
+        _not_found(request, "build")
+    return build
+
+
+def _target(request: Asked) -> tuple[TestPlan | None, Sequence[MultiplayerTest]]:
+    body, history = request.body, request.project.history
+    if "multiplayer_test_id" in body:
+        test = _find(request, history.tests, body["multiplayer_test_id"], "multiplayer test")
         return None, (test,)
+    if "test_plan_id" in body:
+        plan = _find(request, history.test_plans, body["test_plan_id"], "test plan")
+        if not plan.tests:
+            bad_request("the test plan has no tests")
+        return plan, plan.tests
+    test = MultiplayerTest(
+        id=f"{_EPHEMERAL}{history.next_run:012x}",
+        name=body.get("name", _NAME),
+        kind="task",
+        goals=(body["instructions"],),
+    )
+    return None, (test,)
 
-    def _start(
-        self, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
-    ) -> tuple[list[Job], Execution | None]:
-        now = self._now()
-        execution = None
-        if plan is not None:
-            execution = Execution(
-                number=self._history.next_execution,
-                plan=plan,
-                created=now,
-                outcome=Outcome(),
-                build=order.build,
-                started_by="api",
-            )
-            self._history.add_execution(execution)
-        jobs = [
-            self._history.start(attrs.evolve(order, test=test, execution=execution), now)
-            for test in tests
-        ]
-        return jobs, execution
 
-    def _members(
-        self, order: Order, plan: TestPlan | None, execution: Execution | None
-    ) -> dict[str, object]:
-        members: dict[str, object] = {}
-        if order.build is not None:
-            members["build_id"] = order.build.id
-        if order.test.id.startswith(_EPHEMERAL) and plan is None:
-            members["test_id"] = order.test.id
-        if execution is not None:
-            members["test_plan_execution_id"] = execution.execution_id
-        return members
+def _start(
+    request: Asked, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
+) -> tuple[list[Job], Execution | None]:
+    history, now = request.project.history, request.now
+    execution = None
+    if plan is not None:
+        execution = Execution(
+            number=history.next_execution,
+            plan=plan,
+            created=now,
+            outcome=Outcome(),
+            build=order.build,
+            started_by="api",
+        )
+        history.add_execution(execution)
+    jobs = [
+        history.start(attrs.evolve(order, test=test, execution=execution), now) for test in tests
+    ]
+    return jobs, execution
 
-    def _start_everywhere(
-        self, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
-    ) -> Reply:
-        config = order.config
-        results: list[dict[str, object]] = []
-        job_ids: list[str] = []
-        for label in config.device_labels:
-            if label in config.broken_devices:
-                message = "device unavailable"
-                results.append(
-                    {"device_label": label, "ok": False, "status": 500, "message": message}
-                )
-                continue
-            device = attrs.evolve(config, device=label)
-            jobs, execution = self._start(attrs.evolve(order, config=device), plan, tests)
-            ids = [job.job_id for job in jobs]
-            job_ids += ids
-            data = {**self._members(order, plan, execution), "job_ids": ids}
-            results.append({"device_label": label, "ok": True, "status": 201, "data": data})
-        requested, started = len(results), sum(bool(result["ok"]) for result in results)
-        is_ephemeral = order.test.id.startswith(_EPHEMERAL)
-        body = {
-            **self._members(order, plan, None),
-            "ok": started > 0,
-            "job_ids": job_ids,
-            "requested_count": requested,
-            "started_count": started,
-            "successful_count": started,
-            "failed_count": requested - started,
-            "device_runs" if is_ephemeral else "results": results,
-        }
-        if started == requested:
-            return Reply(body, 201)
-        return Reply(body, 207 if started else 500)
 
-    def _find(self, known: Sequence[Named], item_id: str, what: str) -> Named:
-        found = next((item for item in known if item.id == item_id), None)
-        return self._not_found(what) if found is None else found
+def _members(order: Order, plan: TestPlan | None, execution: Execution | None) -> dict[str, object]:
+    members: dict[str, object] = {}
+    if order.build is not None:
+        members["build_id"] = order.build.id
+    if order.test.id.startswith(_EPHEMERAL) and plan is None:
+        members["test_id"] = order.test.id
+    if execution is not None:
+        members["test_plan_execution_id"] = execution.execution_id
+    return members
 
-    def _not_found(self, what: str) -> NoReturn:
-        message = f"{what} not found"
-        raise Refused(404, message, extra=self._dialect.start_error(404, message))
+
+def _start_everywhere(
+    request: Asked, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
+) -> Reply:
+    config = order.config
+    results: list[dict[str, object]] = []
+    job_ids: list[str] = []
+    for label in config.device_labels:
+        if label in config.broken_devices:
+            message = "device unavailable"
+            results.append({"device_label": label, "ok": False, "status": 500, "message": message})
+            continue
+        device = attrs.evolve(config, device=label)
+        jobs, execution = _start(request, attrs.evolve(order, config=device), plan, tests)
+        ids = [job.job_id for job in jobs]
+        job_ids += ids
+        data = {**_members(order, plan, execution), "job_ids": ids}
+        results.append({"device_label": label, "ok": True, "status": 201, "data": data})
+    requested, started = len(results), sum(bool(result["ok"]) for result in results)
+    is_ephemeral = order.test.id.startswith(_EPHEMERAL)
+    body = {
+        **_members(order, plan, None),
+        "ok": started > 0,
+        "job_ids": job_ids,
+        "requested_count": requested,
+        "started_count": started,
+        "successful_count": started,
+        "failed_count": requested - started,
+        "device_runs" if is_ephemeral else "results": results,
+    }
+    if started == requested:
+        return Reply(body, 201)
+    return Reply(body, 207 if started else 500)
+
+
+def _find(request: Asked, known: Sequence[Named], item_id: str, what: str) -> Named:
+    found = next((item for item in known if item.id == item_id), None)
+    return _not_found(request, what) if found is None else found
+
+
+def _not_found(request: Asked, what: str) -> NoReturn:
+    message = f"{what} not found"
+    raise Refused(404, message, extra=request.project.dialect.start_error(404, message))
 
 
 def _check_newest(body: Mapping[str, Any], target: str) -> None:

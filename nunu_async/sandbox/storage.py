@@ -4,12 +4,12 @@ from collections.abc import Callable
 from http import HTTPStatus
 from xml.sax.saxutils import escape
 
-import attrs
 from aiohttp import web
 
 from nunu_async.sandbox import signing
+from nunu_async.sandbox.exchange import Call, Refused
 from nunu_async.sandbox.journal import Origin, Seen
-from nunu_async.sandbox.listener import Body, Call
+from nunu_async.sandbox.listener import Body
 from nunu_async.sandbox.objects import ObjectStore
 from nunu_async.sandbox.state import Depot, Upload
 
@@ -26,6 +26,7 @@ _ALLOWED = frozenset(
         "user-agent",
     }
 )
+# The usual code of each status.
 _CODES = {
     400: "InvalidRequest",
     403: "AccessDenied",
@@ -42,15 +43,6 @@ _CODES = {
     504: "GatewayTimeout",
 }
 _FIRST_SERVER_ERROR = 500
-
-
-@attrs.frozen
-class Refused(Exception):
-    """Sends an error response."""
-
-    status: int
-    code: str
-    message: str
 
 
 class Storage:
@@ -75,10 +67,7 @@ class Storage:
 
     def refusal(self, status: int) -> web.Response:
         """Build an error response with the usual code of the status."""
-        default = "InternalError" if status >= _FIRST_SERVER_ERROR else "InvalidRequest"
-        return _error_response(
-            Refused(status, _CODES.get(status, default), f"answered with {status}")
-        )
+        return _error_response(Refused(status, f"answered with {status}"))
 
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
@@ -98,9 +87,7 @@ class Storage:
         except Refused as exc:
             return _error_response(exc)
         except OSError as exc:
-            return _error_response(
-                Refused(500, "InternalError", f"part not stored: {exc.strerror}")
-            )
+            return _error_response(Refused(500, f"part not stored: {exc.strerror}"))
         return web.Response(headers={"ETag": f'"{etag}"'})
 
     def _check_signature(self, request: web.BaseRequest) -> None:
@@ -108,16 +95,16 @@ class Storage:
             self._secret, method=request.method, target=request.raw_path, now=self._now()
         )
         if verdict == "altered":
-            raise Refused(403, "SignatureDoesNotMatch", "the signature is not that of this request")
+            raise Refused(403, "the signature is not that of this request", "SignatureDoesNotMatch")
         if verdict == "expired":
-            raise Refused(403, "AccessDenied", "Request has expired")
+            raise Refused(403, "Request has expired")
 
     def _find(self, address: signing.Address | None) -> Upload:
         upload = None
         if address is not None:
             upload = self._depot.find_by_key(address.object_key, address.upload_id, self._now())
         if upload is None:
-            raise Refused(404, "NoSuchUpload", "the upload does not exist or is over")
+            raise Refused(404, "the upload does not exist or is over")
         return upload
 
     async def _store(self, upload: Upload, part_number: int, body: Body) -> str:
@@ -127,7 +114,7 @@ class Storage:
                 await attempt.write(block)
             # The upload may have ended meanwhile. No await between this check and `publish`.
             if self._depot.find_open(upload.build_id, self._now()) is None:
-                raise Refused(404, "NoSuchUpload", "the upload ended during the request")
+                raise Refused(404, "the upload ended during the request")
             etag = attempt.publish()
             upload.parts[part_number] = etag
         finally:
@@ -138,24 +125,24 @@ class Storage:
 def _check_headers(request: web.BaseRequest) -> None:
     headers = request.headers
     if request.method != "PUT":
-        raise Refused(405, "MethodNotAllowed", f"{request.method} is not allowed here")
+        raise Refused(405, f"{request.method} is not allowed here")
     for name in _CREDENTIALS:
         if name in headers:
-            raise Refused(400, "InvalidRequest", f"{name} does not belong on a presigned URL")
+            raise Refused(400, f"{name} does not belong on a presigned URL")
     if "Transfer-Encoding" in headers:
-        raise Refused(501, "NotImplemented", "Transfer-Encoding is not supported")
+        raise Refused(501, "Transfer-Encoding is not supported")
     if "Content-Length" not in headers:
-        raise Refused(411, "MissingContentLength", "Content-Length is required")
+        raise Refused(411, "Content-Length is required")
     for name in headers:
         if name.lower() not in _ALLOWED:
-            raise Refused(403, "AccessDenied", f"header {name} is not covered by the signature")
+            raise Refused(403, f"header {name} is not covered by the signature")
 
 
 def _check_length(upload: Upload, part_number: int, length: int) -> None:
     expected = upload.length_of(part_number)
     if length != expected:
         code = "EntityTooLarge" if length > expected else "EntityTooSmall"
-        raise Refused(400, code, f"part {part_number} has {expected} bytes, not {length}")
+        raise Refused(400, f"part {part_number} has {expected} bytes, not {length}", code)
 
 
 def _build_id(depot: Depot, object_key: str) -> str | None:
@@ -165,9 +152,11 @@ def _build_id(depot: Depot, object_key: str) -> str | None:
 
 
 def _error_response(error: Refused) -> web.Response:
+    default = "InternalError" if error.status >= _FIRST_SERVER_ERROR else "InvalidRequest"
+    code = error.code or _CODES.get(error.status, default)
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
+        f"<Error><Code>{code}</Code><Message>{escape(error.error)}</Message></Error>"
     )
     headers = {"Allow": "PUT"} if error.status == HTTPStatus.METHOD_NOT_ALLOWED else None
     return web.Response(

@@ -1,0 +1,176 @@
+"""The API operations on uploads and builds."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from nunu_async.sandbox import shapes, signing
+from nunu_async.sandbox.exchange import Asked, Refused, Reply, bad_request, check
+from nunu_async.sandbox.state import FileTooLargeError, QuotaExceededError, Upload
+from nunu_async.sandbox.world import Build
+
+_NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
+
+
+async def initiate_upload(request: Asked) -> Reply:
+    """Reserve space for a build, and say how to upload it."""
+    check(shapes.INITIATE, request.body)
+    depot = request.project.depot
+    project_id = request.body.get("project_id", depot.project_id)
+    if project_id != depot.project_id:
+        bad_request("project_id is not the project of this key")
+    try:
+        upload = depot.initiate(request.body, request.now)
+    except FileTooLargeError:
+        raise Refused(413, "File exceeds limits") from None
+    except QuotaExceededError as exc:
+        sizes = {"used": exc.used, "capacity": exc.capacity, "needed": exc.needed}
+        raise Refused(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes) from None
+    request.seen.build_id = upload.build_id
+    if upload.upload_id is None:
+        single = {
+            "upload_type": "single-part",
+            "build_id": upload.build_id,
+            "upload_url": _url(request, upload, 1),
+            "object_key": upload.object_key,
+        }
+        return Reply(single)
+    multipart = {
+        "upload_type": "multipart",
+        "build_id": upload.build_id,
+        "upload_id": upload.upload_id,
+        "object_key": upload.object_key,
+        "total_parts": upload.total_parts,
+        "part_size": upload.part_size,
+    }
+    return Reply(multipart)
+
+
+async def get_upload_parts(request: Asked) -> Reply:
+    """Sign URLs of parts."""
+    query = request.query
+    for name in ("upload_id", "object_key", "part_numbers"):
+        if not query.get(name):
+            bad_request(f"{name} is required")
+    if not _NUMBERS.fullmatch(query["part_numbers"]):
+        bad_request("part_numbers must be a comma-separated list of positive integers")
+    numbers = [int(text) for text in query["part_numbers"].split(",")]
+    if len(set(numbers)) != len(numbers):
+        bad_request("part_numbers must not repeat")
+    upload = request.project.depot.find_by_key(query["object_key"], query["upload_id"], request.now)
+    if upload is None or not request.project.is_named_by(request.call):
+        bad_request("no such upload")
+    request.seen.build_id = upload.build_id
+    if max(numbers) > upload.total_parts:
+        bad_request(f"part_numbers must be at most {upload.total_parts}")
+    urls = [{"part_number": number, "url": _url(request, upload, number)} for number in numbers]
+    return Reply({"upload_urls": urls})
+
+
+async def complete_upload(request: Asked) -> Reply:
+    """Turn the parts of an upload into a build."""
+    body, depot, objects = request.body, request.project.depot, request.project.objects
+    check(shapes.COMPLETE, body)
+    if ("upload_id" in body) != ("parts" in body) or ("parts" in body) > ("object_key" in body):
+        bad_request("upload_id, object_key and parts belong together")
+    upload = _find_upload(request, body["build_id"], body)
+    if upload.upload_id is None:
+        if not upload.parts:
+            bad_request("the file was not uploaded yet")
+    elif "parts" not in body:
+        bad_request("a multipart upload needs upload_id, object_key and parts")
+    else:
+        _check_parts(upload, body["parts"])
+    depot.seal(upload)
+    try:
+        await objects.assemble(upload.build_id, upload.total_parts, upload.file_name)
+    except OSError as exc:
+        depot.unseal(upload)
+        raise Refused(500, f"parts could not be put together: {exc.strerror}") from exc
+    depot.finish(upload)
+    if upload.upload_id is None:
+        return Reply({"status": "success"})
+    return Reply({"build_id": upload.build_id})
+
+
+async def cancel_upload(request: Asked) -> Reply:
+    """Cancel an upload."""
+    for name in ("build_id", "object_key"):
+        if not request.query.get(name):
+            bad_request(f"{name} is required")
+    upload = _find_upload(request, request.query["build_id"], request.query)
+    if upload.upload_id is not None and "upload_id" not in request.query:
+        bad_request("a multipart upload needs upload_id")
+    request.project.depot.cancel(upload)
+    return Reply({"success": True})
+
+
+async def get_build(request: Asked) -> Reply:
+    """Read one build."""
+    upload = request.project.depot.find_build(request.call.params["build_id"], request.now)
+    if upload is None:
+        raise Refused(404, "build not found")
+    body = upload.request
+    build = {
+        "build_id": upload.build_id,
+        "project_id": request.project.depot.project_id,
+        "name": upload.name,
+        "platform": body["platform"],
+        "status": "OK" if upload.state == "completed" else "uploading",
+        "filename": upload.file_name,
+        "size": upload.size,
+        "pinned": False,
+        "nunu_sdk": False,
+        "tags": body.get("tags", []),
+        "created_at": datetime.fromtimestamp(upload.created, UTC).isoformat(
+            timespec="microseconds"
+        ),
+        "last_used": None,
+        "description": body.get("description"),
+    }
+    if "details" in body:
+        build["details"] = body["details"]
+    return Reply(build)
+
+
+def _find_upload(request: Asked, build_id: str, fields: Mapping[str, Any]) -> Upload:
+    upload = request.project.depot.find_open(build_id, request.now)
+    if (
+        upload is None
+        or fields.get("object_key", upload.object_key) != upload.object_key
+        or fields.get("upload_id", upload.upload_id) != upload.upload_id
+    ):
+        raise Refused(404, "Upload not found", "UPLOAD_NOT_FOUND")
+    return upload
+
+
+def find_build(request: Asked, build_id: str) -> Build | None:
+    """Find a completed build, as runs refer to it."""
+    upload = request.project.depot.find_build(build_id, request.now)
+    if upload is None or upload.state != "completed":
+        return None
+    return Build(upload.build_id, upload.name)
+
+
+def _url(request: Asked, upload: Upload, part_number: int) -> str:
+    target = signing.issue(
+        request.project.secret,
+        object_key=upload.object_key,
+        upload_id=upload.upload_id,
+        part_number=part_number,
+        now=request.now,
+        life=request.project.url_life,
+    )
+    return f"{request.project.storage_url()}{target}"
+
+
+def _check_parts(upload: Upload, parts: list[dict[str, Any]]) -> None:
+    numbers = [part["part_number"] for part in parts]
+    if numbers != list(range(1, upload.total_parts + 1)):
+        bad_request("parts must be complete and in ascending order")
+    for part in parts:
+        etag: str = part["etag"]
+        bare = etag[1:-1] if etag[:1] == etag[-1:] == '"' else etag
+        if upload.parts.get(part["part_number"]) != bare:
+            bad_request(f"part {part['part_number']}: etag is not that of the stored part")
