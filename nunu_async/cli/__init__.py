@@ -16,6 +16,8 @@ __all__ = ["main"]
 
 _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, int]]
 
+# Retried parts are events, which the display prints; retried API calls are only logged.
+_ALWAYS_SHOWN = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
 # The module and the function of each command.
 _COMMANDS = {
     "upload": ("upload", "upload"),
@@ -48,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from nunu_async.cli.run import run  # noqa: PLC0415
 
     output.prepare()
-    _set_up_logging(os.environ.get("NUNU_LOG", ""))
+    logger = logging.getLogger("nunu_async")
+    logger.addHandler(handler := _LogHandler(os.environ.get("NUNU_LOG", "")))
     try:
         return run(command(arguments))
     finally:
+        logger.removeHandler(handler)
         output.close()
 
 
@@ -75,29 +79,23 @@ def _command(arguments: argparse.Namespace) -> _Command:
     return command
 
 
-def _set_up_logging(level: str) -> None:
-    """Write the library's log to standard error, from the level named by NUNU_LOG."""
-    number = logging.getLevelNamesMapping().get(level.strip().upper())
-    if number is None:
-        if level.strip():
-            output.tell(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
-        return
-    logger = logging.getLogger("nunu_async")
-    logger.setLevel(number)
-    logger.addHandler(_StderrHandler())
+class _LogHandler(logging.Handler):
+    """Prints the library's log from a level on, and warnings of `_ALWAYS_SHOWN` without any."""
 
-
-class _StderrHandler(logging.Handler):
-    def __init__(self) -> None:
+    def __init__(self, level: str) -> None:
         super().__init__()
         self.setFormatter(
             logging.Formatter("nunu-async: %(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S")
         )
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        # The handlers of `output.prepare` print these warnings already.
-        printed = record.name.startswith(output.ALWAYS_SHOWN) and record.levelno >= logging.WARNING
-        return not printed and bool(super().filter(record))
+        number = logging.getLevelNamesMapping().get(level.strip().upper())
+        self._has_level = number is not None
+        if number is not None:
+            logging.getLogger("nunu_async").setLevel(number)
+        elif level.strip():
+            output.tell(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        output.tell(self.format(record))
+        if record.name.startswith(_ALWAYS_SHOWN) and record.levelno >= logging.WARNING:
+            output.tell(f"nunu-async: {record.getMessage()}")
+        elif self._has_level:
+            output.tell(self.format(record))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -12,7 +11,6 @@ from typing import TextIO
 from nunu_async.cli.harmless import harmless
 
 __all__ = [
-    "ALWAYS_SHOWN",
     "USAGE",
     "Screen",
     "close",
@@ -24,14 +22,12 @@ __all__ = [
     "with_notes",
 ]
 
-ALWAYS_SHOWN = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
-"""Loggers whose warnings are shown whatever NUNU_LOG says."""
 USAGE = 2
 """The exit code of usage and configuration errors."""
 
 
 def prepare() -> None:
-    """Make any file name printable, and print the library's warnings about retried API calls."""
+    """Make any file name printable."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # An upload must not end in a traceback because a terminal cannot encode a name.
@@ -42,11 +38,6 @@ def prepare() -> None:
                 encoding="utf-8" if is_pipe and not chosen else None,
                 errors="backslashreplace",
             )
-    # Retried parts are events, which the display prints; retried API calls are only logged.
-    for name in ALWAYS_SHOWN:
-        logger = logging.getLogger(name)
-        if not logger.handlers:
-            logger.addHandler(_WarningHandler(logging.WARNING))
 
 
 def tell(line: str) -> None:
@@ -130,8 +121,3 @@ class Screen(io.TextIOBase):
 def count(number: int, thing: str) -> str:
     """Return "1 part", "2 parts"."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-class _WarningHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        tell(f"nunu-async: {record.getMessage()}")
