@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
+import attrs
+
 from nunu_async.sandbox.rows import Execution, Job, Run
 from nunu_async.sandbox.world import Bug, Step
 
@@ -37,6 +39,7 @@ _ITEM_STATUSES = {
     "MAX_STEPS": "timeout",
     "ERROR": "error",
 }
+_COUNTS = ("passed", "failed", "stopped", "queued", "running", "skipped")
 _BASE_AGENT = {
     "id": "4d5e6f70-8192-43a4-b5c6-d7e8f9a0b1c2",
     "name": "sandbox-agent",
@@ -73,7 +76,26 @@ class Dialect:
 
     def run(self, run: Run, now: float) -> Json:
         """Serialize a run as lists show it."""
-        row = self._run(run, now)
+        row: Json = {"multiplayer_run_id": run.run_id}
+        if not self._is_january:
+            row["job_id"] = run.job_id
+        row["project_id"] = self._project_id
+        fields = self._status_fields(run, now)
+        is_completed = now >= run.ended
+        was_started = run.started < run.ended
+        row["state"] = fields["state"]
+        row["result"] = fields["result"]
+        row["bug_info"] = self._bug_info(run, now)
+        row["test"] = {"id": run.test.id, "name": run.test.name, "type": run.test.kind}
+        row["build"] = None if run.build is None else {"id": run.build.id, "name": run.build.name}
+        row["created_at"] = self._time(run.created)
+        row["started_at"] = fields["started_at"]
+        row["completed_at"] = fields["completed_at"]
+        row["duration_ms"] = (
+            self._milliseconds(run.started, run.ended) if is_completed and was_started else None
+        )
+        row["initiator"] = dict(run.initiator)
+        row["tags"] = list(run.tags)
         row["players"] = [
             self._player(run, number, now) for number in range(1, run.test.players + 1)
         ]
@@ -118,9 +140,7 @@ class Dialect:
             "test_name": job.test.name,
             "platform": job.config.platform,
             "build_id": None if job.build is None else job.build.id,
-            "test_plan_execution_id": (
-                None if job.execution is None else job.execution.execution_id
-            ),
+            "test_plan_execution_id": job.execution_id,
             "queue_rejection_reason": None,
             "templating_enabled": job.template_data is not None,
             "template_data": None if job.template_data is None else dict(job.template_data),
@@ -142,15 +162,9 @@ class Dialect:
         status = execution.status(now)
         is_completed = status == "completed"
         tally = execution.tally(now)
-        counts = {
-            "passed": tally.passed,
-            "failed": tally.failed,
-            "stopped": tally.stopped if self.is_newest else tally.stopped + tally.skipped,
-            "queued": tally.queued,
-            "running": tally.running,
-        }
-        if self.is_newest:
-            counts["skipped"] = tally.skipped
+        counts = {name: tally[name] for name in _COUNTS}
+        if not self.is_newest:
+            counts["stopped"] += counts.pop("skipped")
         plan, build = execution.plan, execution.build
         return {
             "id": execution.execution_id,
@@ -198,29 +212,6 @@ class Dialect:
                 "results": [],
             }
         return {}
-
-    def _run(self, run: Run, now: float) -> Json:
-        row: Json = {"multiplayer_run_id": run.run_id}
-        if not self._is_january:
-            row["job_id"] = run.job_id
-        row["project_id"] = self._project_id
-        fields = self._status_fields(run, now)
-        is_completed = now >= run.ended
-        was_started = run.started < run.ended
-        row["state"] = fields["state"]
-        row["result"] = fields["result"]
-        row["bug_info"] = self._bug_info(run, now)
-        row["test"] = {"id": run.test.id, "name": run.test.name, "type": run.test.kind}
-        row["build"] = None if run.build is None else {"id": run.build.id, "name": run.build.name}
-        row["created_at"] = self._time(run.created)
-        row["started_at"] = fields["started_at"]
-        row["completed_at"] = fields["completed_at"]
-        row["duration_ms"] = (
-            self._milliseconds(run.started, run.ended) if is_completed and was_started else None
-        )
-        row["initiator"] = dict(run.initiator)
-        row["tags"] = list(run.tags)
-        return row
 
     def _status_fields(self, run: Run, now: float) -> Json:
         state, ended = run.state(now), run.ended
@@ -338,19 +329,12 @@ class Dialect:
     def _bug(self, bug: Bug, number: int, run: Run) -> Json:
         row: Json = {
             "id": f"b0900000-0000-4000-8000-{run.number:08x}{number:04x}",
-            "bug_id": bug.bug_id,
-            "title": bug.title,
-            "description": bug.description,
-            "category": bug.category,
-            "severity": bug.severity,
-            "confidence": bug.confidence,
-            "reproduction_steps": bug.reproduction_steps,
-            "player_number": bug.player_number,
-            "test_step": bug.test_step,
-            "turn": bug.turn,
+            **attrs.asdict(bug, recurse=False),
             "detected_at": self._time(run.ended),
         }
-        if bug.details is not None:
+        if bug.details is None:
+            del row["details"]
+        else:
             row["details"] = dict(bug.details)
         return row
 

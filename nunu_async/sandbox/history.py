@@ -195,7 +195,7 @@ class History:
             (state, lambda run: "completed" if now >= run.ended else "running"),
             (test_id, lambda run: run.test.id),
             (job_id, lambda run: run.job_id),
-            (execution_id, lambda run: _execution_id(run.job)),
+            (execution_id, lambda run: run.job.execution_id),
             (kind, lambda run: run.test.kind),
             (True, lambda run: tags.issubset(run.tags)),
             (has_bugs, lambda run: run.bug_count(now) > 0),
@@ -217,7 +217,7 @@ class History:
         return _matching(
             _appeared(self._jobs.values(), now)[::-1],
             (status, lambda job: _JOB_STATUSES.get(job.status(now), "running")),
-            (execution_id, _execution_id),
+            (execution_id, lambda job: job.execution_id),
             (test_id, lambda job: job.test.id),
             (True, lambda job: tags.issubset(job.tags)),
         )
@@ -281,10 +281,6 @@ def _matching(found: list[RowT], *filters: tuple[object, Callable[[RowT], object
         if wanted is not None:
             found = [row for row in found if value_of(row) == wanted]
     return found
-
-
-def _execution_id(job: Job) -> str | None:
-    return None if job.execution is None else job.execution.execution_id
 
 
 def _name_key(named: TestPlan | Build | None) -> tuple[bool, str]:

@@ -125,6 +125,11 @@ class Job:
             return self.stopped
         return max([run.cleaned for run in self.runs], default=math.inf)
 
+    @property
+    def execution_id(self) -> str | None:
+        """The id of the test plan execution, if it belongs to one."""
+        return None if self.execution is None else self.execution.execution_id
+
     def visible(self, now: float) -> list[Run]:
         """List the runs that have appeared."""
         return [run for run in self.runs if run.created <= now]
@@ -150,18 +155,6 @@ class Job:
             return None
         visible = self.visible(now)
         return visible[-1].result(now) if visible else "STOPPED"
-
-
-@attrs.frozen
-class Tally:
-    """The number of tests of an execution in each state."""
-
-    passed: int = 0
-    failed: int = 0
-    stopped: int = 0
-    skipped: int = 0
-    queued: int = 0
-    running: int = 0
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
@@ -211,23 +204,24 @@ class Execution:
             return "completed"
         return "in_progress" if now >= self.dequeued else "queued"
 
-    def tally(self, now: float) -> Tally:
-        """Count the tests by their states."""
+    def tally(self, now: float) -> Counter[str]:
+        """Count the tests that are passed, failed, stopped, skipped, queued and running."""
         if self.jobs:
-            return Tally(**Counter(_tally_field(job, now) for job in self.jobs))
+            return Counter(_tally_field(job, now) for job in self.jobs)
         remaining = self.outcome.total
         if now < self.dequeued:
-            return Tally(queued=remaining)
+            return Counter(queued=remaining)
         done = remaining if now >= self.ended else 0
         if 0 < self.outcome.run_seconds < math.inf and not done:
             done = int(remaining * (now - self.dequeued) / self.outcome.run_seconds)
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for name in ("passed", "failed", "stopped", "skipped"):
             counts[name] = min(getattr(self.outcome, name), done)
             done -= counts[name]
             remaining -= counts[name]
-        running = min(remaining, 1)
-        return Tally(**counts, running=running, queued=remaining - running)
+        counts["running"] = min(remaining, 1)
+        counts["queued"] = remaining - counts["running"]
+        return counts
 
 
 def is_generated_id(text: str) -> bool:
