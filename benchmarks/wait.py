@@ -299,6 +299,7 @@ async def client_of(environ: dict[str, str], clock: Clock) -> AsyncIterator[Nunu
         for number in range(8):
             await nunu.test_plan_executions.list_page(page=number, page_size=100)
             await nunu.runs.list_page(page=number, page_size=100)
+        await nunu.wait_for_executions([])  # loads what polls, or the first waits begin apart
         yield nunu
 
 
