@@ -5,14 +5,14 @@ and filtered anew: that is fast enough for tens of thousands of rows.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import TypeVar
 
 import attrs
 
 from nunu_async.sandbox import rows
-from nunu_async.sandbox.rows import Execution, Job, Run
+from nunu_async.sandbox.rows import Execution, Job, Order, Run
 from nunu_async.sandbox.world import (
     DEPLOYMENT_CONFIGS,
     TEST_PLANS,
@@ -29,22 +29,6 @@ _JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
 """By which jobs are filtered; those of any other status are `running`."""
 
 RowT = TypeVar("RowT", Run, Job, Execution)
-
-
-@attrs.frozen(kw_only=True)
-class Order:
-    """What to start: the parameters of one job."""
-
-    test: MultiplayerTest
-    config: DeploymentConfig
-    player_configs: Mapping[int, DeploymentConfig] = attrs.field(factory=dict)
-    build: Build | None = None
-    tags: tuple[str, ...] = ()
-    execution: Execution | None = None
-    template_data: Mapping[str, object] | None = None
-    retries: int = 0
-    instances: int = 1
-    initiator: Mapping[str, object]
 
 
 class History:
@@ -115,24 +99,16 @@ class History:
             raise ValueError(f"execution id {given_id} is taken")
         self._executions.append(execution)
 
-    def start(self, order: Order, now: float) -> Job:
+    def start(self, order: Order, now: float, *, instances: int = 1) -> Job:
         """Start a job with all its runs, later retries included."""
         job = Job(
             job_id=rows.job_id_of(self.next_run),
-            test=order.test,
             created=now,
-            config=order.config,
-            player_configs=order.player_configs,
-            build=order.build,
-            tags=order.tags,
-            execution=order.execution,
-            template_data=order.template_data,
-            retries=order.retries,
-            initiator=order.initiator,
+            **attrs.asdict(order, recurse=False),
         )
         self._jobs[job.job_id] = job
         retries_left = order.retries
-        for _ in range(order.instances):
+        for _ in range(instances):
             run = self._start_run(job, now)
             while retries_left and run.script.result.upper() in _RETRIED:
                 retries_left -= 1

@@ -96,12 +96,10 @@ class Run:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Job:
-    """A job: one run, or several by instances and retries."""
+class Order:
+    """What a job is started with."""
 
-    job_id: str
     test: MultiplayerTest
-    created: float
     config: DeploymentConfig
     player_configs: Mapping[int, DeploymentConfig] = attrs.field(factory=dict)
     """By player number from 1; the other players have `config`."""
@@ -111,12 +109,20 @@ class Job:
     template_data: Mapping[str, object] | None = None
     """None when templates are off."""
     retries: int = 0
+    initiator: Mapping[str, object]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Job(Order):
+    """A job: one run, or several by instances and retries."""
+
+    job_id: str
+    created: float
     runs: list[Run] = attrs.field(factory=list)
     """Oldest first, those that have not appeared yet included."""
     retried: list[Run] = attrs.field(factory=list)
     """Those of `runs` that are retries."""
     stopped: float | None = None
-    initiator: Mapping[str, object] = attrs.field(factory=dict)
 
     @property
     def ended(self) -> float:

@@ -14,8 +14,7 @@ from nunu_async.sandbox.exchange import (
     check,
     is_uuid,
 )
-from nunu_async.sandbox.history import Order
-from nunu_async.sandbox.rows import Execution, Job
+from nunu_async.sandbox.rows import Execution, Job, Order
 from nunu_async.sandbox.uploads import find_build
 from nunu_async.sandbox.world import (
     Build,
@@ -119,7 +118,6 @@ async def start_run(request: Asked) -> Reply:
         tags=("api", *tags) if "instructions" in body else tags,
         template_data=body.get("template_data", {}) if body.get("render_templates") else None,
         retries=body.get("retries", 0),
-        instances=body.get("instances", 1),
         initiator={"type": "api", "value": {"key_id": key_id}},
     )
     if body.get("run_on_all_configured_devices") and request.project.dialect.is_newest:
@@ -222,9 +220,9 @@ def _start(
             started_by="api",
         )
         history.add_execution(execution)
-    jobs = [
-        history.start(attrs.evolve(order, test=test, execution=execution), now) for test in tests
-    ]
+    orders = [attrs.evolve(order, test=test, execution=execution) for test in tests]
+    instances = request.body.get("instances", 1)
+    jobs = [history.start(one, now, instances=instances) for one in orders]
     return jobs, execution
 
 
