@@ -267,8 +267,11 @@ def show(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]
     return told
 
 
-def judge(told: dict[str, dict[str, float]]) -> bool:
-    """Print which phases were later than they may be; tell whether none was."""
+def judge(told: dict[str, dict[str, float]]) -> None:
+    """Print which phases were later than they may be.
+
+    The exit status does not depend on it: a shared machine makes any loop late.
+    """
     late = []
     for phase, row in told.items():
         if any(word in phase for word in NOT_JUDGED):
@@ -280,7 +283,6 @@ def judge(told: dict[str, dict[str, float]]) -> bool:
         if row["max"] > most:
             late.append(f"{phase}: max {row['max']:.1f} ms (at most {most:g})")
     print(*(f"MISSED: {line}" for line in late), sep="\n")
-    return not late
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -298,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
         course = Course(**{**vars(course), "rounds": asked.rounds})
     found = play(course, asked.only)
     told = show(found)
-    judge(told)  # by eye: how late a loop is on a shared machine is not the library's doing alone
+    judge(told)
     tell(describe("aiohttp"), {"rows": found}, asked.json)
     return 0
 

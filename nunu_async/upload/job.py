@@ -88,8 +88,8 @@ class UploadedBuild:
     seconds: float
     """From opening the file to the server's confirmation."""
     verified: int | None = None
-    """Parts whose MD5 in storage is that of what this call sent; fewer than `parts` where an ETag
-    is not an MD5 or an earlier call sent a part; None without `verify`."""
+    """Parts that this call sent and whose MD5 in storage is that of the file; fewer than `parts`
+    where an ETag is not an MD5 or an earlier call sent a part; None without `verify`."""
     possible_orphans: int = 0
     """Reservations that the server may have made for this upload although their responses were
     lost; they hold space until they expire."""

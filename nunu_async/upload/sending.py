@@ -65,7 +65,7 @@ class Sending:
             refused.
 
     Attributes:
-        verified: parts whose MD5 in storage is that of what was sent.
+        verified: parts whose MD5 in storage is that of the part in the file.
     """
 
     def __init__(
