@@ -99,12 +99,12 @@ if TYPE_CHECKING:
         BugSeverity,
         ExecutionStatus,
         JobStatus,
+        OpenEnum,
         RunResult,
         RunState,
         TestType,
-        Word,
     )
-    from nunu_async.polling.wait import Change
+    from nunu_async.polling.subscription import Change
     from nunu_async.response import ResponseInfo
     from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
     from nunu_async.upload.progress import (
@@ -120,10 +120,10 @@ if TYPE_CHECKING:
         UploadStarted,
     )
 else:
-    from nunu_async.late import names_of
+    from nunu_async.lazy import lazy_exports
 
     # The same names as above, for run time.
-    __getattr__ = names_of(
+    __getattr__ = lazy_exports(
         __name__,
         {
             "client": ("NunuClient",),
@@ -218,9 +218,9 @@ else:
                 "RunResult",
                 "RunState",
                 "TestType",
-                "Word",
+                "OpenEnum",
             ),
-            "polling.wait": ("Change",),
+            "polling.subscription": ("Change",),
             "response": ("ResponseInfo",),
             "upload.job": ("BuildFile", "UploadedBuild", "UploadResult"),
             "upload.progress": (
@@ -298,6 +298,7 @@ __all__ = [
     "NotFound",
     "NunuClient",
     "NunuError",
+    "OpenEnum",
     "Page",
     "Pagination",
     "PartDone",
@@ -354,5 +355,4 @@ __all__ = [
     "VcsDetails",
     "WaitError",
     "WaitTimeout",
-    "Word",
 ]

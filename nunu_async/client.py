@@ -25,7 +25,7 @@ from nunu_async.core.tls import check_certificates
 from nunu_async.endpoints.anything import anything
 from nunu_async.errors import ClientClosed, ConfigError
 from nunu_async.polling import INTERVAL
-from nunu_async.upload.readers import Readers
+from nunu_async.upload.threads import DaemonThreadPool
 from nunu_async.version import __version__
 
 __all__ = ["NunuClient"]
@@ -128,7 +128,7 @@ class NunuClient:
         self._storage_concurrency = storage_concurrency
         self._max_bandwidth = max_bandwidth
         # One thread, so that what several tasks need at once is loaded once, and all wait for it.
-        self._loader = Readers(1)
+        self._loader = DaemonThreadPool(1)
         self._session = Session(
             config,
             clock=self._clock,
@@ -153,8 +153,10 @@ class NunuClient:
             proxies=proxies,
             max_bandwidth=max_bandwidth,
         )
-        self._readers = Readers(_THREADS_PER_FILE * storage_concurrency + _THREADS_PER_FILE)
-        self._writer = Readers(1)
+        self._readers = DaemonThreadPool(
+            _THREADS_PER_FILE * storage_concurrency + _THREADS_PER_FILE
+        )
+        self._writer = DaemonThreadPool(1)
         self._closed = False
 
     # Created on first access, which also loads their code: listing runs needs no upload code, and
@@ -183,8 +185,8 @@ class NunuClient:
         return endpoints.TestPlanExecutions(self._session)
 
     @cached_property
-    def _polling(self) -> polling.Polling:
-        return polling.Polling(
+    def _polling(self) -> polling.PollingService:
+        return polling.PollingService(
             runs=self.runs,
             jobs=self.jobs,
             executions=self.test_plan_executions,
@@ -198,8 +200,8 @@ class NunuClient:
         return self._open_storage()
 
     @cached_property
-    def _shelf(self) -> upload.Shelf:
-        return upload.Shelf(
+    def _shelf(self) -> upload.JournalStore:
+        return upload.JournalStore(
             self._config.state_dir,
             base_url=self._config.base_url,
             project_id=self._config.project_id,
@@ -264,7 +266,7 @@ class NunuClient:
     async def _load_polling(self) -> None:
         """Load the code that waits."""
         if "room" not in vars(polling):
-            await self._load(lambda: polling.Polling)
+            await self._load(lambda: polling.PollingService)
 
     async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
         self,
@@ -438,7 +440,7 @@ class NunuClient:
     ) -> models.TestPlanExecution:
         """Wait until one execution is over; see `wait_for_executions`."""
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return await self._polling.executions.one(execution_id, terms)
 
     async def wait_for_executions(
@@ -472,7 +474,7 @@ class NunuClient:
             which end every wait of the client; ClientClosed.
         """
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return await self._polling.executions.many(execution_ids, terms)
 
     def executions_as_completed(
@@ -488,7 +490,7 @@ class NunuClient:
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return self._polling.executions.as_completed(execution_ids, terms)
 
     async def wait_for_run(
@@ -502,7 +504,7 @@ class NunuClient:
     ) -> models.Run:
         """Wait until one run is over; see `wait_for_runs`."""
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return await self._polling.runs.one(run_id, terms)
 
     async def wait_for_runs(
@@ -519,7 +521,7 @@ class NunuClient:
         As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` returns a run's steps.
         """
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return await self._polling.runs.many(run_ids, terms)
 
     def runs_as_completed(
@@ -535,7 +537,7 @@ class NunuClient:
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return self._polling.runs.as_completed(run_ids, terms)
 
     async def wait_for_job(
@@ -549,7 +551,7 @@ class NunuClient:
     ) -> models.Job:
         """Wait until one job is over; see `wait_for_jobs`."""
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return await self._polling.jobs.one(job_id, terms)
 
     async def wait_for_jobs(
@@ -566,7 +568,7 @@ class NunuClient:
         As `wait_for_executions`. Job ids are what a start returns; a job's runs are in `.runs`.
         """
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return await self._polling.jobs.many(job_ids, terms)
 
     def jobs_as_completed(
@@ -582,7 +584,7 @@ class NunuClient:
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         return self._polling.jobs.as_completed(job_ids, terms)
 
     async def run_and_wait(  # noqa: PLR0913 - the documented members of a start, and how to wait
@@ -618,7 +620,7 @@ class NunuClient:
         Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
         """
         await self._load_polling()
-        terms = polling.Terms(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
         start = self.runs.start(
             deployment_config_id=deployment_config_id,
             multiplayer_test_id=multiplayer_test_id,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-__all__ = ["Secret", "clean", "clean_details", "clean_values", "shown_url"]
+__all__ = ["Secret", "clean_details", "clean_values", "redact_url", "sanitize"]
 
 _HIDDEN = "***"
 # Characters of a text that are kept.
@@ -49,7 +49,7 @@ class Secret:
         return Secret, (_HIDDEN,)
 
 
-def shown_url(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return scheme, host and path of a URL; a query becomes ``?...``, user info is removed."""
     try:
         parts = urlsplit(url)
@@ -61,7 +61,7 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}{query}"
 
 
-def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEXT) -> str:
+def sanitize(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEXT) -> str:
     """Sanitize text from a server for a log or a terminal.
 
     Secrets become ``***``, control and direction characters are escaped, and text over `limit`
@@ -83,7 +83,7 @@ def clean(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEXT) 
 
 
 def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
-    """Sanitize each value as `clean` does; names are unchanged."""
+    """Sanitize each value as `sanitize` does; names are unchanged."""
     # Joined and checked at once first: every response has headers, which hardly ever need a change.
     joined = "".join(texts.values())
     if (
@@ -92,7 +92,7 @@ def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mappi
         and (len(joined) <= _MAX_TEXT or max(map(len, texts.values())) <= _MAX_TEXT)
     ):
         return texts
-    return {name: clean(value, secrets) for name, value in texts.items()}
+    return {name: sanitize(value, secrets) for name, value in texts.items()}
 
 
 def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _MAX_DEPTH) -> object:
@@ -101,12 +101,12 @@ def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _M
     Levels below `depth` are left out: they could neither be shown nor pickled.
     """
     if isinstance(value, str):
-        return clean(value, secrets, limit=10_000)
+        return sanitize(value, secrets, limit=10_000)
     if isinstance(value, Mapping | list) and depth == 0:
         return "..."
     if isinstance(value, Mapping):
         return {
-            clean(str(k), secrets, limit=10_000): clean_details(v, secrets, depth=depth - 1)
+            sanitize(str(k), secrets, limit=10_000): clean_details(v, secrets, depth=depth - 1)
             for k, v in value.items()
         }
     if isinstance(value, list):

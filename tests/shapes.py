@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import nunu_async
 from nunu_async import Model
 from nunu_async.models.page import Page
-from nunu_async.models.vocab import Word
+from nunu_async.models.vocab import OpenEnum
 
 OWN = frozenset(attrs.fields_dict(Model))
 
@@ -89,7 +89,7 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
         return st.lists(_of(get_args(kind)[0]), max_size=2)
     if get_origin(kind) is Mapping:
         return OBJECT
-    if issubclass(kind, Word):
+    if issubclass(kind, OpenEnum):
         return st.sampled_from([*sorted(kind.known), *map(str.upper, sorted(kind.known)), "odd"])
     return valid(kind)
 

@@ -33,10 +33,10 @@ from nunu_async import (
     TransportError,
 )
 from nunu_async.sandbox import Sandbox
-from nunu_async.upload.pace import Pace
+from nunu_async.upload.bandwidth import BandwidthLimiter
 from nunu_async.upload.plan import Part
-from nunu_async.upload.readers import Readers
 from nunu_async.upload.source import Source
+from nunu_async.upload.threads import DaemonThreadPool
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB + 7
@@ -51,7 +51,7 @@ needs_sendfile = pytest.mark.skipif(
 
 @pytest.fixture
 async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
-    readers = Readers(4)
+    readers = DaemonThreadPool(4)
     async with await Source.open(make_file(SIZE), readers) as opened:
         yield opened
     readers.shutdown()
@@ -265,7 +265,7 @@ async def test_a_part_in_a_hole_is_not_led_astray_by_what_others_send(
 ) -> None:
     """The hole ends in the middle of a part, where all others have long been sent from memory."""
     kernel.cold = [(20 * MIB, 24 * MIB)]
-    warm, readers = asyncio.Event(), Readers(4)
+    warm, readers = asyncio.Event(), DaemonThreadPool(4)
 
     def seen(sent: int) -> None:
         if sent == 4 * MIB + 16 * 1024:  # what follows is in memory again
@@ -306,7 +306,7 @@ async def test_past_a_hole_the_kernel_goes_on_within_the_part(
 ) -> None:
     kernel.cold = [(2 * MIB, 3 * MIB)]
     taken = Taken()
-    readers = Readers(4)
+    readers = DaemonThreadPool(4)
     async with (
         await Source.open(make_file(24 * MIB), readers) as source,
         raw_server(taken) as server,
@@ -498,7 +498,7 @@ async def test_a_part_that_waits_for_its_turn_ends_when_it_is_cancelled(source: 
 
 
 async def test_an_idle_client_does_not_save_its_bytes_up(clock: ManualClock) -> None:
-    pace = Pace(clock, 1000.0)
+    pace = BandwidthLimiter(clock, 1000.0)
     await pace.turn(1000, bool)
     clock.advance(3600)
     before = clock.now
@@ -508,7 +508,7 @@ async def test_an_idle_client_does_not_save_its_bytes_up(clock: ManualClock) -> 
 
 async def test_a_turn_that_is_given_up_is_nobody_s_loss() -> None:
     clock = HeldClock()
-    pace = Pace(clock, 1000.0)
+    pace = BandwidthLimiter(clock, 1000.0)
     turns = [asyncio.ensure_future(pace.turn(1000, bool)) for _ in range(10)]
     await until(lambda: clock.asleep == 10)
     for turn in turns:
@@ -542,7 +542,7 @@ async def test_a_limit_hides_no_peer_that_takes_nothing(source: Source, rate: in
 
 
 async def test_a_pause_that_lasts_too_long_is_made_good(clock: ManualClock) -> None:
-    pace = Pace(clock, 1000.0)
+    pace = BandwidthLimiter(clock, 1000.0)
     before = clock.now
     for _ in range(100):
         await pace.turn(50, bool)
@@ -551,7 +551,7 @@ async def test_a_pause_that_lasts_too_long_is_made_good(clock: ManualClock) -> N
 
 
 def test_without_a_limit_nothing_is_cut_or_waits() -> None:
-    assert Pace(ManualClock(), None).grain(123) == 123
+    assert BandwidthLimiter(ManualClock(), None).grain(123) == 123
 
 
 @pytest.mark.parametrize(
@@ -561,7 +561,7 @@ def test_without_a_limit_nothing_is_cut_or_waits() -> None:
 def test_a_limit_is_kept_in_grains_of_a_twentieth_of_a_second(
     rate: float, most: int, grain: int
 ) -> None:
-    assert Pace(ManualClock(), rate).grain(most) == grain
+    assert BandwidthLimiter(ManualClock(), rate).grain(most) == grain
 
 
 # --- What a file's trouble is told with
@@ -584,7 +584,7 @@ async def test_a_part_that_cannot_be_read_says_which_and_why(
 
 
 async def test_a_file_that_is_not_there_says_so_in_a_number(tmp_path: Path) -> None:
-    readers = Readers(1)
+    readers = DaemonThreadPool(1)
     with pytest.raises(SourceError, match="No such file") as caught:
         await Source.open(tmp_path / "game.zip", readers)
     readers.shutdown()

@@ -22,8 +22,8 @@ from nunu_async import PartUrl
 from nunu_async.core.turns import Turns
 from nunu_async.upload.body import BLOCK, BYTES_A_TURN
 from nunu_async.upload.plan import Part
-from nunu_async.upload.readers import Readers
 from nunu_async.upload.source import Source
+from nunu_async.upload.threads import DaemonThreadPool
 
 MIB = 1024 * 1024
 # The count begins anew in the middle of an iteration of the loop: one may see two of them.
@@ -48,7 +48,7 @@ async def send_parts(
         writer.write(answer(headers={"ETag": "x"}))
 
     scheme, server_tls, client_tls = ("https", *tls) if tls else ("http", None, None)
-    readers = Readers(4)
+    readers = DaemonThreadPool(4)
     async with (
         await Source.open(path, readers) as source,
         raw_server(take, tls=server_tls) as server,

@@ -293,7 +293,7 @@ async def test_every_slot_is_free_again_after_many_cancellations(
         build_id = (
             await nunu.upload_build(path, name="n", platform="linux", multipart=True)
         ).build_id
-        assert nunu._uploader.equipment.slots.used == 0
+        assert nunu._uploader.context.slots.used == 0
     assert box.read_object(build_id) == path.read_bytes()
     check_ledger(box)
 

@@ -20,8 +20,8 @@ from nunu_async.cli.live import show
 from nunu_async.cli.standings import Standings
 from nunu_async.models.runs import Initiator, Run, TestRef
 from nunu_async.models.vocab import RunState, TestType
-from nunu_async.polling import board
-from nunu_async.polling.wait import Change
+from nunu_async.polling import schedule
+from nunu_async.polling.subscription import Change
 from nunu_async.sandbox import MultiplayerTest, Outcome, Sandbox, Script
 
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"
@@ -123,7 +123,7 @@ async def test_what_is_not_over_in_time_is_named_and_exits_3() -> None:
 async def test_an_id_that_nobody_knows_does_not_end_the_others(
     form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(board, "_GRACE", 0.1)
+    monkeypatch.setattr(schedule, "_GRACE", 0.1)
     async with Sandbox(now=Hurried()) as box:
         known = box.add_run(state="INITIALIZING").job_id
         for name, value in box.environment.items():

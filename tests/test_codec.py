@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async.core.codec import Misfit, dump, encode, parse, structure
+from nunu_async.core.codec import DecodeProblem, dump, encode, parse, structure
 from nunu_async.errors import InputError
 from nunu_async.models.run_requests import StartRun
 
@@ -37,7 +37,7 @@ class _Model:
 
 
 def problems(data: object, model: type = _Model) -> tuple[str, ...]:
-    with pytest.raises(Misfit) as misfit:
+    with pytest.raises(DecodeProblem) as misfit:
         structure(data, model)
     return misfit.value.problems
 
@@ -139,7 +139,7 @@ def test_what_is_not_an_object_is_no_model(data: object) -> None:
 
 
 def test_a_misfit_reads_as_its_problems() -> None:
-    assert str(Misfit("one @ $.a", "two @ $.b")) == "one @ $.a; two @ $.b"
+    assert str(DecodeProblem("one @ $.a", "two @ $.b")) == "one @ $.a; two @ $.b"
 
 
 def test_a_number_beyond_every_float_is_a_misfit() -> None:
@@ -174,7 +174,7 @@ def test_text_that_no_encoding_can_carry_is_a_misfit() -> None:
     ],
 )
 def test_what_is_not_usable_json_is_a_misfit(body: bytes) -> None:
-    with pytest.raises(Misfit, match=r"^not JSON"):
+    with pytest.raises(DecodeProblem, match=r"^not JSON"):
         parse(body)
 
 
@@ -184,13 +184,13 @@ def test_a_body_is_read_as_json_or_is_a_misfit(body: bytes) -> None:
     with contextlib.suppress(ValueError):
         expected = json.dumps(json.loads(body), allow_nan=False)
     found = None
-    with contextlib.suppress(Misfit):
+    with contextlib.suppress(DecodeProblem):
         found = json.dumps(parse(body))
     assert found == expected
 
 
 def test_a_misfit_does_not_repeat_the_body() -> None:
-    with pytest.raises(Misfit) as misfit:
+    with pytest.raises(DecodeProblem) as misfit:
         parse(b'{"key": "nk_live_0123456789')
     assert "nk_live" not in str(misfit.value)
 
@@ -280,7 +280,9 @@ def test_a_number_that_a_float_can_hold_is_that_float(text: str) -> None:
 
 
 def test_a_path_is_put_below_another_unless_it_is_from_elsewhere() -> None:
-    misfit = Misfit("x @ $.y @ $.a", "b @ $.b[0]", "c @ $").below(".data", {"b[0]": "data.old"})
+    misfit = DecodeProblem("x @ $.y @ $.a", "b @ $.b[0]", "c @ $").below(
+        ".data", {"b[0]": "data.old"}
+    )
     assert misfit.problems == ("x @ $.y @ $.data.a", "b @ $.data.old", "c @ $.data")
 
 

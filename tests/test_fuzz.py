@@ -50,7 +50,7 @@ from nunu_async.models.builds import (
     SinglePartTicket,
 )
 from nunu_async.models.page import Page, Pagination
-from nunu_async.redact import Secret, clean, clean_details
+from nunu_async.redact import Secret, clean_details, sanitize
 from nunu_async.upload import journal
 from nunu_async.upload.plan import Plan, batch_size
 from nunu_async.upload.source import Identity
@@ -488,7 +488,7 @@ def test_any_address_is_refused_in_words_or_leads_to_a_host(seed: int) -> None:
 
 def kept_lines() -> list[bytes]:
     """The lines of a journal, as they are written."""
-    head = journal.Head(
+    head = journal.JournalHeader(
         path="/builds/game.zip",
         identity=Identity(11, 1, 2, 3),
         base_url="https://nunu.ai/api/v1",
@@ -584,7 +584,7 @@ def test_anything_that_is_cleaned_can_be_shown(seed: int) -> None:
     rng = Random(seed)
     secrets = tuple(map(Secret, SECRETS))
     words = rng.choices([*WORDS, *SECRETS, "\x00", "&", "%20"], k=rng.randrange(12))
-    check_shown([clean("".join(words), secrets, limit=rng.choice([3, 50, 500]))])
+    check_shown([sanitize("".join(words), secrets, limit=rng.choice([3, 50, 500]))])
     data: Any = mutated(rng, rng.choice([*ERRORS, BUILD]))
     check_shown([repr(clean_details(data, secrets))])
 

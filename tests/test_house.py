@@ -14,13 +14,13 @@ import nunu_async
 ROOT = Path(nunu_async.__file__).parent
 
 # From the ground up; a room may import from the rooms it names and from itself.
-GROUND = {"errors", "late", "redact", "response", "version"}
+GROUND = {"errors", "lazy", "redact", "response", "version"}
 CORE = {"core", "config", "models", *GROUND}
 MAY_IMPORT = {
     "response": set(),
     "errors": {"response"},
     "redact": set(),
-    "late": {"errors"},
+    "lazy": {"errors"},
     "version": set(),
     "config": GROUND,
     "models": GROUND,

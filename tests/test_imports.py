@@ -54,7 +54,7 @@ def ours(names: set[str]) -> set[str]:
 def test_importing_the_package_loads_nothing_but_itself() -> None:
     """Nor what `logging` loads, which differs between Pythons."""
     found = loaded(ran(f"{TELL}\nimport nunu_async")) - loaded(ran(f"{TELL}\nimport logging"))
-    assert ours(found) == {"late", "version"}
+    assert ours(found) == {"lazy", "version"}
     assert found & (HEAVY | DRAWING | {"asyncio", "inspect"}) == set()
 
 
@@ -66,7 +66,7 @@ def test_the_client_is_loaded_without_what_only_some_programs_use() -> None:
     )
     assert found & (HEAVY | DRAWING) == {"aiohttp", "attr", "backoff"}
     assert {name for name in ours(found) if name.split(".")[0] in {"endpoints", "upload"}} == {
-        *("endpoints", "endpoints.anything", "upload", "upload.readers")
+        *("endpoints", "endpoints.anything", "upload", "upload.threads")
     }
     assert {name for name in ours(found) if name.split(".")[0] in {"models", "polling"}} == {
         *("models", "models.base", "models.checks", "models.page", "models.vocab", "polling")
@@ -82,7 +82,7 @@ def test_help_and_usage_errors_load_no_client(arguments: list[str], exits: int) 
     found = loaded(ran(MAIN, *arguments, exits=exits))
     assert found & (HEAVY | DRAWING | {"asyncio"}) == set()
     assert ours(found) == {
-        *("cli", "cli.arguments", "cli.harmless", "cli.output", "late", "models"),
+        *("cli", "cli.arguments", "cli.harmless", "cli.output", "lazy", "models"),
         *("models.choices", "version"),
     }
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nunu_async import BuildDetails, CommitDetails, InitiateUpload, MultipartTicket, VcsDetails
 from nunu_async.upload.journal import (
-    Head,
-    Kept,
+    JournalHeader,
+    JournalState,
     foreign_format,
     head_line,
     mark_line,
@@ -24,7 +24,7 @@ from nunu_async.upload.journal import (
 from nunu_async.upload.source import Identity
 
 PARTS = 12
-HEAD = Head(
+HEAD = JournalHeader(
     path="/builds/gr\u00f6\u00dfe \U0001f3ae.zip",
     identity=Identity(12_000_000_000, 1_700_000_000_123_456_789, 42, 7),
     base_url="https://nunu.ai/api/v1",
@@ -65,7 +65,7 @@ def written(*numbers: int, completing: bool = False) -> tuple[bytes, list[int]]:
     return data, ends
 
 
-def told(kept: Kept | None) -> Kept:
+def told(kept: JournalState | None) -> JournalState:
     assert kept is not None
     return kept
 

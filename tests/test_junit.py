@@ -26,7 +26,7 @@ from nunu_async.models.runs import (
     TestRef,
 )
 from nunu_async.models.vocab import JobStatus, RunResult, RunState, TestType
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 
 BEGAN = datetime(2026, 4, 11, 8, 10, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
 ELEMENT = {"passed": None, "failed": "failure", "skipped": "skipped"}
@@ -322,7 +322,7 @@ def test_two_readers_of_others_count_what_was_written(verdicts: list[Verdict], n
     # Both give back the names and the words, as they can be printed.
     for case, verdict in zip(cases, verdicts, strict=True):
         assert case.name.isprintable()
-        title = clean(verdict.name)
+        title = sanitize(verdict.name)
         assert re.fullmatch(re.escape(title) + r"( \(\d+\))?", case.name)
         assert re.sub(r"\\.*", "", title) == re.sub(
             r"\\.*", "", "".join(c if c.isprintable() else "\\" for c in verdict.name)

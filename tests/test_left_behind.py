@@ -28,8 +28,8 @@ from nunu_async import (
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
-from nunu_async.upload.readers import Lane, Readers
 from nunu_async.upload.source import Source
+from nunu_async.upload.threads import BoundedExecutor, DaemonThreadPool
 
 PART = 256 * 1024
 MakeFile = Callable[..., Path]
@@ -303,7 +303,7 @@ async def test_cancelled_opens_leak_no_descriptor(
     make_file: MakeFile, open_descriptors: Callable[[], int]
 ) -> None:
     path = make_file(10)
-    readers = Readers(2)
+    readers = DaemonThreadPool(2)
     before = open_descriptors()
     for turns in range(40):
         task = asyncio.ensure_future(Source.open(path, readers))
@@ -445,7 +445,7 @@ async def test_a_task_that_outlives_the_listener_waits_its_turn(
 
 
 def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
-    readers = Readers(3)
+    readers = DaemonThreadPool(3)
     seen: set[str] = set()
 
     def work(number: int) -> int:
@@ -465,8 +465,8 @@ def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
 
 
 def test_a_lane_keeps_few_threads_busy_and_loses_no_call() -> None:
-    readers = Readers(8)
-    lane, other = Lane(readers, 2), Lane(readers, 2)
+    readers = DaemonThreadPool(8)
+    lane, other = BoundedExecutor(readers, 2), BoundedExecutor(readers, 2)
     hung, entered = threading.Event(), threading.Semaphore(0)
 
     def hang() -> bool:
@@ -492,8 +492,8 @@ def test_a_lane_keeps_few_threads_busy_and_loses_no_call() -> None:
 
 def test_a_read_that_hangs_does_not_keep_the_process() -> None:
     code = (
-        "import threading; from nunu_async.upload.readers import Readers;"
-        "Readers(1).submit(threading.Event().wait); print('over')"
+        "import threading; from nunu_async.upload.threads import DaemonThreadPool;"
+        "DaemonThreadPool(1).submit(threading.Event().wait); print('over')"
     )
     done = subprocess.run(  # noqa: S603 - this very interpreter
         [sys.executable, "-c", code], capture_output=True, timeout=30, check=True, text=True

@@ -26,7 +26,7 @@ from nunu_async.models.jobs import Job, JobRetries
 from nunu_async.models.page import Page
 from nunu_async.models.runs import PlayerDetails, Run, RunArtifact, RunDetails, TestRef
 from nunu_async.models.test_plan_executions import TestPlanExecution
-from nunu_async.models.vocab import Word
+from nunu_async.models.vocab import OpenEnum
 from nunu_async.response import ResponseInfo
 
 JOB_ROW: dict[str, Any] = {
@@ -154,7 +154,7 @@ def test_a_time_goes_back_with_its_zone_and_to_the_microsecond() -> None:
 
 
 def test_a_model_that_was_made_by_hand_goes_out_whole() -> None:
-    made = TestRef(id="a", name="b", type=next(iter(Word.__subclasses__()[2].known)))  # type: ignore[arg-type]
+    made = TestRef(id="a", name="b", type=next(iter(OpenEnum.__subclasses__()[2].known)))  # type: ignore[arg-type]
     assert set(made.to_dict()) == {"id", "name", "type"}
 
 

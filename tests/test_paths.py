@@ -27,7 +27,7 @@ from nunu_async.config import Config
 from nunu_async.core.clock import SystemClock
 from nunu_async.core.request import Request
 from nunu_async.core.session import Session
-from nunu_async.upload.readers import Readers
+from nunu_async.upload.threads import DaemonThreadPool
 
 ORGANIZATION_KEY = "nunu_org_a_key_for_tests_only_0001"
 SINGLE = SinglePartTicket(build_id=BUILD, object_key="k/a.zip", upload_url="https://s/x")
@@ -267,7 +267,7 @@ def test_the_address_is_what_a_url_of_its_text_would_be(
         timeouts=Timeouts(),
         concurrency=1,
         user_agent="test",
-        loader=Readers(1),
+        loader=DaemonThreadPool(1),
     )
     request = Request(
         operation="any",

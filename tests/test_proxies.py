@@ -41,7 +41,7 @@ from nunu_async import (
     StorageError,
     Timeouts,
 )
-from nunu_async.core.proxies import DIRECT, Proxies
+from nunu_async.core.proxies import NO_PROXY, Proxies
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 
@@ -155,7 +155,7 @@ def test_what_is_named_or_runs_here_is_reached_straight(
     name: str, without: str, url: str, straight: bool
 ) -> None:
     proxies = Proxies.load({"HTTPS_PROXY": PROXY, name: without})
-    assert (proxies.way_to(url) is DIRECT) is straight
+    assert (proxies.way_to(url) is NO_PROXY) is straight
 
 
 @pytest.mark.parametrize(

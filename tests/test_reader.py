@@ -20,7 +20,7 @@ from nunu_async.core import codec, converter, reader
 from nunu_async.core.reader import Unexpected
 from nunu_async.models.runs import BugOccurrence, PlayerDetails, Run, RunDetails
 from nunu_async.models.test_plan_executions import TestPlanExecution
-from nunu_async.models.vocab import RunState, Word
+from nunu_async.models.vocab import OpenEnum, RunState
 
 EACH_MODEL = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 REFUSALS = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
@@ -29,7 +29,7 @@ REFUSALS = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
 def by_converter(data: object, model: type[Model]) -> Model:
     """Read in the slow way alone."""
     if not isinstance(data, Mapping):
-        raise codec.Misfit("expected an object @ $")
+        raise codec.DecodeProblem("expected an object @ $")
     return converter.CONVERTER.structure(data, model)
 
 
@@ -53,7 +53,7 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, tuple):
         assert isinstance(other, tuple)
         return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, Word):
+    if isinstance(one, OpenEnum):
         return str(one) == str(other)
     return repr(one) == repr(other)
 
@@ -114,7 +114,7 @@ def test_what_hardly_fits_is_read_alike_or_refused(model: type[Model], data: st.
         assert slow is not None
         assert same(fast, slow)
     if slow is None:
-        with pytest.raises(codec.Misfit) as caught:
+        with pytest.raises(codec.DecodeProblem) as caught:
             codec.structure(body, model)
         assert caught.value.problems
         assert all(" @ $" in problem for problem in caught.value.problems)
@@ -130,7 +130,7 @@ def test_what_is_no_object_is_refused_by_both(model: type[Model], data: object) 
         return
     with pytest.raises(REFUSALS):
         reader.reader(model)(data)
-    with pytest.raises(codec.Misfit):
+    with pytest.raises(codec.DecodeProblem):
         codec.structure(data, model)
 
 
@@ -182,7 +182,7 @@ def test_a_whole_number_over_64_bits_is_refused_by_both(number: int) -> None:
     body = run(players=[player(player_number=number)])
     with pytest.raises(Unexpected):
         reader.reader(Run)(body)
-    with pytest.raises(codec.Misfit, match=r"64 bits @ \$\.players\[0\]\.player_number"):
+    with pytest.raises(codec.DecodeProblem, match=r"64 bits @ \$\.players\[0\]\.player_number"):
         codec.structure(body, Run)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nunu_async.cli.harmless import harmless
-from nunu_async.redact import Secret, clean, clean_details, clean_values, shown_url
+from nunu_async.redact import Secret, clean_details, clean_values, redact_url, sanitize
 
 KEY = "nk_live_0123456789abcdef"
 
@@ -91,13 +91,13 @@ def test_a_secret_is_not_equal_to_its_own_text() -> None:
     ],
 )
 def test_a_shown_url_has_neither_query_nor_user(url: str, shown: str) -> None:
-    assert shown_url(url) == shown
+    assert redact_url(url) == shown
 
 
 @given(echoes())
 def test_no_secret_survives_cleaning(echo: tuple[str, tuple[str, ...]]) -> None:
     text, secrets = echo
-    cleaned = clean(text, map(Secret, secrets))
+    cleaned = sanitize(text, map(Secret, secrets))
     assert [secret for secret in secrets if secret in cleaned] == []
 
 
@@ -106,31 +106,31 @@ def test_cutting_shows_no_beginning_of_a_secret(
     echo: tuple[str, tuple[str, ...]], limit: int
 ) -> None:
     _, secrets = echo
-    cleaned = clean("-" * (limit - 6) + secrets[0] + "-" * 60, map(Secret, secrets), limit=limit)
+    cleaned = sanitize("-" * (limit - 6) + secrets[0] + "-" * 60, map(Secret, secrets), limit=limit)
     assert "nk_" not in cleaned
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_secret_that_begins_another_leaves_no_rest_of_it(order: int) -> None:
     secrets = ("nk_live", "nk_live_0123456789")[::order]
-    assert "0123456789" not in clean("bad key nk_live_0123456789", map(Secret, secrets))
+    assert "0123456789" not in sanitize("bad key nk_live_0123456789", map(Secret, secrets))
 
 
 @given(anything)
 def test_cleaned_text_holds_no_control_or_direction_character(text: str) -> None:
-    left = {unicodedata.category(c) for c in clean(text)}
+    left = {unicodedata.category(c) for c in sanitize(text)}
     assert not left & {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 @given(anything, st.integers(min_value=3, max_value=600))
 def test_cleaned_text_keeps_to_its_limit(text: str, limit: int) -> None:
-    assert len(clean(text * 3, limit=limit)) <= limit
+    assert len(sanitize(text * 3, limit=limit)) <= limit
 
 
 @given(anything, st.integers(min_value=3, max_value=20))
 def test_what_is_cut_is_the_beginning_of_the_whole(text: str, limit: int) -> None:
-    whole = clean(text, limit=10**6)
-    assert clean(text, limit=limit) == (
+    whole = sanitize(text, limit=10**6)
+    assert sanitize(text, limit=limit) == (
         whole if len(whole) <= limit else whole[: limit - 3] + "..."
     )
 
@@ -138,14 +138,14 @@ def test_what_is_cut_is_the_beginning_of_the_whole(text: str, limit: int) -> Non
 def test_a_page_of_32_mib_costs_no_more_than_is_shown_of_it() -> None:
     page = "\x00" * (32 << 20)
     began = time.process_time()
-    shown = clean(page, [Secret("nk_live_0123456789")])
+    shown = sanitize(page, [Secret("nk_live_0123456789")])
     assert time.process_time() - began < 1  # making all of it printable takes 20
     assert len(shown) == 500
 
 
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=500))
 def test_plain_text_is_left_alone(text: str) -> None:
-    assert clean(text) == text
+    assert sanitize(text) == text
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_plain_text_is_left_alone(text: str) -> None:
     ],
 )
 def test_server_text_is_made_fit_for_a_terminal(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
+    assert sanitize(text) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,11 @@ def test_no_command_survives(text: str) -> None:
 
 @pytest.mark.parametrize("secret", ["", "a", "abcde"])
 def test_a_value_too_short_for_a_secret_tears_no_holes(secret: str) -> None:
-    assert clean("an abcde text", (Secret(secret),)) == "an abcde text"
+    assert sanitize("an abcde text", (Secret(secret),)) == "an abcde text"
 
 
 def test_a_secret_of_six_characters_is_hidden() -> None:
-    assert clean("an abcdef text", (Secret("abcdef"),)) == "an *** text"
+    assert sanitize("an abcdef text", (Secret("abcdef"),)) == "an *** text"
 
 
 def test_details_are_cleaned_at_every_depth() -> None:
@@ -272,7 +272,7 @@ def test_details_of_hostile_depth_end_where_they_can_still_be_shown() -> None:
 def test_values_are_cleaned_as_each_alone_would_be(
     texts: dict[str, str], secrets: tuple[Secret, ...]
 ) -> None:
-    alone = {name: clean(text, secrets) for name, text in texts.items()}
+    alone = {name: sanitize(text, secrets) for name, text in texts.items()}
     assert clean_values(texts, secrets) == alone
 
 

@@ -45,8 +45,8 @@ from nunu_async import (
 )
 from nunu_async.sandbox import Fault, Sandbox
 from nunu_async.upload.journal import head_line, mark_line, part_line, read
+from nunu_async.upload.journal_store import Journal
 from nunu_async.upload.plan import upload_minutes
-from nunu_async.upload.shelf import Journal
 from nunu_async.upload.source import Source
 
 PART = 4096

@@ -30,9 +30,9 @@ from doubles import (
 from nunu_async import PartUrl, StallError, StorageError, TransportError
 from nunu_async.core.turns import Turns
 from nunu_async.redact import Secret
+from nunu_async.upload.bandwidth import BandwidthLimiter
 from nunu_async.upload.body import PartBody
 from nunu_async.upload.channel import reset_on_close
-from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import (
@@ -800,7 +800,9 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
             lambda: BaseProtocol(loop), "127.0.0.1", server.port
         )
         transport.write(b"PUT / HTTP/1.1\r\n\r\n" + bytes(16 * MIB))
-        body = PartBody(source, Part(1, 0, 1), ignore, Pace(ManualClock(), None), Turns(1000))
+        body = PartBody(
+            source, Part(1, 0, 1), ignore, BandwidthLimiter(ManualClock(), None), Turns(1000)
+        )
         writing = asyncio.ensure_future(body.write(StreamWriter(protocol, loop)))
         await until(lambda: transport.get_write_buffer_limits() == (0, 0))
         await until(lambda: len(server.heads) == 1)
@@ -833,7 +835,9 @@ async def test_a_block_that_is_dropped_as_it_is_written_was_not_handed_over(
             reset_on_close(peer)
             peer.close()
 
-    body = PartBody(source, Part(1, 0, 2000), reset, Pace(ManualClock(), None), Turns(1000))
+    body = PartBody(
+        source, Part(1, 0, 2000), reset, BandwidthLimiter(ManualClock(), None), Turns(1000)
+    )
     with pytest.raises(OSError):  # noqa: PT011 - of which kind depends on the loop
         await body.write(StreamWriter(protocol, loop))
     assert not body.handed_over

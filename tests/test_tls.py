@@ -272,7 +272,7 @@ async def aborted(transport: asyncio.Transport) -> None:
 
 async def gone(transport: asyncio.Transport) -> None:
     transport.abort()
-    await wire.lapse()
+    await wire.yield_to_loop()
     transport.close()
 
 
@@ -313,5 +313,5 @@ async def test_a_transport_can_be_asked_and_reset_in_any_state(
             wire.limit_buffer(transport, 0)
             wire.limit_buffer(transport)
             wire.reset(transport, sock)
-            await wire.lapse()
+            await wire.yield_to_loop()
         await asyncio.wait_for(lost.wait(), 20)

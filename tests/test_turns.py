@@ -132,7 +132,7 @@ class Crowd:
     async def over(self) -> None:
         done, pending = await asyncio.wait(self.tasks, timeout=60)
         assert (len(done), len(pending)) == (len(self.tasks), 0)
-        assert not len(self.nunu._polling._watchers[0]._board)
+        assert not len(self.nunu._polling._pollers[0]._schedule)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ async def test_limits_that_end_together_wake_their_owners_over_several_turns(
 async def test_thousands_of_ids_are_taken_over_several_turns(crowd: Crowd) -> None:
     """And cancelled in the middle of that, none of them is watched any longer."""
     names = [f"run-{number}" for number in range(5 * MANY)]
-    board = crowd.nunu._polling._watchers[0]._board
+    board = crowd.nunu._polling._pollers[0]._schedule
     task = asyncio.ensure_future(crowd.nunu.wait_for_runs(names))
     steps = []
     while len(board) < len(names):

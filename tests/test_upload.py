@@ -421,7 +421,7 @@ async def test_storage_that_is_throttled_gets_fewer_parts_at_once_and_then_more(
         Sandbox(part_size=PART, faults=faults, sleep=lambda _: together.wait()) as box,
         client(box, clock) as nunu,
     ):
-        slots = nunu._uploader.equipment.slots
+        slots = nunu._uploader.context.slots
         build_id = await send(nunu, path, on_progress=lambda _: widths.append(slots.width))
         assert box.read_object(build_id) == path.read_bytes()
     assert min(widths) == 8

@@ -17,10 +17,10 @@ from nunu_async.models.vocab import (
     BugSeverity,
     ExecutionStatus,
     JobStatus,
+    OpenEnum,
     RunResult,
     RunState,
     TestType,
-    Word,
 )
 
 KINDS = {
@@ -40,17 +40,17 @@ ASCII = st.text(st.characters(max_codepoint=127), max_size=12)
 
 
 def test_every_kind_is_in_the_table() -> None:
-    assert set(Word.__subclasses__()) == set(KINDS)
-    assert set(vocab.__all__) == {kind.__name__ for kind in KINDS} | {"Word"}
+    assert set(OpenEnum.__subclasses__()) == set(KINDS)
+    assert set(vocab.__all__) == {kind.__name__ for kind in KINDS} | {"OpenEnum"}
 
 
 @EACH_KIND
-def test_the_documented_words_are_these(kind: type[Word]) -> None:
+def test_the_documented_words_are_these(kind: type[OpenEnum]) -> None:
     assert kind.known == set(KINDS[kind].split())
 
 
 @EACH_MEMBER
-def test_a_documented_word_is_a_member_by_its_name(kind: type[Word], word: str) -> None:
+def test_a_documented_word_is_a_member_by_its_name(kind: type[OpenEnum], word: str) -> None:
     member = getattr(kind, word.upper())
     assert type(member) is kind
     assert str(member) == word
@@ -59,7 +59,7 @@ def test_a_documented_word_is_a_member_by_its_name(kind: type[Word], word: str) 
 
 @EACH_MEMBER
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title, str.swapcase])
-def test_a_word_counts_in_any_case(kind: type[Word], word: str, spell: object) -> None:
+def test_a_word_counts_in_any_case(kind: type[OpenEnum], word: str, spell: object) -> None:
     came = kind(spell(word))  # type: ignore[operator]
     member = getattr(kind, word.upper())
     assert came == member
@@ -79,7 +79,7 @@ def test_a_word_counts_in_any_case(kind: type[Word], word: str, spell: object) -
 
 @EACH_KIND
 @pytest.mark.parametrize("text", ["", "rehearsing", "COMPLETED ", "completed\n", "ünknown", "none"])
-def test_another_word_is_kept_as_it_came(kind: type[Word], text: str) -> None:
+def test_another_word_is_kept_as_it_came(kind: type[OpenEnum], text: str) -> None:
     word = kind(text)
     assert str(word) == text
     assert type(str(word)) is str
@@ -117,7 +117,7 @@ def test_a_word_is_matched_by_its_text_and_by_its_member() -> None:
     [lambda word: pickle.loads(pickle.dumps(word)), copy.copy, copy.deepcopy],  # noqa: S301 - ours
     ids=["pickle", "copy", "deepcopy"],
 )
-def test_a_word_survives_copy_and_pickle(kind: type[Word], again: object) -> None:
+def test_a_word_survives_copy_and_pickle(kind: type[OpenEnum], again: object) -> None:
     word = kind("CoMpLeTeD")
     same = again(word)  # type: ignore[operator]
     assert type(same) is kind

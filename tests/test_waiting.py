@@ -492,8 +492,8 @@ async def test_what_is_over_without_a_result_in_time_is_no_timeout(how: str) -> 
             rows = wire.nunu.runs_as_completed([name], timeout=2, interval=1)
             (found,) = [one async for one in rows]
         assert found.is_terminal
-        assert wire.nunu._polling.runs._watcher._task is None or not len(
-            wire.nunu._polling.runs._watcher._board
+        assert wire.nunu._polling.runs._poller._task is None or not len(
+            wire.nunu._polling.runs._poller._schedule
         )
 
 

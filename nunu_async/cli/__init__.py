@@ -92,10 +92,10 @@ class _LogHandler(logging.Handler):
         if number is not None:
             logging.getLogger("nunu_async").setLevel(number)
         elif level.strip():
-            output.tell(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
+            output.echo_err(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(_ALWAYS_SHOWN) and record.levelno >= logging.WARNING:
-            output.tell(f"nunu-async: {record.getMessage()}")
+            output.echo_err(f"nunu-async: {record.getMessage()}")
         elif self._has_level:
-            output.tell(self.format(record))
+            output.echo_err(self.format(record))

@@ -17,12 +17,12 @@ from nunu_async.cli.display import Board
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
-from nunu_async.cli.output import USAGE, count, tell, usage_error, with_notes
+from nunu_async.cli.output import USAGE, count, echo_err, usage_error, with_notes
 from nunu_async.cli.patterns import expand
 from nunu_async.cli.rows import NOTHING, Column, cell, span
 from nunu_async.cli.runs import MAYBE
 from nunu_async.cli.standings import Standings
-from nunu_async.cli.stdout import result
+from nunu_async.cli.stdout import echo
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.upload import TIMEOUTS, as_object, job_for, line_of, words_of
 from nunu_async.cli.verdict import Verdict, decisive_run, judge
@@ -112,14 +112,14 @@ class _CiState:
         self.standings.expect(ids)
         execution = started.test_plan_execution_id
         plan = f", execution {cell(execution)}" if execution is not None else ""
-        tell(f"nunu-async: started {count(len(ids), 'job')}{plan}: {_quoted(ids)}")
+        echo_err(f"nunu-async: started {count(len(ids), 'job')}{plan}: {_quoted(ids)}")
 
     def note_interrupted(self, error: asyncio.CancelledError) -> None:
         """Record and print a cancellation; the client has cleaned up already."""
         self.interrupted = True
         if self.built is None:
             self.error = words_of(error)
-            tell(f"nunu-async: {self.file}: {self.error}")
+            echo_err(f"nunu-async: {self.file}: {self.error}")
             return
         if self.started is None:
             self.error = "interrupted; what was about to be started was stopped, if it began"
@@ -128,7 +128,7 @@ class _CiState:
             self.error = f"interrupted; the server was asked to stop {jobs}: {ids}"
         else:
             self.error = "interrupted once all jobs were over"
-        tell(f"nunu-async: {self.error}")
+        echo_err(f"nunu-async: {self.error}")
 
 
 async def ci(arguments: argparse.Namespace) -> int:
@@ -157,7 +157,7 @@ async def ci(arguments: argparse.Namespace) -> int:
             raise
         except NunuError as error:
             state.error = with_notes(error)
-            tell(f"nunu-async: {state.error}")
+            echo_err(f"nunu-async: {state.error}")
             _print_next_steps(state)
         finally:
             written = await _report(state)
@@ -193,7 +193,7 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
         state.built = await client.upload_build(
             **attrs.asdict(state.upload, recurse=False), on_progress=board.listener(state.file)
         )
-    tell(f"nunu-async: {line_of(state.file, state.built)}")
+    echo_err(f"nunu-async: {line_of(state.file, state.built)}")
     start = attrs.evolve(state.start, build_id=state.built.build_id)
     try:
         async with show(state.standings):
@@ -208,7 +208,7 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
             )
     except WaitTimeout:
         state.timed_out = True
-        tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(state.pending)}")
+        echo_err(f"nunu-async: not over after {arguments.timeout:g} s: {some(state.pending)}")
         _print_next_steps(state)
     except NunuError as error:
         if state.started is None and may_have_acted(error):
@@ -227,7 +227,7 @@ async def _read_failed(client: NunuClient, state: _CiState) -> None:
         try:
             state.details[run_id] = await client.runs.get(run_id)
         except NunuError as error:
-            tell(f"nunu-async: cannot read why run {cell(run_id)} failed: {error}")
+            echo_err(f"nunu-async: cannot read why run {cell(run_id)} failed: {error}")
 
     async with asyncio.TaskGroup() as group:
         for job in state.standings.finished.values():
@@ -240,17 +240,17 @@ def _print_next_steps(state: _CiState) -> None:
     """Print commands to wait for or stop the pending jobs, which this command leaves running."""
     if state.started is None:
         if state.built is not None:
-            tell(f"nunu-async: the build is up: {state.built.build_id}")
+            echo_err(f"nunu-async: the build is up: {state.built.build_id}")
         return
     ids = _quoted(list(state.pending))
     if not ids:
         return
     if not state.started.job_ids:
-        tell(f"nunu-async: it goes on; `nunu-async wait run {ids}` waits for it")
+        echo_err(f"nunu-async: it goes on; `nunu-async wait run {ids}` waits for it")
         return
-    tell("nunu-async: what is not over goes on:")
-    tell(f"nunu-async: `nunu-async wait job {ids}` waits for it")
-    tell(f"nunu-async: `nunu-async runs stop {ids}` stops it")
+    echo_err("nunu-async: what is not over goes on:")
+    echo_err(f"nunu-async: `nunu-async wait job {ids}` waits for it")
+    echo_err(f"nunu-async: `nunu-async runs stop {ids}` stops it")
 
 
 def _quoted(ids: Sequence[str]) -> str:
@@ -269,11 +269,11 @@ async def _report(state: _CiState) -> bool:
     outputs, build = _outputs(state, verdicts), _build_label(state)
     written = github.publish(os.environ, outputs, verdicts, build=build) and written
     if arguments.json:
-        written = await result(json.dumps(_json_object(state, verdicts)), is_json=True) and written
+        written = await echo(json.dumps(_json_object(state, verdicts)), is_json=True) and written
     elif state.started is not None:
         written = await tell_columns(verdicts, _COLUMNS) and written
         passed = sum(verdict.kind == "passed" for verdict in verdicts)
-        tell(f"nunu-async: {passed} of {count(len(verdicts), 'job')} succeeded")
+        echo_err(f"nunu-async: {passed} of {count(len(verdicts), 'job')} succeeded")
     return written
 
 
@@ -320,6 +320,6 @@ def _write(path: str, content: bytes) -> bool:
         with open(path, "wb") as file:
             file.write(content)
     except (OSError, ValueError) as error:
-        tell(f"nunu-async: cannot write --junit {path}: {getattr(error, 'strerror', error)}")
+        echo_err(f"nunu-async: cannot write --junit {path}: {getattr(error, 'strerror', error)}")
         return False
     return True

@@ -15,10 +15,10 @@ from rich.filesize import decimal
 
 from nunu_async.cli.display import Board
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, tell, usage_error
+from nunu_async.cli.output import count, echo_err, usage_error
 from nunu_async.cli.rows import span
 from nunu_async.cli.standings import Standings
-from nunu_async.cli.stdout import result
+from nunu_async.cli.stdout import echo
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.verdict import milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
@@ -71,7 +71,7 @@ class _Report:
         self.written = True
 
     async def add(self, line: str) -> None:
-        self.written = await result(line) and self.written
+        self.written = await echo(line) and self.written
 
 
 async def demo(arguments: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ async def demo(arguments: argparse.Namespace) -> int:
     """
     report = _Report()
     if not _has_threads():
-        tell(
+        echo_err(
             "nunu-async: the demo's server needs threads, and none can be started; is there a "
             "limit on processes (ulimit -u, or a container's)?"
         )
@@ -122,7 +122,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                     clock.speed_up()
                     finished = await _test(nunu, box, build.build_id, report)
             except NunuError as error:
-                tell(f"nunu-async: the demo failed: {error}")
+                echo_err(f"nunu-async: the demo failed: {error}")
                 return 1
     passed = await _report_tests(finished, build.build_id, report)
     return 0 if arrived and passed and report.written else 1
@@ -140,7 +140,7 @@ async def _check(path: Path, size: int, stored: Build, box: Sandbox, report: _Re
     if same:
         await report.add(f"What arrived is what was sent: SHA-256 {sent[:16]}... on both sides.")
     else:
-        tell(f"nunu-async: what arrived differs: sent {sent}, found {received}")
+        echo_err(f"nunu-async: what arrived differs: sent {sent}, found {received}")
     return same and keyless
 
 
@@ -166,7 +166,7 @@ async def _report_tests(finished: FinishedRun, build_id: str, report: _Report) -
         await report.add(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
     same_build = all(job.build_id == build_id for job in finished.jobs)
     if not (finished.succeeded and same_build):
-        tell("nunu-async: the tests did not all pass on that build")
+        echo_err("nunu-async: the tests did not all pass on that build")
     return finished.succeeded and same_build
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from nunu_async.cli.live import HEARTBEAT, View
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import echo_err
 from nunu_async.core.clock import Clock
 from nunu_async.upload.progress import (
     BytesSent,
@@ -83,7 +83,7 @@ class Board(View):
         elif isinstance(event, Cancelled | Kept):
             self.give_up(file)
         elif isinstance(event, Retrying):
-            tell(_retry_line(file, event))
+            echo_err(_retry_line(file, event))
         if self._bars is not None:
             self._bars.update(file, event, sent=self.sent_now, size=self.size_now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nunu_async.cli.rows import Column, ask, at_a_time, cell, span, tell_rows, when
+from nunu_async.cli.rows import Column, at_a_time, cell, run_with_client, span, tell_rows, when
 from nunu_async.client import NunuClient
 from nunu_async.models.test_plan_executions import TestPlanExecution
 
@@ -36,4 +36,4 @@ async def list_executions(arguments: argparse.Namespace) -> int:
         )
         return await tell_rows(rows, arguments, _EXECUTIONS, "execution")
 
-    return await ask(command)
+    return await run_with_client(command)

@@ -10,10 +10,10 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import echo_err
 from nunu_async.cli.rows import NOTHING, cell, span
 from nunu_async.cli.verdict import Kind, Verdict
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 
 __all__ = ["outputs", "publish", "summary"]
 
@@ -64,10 +64,10 @@ def publish(
                 if text:
                     file.write(newline + text.encode())
             if not text and variable == SUMMARY:
-                tell(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
+                echo_err(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            tell(f"nunu-async: cannot write {variable} ({cell(path)}): {reason}")
+            echo_err(f"nunu-async: cannot write {variable} ({cell(path)}): {reason}")
             written = False
     return written
 
@@ -86,7 +86,7 @@ def outputs(values: Mapping[str, str]) -> str:
     entries = []
     for name, value in values.items():
         delimiter = f"nunu_{secrets.token_hex(16)}"
-        lines = "\n".join(clean(line, limit=100_000) for line in value.splitlines())
+        lines = "\n".join(sanitize(line, limit=100_000) for line in value.splitlines())
         entries.append(f"{name}<<{delimiter}\n{lines}\n{delimiter}\n")
     return "".join(entries)
 
@@ -140,5 +140,5 @@ def _size(lines: Sequence[str]) -> int:
 def _plain(text: str) -> str:
     """Return text for a table cell, special characters as HTML entities."""
     short = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
-    lines = (clean(line, limit=2 * _MAX_CHARACTERS) for line in short.splitlines())
+    lines = (sanitize(line, limit=2 * _MAX_CHARACTERS) for line in short.splitlines())
     return "<br>".join(_SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line) for line in lines)

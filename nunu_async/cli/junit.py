@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from nunu_async.cli.verdict import Verdict
 from nunu_async.models.base import is_set
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 
 __all__ = ["junit_xml"]
 
@@ -38,9 +38,9 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
         "time": _seconds(sum(verdict.seconds or 0.0 for verdict in verdicts)),
     }
     # Only a suite may have `skipped`. Source: jenkinsci/xunit-plugin, junit-10.xsd.
-    root = ET.Element("testsuites", {"name": clean(name), **totals})
+    root = ET.Element("testsuites", {"name": sanitize(name), **totals})
     suite = ET.SubElement(
-        root, "testsuite", {"name": clean(name), **totals, "skipped": str(counts["skipped"])}
+        root, "testsuite", {"name": sanitize(name), **totals, "skipped": str(counts["skipped"])}
     )
     oldest = min((verdict.began for verdict in verdicts if verdict.began), default=None)
     if is_set(oldest):
@@ -53,7 +53,7 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
 
 def _unique_titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
     """Yield a class name and a title for each case, unique as a pair."""
-    wanted = [(_class_name(verdict), clean(verdict.name)) for verdict in verdicts]
+    wanted = [(_class_name(verdict), sanitize(verdict.name)) for verdict in verdicts]
     taken = set(wanted)
     numbers: Counter[tuple[str, str]] = Counter()
     for class_name, name in wanted:
@@ -69,7 +69,7 @@ def _unique_titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
 
 def _class_name(verdict: Verdict) -> str:
     # Viewers that group by package split the class name at the full stop.
-    return "nunu" if verdict.platform is None else f"nunu.{clean(verdict.platform)}"
+    return "nunu" if verdict.platform is None else f"nunu.{sanitize(verdict.platform)}"
 
 
 def _add_case(suite: ET.Element, verdict: Verdict, class_name: str, title: str) -> None:
@@ -81,11 +81,11 @@ def _add_case(suite: ET.Element, verdict: Verdict, class_name: str, title: str) 
     tag = _ELEMENTS.get(verdict.kind)
     if tag is not None:
         text = _text(verdict.why)
-        message = next(iter(text.splitlines()), "") or clean(verdict.result)
-        element = ET.SubElement(case, tag, {"message": message, "type": clean(verdict.result)})
+        message = next(iter(text.splitlines()), "") or sanitize(verdict.result)
+        element = ET.SubElement(case, tag, {"message": message, "type": sanitize(verdict.result)})
         element.text = text
     ids = [("job", verdict.job_id), ("run", verdict.run_id)]
-    lines = [f"{noun} {clean(value)}" for noun, value in ids if value]
+    lines = [f"{noun} {sanitize(value)}" for noun, value in ids if value]
     if lines:
         ET.SubElement(case, "system-out").text = "\n".join(lines)
 
@@ -95,5 +95,5 @@ def _seconds(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    # Line by line: `clean` escapes newlines as well as all that XML does not allow.
-    return "\n".join(clean(line, limit=_MAX_CHARACTERS) for line in text.splitlines())
+    # Line by line: `sanitize` escapes newlines as well as all that XML does not allow.
+    return "\n".join(sanitize(line, limit=_MAX_CHARACTERS) for line in text.splitlines())

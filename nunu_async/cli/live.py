@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
-from nunu_async.cli.output import Screen, tell
+from nunu_async.cli.output import Screen, echo_err
 from nunu_async.cli.terminal import is_terminal
 from nunu_async.core.clock import Clock, SystemClock
 
@@ -92,7 +92,7 @@ async def show(view: View) -> AsyncIterator[None]:
         async with _beside(_write_lines(view)):
             yield
             if view.has_news:
-                tell(view.line())
+                echo_err(view.line())
 
 
 @asynccontextmanager
@@ -113,11 +113,11 @@ async def _redraw(drawing: Live | Progress, view: View) -> None:
 
 async def _write_lines(view: View) -> None:
     if view.opening:
-        tell(view.opening)
+        echo_err(view.opening)
     silent, pause = 0.0, view.pause
     while True:
         await view.clock.sleep(view.tick)
         silent += view.tick
         if view.has_news or silent >= pause:
             silent, pause = 0.0, min(2 * pause, HEARTBEAT)
-            tell(view.line())
+            echo_err(view.line())

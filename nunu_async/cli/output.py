@@ -15,9 +15,9 @@ __all__ = [
     "Screen",
     "close",
     "count",
+    "echo_err",
     "prepare",
     "print_text",
-    "tell",
     "usage_error",
     "with_notes",
 ]
@@ -40,7 +40,7 @@ def prepare() -> None:
             )
 
 
-def tell(line: str) -> None:
+def echo_err(line: str) -> None:
     """Write a line to standard error; a closed or absent stream is no error."""
     with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
         sys.stderr.write(harmless(line) + "\n")
@@ -49,7 +49,7 @@ def tell(line: str) -> None:
 
 def usage_error(reason: object) -> int:
     """Print why a command cannot begin; return the exit code."""
-    tell(f"nunu-async: {reason}")
+    echo_err(f"nunu-async: {reason}")
     return USAGE
 
 
@@ -68,7 +68,7 @@ def print_text(text: str) -> bool:
     except BrokenPipeError:
         close()  # a pager that was quit before the end
     except OSError as error:
-        tell(f"nunu-async: cannot write to standard output: {error.strerror}")
+        echo_err(f"nunu-async: cannot write to standard output: {error.strerror}")
         close()
         return False
     return True

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 
 from nunu_async.cli.key import check_key
-from nunu_async.cli.output import count, tell, usage_error, with_notes
+from nunu_async.cli.output import count, echo_err, usage_error, with_notes
 from nunu_async.cli.stdout import write
 from nunu_async.cli.terminal import (
     ENDLESS,
@@ -34,7 +34,7 @@ from nunu_async.cli.terminal import (
 from nunu_async.client import NunuClient
 from nunu_async.errors import ConfigError, InputError, NunuError
 from nunu_async.models.base import Model
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 
 if TYPE_CHECKING:  # not needed to list executions
     from nunu_async.models.runs import Run
@@ -43,11 +43,11 @@ __all__ = [
     "NOTHING",
     "Column",
     "as_json",
-    "ask",
     "at_a_time",
     "build_of",
     "cell",
     "reported",
+    "run_with_client",
     "span",
     "tell_rows",
     "tell_table",
@@ -80,7 +80,7 @@ class Column(Generic[T]):
     """Cells are cut at the start: the end of a path is its most useful part."""
 
 
-async def ask(
+async def run_with_client(
     command: Callable[[NunuClient], Awaitable[int]], client: Callable[[], NunuClient] = NunuClient
 ) -> int:
     """Run a command with a client configured from the environment, as `reported` does."""
@@ -103,15 +103,15 @@ async def reported(command: Callable[[], Awaitable[int]]) -> int:
     except (ConfigError, InputError) as error:
         return usage_error(error)
     except NunuError as error:
-        tell(f"nunu-async: {with_notes(error)}")
+        echo_err(f"nunu-async: {with_notes(error)}")
         return 1
     except BrokenPipeError:
         return 0
     except OSError as error:
-        tell(f"nunu-async: cannot write the result: {error.strerror}")
+        echo_err(f"nunu-async: cannot write the result: {error.strerror}")
         return 1
     except RecursionError:  # `to_dict` returns unknown members at any depth
-        tell("nunu-async: cannot write the result: it is nested too deep for JSON")
+        echo_err("nunu-async: cannot write the result: it is nested too deep for JSON")
         return 1
 
 
@@ -145,11 +145,11 @@ async def tell_rows(
     shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]
     more = limit is None and len(shown) > _TABLE_ROWS
     if not shown:
-        tell(f"nunu-async: no {noun}s")
+        echo_err(f"nunu-async: no {noun}s")
         return 0
     await tell_table(shown[:_TABLE_ROWS] if more else shown, columns)
     if more:
-        tell(f"nunu-async: the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
+        echo_err(f"nunu-async: the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
     return 0
 
 
@@ -164,7 +164,7 @@ async def tell_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
         await asyncio.sleep(0)  # lets a signal interrupt a long table
     if table.missing:
         names = ", ".join(table.missing)
-        tell(f"nunu-async: not shown for want of room: {names}; --json has all")
+        echo_err(f"nunu-async: not shown for want of room: {names}; --json has all")
 
 
 async def _first(rows: AsyncIterable[M], limit: int | None) -> AsyncIterator[M]:
@@ -263,7 +263,7 @@ def _fill(text: str, width: int, *, keeps_end: bool) -> str:
 
 def cell(value: object) -> str:
     """Return a server's value as one sanitized line; NOTHING for None and empty text."""
-    return (clean(str(value)) or NOTHING) if value is not None else NOTHING
+    return (sanitize(str(value)) or NOTHING) if value is not None else NOTHING
 
 
 def word(value: str | None) -> str:

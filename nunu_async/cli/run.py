@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import echo_err
 
 __all__ = ["run"]
 
@@ -47,10 +47,10 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
     def stop(number: int) -> None:
         received.append(number)
         if len(received) == 1:
-            tell("nunu-async: stopping ...")
+            echo_err("nunu-async: stopping ...")
             task.cancel()
         else:
-            tell("nunu-async: still stopping; the server has ten seconds to answer, at most")
+            echo_err("nunu-async: still stopping; the server has ten seconds to answer, at most")
 
     undo_all = [_handle(loop, number, stop) for number in _SIGNALS]
     try:

@@ -7,20 +7,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import echo_err
 from nunu_async.cli.rows import (
     Column,
     as_json,
-    ask,
     at_a_time,
     build_of,
     cell,
+    run_with_client,
     span,
     tell_rows,
     when,
     word,
 )
-from nunu_async.cli.stdout import result, write
+from nunu_async.cli.stdout import echo, write
 from nunu_async.client import NunuClient
 from nunu_async.core.retry import may_have_acted
 from nunu_async.errors import NotFound, NunuError
@@ -76,7 +76,7 @@ async def list_runs(arguments: argparse.Namespace) -> int:
         )
         return await tell_rows(runs, arguments, _RUNS, "run")
 
-    return await ask(command)
+    return await run_with_client(command)
 
 
 async def get(arguments: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ async def get(arguments: argparse.Namespace) -> int:
         await write(summary(run))
         return 0
 
-    return await ask(command)
+    return await run_with_client(command)
 
 
 async def bugs(arguments: argparse.Namespace) -> int:
@@ -105,7 +105,7 @@ async def bugs(arguments: argparse.Namespace) -> int:
         for bug in occurrences:
             yield bug
 
-    return await ask(lambda nunu: tell_rows(found(nunu), arguments, _BUGS, "bug"))
+    return await run_with_client(lambda nunu: tell_rows(found(nunu), arguments, _BUGS, "bug"))
 
 
 async def start(arguments: argparse.Namespace) -> int:
@@ -129,27 +129,29 @@ async def start(arguments: argparse.Namespace) -> int:
                 marker=arguments.marker,
             )
         except asyncio.CancelledError:
-            tell(f"nunu-async: {MAYBE}")
+            echo_err(f"nunu-async: {MAYBE}")
             raise
         except NunuError as error:
             if may_have_acted(error):
                 error.add_note(MAYBE)
             raise
         if arguments.json:
-            return 0 if await result(as_json(started), is_json=True) else 1
+            return 0 if await echo(as_json(started), is_json=True) else 1
         if started.test_plan_execution_id is not None:
-            tell(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
+            echo_err(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
         ids = started.job_ids
         if not ids and started.multiplayer_run_id is not None:
             ids = (started.multiplayer_run_id,)
-            tell("nunu-async: the server named a run, and no job; `nunu-async wait run` takes it")
+            echo_err(
+                "nunu-async: the server named a run, and no job; `nunu-async wait run` takes it"
+            )
         if not ids and started.test_plan_execution_id is None:
-            tell("nunu-async: the server named nothing that it started")
+            echo_err("nunu-async: the server named nothing that it started")
             return 1
-        written = [await result(cell(job_id)) for job_id in ids]
+        written = [await echo(cell(job_id)) for job_id in ids]
         return 0 if all(written) else 1
 
-    return await ask(command)
+    return await run_with_client(command)
 
 
 async def stop(arguments: argparse.Namespace) -> int:
@@ -164,16 +166,16 @@ async def stop(arguments: argparse.Namespace) -> int:
         missing = [job_id for job_id in job_ids if job_id.lower() not in known]
         for outcome in answer.failed:
             reason = cell(outcome.error or outcome.message or outcome.status)
-            tell(f"nunu-async: {cell(outcome.job_id)}: not stopped: {reason}")
+            echo_err(f"nunu-async: {cell(outcome.job_id)}: not stopped: {reason}")
         for job_id in missing:
-            tell(f"nunu-async: {cell(job_id)}: not stopped: no such job")
+            echo_err(f"nunu-async: {cell(job_id)}: not stopped: no such job")
         if arguments.json:
-            written = [await result(as_json(answer), is_json=True)]
+            written = [await echo(as_json(answer), is_json=True)]
         else:
-            written = [await result(cell(outcome.job_id)) for outcome in answer.stopped]
+            written = [await echo(cell(outcome.job_id)) for outcome in answer.stopped]
         return 0 if all(written) and answer.ok and not answer.failed and not missing else 1
 
-    return await ask(command)
+    return await run_with_client(command)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from nunu_async.cli.output import tell, usage_error
+from nunu_async.cli.output import echo_err, usage_error
 from nunu_async.cli.samples import add_samples
 from nunu_async.cli.stdout import write
 from nunu_async.sandbox import Sandbox
@@ -50,7 +50,7 @@ async def serve(arguments: argparse.Namespace) -> int:
     except OSError as error:
         # Not `str(error)`, which doubles the backslashes of a path.
         prefix = f"{error.filename}: " if error.filename else ""
-        tell(f"nunu-async: cannot start the sandbox: {prefix}{error.strerror or error}")
+        echo_err(f"nunu-async: cannot start the sandbox: {prefix}{error.strerror or error}")
         return 1
     add_samples(sandbox, arguments.sample_runs)
     suffix = os.path.splitext(file)[1].lower() if file else ".cmd" if os.name == "nt" else ""
@@ -60,17 +60,17 @@ async def serve(arguments: argparse.Namespace) -> int:
         if file is None:
             await write(text)
             if os.name == "nt":
-                tell(f"nunu-async: in PowerShell: {'; '.join(_export_lines(sandbox, '.ps1'))}")
+                echo_err(f"nunu-async: in PowerShell: {'; '.join(_export_lines(sandbox, '.ps1'))}")
         else:
             _write(file, text)
         kill = f"taskkill /F /PID {os.getpid()}" if os.name == "nt" else f"kill {os.getpid()}"
-        tell(f"nunu-async: the sandbox is running; Ctrl-C or `{kill}` ends it")
+        echo_err(f"nunu-async: the sandbox is running; Ctrl-C or `{kill}` ends it")
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         return 0  # an interrupt is the normal end of a server
     except OSError as error:
         target = "standard output; see --env-file" if file is None else f"--env-file {file}"
-        tell(f"nunu-async: cannot write the environment to {target}: {error.strerror}")
+        echo_err(f"nunu-async: cannot write the environment to {target}: {error.strerror}")
         return 1
     finally:
         if file is not None:
@@ -93,7 +93,7 @@ def _print_ids(sandbox: Sandbox) -> None:
         ("test plan", sandbox.test_plans),
     ):
         for item in items:
-            tell(f"nunu-async: {noun:17} {item.id}  {item.name}")
+            echo_err(f"nunu-async: {noun:17} {item.id}  {item.name}")
 
 
 def _remove_stale(file: str) -> None:

@@ -15,7 +15,7 @@ from nunu_async.cli.rows import NOTHING, cell, span
 from nunu_async.cli.terminal import colour, overflow_in
 from nunu_async.cli.verdict import Row, name_of, standing_of
 from nunu_async.core.clock import Clock
-from nunu_async.polling.wait import Change
+from nunu_async.polling.subscription import Change
 
 if TYPE_CHECKING:  # drawing takes a while to load
     from rich.console import Console, RenderableType

@@ -10,9 +10,9 @@ import sys
 from typing import TextIO
 
 from nunu_async.cli.harmless import harmless
-from nunu_async.cli.output import tell
+from nunu_async.cli.output import echo_err
 
-__all__ = ["result", "write"]
+__all__ = ["echo", "write"]
 
 # A pipe that select reports as writable takes this many bytes without blocking (POSIX, PIPE_BUF; at
 # least 512, 4096 on Linux). A larger write could block the event loop until the reader reads.
@@ -21,15 +21,15 @@ _BLOCK = getattr(select, "PIPE_BUF", 512)
 _READER_TIMEOUT = 2.0
 
 
-async def result(line: str, *, is_json: bool = False) -> bool:
+async def echo(line: str, *, is_json: bool = False) -> bool:
     """Write a line; on failure print a message to standard error and return False."""
     try:
         await write(line + "\n", is_json=is_json)
     except asyncio.CancelledError:
-        tell(f"nunu-async: the result was not written: {line}")
+        echo_err(f"nunu-async: the result was not written: {line}")
         raise
     except OSError as error:
-        tell(f"nunu-async: cannot write the result ({error.strerror}): {line}")
+        echo_err(f"nunu-async: cannot write the result ({error.strerror}): {line}")
         return False
     return True
 

@@ -15,7 +15,7 @@ from nunu_async.cli.rows import NOTHING, build_of, cell, span, when, word
 from nunu_async.cli.terminal import colour
 from nunu_async.models.runs import PlayerDetails, RunDetails
 from nunu_async.models.vocab import RunResult
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 
 __all__ = ["summary"]
 
@@ -60,7 +60,7 @@ def _player(player: PlayerDetails) -> Iterator[RenderableType]:
         goal = Text(cell(step.test and step.test.goal))
         if step.report and step.run_result not in (None, RunResult.SUCCESS):
             for line in step.report.splitlines():
-                goal.append("\n" + clean(line, limit=_LONGEST_REPORT), style="dim")
+                goal.append("\n" + sanitize(line, limit=_LONGEST_REPORT), style="dim")
         steps.add_row(
             Text(f"{step.step_number}"),
             Text(status, style=colour(status)),

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from nunu_async.upload.readers import Readers
+from nunu_async.upload.threads import DaemonThreadPool
 
 __all__ = ["beside_the_loop"]
 
@@ -21,7 +21,7 @@ async def beside_the_loop(function: Callable[[Callable[[], bool]], T]) -> T:
     the process alive; a thread of asyncio's default executor would.
     """
     stopped = threading.Event()
-    threads = Readers(1)
+    threads = DaemonThreadPool(1)
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, function, stopped.is_set)
     finally:

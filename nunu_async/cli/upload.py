@@ -14,9 +14,9 @@ from rich.filesize import decimal
 from nunu_async.cli.display import Board
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
-from nunu_async.cli.output import USAGE, count, tell, with_notes
+from nunu_async.cli.output import USAGE, count, echo_err, with_notes
 from nunu_async.cli.patterns import expand
-from nunu_async.cli.stdout import result
+from nunu_async.cli.stdout import echo
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
@@ -65,15 +65,15 @@ class Results:
         """
         if self.as_json:
             # ASCII, so that a file name that is not valid Unicode cannot make the JSON invalid.
-            return await result(json.dumps(self._object(files)), is_json=True)
+            return await echo(json.dumps(self._object(files)), is_json=True)
         written = True
         for file in files:
             if file in self.built:
-                written = await result(line_of(file, self.built[file])) and written
+                written = await echo(line_of(file, self.built[file])) and written
             elif file in self.failed:
                 error = self.failed[file]
                 has_name = isinstance(error, SourceError) and error.path == file
-                tell(f"nunu-async: {'' if has_name else f'{file}: '}{words_of(error)}")
+                echo_err(f"nunu-async: {'' if has_name else f'{file}: '}{words_of(error)}")
         return written
 
     def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
@@ -189,7 +189,7 @@ async def upload(arguments: argparse.Namespace) -> int:
             results.failed = dict.fromkeys(files, error)
             await results.tell(files)
         else:
-            tell(f"nunu-async: {error}")
+            echo_err(f"nunu-async: {error}")
         return USAGE
     board = Board(sizes)
     try:

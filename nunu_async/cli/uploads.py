@@ -14,9 +14,9 @@ from rich.filesize import decimal
 
 from nunu_async.cli.display import Board
 from nunu_async.cli.live import show
-from nunu_async.cli.output import tell
-from nunu_async.cli.rows import Column, ask, cell, reported, span, tell_table
-from nunu_async.cli.stdout import result, write
+from nunu_async.cli.output import echo_err
+from nunu_async.cli.rows import Column, cell, reported, run_with_client, span, tell_table
+from nunu_async.cli.stdout import echo, write
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.upload import TIMEOUTS, Results, upload_all
 from nunu_async.client import NunuClient
@@ -24,17 +24,17 @@ from nunu_async.config import KEY_VARIABLES, Config
 from nunu_async.core.clock import SystemClock
 from nunu_async.errors import InputError, SourceError
 from nunu_async.upload.job import BuildFile
+from nunu_async.upload.journal_store import JournalStore, PendingUpload
 from nunu_async.upload.paths import path_key
-from nunu_async.upload.readers import Readers
-from nunu_async.upload.resume import give_up
-from nunu_async.upload.shelf import LeftBehind, Shelf
+from nunu_async.upload.resume import abandon
+from nunu_async.upload.threads import DaemonThreadPool
 
 __all__ = ["cancel", "list_uploads", "resume"]
 
 _NOTHING = "nunu-async: nothing was left behind"
 
 # On a narrow terminal the file is kept: people identify their uploads by it.
-_COLUMNS: tuple[Column[LeftBehind], ...] = (
+_COLUMNS: tuple[Column[PendingUpload], ...] = (
     Column(title="BUILD", text=lambda upload: cell(upload.kept.head.ticket.build_id), rank=1),
     Column(title="STATE", text=lambda upload: _state(upload)),  # noqa: PLW0108 - it is below
     Column(title="PARTS", text=lambda upload: f"{len(upload.kept.etags)}/{_parts(upload)}", rank=1),
@@ -63,7 +63,7 @@ async def list_uploads(arguments: argparse.Namespace) -> int:
         elif uploads:
             await tell_table(uploads, _COLUMNS)
         elif not store.foreign:
-            tell(_NOTHING)
+            echo_err(_NOTHING)
         return 0
 
     return await reported(command)
@@ -82,7 +82,7 @@ async def cancel(arguments: argparse.Namespace) -> int:
                 outcome = "cancelled"
                 if journal.kept is not None:  # else it was completed or cancelled meanwhile
                     clock, within = SystemClock(), TIMEOUTS.cleanup
-                    outcome = await give_up(
+                    outcome = await abandon(
                         nunu.builds, journal.kept, clock=clock, within=within, asked=True
                     )
                 if outcome != "failed":
@@ -94,15 +94,15 @@ async def cancel(arguments: argparse.Namespace) -> int:
                 "built": f"build {build_id} is complete, and was let be",
             }
             if outcome in messages:
-                code = code if await result(messages[outcome]) else 1
+                code = code if await echo(messages[outcome]) else 1
             else:
-                tell(
+                echo_err(
                     f"nunu-async: build {build_id} could not be cancelled on the server; try later"
                 )
                 code = 1
         return code
 
-    return await ask(command)
+    return await run_with_client(command)
 
 
 async def resume(arguments: argparse.Namespace) -> int:
@@ -150,10 +150,12 @@ async def resume(arguments: argparse.Namespace) -> int:
             timeout=TIMEOUTS,
         )
 
-    return await ask(command, client)
+    return await run_with_client(command, client)
 
 
-async def _select(store: Shelf, arguments: argparse.Namespace) -> tuple[list[LeftBehind], int]:
+async def _select(
+    store: JournalStore, arguments: argparse.Namespace
+) -> tuple[list[PendingUpload], int]:
     """Return the selected uploads that can be handled, and the exit code for the skipped ones.
 
     Raises: InputError for a name without an upload, or if no name is given and there are several.
@@ -169,30 +171,32 @@ async def _select(store: Shelf, arguments: argparse.Namespace) -> tuple[list[Lef
         ids = ", ".join(upload.kept.head.ticket.build_id for upload in ours)
         raise InputError("BUILD", f"which of {ids}? name them, or say --all")
     if not matching and not store.foreign:
-        tell(_NOTHING)
-    selected: dict[str, LeftBehind] = {}
+        echo_err(_NOTHING)
+    selected: dict[str, PendingUpload] = {}
     # Uploads of another version cannot be handled.
     code = 1 if store.foreign and not arguments.names else 0
     for upload in matching:
         build_id = upload.kept.head.ticket.build_id
         if not upload.is_ours:
             owner = _owner(upload)
-            tell(f"nunu-async: build {build_id} was left behind at {owner}, and is skipped here")
+            echo_err(
+                f"nunu-async: build {build_id} was left behind at {owner}, and is skipped here"
+            )
             code = 1 if arguments.names else code
         elif upload.is_busy:
-            tell(f"nunu-async: build {build_id} is being sent right now, and is skipped")
+            echo_err(f"nunu-async: build {build_id} is being sent right now, and is skipped")
             code = 1
         else:
             selected[build_id] = upload
     return list(selected.values()), code
 
 
-def _print_foreign(store: Shelf) -> None:
+def _print_foreign(store: JournalStore) -> None:
     for line in store.foreign:
-        tell(f"nunu-async: {cell(line)}")
+        echo_err(f"nunu-async: {cell(line)}")
 
 
-def _find(name: str, uploads: Sequence[LeftBehind]) -> list[LeftBehind]:
+def _find(name: str, uploads: Sequence[PendingUpload]) -> list[PendingUpload]:
     key, path_error = None, None
     try:
         key = path_key(name)
@@ -210,23 +214,23 @@ def _find(name: str, uploads: Sequence[LeftBehind]) -> list[LeftBehind]:
     return found
 
 
-def _open_store() -> Shelf:
+def _open_store() -> JournalStore:
     """Return the journal store of the configured state folder. Raises: ConfigError."""
     # Reading journals needs no key, but one that is set is validated.
     has_key = any(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
     environ = os.environ if has_key else {**os.environ, KEY_VARIABLES[0]: "none"}
     config = Config.load(environ)
-    return Shelf(
+    return JournalStore(
         config.state_dir,
         base_url=config.base_url,
         project_id=config.project_id,
         key=config.api_key if has_key else None,
-        executor=Readers(1),
+        executor=DaemonThreadPool(1),
         clock=SystemClock(),
     )
 
 
-def _job(upload: LeftBehind, concurrency: int) -> BuildFile:
+def _job(upload: PendingUpload, concurrency: int) -> BuildFile:
     head = upload.kept.head
     request = head.request
     return BuildFile(
@@ -246,7 +250,7 @@ def _job(upload: LeftBehind, concurrency: int) -> BuildFile:
     )
 
 
-def _as_object(upload: LeftBehind) -> dict[str, object]:
+def _as_object(upload: PendingUpload) -> dict[str, object]:
     head = upload.kept.head
     return {
         "build_id": head.ticket.build_id,
@@ -263,7 +267,7 @@ def _as_object(upload: LeftBehind) -> dict[str, object]:
     }
 
 
-def _state(upload: LeftBehind) -> str:
+def _state(upload: PendingUpload) -> str:
     """Return the state of an upload in one word."""
     if upload.is_busy:
         return "sending"
@@ -274,15 +278,15 @@ def _state(upload: LeftBehind) -> str:
     return {"same": "ready", "changed": "changed", "missing": "missing"}[upload.file]
 
 
-def _parts(upload: LeftBehind) -> int:
+def _parts(upload: PendingUpload) -> int:
     return upload.kept.head.ticket.total_parts
 
 
-def _age(upload: LeftBehind) -> float:
+def _age(upload: PendingUpload) -> float:
     return max(0.0, time.time() - upload.kept.head.began)
 
 
-def _owner(upload: LeftBehind) -> str:
+def _owner(upload: PendingUpload) -> str:
     head = upload.kept.head
     has_project = head.project_id is not None
     project = f", project {head.project_id}" if has_project else ", with the key of then"

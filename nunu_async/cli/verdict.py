@@ -14,7 +14,7 @@ from nunu_async.models.jobs import Job, JobRun
 from nunu_async.models.runs import PlayerDetails, Run, RunDetails
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.models.vocab import JobStatus, RunResult
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 
 __all__ = [
     "Kind",
@@ -193,7 +193,9 @@ def _lines(text: str) -> str:
     """Return text with each line sanitized, `_MAX_LINES` lines at most."""
     lines = text.splitlines()
     more = [f"... and {len(lines) - _MAX_LINES} lines more"] if len(lines) > _MAX_LINES else []
-    return "\n".join([*(clean(line, limit=_MAX_CHARACTERS) for line in lines[:_MAX_LINES]), *more])
+    return "\n".join(
+        [*(sanitize(line, limit=_MAX_CHARACTERS) for line in lines[:_MAX_LINES]), *more]
+    )
 
 
 def _reasons(

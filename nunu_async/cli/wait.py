@@ -12,15 +12,15 @@ from typing import Generic, TypeVar
 import attrs
 
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, tell, with_notes
-from nunu_async.cli.rows import NOTHING, Column, ask, cell, span, tell_table
+from nunu_async.cli.output import count, echo_err, with_notes
+from nunu_async.cli.rows import NOTHING, Column, cell, run_with_client, span, tell_table
 from nunu_async.cli.standings import Standings
-from nunu_async.cli.stdout import result
+from nunu_async.cli.stdout import echo
 from nunu_async.cli.verdict import Row, milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
-from nunu_async.endpoints.ids import in_path
+from nunu_async.endpoints.ids import path_id
 from nunu_async.errors import NotFound, NunuError, WaitTimeout
-from nunu_async.polling.board import fold
+from nunu_async.polling.schedule import fold
 
 __all__ = ["TIMED_OUT", "some", "tell_columns", "wait"]
 
@@ -105,7 +105,7 @@ async def wait(arguments: argparse.Namespace) -> int:
 
     async def command(nunu: NunuClient) -> int:
         for key in ids:  # check all of them before anything is sent
-            in_path(f"{kind}_id", key)
+            path_id(f"{kind}_id", key)
         match kind:
             case "run":
                 return await _wait(nunu.wait_for_run, kind, ids, arguments)
@@ -114,7 +114,7 @@ async def wait(arguments: argparse.Namespace) -> int:
             case _:
                 return await _wait(nunu.wait_for_execution, kind, ids, arguments)
 
-    return await ask(command)
+    return await run_with_client(command)
 
 
 async def _wait(
@@ -147,11 +147,11 @@ async def _wait(
                 group.create_task(wait_for_one(key))
     except asyncio.CancelledError:
         if outcome.pending:
-            tell(f"nunu-async: still pending: {some(outcome.pending)}")
+            echo_err(f"nunu-async: still pending: {some(outcome.pending)}")
         await _print_results(outcome, as_json=arguments.json)
         raise
     if outcome.timed_out:
-        tell(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
+        echo_err(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
     written = await _print_results(outcome, as_json=arguments.json)
     code = outcome.exit_code(arguments.fail_on)
     return code if written else max(code, 1)
@@ -165,9 +165,9 @@ async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> bool:
         by_message.setdefault(message, []).append(key)
     for message, ids in by_message.items():  # a rejected API key fails every id alike
         subject = ids[0] if len(ids) == 1 else count(len(ids), outcome.standings.noun)
-        tell(f"nunu-async: {subject}: {message}")
+        echo_err(f"nunu-async: {subject}: {message}")
     if as_json:
-        return await result(json.dumps(outcome.to_dict()), is_json=True)
+        return await echo(json.dumps(outcome.to_dict()), is_json=True)
     return await tell_columns(outcome.standings.ids, outcome.columns())
 
 
@@ -176,7 +176,7 @@ async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> bool:
     try:
         await tell_table(rows, columns)
     except OSError as error:
-        tell(f"nunu-async: cannot write the result: {error.strerror}")
+        echo_err(f"nunu-async: cannot write the result: {error.strerror}")
         return False
     return True
 

@@ -21,7 +21,7 @@ from nunu_async.models.base import OWN, Extra, Model
 from nunu_async.models.page import Page, Pagination
 
 __all__ = [
-    "Misfit",
+    "DecodeProblem",
     "NotReady",
     "dump",
     "encode",
@@ -41,7 +41,7 @@ M = TypeVar("M", bound=Model)
 _MAX_PROBLEMS = 20
 
 
-class Misfit(Exception):
+class DecodeProblem(Exception):
     """Decoded JSON does not fit the model.
 
     Attributes:
@@ -54,7 +54,9 @@ class Misfit(Exception):
         self.problems = problems
         self.leftover = leftover
 
-    def below(self, place: str, elsewhere: Mapping[str, str] = MappingProxyType({})) -> Misfit:
+    def below(
+        self, place: str, elsewhere: Mapping[str, str] = MappingProxyType({})
+    ) -> DecodeProblem:
         """Return the same problems with their paths below `place`.
 
         `elsewhere` has the full paths of members that were taken from outside it.
@@ -64,7 +66,9 @@ class Misfit(Exception):
             outside = elsewhere.get(path.removeprefix("."))
             return f"{place}{path}" if outside is None else f".{outside}"
 
-        return Misfit(*(f"{message}@ ${full(path)}" for message, path in map(split, self.problems)))
+        return DecodeProblem(
+            *(f"{message}@ ${full(path)}" for message, path in map(split, self.problems))
+        )
 
 
 def split(problem: str) -> tuple[str, str]:
@@ -144,7 +148,7 @@ def structure(data: object, model: type[T]) -> T:
         except _READ_ERRORS:
             pass  # not an exact match: the converter accepts it, or reports what is wrong
     if attrs.has(model) and not isinstance(data, Mapping):
-        raise Misfit(f"expected an object, got {type(data).__name__} @ $")
+        raise DecodeProblem(f"expected an object, got {type(data).__name__} @ $")
     if _ONLY_READY.get() and model not in _CONVERTIBLE:
         raise NotReady(partial(_prepare_conversion, model))
     from nunu_async.core.converter import Unfit, convert  # noqa: PLC0415 - seldom needed
@@ -152,7 +156,7 @@ def structure(data: object, model: type[T]) -> T:
     try:
         return convert(data, model)
     except Unfit as unfit:
-        raise Misfit(*unfit.args) from None
+        raise DecodeProblem(*unfit.args) from None
 
 
 def structure_rows(
@@ -165,12 +169,12 @@ def structure_rows(
     Raises: Misfit, with every problem and its JSON path.
     """
     if not isinstance(data, Mapping):
-        raise Misfit(f"expected an object, got {type(data).__name__} @ $")
+        raise DecodeProblem(f"expected an object, got {type(data).__name__} @ $")
     if key not in data:
-        raise Misfit(f"is missing @ $.{key}")
+        raise DecodeProblem(f"is missing @ $.{key}")
     rows = data[key]
     if not isinstance(rows, list):
-        raise Misfit(f"expected a list, got {type(rows).__name__} @ $.{key}")
+        raise DecodeProblem(f"expected a list, got {type(rows).__name__} @ $.{key}")
     read = _reader(model)
     try:
         return tuple([read(row) for row in rows])
@@ -181,10 +185,10 @@ def structure_rows(
     for number, row in enumerate(rows):
         try:
             models.append(structure(row, model))
-        except Misfit as misfit:
+        except DecodeProblem as misfit:
             problems += misfit.below(f".{key}[{number}]").problems
     if problems and skipped is None:
-        raise Misfit(*problems[:_MAX_PROBLEMS])
+        raise DecodeProblem(*problems[:_MAX_PROBLEMS])
     if skipped is not None:
         skipped += problems[:_MAX_PROBLEMS]
     return tuple(models)
@@ -199,10 +203,10 @@ def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Pa
     rows = structure_rows(data, "data", model, skipped if lenient else None)
     members = cast("Mapping[str, object]", data)
     if "pagination" not in members:
-        raise Misfit("is missing @ $.pagination")
+        raise DecodeProblem("is missing @ $.pagination")
     try:
         pagination = structure(members["pagination"], Pagination)
-    except Misfit as misfit:
+    except DecodeProblem as misfit:
         raise misfit.below(".pagination") from None
     extra = Extra({name: members[name] for name in members if name not in ("data", "pagination")})
     return Page(
@@ -278,4 +282,4 @@ def parse(body: bytes) -> object:
         # RFC 8259, 8.1: a byte order mark may be ignored.
         return cast("object", _DECODER.decode(body.removeprefix(codecs.BOM_UTF8).decode()))
     except (ValueError, RecursionError) as error:
-        raise Misfit(f"not JSON ({type(error).__name__}) @ $") from None
+        raise DecodeProblem(f"not JSON ({type(error).__name__}) @ $") from None

@@ -19,7 +19,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from nunu_async.core.reader import LARGEST, replaces_null
 from nunu_async.models.base import NOTHING, OWN, Extra, Model
-from nunu_async.models.vocab import Word
+from nunu_async.models.vocab import OpenEnum
 
 __all__ = ["CONVERTER", "Unfit", "convert", "prepare"]
 
@@ -89,7 +89,7 @@ def _require(kind: type, expected: str, inner: _Hook) -> _Hook:
     return hook
 
 
-def _word(value: object, kind: type[Word]) -> Word:
+def _word(value: object, kind: type[OpenEnum]) -> OpenEnum:
     return kind(_text(value, str))
 
 
@@ -136,7 +136,7 @@ def _build_converter() -> Converter:
     converter.register_structure_hook_factory(is_mapping, mapping)
     converter.register_structure_hook_factory(_is_row, row)
     converter.register_structure_hook(str, _text)
-    for word in Word.__subclasses__():  # or the hook of `str` would match them
+    for word in OpenEnum.__subclasses__():  # or the hook of `str` would match them
         converter.register_structure_hook(word, _word)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(int, _integer)

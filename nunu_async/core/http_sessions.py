@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from nunu_async.core.connector import Connector
-from nunu_async.core.proxies import DIRECT, Proxies, Way, way_through
+from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute, way_through
 from nunu_async.core.wire import LONGEST_LINE, MOST_HEADERS, Response, send_once
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ class HttpSessions:
             await self._connector.close()
 
 
-def way_of(given: aiohttp.ClientSession, url: str, proxies: Proxies) -> Way:
+def way_of(given: aiohttp.ClientSession, url: str, proxies: Proxies) -> ProxyRoute:
     """Return the proxy route that a caller's session would use for a URL."""
     proxy = given._default_proxy  # noqa: SLF001 - aiohttp has no public name for it
     if proxy is None:
-        return proxies.way_to(url) if given.trust_env else DIRECT
+        return proxies.way_to(url) if given.trust_env else NO_PROXY
     address = URL(proxy)
     if (auth := given._default_proxy_auth) is not None:  # noqa: SLF001 - as above
         address = address.with_user(auth.login).with_password(auth.password)

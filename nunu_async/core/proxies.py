@@ -16,14 +16,14 @@ from nunu_async.config import is_loopback
 from nunu_async.errors import ConfigError
 from nunu_async.redact import Secret
 
-__all__ = ["DIRECT", "Proxies", "Way", "way_through"]
+__all__ = ["NO_PROXY", "Proxies", "ProxyRoute", "way_through"]
 
 _SCHEMES: Final = ("http", "https")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 @attrs.frozen
-class Way:
+class ProxyRoute:
     """How to reach one address: directly, or through a proxy.
 
     Attributes:
@@ -59,7 +59,7 @@ class Way:
         return {"Proxy-Authorization": self._credentials.reveal()}
 
 
-DIRECT: Final = Way()
+NO_PROXY: Final = ProxyRoute()
 
 
 @attrs.frozen
@@ -72,13 +72,13 @@ class Proxies:
     only.
     """
 
-    _by_scheme: Mapping[str, Way] = attrs.field(factory=dict)
+    _by_scheme: Mapping[str, ProxyRoute] = attrs.field(factory=dict)
     _no_proxy: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Proxies:
         """Read the environment."""
-        by_scheme: dict[str, Way] = {}
+        by_scheme: dict[str, ProxyRoute] = {}
         for scheme in _SCHEMES:
             name, value = _setting(environ, scheme)
             if value:
@@ -87,14 +87,14 @@ class Proxies:
         names = (name.strip().lower() for name in no_proxy.split(","))
         return cls(by_scheme, tuple(name for name in names if name))
 
-    def way_to(self, url: str) -> Way:
+    def way_to(self, url: str) -> ProxyRoute:
         """Return the route to a validated URL."""
         parts = urlsplit(url)
         host, route = (parts.hostname or "").rstrip("."), self._by_scheme.get(parts.scheme)
         if route is None or is_loopback(host):
-            return DIRECT
+            return NO_PROXY
         port = parts.port or _PORTS[parts.scheme]
-        return DIRECT if any(_matches(name, host, port) for name in self._no_proxy) else route
+        return NO_PROXY if any(_matches(name, host, port) for name in self._no_proxy) else route
 
 
 def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
@@ -107,7 +107,7 @@ def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
     return upper, environ.get(upper, "").strip()
 
 
-def way_through(name: str, value: str, *, tunnels: bool) -> Way:
+def way_through(name: str, value: str, *, tunnels: bool) -> ProxyRoute:
     """Return the route through the proxy that a setting names; a problem hides its value."""
     address = None
     if value.isascii() and value.isprintable() and " " not in value:
@@ -117,14 +117,14 @@ def way_through(name: str, value: str, *, tunnels: bool) -> Way:
                 port = parts.port or _PORTS[parts.scheme]
                 address = URL.build(scheme=parts.scheme, host=parts.hostname, port=port)
     if address is None:
-        return Way(
+        return ProxyRoute(
             problem=f"{name} is not the address of an http or https proxy, and this request would "
             "go through it; correct it, or name the host in NO_PROXY"
         )
     if parts.username is None and parts.password is None:
-        return Way(address, None, tunnels)
+        return ProxyRoute(address, None, tunnels)
     userinfo = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return Way(address, Secret(f"Basic {b64encode(userinfo.encode()).decode()}"), tunnels)
+    return ProxyRoute(address, Secret(f"Basic {b64encode(userinfo.encode()).decode()}"), tunnels)
 
 
 def _matches(name: str, host: str, port: int) -> bool:

@@ -16,7 +16,7 @@ from typing import Final, TypeVar, Union, cast, get_args, get_origin
 import attrs
 
 from nunu_async.models.base import NOTHING, OWN, Extra, Model
-from nunu_async.models.vocab import Word
+from nunu_async.models.vocab import OpenEnum
 
 __all__ = ["LARGEST", "Unexpected", "has_reader", "reader", "replaces_null"]
 
@@ -161,7 +161,7 @@ def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
         names["moment"] = datetime.fromisoformat
         yield f"{v} = moment({v})"
         yield f"if {v}.tzinfo is None: raise Unexpected"
-    elif isinstance(kind, type) and issubclass(kind, Word):
+    elif isinstance(kind, type) and issubclass(kind, OpenEnum):
         names[f"{v}_words"] = _Words(kind)
         yield f"{v} = {v}_words[{v}]"
     elif isinstance(kind, type) and issubclass(kind, Model):
@@ -193,14 +193,14 @@ def _text(value: str) -> str:
     return value
 
 
-class _Words(dict[str, Word]):
+class _Words(dict[str, OpenEnum]):
     """A cache of the words seen; bounded, in case the server never repeats one."""
 
-    def __init__(self, kind: type[Word]) -> None:
+    def __init__(self, kind: type[OpenEnum]) -> None:
         super().__init__()
         self._kind = kind
 
-    def __missing__(self, word: str) -> Word:
+    def __missing__(self, word: str) -> OpenEnum:
         if type(word) is not str:
             raise Unexpected
         word.encode()

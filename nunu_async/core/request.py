@@ -10,7 +10,7 @@ import attrs
 
 from nunu_async.redact import Secret
 
-__all__ = ["Flight", "Replay", "Request"]
+__all__ = ["InFlight", "Replay", "Request"]
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Replay(enum.Enum):
 
 
 @attrs.define
-class Flight:
+class InFlight:
     """State of a request whose outcome a caller needs to know even when cancelled.
 
     Attributes:
@@ -83,4 +83,4 @@ class Request(Generic[T]):
     patience: float | None = None
     within: float | None = None
     urgent: bool = False
-    flight: Flight | None = None
+    flight: InFlight | None = None

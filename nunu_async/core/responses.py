@@ -12,7 +12,7 @@ from nunu_async.core.retry import parse_retry_after
 from nunu_async.errors import ApiError, DecodeError, error_for_status
 from nunu_async.models.base import Model
 from nunu_async.models.page import Page
-from nunu_async.redact import Secret, clean, clean_details, clean_values, shown_url
+from nunu_async.redact import Secret, clean_details, clean_values, redact_url, sanitize
 from nunu_async.response import ResponseInfo
 
 __all__ = ["read", "request_id"]
@@ -28,7 +28,7 @@ def request_id(headers: Mapping[str, str], secrets: tuple[Secret, ...] = ()) -> 
     """Return the server's id for the request; `headers` must have lower-case names."""
     for name in _REQUEST_ID_HEADERS:
         if headers.get(name):
-            return clean(headers[name], secrets, limit=128)
+            return sanitize(headers[name], secrets, limit=128)
     return None
 
 
@@ -50,7 +50,7 @@ def read(
             data = None if request.may_be_empty and not body else codec.parse(body)
             garbled = False
             return _with_response(request.answer(data), status, headers, secrets)
-        except codec.Misfit as misfit:
+        except codec.DecodeProblem as misfit:
             problems = misfit.problems
             if isinstance(data, Mapping) and (
                 data.get("error") or False in (data.get("ok"), data.get("success"))
@@ -98,7 +98,9 @@ def _with_response(
 def _shown(problem: str, secrets: tuple[Secret, ...]) -> str:
     """Sanitize a problem for display; its message may be cut, its path is kept."""
     message, path = codec.split(problem)
-    return f"{clean(message.rstrip(), secrets)} @ ${clean(path, secrets, limit=_LONGEST_PATH)}"
+    return (
+        f"{sanitize(message.rstrip(), secrets)} @ ${sanitize(path, secrets, limit=_LONGEST_PATH)}"
+    )
 
 
 def _error(
@@ -114,12 +116,12 @@ def _error(
         message = f"redirected to {host}; redirects are never followed"
     return error_for_status(status)(
         status=status,
-        message=clean(message, secrets),
-        code=clean(code, secrets, limit=100) if code else None,
+        message=sanitize(message, secrets),
+        code=sanitize(code, secrets, limit=100) if code else None,
         details=_safe_details(details, secrets),
         request_id=request_id(headers, secrets),
         method=request.method,
-        path=clean(request.path, secrets),
+        path=sanitize(request.path, secrets),
         retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
         headers=_safe_headers(headers, secrets),
         explained=bool(message) and by_api,
@@ -137,7 +139,7 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     """
     try:
         data = codec.parse(body)
-    except codec.Misfit:
+    except codec.DecodeProblem:
         return body.decode("utf-8", "replace").strip(), None, {}, False  # cut after sanitizing
     if not isinstance(data, Mapping):
         return "", None, {}, False
@@ -169,7 +171,7 @@ def _safe_details(
 def _safe_headers(headers: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
     if "set-cookie" in headers or "location" in headers:
         headers = {
-            name: shown_url(value) if name == "location" else value
+            name: redact_url(value) if name == "location" else value
             for name, value in headers.items()
             if name != "set-cookie"
         }
@@ -178,6 +180,6 @@ def _safe_headers(headers: Mapping[str, str], secrets: tuple[Secret, ...]) -> Ma
 
 def _host(location: str) -> str:
     try:
-        return clean(urlsplit(location).netloc.rpartition("@")[2]) or "the same host"
+        return sanitize(urlsplit(location).netloc.rpartition("@")[2]) or "the same host"
     except ValueError:
         return "an unreadable address"

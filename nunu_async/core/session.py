@@ -20,10 +20,10 @@ from nunu_async.core.attempt import Attempt, OnAttempt, report
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import NotReady, encode, only_ready
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions, way_of
-from nunu_async.core.proxies import DIRECT, Proxies, Way
+from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute
 from nunu_async.core.request import Request
 from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
-from nunu_async.core.traffic import Traffic
+from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.core.wire import (
     connect_timeout,
@@ -114,7 +114,7 @@ class Session:
         self._origin = len(config.base_url) - len(self._base.raw_path)
         self._clock = clock
         self._policy = policy
-        self._traffic = Traffic(clock, policy)
+        self._traffic = Throttle(clock, policy)
         self._timeouts = timeouts
         self._connect_timeout = connect_timeout(timeouts.connect)
         self._concurrency = concurrency
@@ -251,7 +251,7 @@ class Session:
         began = self._clock.monotonic()
         try:
             http = self._sessions.take(confidential=bool(request.secrets))
-            route = DIRECT if self._sessions.is_given(http) else self._route
+            route = NO_PROXY if self._sessions.is_given(http) else self._route
             async with http.request(
                 request.method,
                 # URL, body and headers are built in the call, so that no local holds them.
@@ -316,7 +316,7 @@ class Session:
         address = self._base.with_path(path, encoded=True)
         return address.with_query(request.query) if request.query else address
 
-    def _headers(self, request: Request[T], route: Way) -> dict[str, str]:
+    def _headers(self, request: Request[T], route: ProxyRoute) -> dict[str, str]:
         headers = {
             "Accept": "application/json",
             # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.

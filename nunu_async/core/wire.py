@@ -43,7 +43,6 @@ __all__ = [
     "headers_of",
     "is_success",
     "is_tls",
-    "lapse",
     "limit_buffer",
     "read_capped",
     "reset",
@@ -52,6 +51,7 @@ __all__ = [
     "socket_of",
     "translate",
     "was_cancelled",
+    "yield_to_loop",
 ]
 
 # Limits on a response's head: bytes per line, and headers. aiohttp's own 8,190 and 128 are less
@@ -308,7 +308,7 @@ def connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
 
 
-async def lapse() -> None:
+async def yield_to_loop() -> None:
     """Yield to the loop twice: enough for an aborted transport to have closed its socket."""
     for _ in range(2):
         await asyncio.sleep(0)
@@ -350,7 +350,7 @@ def limit_buffer(transport: asyncio.Transport, high: int | None = None) -> None:
 def reset(transport: asyncio.Transport, sock: socket.socket | None) -> None:
     """Abort a connection so that no further byte reaches the peer, not even from the kernel.
 
-    Takes effect within `lapse`. `sock` is the transport's, taken when the connection was made.
+    Takes effect within `yield_to_loop`. `sock` is the transport's, taken while connected.
     """
     try:
         current = transport.get_extra_info("socket")

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from nunu_async.endpoints.runs import Runs
     from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
 else:
-    from nunu_async.late import names_of
+    from nunu_async.lazy import lazy_exports
 
-    __getattr__ = names_of(
+    __getattr__ = lazy_exports(
         __name__,
         {
             "builds": ("Builds",),

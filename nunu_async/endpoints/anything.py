@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from nunu_async.core.request import Replay, Request
 from nunu_async.errors import InputError
-from nunu_async.models.checks import short
+from nunu_async.models.checks import describe
 from nunu_async.redact import Secret
 
 __all__ = ["anything"]
@@ -30,7 +30,7 @@ def anything(
     verb = method.upper() if isinstance(method, str) else ""
     if verb not in _METHODS:
         known = ", ".join(sorted(_METHODS))
-        raise InputError("method", f"must be one of {known}, not {short(method)}")
+        raise InputError("method", f"must be one of {known}, not {describe(method)}")
     checked = _path(path)
     return Request(
         operation=f"{verb} {checked}",
@@ -53,18 +53,18 @@ def _secrets(*sources: object) -> tuple[Secret, ...]:
 
 def _path(path: object) -> str:
     if not isinstance(path, str):
-        raise InputError("path", f"must be a path as text, not {short(path)}")
+        raise InputError("path", f"must be a path as text, not {describe(path)}")
     if not path.startswith("/") or path.startswith("//"):
-        raise InputError("path", f"must begin with /, and one only, not {short(path)}")
+        raise InputError("path", f"must begin with /, and one only, not {describe(path)}")
     if "?" in path:
-        raise InputError("path", f"give the query as params: {short(path)}")
+        raise InputError("path", f"give the query as params: {describe(path)}")
     if not path.isascii() or not path.isprintable() or any(sign in path for sign in " \\#"):
-        raise InputError("path", f"must be quoted, without a fragment: {short(path)}")
+        raise InputError("path", f"must be quoted, without a fragment: {describe(path)}")
     if path == _PREFIX or path.startswith(f"{_PREFIX}/"):
-        raise InputError("path", f"is below {_PREFIX} already, so leave that out: {short(path)}")
+        raise InputError("path", f"is below {_PREFIX} already, so leave that out: {describe(path)}")
     # Servers differ in when they unquote and in what counts as a slash.
     if any(segment in {".", ".."} for segment in unquote(path).replace("\\", "/").split("/")):
-        raise InputError("path", f"must not hold . or .. as a step: {short(path)}")
+        raise InputError("path", f"must not hold . or .. as a step: {describe(path)}")
     return path
 
 
@@ -72,11 +72,11 @@ def _query(params: object) -> tuple[tuple[str, str], ...]:
     if params is None:
         return ()
     if not isinstance(params, Mapping):
-        raise InputError("params", f"must be a dictionary, not {short(params)}")
+        raise InputError("params", f"must be a dictionary, not {describe(params)}")
     query = []
     for name, value in params.items():
         if not isinstance(name, str):
-            raise InputError("params", f"names must be text, not {short(name)}")
+            raise InputError("params", f"names must be text, not {describe(name)}")
         query.append((_text("params", name), _text(name, value)))
     return tuple(query)
 
@@ -95,7 +95,7 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise InputError(
             name,
-            f"must be text, a whole number, a truth value or a list of text, not {short(value)}",
+            f"must be text, a whole number, a truth value or a list of text, not {describe(value)}",
         )
     if any("," in item for item in value):
         raise InputError(name, "an item with a comma cannot be sent in a list")

@@ -14,10 +14,10 @@ import attrs
 from yarl import URL
 
 from nunu_async.core import codec
-from nunu_async.core.request import Flight, Replay, Request
+from nunu_async.core.request import InFlight, Replay, Request
 from nunu_async.core.retry import CARRIES_ERROR, may_have_acted
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import in_path
+from nunu_async.endpoints.ids import path_id
 from nunu_async.errors import (
     ApiError,
     DecodeError,
@@ -35,7 +35,7 @@ from nunu_async.models.builds import (
     SinglePartTicket,
     Ticket,
 )
-from nunu_async.redact import Secret, clean
+from nunu_async.redact import Secret, sanitize
 
 __all__ = ["Builds", "secrets_of"]
 
@@ -61,7 +61,7 @@ class Builds:
         upload: InitiateUpload,
         *,
         replay: Replay = Replay.UNLESS_ACTED,
-        flight: Flight | None = None,
+        flight: InFlight | None = None,
     ) -> Ticket:
         """Reserve a build; return where and how to send it.
 
@@ -132,7 +132,7 @@ class Builds:
         parts: Sequence[CompletedPart] = (),
         *,
         replay: Replay = Replay.UNLESS_ACTED,
-        flight: Flight | None = None,
+        flight: InFlight | None = None,
         within: float | None = None,
     ) -> None:
         """Complete an upload: the server makes the build from its parts.
@@ -220,7 +220,7 @@ class Builds:
             Request(
                 operation="get_build",
                 method="GET",
-                path=f"/builds/{in_path('build_id', build_id)}",
+                path=f"/builds/{path_id('build_id', build_id)}",
                 template="/builds/{buildId}",
                 answer=lambda data: _check_id(_build(data), build_id),
                 replay=replay,
@@ -297,7 +297,7 @@ def _convert_number(url: object) -> object:
 
 def _ticket(data: object) -> Ticket:
     if not isinstance(data, Mapping):
-        raise codec.Misfit(f"expected an object, got {type(data).__name__} @ $")
+        raise codec.DecodeProblem(f"expected an object, got {type(data).__name__} @ $")
     kind = data.get("upload_type")
     try:
         ticket: Ticket
@@ -306,13 +306,15 @@ def _ticket(data: object) -> Ticket:
         elif kind == "multipart":
             ticket = codec.structure(data, MultipartTicket)
         else:
-            raise codec.Misfit(f"neither single-part nor multipart: {kind!r} @ $.upload_type")
-        if clean(ticket.build_id) != ticket.build_id:  # it will be in messages, notes and logs
-            raise codec.Misfit("control characters, or over 500 characters @ $.build_id")
+            raise codec.DecodeProblem(
+                f"neither single-part nor multipart: {kind!r} @ $.upload_type"
+            )
+        if sanitize(ticket.build_id) != ticket.build_id:  # it will be in messages, notes and logs
+            raise codec.DecodeProblem("control characters, or over 500 characters @ $.build_id")
         return ticket
-    except codec.Misfit as misfit:
+    except codec.DecodeProblem as misfit:
         # The server has still made a reservation, and only these ids can free it.
-        raise codec.Misfit(*misfit.problems, leftover=_leftover(data)) from None
+        raise codec.DecodeProblem(*misfit.problems, leftover=_leftover(data)) from None
 
 
 def _leftover(data: Mapping[str, object]) -> Ticket | None:
@@ -341,24 +343,24 @@ def _completed(data: object, build_id: str) -> None:
     if status is None and members.get("code") and members.get("message"):
         wrong.append("code")
     if wrong:
-        raise codec.Misfit(f"{CARRIES_ERROR} @ $.{wrong[0]}")
+        raise codec.DecodeProblem(f"{CARRIES_ERROR} @ $.{wrong[0]}")
     if status is not None and status.lower() != "success":
-        raise codec.Misfit(f"not success: {status!r} @ $.status")
+        raise codec.DecodeProblem(f"not success: {status!r} @ $.status")
     if status is None:
         # A response to an initiate, or an echo of this request, also has the build's id.
         foreign = [n for n in sorted(_FOREIGN_MEMBERS) if members.get(n) is not None]
         foreign += [n for n in ("ok", "success") if members.get(n) not in (None, True)]
         if foreign:
-            raise codec.Misfit(f"not the answer to this request @ $.{foreign[0]}")
+            raise codec.DecodeProblem(f"not the answer to this request @ $.{foreign[0]}")
     if response.build_id not in (None, build_id):
-        raise codec.Misfit(f"another build: {response.build_id!a} @ $.build_id")
+        raise codec.DecodeProblem(f"another build: {response.build_id!a} @ $.build_id")
     if response.build_id is None and status is None:
-        raise codec.Misfit("neither a build_id nor status success @ $")
+        raise codec.DecodeProblem("neither a build_id nor status success @ $")
 
 
 def _cancelled(data: object) -> None:
     if not codec.structure(data, _CancelAnswer).success:
-        raise codec.Misfit("success is false @ $.success")
+        raise codec.DecodeProblem("success is false @ $.success")
 
 
 def _build(data: object) -> Build:
@@ -369,5 +371,5 @@ def _build(data: object) -> Build:
 
 def _check_id(build: Build, build_id: str) -> Build:
     if build.build_id.lower() != build_id.lower():
-        raise codec.Misfit(f"another build: {build.build_id!a} @ $.build_id")
+        raise codec.DecodeProblem(f"another build: {build.build_id!a} @ $.build_id")
     return build

@@ -11,7 +11,7 @@ from typing import Literal
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import chosen, in_path, in_query, joined
+from nunu_async.endpoints.ids import comma_list, one_of, path_id, query
 from nunu_async.endpoints.paging import Listing, check_page, page_request
 from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
@@ -104,7 +104,7 @@ class Jobs:
             Request(
                 operation="get_job",
                 method="GET",
-                path=f"/jobs/{in_path('job_id', job_id)}",
+                path=f"/jobs/{path_id('job_id', job_id)}",
                 template="/jobs/{jobId}",
                 answer=lambda data: codec.structure(data, Job),
                 replay=Replay.ALWAYS,
@@ -115,11 +115,11 @@ class Jobs:
 def _filters(
     status: str | None, execution_id: str | None, test_id: str | None, tags: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
-    return in_query(
+    return query(
         {
-            "status": chosen("status", status, _STATUS),
+            "status": one_of("status", status, _STATUS),
             "test_plan_execution_id": execution_id,
             "multiplayer_test_id": test_id,
-            "tags": joined("tags", tags),
+            "tags": comma_list("tags", tags),
         }
     )

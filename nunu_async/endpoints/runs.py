@@ -17,7 +17,7 @@ from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.retry import may_have_acted
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import chosen, in_path, in_query, joined
+from nunu_async.endpoints.ids import comma_list, one_of, path_id, query
 from nunu_async.endpoints.jobs import Jobs
 from nunu_async.endpoints.paging import Listing, check_page, page_request
 from nunu_async.errors import (
@@ -30,7 +30,7 @@ from nunu_async.errors import (
     PermissionDenied,
     TransportError,
 )
-from nunu_async.models.checks import short, texts
+from nunu_async.models.checks import describe, string_list
 from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
 from nunu_async.models.run_requests import RunOptions, StartRun
@@ -151,7 +151,7 @@ class Runs:
             Request(
                 operation="get_run",
                 method="GET",
-                path=f"/runs/{in_path('run_id', run_id)}",
+                path=f"/runs/{path_id('run_id', run_id)}",
                 template="/runs/{runId}",
                 answer=lambda data: codec.structure(data, RunDetails),
                 replay=Replay.ALWAYS,
@@ -167,7 +167,7 @@ class Runs:
             Request(
                 operation="list_run_bugs",
                 method="GET",
-                path=f"/runs/{in_path('run_id', run_id)}/bugs",
+                path=f"/runs/{path_id('run_id', run_id)}/bugs",
                 template="/runs/{runId}/bugs",
                 answer=_bugs,
                 replay=Replay.ALWAYS,
@@ -207,7 +207,7 @@ class Runs:
         Raises: InputError; NotFound; ApiError; TransportError, after which it may have started.
         """
         if not isinstance(marker, bool):
-            raise InputError("marker", f"must be True or False, not {short(marker)}")
+            raise InputError("marker", f"must be True or False, not {describe(marker)}")
         tag = f"nunu-async-{secrets.token_hex(6)}"
         body = StartRun(
             deployment_config_id=deployment_config_id,
@@ -301,7 +301,7 @@ class Runs:
 
         Raises: InputError for no ids; NotFound when none of them is known.
         """
-        ids = texts("job_ids", job_ids)
+        ids = string_list("job_ids", job_ids)
         if not all(ids) or not ids:
             raise InputError("job_ids", "must be a list of at least one job id, none of them empty")
         return await self._session.send(
@@ -328,15 +328,15 @@ def _filters(
     bugs: object,
 ) -> tuple[tuple[str, str], ...]:
     if not isinstance(bugs, bool | None):
-        raise InputError("bugs", f"must be True, False or None, not {short(bugs)}")
-    return in_query(
+        raise InputError("bugs", f"must be True, False or None, not {describe(bugs)}")
+    return query(
         {
-            "state": chosen("state", state, _STATES),
+            "state": one_of("state", state, _STATES),
             "multiplayer_test_id": multiplayer_test_id,
             "job_id": job_id,
             "test_plan_execution_id": test_plan_execution_id,
             "test_type": test_type,
-            "tags": joined("tags", tags),
+            "tags": comma_list("tags", tags),
             "bugs": None if bugs is None else str(bugs).lower(),
         }
     )
@@ -387,7 +387,7 @@ def _started(data: object) -> StartedRun:
         places[name] = name
     try:
         return _require_id(codec.structure(inner, StartedRun))
-    except codec.Misfit as misfit:
+    except codec.DecodeProblem as misfit:
         raise misfit.below(".data", places) from None
 
 
@@ -395,7 +395,7 @@ def _require_id(started: StartedRun) -> StartedRun:
     named = started.multiplayer_run_id or started.test_plan_execution_id
     # An empty list of jobs is a documented response.
     if "job_ids" in (*started.absent, *started.null) and not named:
-        raise codec.Misfit("is missing @ $.job_ids")
+        raise codec.DecodeProblem("is missing @ $.job_ids")
     return started
 
 

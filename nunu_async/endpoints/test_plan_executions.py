@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import chosen, in_query
+from nunu_async.endpoints.ids import one_of, query
 from nunu_async.endpoints.paging import Listing, check_page, page_request
 from nunu_async.models.page import Page
 from nunu_async.models.test_plan_executions import TestPlanExecution
@@ -110,5 +110,5 @@ class TestPlanExecutions:
 
 
 def _filters(**filters: str | None) -> tuple[tuple[str, str], ...]:
-    checked = {name: chosen(name, filters[name], choices) for name, choices in _CHOICES.items()}
-    return in_query(filters | checked)
+    checked = {name: one_of(name, filters[name], choices) for name, choices in _CHOICES.items()}
+    return query(filters | checked)

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from nunu_async.models.runs import Run
     from nunu_async.models.test_plan_executions import TestPlanExecution
 else:
-    from nunu_async.late import names_of
+    from nunu_async.lazy import lazy_exports
 
-    __getattr__ = names_of(
+    __getattr__ = lazy_exports(
         __name__,
         {
             "builds": ("BuildDetails",),

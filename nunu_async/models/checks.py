@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 
 from nunu_async.errors import InputError
 
-__all__ = ["short", "texts"]
+__all__ = ["describe", "string_list"]
 
 _SHOWN = 60
 
 
-def short(value: object) -> str:
+def describe(value: object) -> str:
     """Describe a value in a message: strings and numbers by their `repr`, others by type."""
     if not isinstance(value, str | bytes | int | float | None):
         return type(value).__name__
@@ -19,7 +19,7 @@ def short(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def texts(field: str, values: object) -> list[str]:
+def string_list(field: str, values: object) -> list[str]:
     """Return the strings of a list, in order.
 
     Raises: InputError for a single string, for a non-list, and for a non-string item.
@@ -27,10 +27,10 @@ def texts(field: str, values: object) -> list[str]:
     if isinstance(values, str):
         raise InputError(field, "must be a list of strings, not one string")
     if not isinstance(values, Iterable) or isinstance(values, bytes | Mapping):
-        raise InputError(field, f"must be a list of strings, not {short(values)}")
+        raise InputError(field, f"must be a list of strings, not {describe(values)}")
     strings: list[str] = []
     for value in values:
         if not isinstance(value, str):
-            raise InputError(field, f"must be a list of strings, not of {short(value)}")
+            raise InputError(field, f"must be a list of strings, not of {describe(value)}")
         strings.append(value)
     return strings

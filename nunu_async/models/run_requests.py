@@ -11,7 +11,7 @@ from typing import Any, Literal
 import attrs
 
 from nunu_async.errors import InputError
-from nunu_async.models.checks import short, texts
+from nunu_async.models.checks import describe, string_list
 
 __all__ = ["GpsLocation", "RunOptions", "StartRun"]
 
@@ -20,7 +20,9 @@ _MAX_COUNT = 10
 
 def _required(_: object, attribute: attrs.Attribute[str], value: object) -> None:
     if not (isinstance(value, str) and value.strip()):
-        raise InputError(attribute.name, f"must be a string that is not empty, not {short(value)}")
+        raise InputError(
+            attribute.name, f"must be a string that is not empty, not {describe(value)}"
+        )
 
 
 _optional_text = attrs.validators.optional(_required)
@@ -36,22 +38,22 @@ class GpsLocation:
 
 def _seconds(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
     if value is not None and not (type(value) is int and value >= 0):
-        raise InputError(attribute.name, f"must be whole seconds from 0 on, not {short(value)}")
+        raise InputError(attribute.name, f"must be whole seconds from 0 on, not {describe(value)}")
 
 
 def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bool) and not (value is None and attribute.default is None):
-        raise InputError(attribute.name, f"must be True or False, not {short(value)}")
+        raise InputError(attribute.name, f"must be True or False, not {describe(value)}")
 
 
 def _string(_: object, attribute: attrs.Attribute[str | None], value: object) -> None:
     if not isinstance(value, str | None):
-        raise InputError(attribute.name, f"must be a string, not {short(value)}")
+        raise InputError(attribute.name, f"must be a string, not {describe(value)}")
 
 
 def _gps(_: object, attribute: attrs.Attribute[GpsLocation | None], value: object) -> None:
     if not isinstance(value, GpsLocation | None) and value != "auto":
-        raise InputError(attribute.name, f'must be "auto" or a GpsLocation, not {short(value)}')
+        raise InputError(attribute.name, f'must be "auto" or a GpsLocation, not {describe(value)}')
 
 
 @attrs.frozen(kw_only=True)
@@ -77,25 +79,25 @@ class RunOptions:
 
 
 def _to_tags(value: Sequence[str]) -> tuple[str, ...]:
-    return tuple(texts("additional_tags", value))
+    return tuple(string_list("additional_tags", value))
 
 
 def _count(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
     lowest = 0 if attribute.name == "retries" else 1
     if value is not None and not (type(value) is int and lowest <= value <= _MAX_COUNT):
         raise InputError(
-            attribute.name, f"must be from {lowest} to {_MAX_COUNT}, not {short(value)}"
+            attribute.name, f"must be from {lowest} to {_MAX_COUNT}, not {describe(value)}"
         )
 
 
 def _mapping(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, Mapping | None):
-        raise InputError(attribute.name, f"must be a dictionary, not {short(value)}")
+        raise InputError(attribute.name, f"must be a dictionary, not {describe(value)}")
 
 
 def _options(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, RunOptions | None):
-        raise InputError(attribute.name, f"must be RunOptions, not {short(value)}")
+        raise InputError(attribute.name, f"must be RunOptions, not {describe(value)}")
 
 
 @attrs.frozen(kw_only=True)

@@ -14,14 +14,14 @@ __all__ = [
     "BugSeverity",
     "ExecutionStatus",
     "JobStatus",
+    "OpenEnum",
     "RunResult",
     "RunState",
     "TestType",
-    "Word",
 ]
 
 
-class Word(str):
+class OpenEnum(str):
     """A string that equals another when only the case differs.
 
     It hashes as its lower-case form: look it up among its own kind, or among lower-case strings.
@@ -56,7 +56,7 @@ class Word(str):
         return str.lower(self) in self.known
 
 
-class RunState(Word):
+class RunState(OpenEnum):
     """The state of a run, a player or a step."""
 
     __slots__ = ()
@@ -67,7 +67,7 @@ class RunState(Word):
     COMPLETED: ClassVar[RunState]
 
 
-class RunResult(Word):
+class RunResult(OpenEnum):
     """How a run, a player or a step ended.
 
     `FAILURE` is the January 2026 value for `FAILED`; they are different and do not compare equal.
@@ -98,7 +98,7 @@ class RunResult(Word):
     TIMEOUT: ClassVar[RunResult]
 
 
-class TestType(Word):
+class TestType(OpenEnum):
     """What a test is for."""
 
     __test__ = False  # pytest would take it for a test
@@ -110,7 +110,7 @@ class TestType(Word):
     EXPLORATION: ClassVar[TestType]
 
 
-class ExecutionStatus(Word):
+class ExecutionStatus(OpenEnum):
     """The state of a test-plan execution."""
 
     __slots__ = ()
@@ -120,7 +120,7 @@ class ExecutionStatus(Word):
     COMPLETED: ClassVar[ExecutionStatus]
 
 
-class JobStatus(Word):
+class JobStatus(OpenEnum):
     """The state of a job."""
 
     __slots__ = ()
@@ -133,7 +133,7 @@ class JobStatus(Word):
     COMPLETED: ClassVar[JobStatus]
 
 
-class BugCategory(Word):
+class BugCategory(OpenEnum):
     """What kind of bug."""
 
     __slots__ = ()
@@ -146,7 +146,7 @@ class BugCategory(Word):
     VISUAL: ClassVar[BugCategory]
 
 
-class BugSeverity(Word):
+class BugSeverity(OpenEnum):
     """How bad a bug is."""
 
     __slots__ = ()
@@ -157,7 +157,7 @@ class BugSeverity(Word):
     CRITICAL: ClassVar[BugSeverity]
 
 
-class BugConfidence(Word):
+class BugConfidence(OpenEnum):
     """How sure the agent is of a bug."""
 
     __slots__ = ()
@@ -168,7 +168,7 @@ class BugConfidence(Word):
 
 
 def _name_members() -> None:
-    for kind in Word.__subclasses__():
+    for kind in OpenEnum.__subclasses__():
         for word in kind.known:
             setattr(kind, word.upper(), kind(word))
 

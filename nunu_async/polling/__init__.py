@@ -3,20 +3,20 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nunu_async.polling.room import OnStart, Polling
-    from nunu_async.polling.waiting import OnChange, Terms
+    from nunu_async.polling.room import OnStart, PollingService
+    from nunu_async.polling.waiting import OnChange, WaitOptions
 else:
-    from nunu_async.late import names_of
+    from nunu_async.lazy import lazy_exports
 
-    __getattr__ = names_of(
+    __getattr__ = lazy_exports(
         __name__,
         {
-            "room": ("OnStart", "Polling"),
-            "waiting": ("OnChange", "Terms"),
+            "room": ("OnStart", "PollingService"),
+            "waiting": ("OnChange", "WaitOptions"),
         },
     )
 
-__all__ = ["INTERVAL", "OnChange", "OnStart", "Polling", "Terms"]
+__all__ = ["INTERVAL", "OnChange", "OnStart", "PollingService", "WaitOptions"]
 
 INTERVAL = 10.0
 """The default number of seconds between two polls."""

@@ -14,15 +14,15 @@ from nunu_async.models.page import Page
 from nunu_async.models.runs import Run
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.models.vocab import JobStatus
-from nunu_async.polling.board import fold
-from nunu_async.polling.look import Kind
+from nunu_async.polling.round import PollSource
+from nunu_async.polling.schedule import fold
 
 __all__ = ["execution_kind", "job_kind", "job_of", "run_kind"]
 
 _PAGE_SIZE = 100
 
 
-def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
+def execution_kind(executions: TestPlanExecutions) -> PollSource[TestPlanExecution]:
     """Describe executions: polled by lists alone, as the API has no operation to read one."""
 
     def pages(
@@ -37,7 +37,7 @@ def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
             lenient=True,
         )
 
-    return Kind(
+    return PollSource(
         name="execution",
         key=lambda row: row.id,
         state=lambda row: str(row.status),
@@ -48,7 +48,7 @@ def execution_kind(executions: TestPlanExecutions) -> Kind[TestPlanExecution]:
     )
 
 
-def run_kind(runs: Runs) -> Kind[Run]:
+def run_kind(runs: Runs) -> PollSource[Run]:
     """Describe runs."""
 
     def pages(state: Literal["running", "completed"]) -> Callable[[int], Awaitable[Page[Run]]]:
@@ -56,7 +56,7 @@ def run_kind(runs: Runs) -> Kind[Run]:
             state=state, page=page, page_size=_PAGE_SIZE, lenient=True
         )
 
-    return Kind(
+    return PollSource(
         name="run",
         key=lambda row: row.multiplayer_run_id,
         state=lambda row: str(row.state),
@@ -69,7 +69,7 @@ def run_kind(runs: Runs) -> Kind[Run]:
     )
 
 
-def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
+def job_kind(jobs: Jobs, runs: Runs) -> PollSource[Job]:
     """Describe jobs."""
 
     def pages(
@@ -90,7 +90,7 @@ def job_kind(jobs: Jobs, runs: Runs) -> Kind[Job]:
                 raise error from None
             return job_of(job_id, rows)
 
-    return Kind(
+    return PollSource(
         name="job",
         key=lambda row: row.job_id,
         state=lambda row: str(row.status),

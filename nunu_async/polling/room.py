@@ -17,18 +17,18 @@ from nunu_async.models.jobs import FinishedRun, Job
 from nunu_async.models.runs import Run, StartedRun
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.polling.kinds import execution_kind, job_kind, job_of, run_kind
-from nunu_async.polling.wait import Change
-from nunu_async.polling.waiting import Terms, Waiter
-from nunu_async.polling.watcher import Watcher
+from nunu_async.polling.poller import Poller
+from nunu_async.polling.subscription import Change
+from nunu_async.polling.waiting import WaitApi, WaitOptions
 
-__all__ = ["OnStart", "Polling"]
+__all__ = ["OnStart", "PollingService"]
 
 _LOG = logging.getLogger("nunu_async.polling")
 
 OnStart = Callable[[StartedRun], Awaitable[None] | None]
 
 
-class Polling:
+class PollingService:
     """All waits of one client; one poll loop per resource, running while it has waits."""
 
     def __init__(
@@ -46,25 +46,25 @@ class Polling:
         self._clock = clock
         self._cleanup = cleanup
         fail_all = self._fail_all
-        watch_runs = Watcher(run_kind(runs), clock=clock, on_refused=fail_all, closed=closed)
-        watch_jobs = Watcher(job_kind(jobs, runs), clock=clock, on_refused=fail_all, closed=closed)
-        watch_executions = Watcher(
+        watch_runs = Poller(run_kind(runs), clock=clock, on_refused=fail_all, closed=closed)
+        watch_jobs = Poller(job_kind(jobs, runs), clock=clock, on_refused=fail_all, closed=closed)
+        watch_executions = Poller(
             execution_kind(executions), clock=clock, on_refused=fail_all, closed=closed
         )
-        self._watchers = (watch_runs, watch_jobs, watch_executions)
-        self.runs: Waiter[Run] = Waiter(watch_runs, clock=clock)
-        self.jobs: Waiter[Job] = Waiter(watch_jobs, clock=clock)
-        self.executions: Waiter[TestPlanExecution] = Waiter(watch_executions, clock=clock)
+        self._pollers = (watch_runs, watch_jobs, watch_executions)
+        self.runs: WaitApi[Run] = WaitApi(watch_runs, clock=clock)
+        self.jobs: WaitApi[Job] = WaitApi(watch_jobs, clock=clock)
+        self.executions: WaitApi[TestPlanExecution] = WaitApi(watch_executions, clock=clock)
 
     def _fail_all(self, error: NunuError) -> None:
         # All resources are read with the same key and the same permission.
-        for watcher in self._watchers:
+        for watcher in self._pollers:
             watcher.fail(error)
 
     async def run_to_end(
         self,
         start: Coroutine[object, object, StartedRun],
-        terms: Terms[Job],
+        terms: WaitOptions[Job],
         *,
         on_start: OnStart | None,
         stop_on_cancel: bool,
@@ -98,12 +98,12 @@ class Polling:
                 await asyncio.wait({starting})
             raise
 
-    async def _one_execution(self, started: StartedRun, terms: Terms[Job]) -> FinishedRun:
+    async def _one_execution(self, started: StartedRun, terms: WaitOptions[Job]) -> FinishedRun:
         """Wait for a start whose response has an execution id and no job ids."""
         execution_id = started.test_plan_execution_id
         if execution_id is None:
             raise NunuError("what was started has neither jobs nor an execution to wait for")
-        await self.executions.one(execution_id, Terms(terms.timeout, terms.interval))
+        await self.executions.one(execution_id, WaitOptions(terms.timeout, terms.interval))
         listing = self._jobs_api.list(test_plan_execution_id=execution_id)
         jobs = tuple([job async for job in listing])
         failed = tuple(job.job_id for job in jobs if not job.succeeded)
@@ -111,7 +111,9 @@ class Polling:
             raise RunFailed(failed, finished={job.job_id: job for job in jobs})
         return FinishedRun(started=started, jobs=jobs)
 
-    async def _one_run(self, started: StartedRun, run_id: str, terms: Terms[Job]) -> FinishedRun:
+    async def _one_run(
+        self, started: StartedRun, run_id: str, terms: WaitOptions[Job]
+    ) -> FinishedRun:
         """Wait for the run of a start in the format of January 2026, before jobs could be read."""
         job_id = started.job_ids[0] if started.job_ids else run_id
         listener = terms.on_change
@@ -122,7 +124,7 @@ class Polling:
             row = job_of(job_id, [change.row])
             return listener(Change(id=job_id, before=change.before, after=change.after, row=row))
 
-        run_terms = Terms[Run](terms.timeout, terms.interval, as_job, terms.raise_on_failure)
+        run_terms = WaitOptions[Run](terms.timeout, terms.interval, as_job, terms.raise_on_failure)
         run = await self.runs.one(run_id, run_terms)
         return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
 
@@ -142,9 +144,9 @@ class Polling:
 
     async def close(self) -> None:
         """End every wait with `ClientClosed`."""
-        for watcher in self._watchers:
+        for watcher in self._pollers:
             watcher.end()
-        for watcher in self._watchers:
+        for watcher in self._pollers:
             await watcher.close()
 
 

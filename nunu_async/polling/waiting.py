@@ -10,16 +10,16 @@ from typing import Generic, TypeVar
 import attrs
 
 from nunu_async.core.clock import Clock
-from nunu_async.endpoints.ids import in_path
+from nunu_async.endpoints.ids import path_id
 from nunu_async.errors import InputError, NotFound, NunuError, RunFailed, WaitTimeout
-from nunu_async.models.checks import short
+from nunu_async.models.checks import describe
 from nunu_async.polling import INTERVAL
-from nunu_async.polling.wait import Change, Outcome, Wait
-from nunu_async.polling.watcher import Watcher
+from nunu_async.polling.poller import Poller
+from nunu_async.polling.subscription import Change, Pollable, Subscription
 
-__all__ = ["OnChange", "Terms", "Waiter"]
+__all__ = ["OnChange", "WaitApi", "WaitOptions"]
 
-R = TypeVar("R", bound=Outcome)
+R = TypeVar("R", bound=Pollable)
 
 # Thirty years: more is infinity, or an integer too large for a float.
 _MAX_SECONDS = 1e9
@@ -27,7 +27,7 @@ OnChange = Callable[[Change[R]], Awaitable[None] | None]
 
 
 @attrs.frozen
-class Terms(Generic[R]):
+class WaitOptions(Generic[R]):
     """The options of one wait.
 
     Raises: InputError when a time is not a number of seconds above 0.
@@ -47,17 +47,17 @@ class Terms(Generic[R]):
 def _check_seconds(field: str, value: object) -> None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
     if not 0 < number <= _MAX_SECONDS:  # false for NaN too
-        raise InputError(field, f"must be a number of seconds above 0, not {short(value)}")
+        raise InputError(field, f"must be a number of seconds above 0, not {describe(value)}")
 
 
-class Waiter(Generic[R]):
+class WaitApi(Generic[R]):
     """Waits for ids of one resource."""
 
-    def __init__(self, watcher: Watcher[R], *, clock: Clock) -> None:
-        self._watcher = watcher
+    def __init__(self, watcher: Poller[R], *, clock: Clock) -> None:
+        self._poller = watcher
         self._clock = clock
 
-    async def one(self, name: str, terms: Terms[R]) -> R:
+    async def one(self, name: str, terms: WaitOptions[R]) -> R:
         """Return the row of one id once it is terminal.
 
         Raises: what `many` does.
@@ -66,7 +66,7 @@ class Waiter(Generic[R]):
         (name,) = self._validated((name,))
         wait = self._open((name,), terms)
         try:
-            self._watcher.join(wait)
+            self._poller.join(wait)
             while wait.pending:
                 await wait.next_update()
                 await self._report_changes(wait, terms)
@@ -76,7 +76,7 @@ class Waiter(Generic[R]):
             await self._close(wait)
         return self._result([name], wait, terms)[0]
 
-    async def many(self, names: Sequence[str], terms: Terms[R]) -> tuple[R, ...]:
+    async def many(self, names: Sequence[str], terms: WaitOptions[R]) -> tuple[R, ...]:
         """Return the rows of ids in the order given, once all are terminal.
 
         Raises: InputError; WaitTimeout; NotFound, once all others are terminal; RunFailed if
@@ -86,7 +86,7 @@ class Waiter(Generic[R]):
         wait = self._open(ids, terms)
         try:
             if ids:
-                await self._watcher.join_many(wait)
+                await self._poller.join_many(wait)
             while wait.pending:
                 await wait.next_update()
                 await self._report_changes(wait, terms)
@@ -96,7 +96,9 @@ class Waiter(Generic[R]):
             await self._close(wait)
         return self._result(ids, wait, terms)
 
-    async def as_completed(self, names: Sequence[str], terms: Terms[R]) -> AsyncGenerator[R, None]:
+    async def as_completed(
+        self, names: Sequence[str], terms: WaitOptions[R]
+    ) -> AsyncGenerator[R, None]:
         """Yield the row of each id as it becomes terminal, each id once.
 
         Raises: what `many` does, but RunFailed at the first that failed.
@@ -105,7 +107,7 @@ class Waiter(Generic[R]):
         wait = self._open(ids, terms)
         try:
             if ids:
-                await self._watcher.join_many(wait)
+                await self._poller.join_many(wait)
             while wait.pending or wait.news:
                 await wait.next_update()
                 await self._report_changes(wait, terms)
@@ -124,28 +126,30 @@ class Waiter(Generic[R]):
             raise _annotated(wait.id_errors[name], wait)
 
     def _validated(self, names: Sequence[str]) -> list[str]:
-        kind = self._watcher.kind.name
+        kind = self._poller.kind.name
         if isinstance(names, str) or not isinstance(names, Iterable):
-            raise InputError(f"{kind}_ids", f"must be a list of ids, not {short(names)}")
-        return [in_path(f"{kind}_id", name) for name in names]
+            raise InputError(f"{kind}_ids", f"must be a list of ids, not {describe(names)}")
+        return [path_id(f"{kind}_id", name) for name in names]
 
-    def _open(self, names: Sequence[str], terms: Terms[R]) -> Wait[R]:
-        wait: Wait[R] = Wait(
+    def _open(self, names: Sequence[str], terms: WaitOptions[R]) -> Subscription[R]:
+        wait: Subscription[R] = Subscription(
             names,
             interval=terms.interval,
             wants_changes=terms.on_change is not None,
-            turns=self._watcher.turns,
+            turns=self._poller.turns,
         )
         if names and terms.timeout is not None:
             wait.timer = self._clock.call_later(terms.timeout, wait.expire)
         return wait
 
-    async def _close(self, wait: Wait[R]) -> None:
+    async def _close(self, wait: Subscription[R]) -> None:
         if wait.timer is not None:
             wait.timer.cancel()
-        await self._watcher.leave(wait)
+        await self._poller.leave(wait)
 
-    def _result(self, names: list[str], wait: Wait[R], terms: Terms[R]) -> tuple[R, ...]:
+    def _result(
+        self, names: list[str], wait: Subscription[R], terms: WaitOptions[R]
+    ) -> tuple[R, ...]:
         for name in names:
             if name in wait.id_errors:
                 raise _annotated(wait.id_errors[name], wait)
@@ -155,10 +159,10 @@ class Waiter(Generic[R]):
                 raise RunFailed(tuple(dict.fromkeys(failed)), finished=wait.finished)
         return tuple([wait.finished[name] for name in names])
 
-    def _raise_if_ended(self, wait: Wait[R], terms: Terms[R]) -> None:
+    def _raise_if_ended(self, wait: Subscription[R], terms: WaitOptions[R]) -> None:
         """Raise the error or the timeout that ends this wait, once all outcomes are handled."""
         if wait.expired and wait.error is None:
-            self._watcher.settle(wait)
+            self._poller.settle(wait)
         if wait.news:
             return
         if wait.error is not None:
@@ -168,10 +172,10 @@ class Waiter(Generic[R]):
                 terms.timeout,
                 finished=wait.finished,
                 pending=dict.fromkeys(wait.id_errors)
-                | {name: self._watcher.state_of(name) for name in wait.pending},
+                | {name: self._poller.state_of(name) for name in wait.pending},
             )
 
-    async def _report_changes(self, wait: Wait[R], terms: Terms[R]) -> None:
+    async def _report_changes(self, wait: Subscription[R], terms: WaitOptions[R]) -> None:
         while wait.changes and terms.on_change is not None:
             changes, wait.changes = wait.changes, []
             for change in changes:
@@ -182,7 +186,7 @@ class Waiter(Generic[R]):
                     await awaitable
 
 
-def _annotated(error: NunuError, wait: Wait[R]) -> NunuError:
+def _annotated(error: NunuError, wait: Subscription[R]) -> NunuError:
     if isinstance(error, NotFound):
         error.finished = dict(wait.finished)
     if len(wait.id_errors) > 1:

@@ -8,11 +8,11 @@ from urllib.parse import parse_qsl, unquote
 from aiohttp import web
 
 from nunu_async.sandbox.exchange import (
-    Asked,
+    ApiRequest,
+    ApiResponse,
     Call,
+    HttpError,
     Project,
-    Refused,
-    Reply,
     bad_request,
     error_response,
     parse,
@@ -75,7 +75,7 @@ class Api:
         seen.build_id = _build_id(call, seen.body, request.raw_path)
         try:
             reply = await self._dispatch(request, call, seen, problem)
-        except Refused as exc:
+        except HttpError as exc:
             return error_response(exc)
         finally:
             released = self._project.depot.take_released()
@@ -84,28 +84,28 @@ class Api:
 
     async def _dispatch(
         self, request: web.BaseRequest, call: Call, seen: Seen, problem: str | None
-    ) -> Reply:
+    ) -> ApiResponse:
         operation = OPERATIONS.get(call.operation)
         if operation is None:
-            raise Refused(404, "not found")
+            raise HttpError(404, "not found")
         now = self._now()
         key = None
         if operation.permission is not None:
             key = self._check_key(request.headers.getall("X-Api-Key", []), call)
             if not self._project.is_named_by(call):
-                raise Refused(403, "API key does not belong to this project")
+                raise HttpError(403, "API key does not belong to this project")
             if key_problem := key.problem(operation.permission, now):
-                raise Refused(403, key_problem)
+                raise HttpError(403, key_problem)
         if request.method == "POST":
             if problem == _TOO_LONG:
-                raise Refused(413, _TOO_LONG)
+                raise HttpError(413, _TOO_LONG)
             if request.content_type != "application/json":
                 bad_request("Content-Type must be application/json")
             if problem is not None:
                 bad_request(problem)
         query = read_query(request.raw_path)
         return await operation.handler(
-            Asked(
+            ApiRequest(
                 project=self._project,
                 now=now,
                 call=call,
@@ -118,10 +118,10 @@ class Api:
 
     def _check_key(self, keys: list[str], call: Call) -> Key:
         if not keys:
-            raise Refused(401, "API key required")
+            raise HttpError(401, "API key required")
         key = self._keys.find(",".join(keys), is_scoped="project_id" in call.params)
         if key is None:
-            raise Refused(401, "Invalid API key")
+            raise HttpError(401, "Invalid API key")
         return key
 
 

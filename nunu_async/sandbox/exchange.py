@@ -24,7 +24,7 @@ _LARGEST_PAGE = 100
 
 
 @attrs.frozen
-class Refused(Exception):
+class HttpError(Exception):
     """Sends an error response."""
 
     status: int
@@ -63,7 +63,7 @@ class Project:
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
+class ApiRequest:
     """A parsed request, as operations get it."""
 
     project: Project
@@ -77,7 +77,7 @@ class Asked:
 
 
 @attrs.frozen
-class Reply:
+class ApiResponse:
     """The JSON response of an operation."""
 
     body: Mapping[str, Any]
@@ -86,7 +86,7 @@ class Reply:
 
 def bad_request(problem: str) -> NoReturn:
     """Respond with 400. Raises: Refused, always."""
-    raise Refused(400, f"invalid request: {problem}")
+    raise HttpError(400, f"invalid request: {problem}")
 
 
 def check(rule: shapes.Rule, body: object) -> None:
@@ -155,7 +155,7 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-def error_response(error: Refused) -> web.Response:
+def error_response(error: HttpError) -> web.Response:
     """Build the response for an error."""
     body: dict[str, object] = {"error": error.error}
     if error.code is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 import attrs
 
 from nunu_async.sandbox import runs, starts, uploads
-from nunu_async.sandbox.exchange import Asked, Reply
+from nunu_async.sandbox.exchange import ApiRequest, ApiResponse
 from nunu_async.sandbox.keys import MANAGE_BUILDS, OPERATE_RUNS, READ_RUNS
 
 
@@ -18,7 +18,7 @@ class Operation:
     """A regular expression; its groups are the parameters."""
     permission: str | None
     """None when it needs no key."""
-    handler: Callable[[Asked], Coroutine[object, object, Reply]]
+    handler: Callable[[ApiRequest], Coroutine[object, object, ApiResponse]]
 
     @property
     def name(self) -> str:

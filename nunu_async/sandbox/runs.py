@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from nunu_async.sandbox import shapes
 from nunu_async.sandbox.dialects import Json
 from nunu_async.sandbox.exchange import (
-    Asked,
-    Refused,
-    Reply,
+    ApiRequest,
+    ApiResponse,
+    HttpError,
     bad_request,
     check,
     is_uuid,
@@ -22,7 +22,7 @@ from nunu_async.sandbox.rows import Run
 _STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
 
 
-async def list_runs(request: Asked) -> Reply:
+async def list_runs(request: ApiRequest) -> ApiResponse:
     """List runs; `bugs=false`, which no API page explains, lists those without bugs."""
     query = request.query
     state = read_choice(query, "state", ("running", "completed", "all"))
@@ -39,17 +39,17 @@ async def list_runs(request: Asked) -> Reply:
     return _page(request, runs, request.project.dialect.run)
 
 
-async def get_run(request: Asked) -> Reply:
+async def get_run(request: ApiRequest) -> ApiResponse:
     """Read one run."""
-    return Reply(request.project.dialect.details(_find(request), request.now))
+    return ApiResponse(request.project.dialect.details(_find(request), request.now))
 
 
-async def list_run_bugs(request: Asked) -> Reply:
+async def list_run_bugs(request: ApiRequest) -> ApiResponse:
     """List all bugs of one run."""
-    return Reply(request.project.dialect.bugs(_find(request), request.now))
+    return ApiResponse(request.project.dialect.bugs(_find(request), request.now))
 
 
-async def stop_runs(request: Asked) -> Reply:
+async def stop_runs(request: ApiRequest) -> ApiResponse:
     """Stop jobs; unknown ids are counted as received, and get no result."""
     check(_STOP, request.body)
     project = request.project
@@ -58,7 +58,7 @@ async def stop_runs(request: Asked) -> Reply:
     jobs = [job for job in found if job is not None]
     if not jobs:
         error = "no jobs found in your project matching the provided IDs"
-        raise Refused(404, error, extra=project.dialect.stop_error(len(ids)))
+        raise HttpError(404, error, extra=project.dialect.stop_error(len(ids)))
     results: list[dict[str, object]] = []
     for job in jobs:
         if project.history.stop(job, request.now):
@@ -78,10 +78,10 @@ async def stop_runs(request: Asked) -> Reply:
         "stopped_count": stopped,
         "results": results,
     }
-    return Reply(body, 200 if is_all else 207)
+    return ApiResponse(body, 200 if is_all else 207)
 
 
-async def list_test_plan_executions(request: Asked) -> Reply:
+async def list_test_plan_executions(request: ApiRequest) -> ApiResponse:
     """List test plan executions."""
     query = request.query
     order = read_choice(query, "sort_order", ("asc", "desc"))
@@ -97,7 +97,7 @@ async def list_test_plan_executions(request: Asked) -> Reply:
     return _page(request, executions, request.project.dialect.execution)
 
 
-async def list_jobs(request: Asked) -> Reply:
+async def list_jobs(request: ApiRequest) -> ApiResponse:
     """List jobs; not one of the ten core operations."""
     query = request.query
     status = read_choice(query, "status", ("queued", "running", "completed", "all"))
@@ -111,27 +111,29 @@ async def list_jobs(request: Asked) -> Reply:
     return _page(request, jobs, request.project.dialect.job)
 
 
-async def get_job(request: Asked) -> Reply:
+async def get_job(request: ApiRequest) -> ApiResponse:
     """Read one job; not one of the ten core operations, but needed to wait for jobs."""
     job_id = request.call.params["job_id"]
     if not is_uuid(job_id):
         bad_request("job id must be a UUID")
     job = request.project.history.find_job(job_id.lower(), request.now)
     if job is None:
-        raise Refused(404, "job not found")
-    return Reply(request.project.dialect.job(job, request.now))
+        raise HttpError(404, "job not found")
+    return ApiResponse(request.project.dialect.job(job, request.now))
 
 
-def _page(request: Asked, found: Sequence[RowT], serialize: Callable[[RowT, float], Json]) -> Reply:
+def _page(
+    request: ApiRequest, found: Sequence[RowT], serialize: Callable[[RowT, float], Json]
+) -> ApiResponse:
     page, size = read_page(request.query)
     data = [serialize(row, request.now) for row in found[page * size : (page + 1) * size]]
-    return Reply(request.project.dialect.page(data, len(found), page, size))
+    return ApiResponse(request.project.dialect.page(data, len(found), page, size))
 
 
-def _find(request: Asked) -> Run:
+def _find(request: ApiRequest) -> Run:
     run = request.project.history.find_run(request.call.params["run_id"], request.now)
     if run is None:
-        raise Refused(404, "run not found")
+        raise HttpError(404, "run not found")
     return run
 
 

@@ -7,9 +7,9 @@ import attrs
 
 from nunu_async.sandbox import shapes
 from nunu_async.sandbox.exchange import (
-    Asked,
-    Refused,
-    Reply,
+    ApiRequest,
+    ApiResponse,
+    HttpError,
     bad_request,
     check,
     is_uuid,
@@ -101,7 +101,7 @@ _START_NEWEST = shapes.record(
 )
 
 
-async def start_run(request: Asked) -> Reply:
+async def start_run(request: ApiRequest) -> ApiResponse:
     """Start a test, a test plan or one-off instructions."""
     body = request.body
     _check(request)
@@ -124,10 +124,10 @@ async def start_run(request: Asked) -> Reply:
         return _start_everywhere(request, order, plan, tests)
     jobs, execution = _start(request, order, plan, tests)
     members = _members(order, plan, execution)
-    return Reply(request.project.dialect.started(jobs, members), 201)
+    return ApiResponse(request.project.dialect.started(jobs, members), 201)
 
 
-def _check(request: Asked) -> None:
+def _check(request: ApiRequest) -> None:
     body = request.body
     is_newest = request.project.dialect.is_newest
     check(_START_NEWEST if is_newest else _START, body)
@@ -146,7 +146,7 @@ def _check(request: Asked) -> None:
         _check_newest(body, targets[0])
 
 
-def _configs(request: Asked) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
+def _configs(request: ApiRequest) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
     body, history = request.body, request.project.history
     known = history.deployment_configs
     targets: Mapping[str, Any] = {}
@@ -174,7 +174,7 @@ def _configs(request: Asked) -> tuple[DeploymentConfig, dict[int, DeploymentConf
     return config, by_player
 
 
-def _build(request: Asked, config: DeploymentConfig) -> Build | None:
+def _build(request: ApiRequest, config: DeploymentConfig) -> Build | None:
     body = request.body
     if "build_id" not in body:
         return None
@@ -186,7 +186,7 @@ def _build(request: Asked, config: DeploymentConfig) -> Build | None:
     return build
 
 
-def _target(request: Asked) -> tuple[TestPlan | None, Sequence[MultiplayerTest]]:
+def _target(request: ApiRequest) -> tuple[TestPlan | None, Sequence[MultiplayerTest]]:
     body, history = request.body, request.project.history
     if "multiplayer_test_id" in body:
         test = _find(request, history.tests, body["multiplayer_test_id"], "multiplayer test")
@@ -206,7 +206,7 @@ def _target(request: Asked) -> tuple[TestPlan | None, Sequence[MultiplayerTest]]
 
 
 def _start(
-    request: Asked, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
+    request: ApiRequest, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
 ) -> tuple[list[Job], Execution | None]:
     history, now = request.project.history, request.now
     execution = None
@@ -238,8 +238,8 @@ def _members(order: Order, plan: TestPlan | None, execution: Execution | None) -
 
 
 def _start_everywhere(
-    request: Asked, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
-) -> Reply:
+    request: ApiRequest, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
+) -> ApiResponse:
     config = order.config
     results: list[dict[str, object]] = []
     job_ids: list[str] = []
@@ -267,18 +267,18 @@ def _start_everywhere(
         "device_runs" if is_ephemeral else "results": results,
     }
     if started == requested:
-        return Reply(body, 201)
-    return Reply(body, 207 if started else 500)
+        return ApiResponse(body, 201)
+    return ApiResponse(body, 207 if started else 500)
 
 
-def _find(request: Asked, known: Sequence[Named], item_id: str, what: str) -> Named:
+def _find(request: ApiRequest, known: Sequence[Named], item_id: str, what: str) -> Named:
     found = next((item for item in known if item.id == item_id), None)
     return _not_found(request, what) if found is None else found
 
 
-def _not_found(request: Asked, what: str) -> NoReturn:
+def _not_found(request: ApiRequest, what: str) -> NoReturn:
     message = f"{what} not found"
-    raise Refused(404, message, extra=request.project.dialect.start_error(404, message))
+    raise HttpError(404, message, extra=request.project.dialect.start_error(404, message))
 
 
 def _check_newest(body: Mapping[str, Any], target: str) -> None:

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from aiohttp import web
 
 from nunu_async.sandbox import signing
-from nunu_async.sandbox.exchange import Call, Refused
+from nunu_async.sandbox.exchange import Call, HttpError
 from nunu_async.sandbox.journal import Origin, Seen
 from nunu_async.sandbox.listener import Body
 from nunu_async.sandbox.objects import ObjectStore
@@ -67,7 +67,7 @@ class Storage:
 
     def refusal(self, status: int) -> web.Response:
         """Build an error response with the usual code of the status."""
-        return _error_response(Refused(status, f"answered with {status}"))
+        return _error_response(HttpError(status, f"answered with {status}"))
 
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
@@ -84,10 +84,10 @@ class Storage:
             part_number = 1 if address is None else address.part_number
             _check_length(upload, part_number, request.content_length or 0)
             etag = await self._store(upload, part_number, body)
-        except Refused as exc:
+        except HttpError as exc:
             return _error_response(exc)
         except OSError as exc:
-            return _error_response(Refused(500, f"part not stored: {exc.strerror}"))
+            return _error_response(HttpError(500, f"part not stored: {exc.strerror}"))
         return web.Response(headers={"ETag": f'"{etag}"'})
 
     def _check_signature(self, request: web.BaseRequest) -> None:
@@ -95,16 +95,18 @@ class Storage:
             self._secret, method=request.method, target=request.raw_path, now=self._now()
         )
         if verdict == "altered":
-            raise Refused(403, "the signature is not that of this request", "SignatureDoesNotMatch")
+            raise HttpError(
+                403, "the signature is not that of this request", "SignatureDoesNotMatch"
+            )
         if verdict == "expired":
-            raise Refused(403, "Request has expired")
+            raise HttpError(403, "Request has expired")
 
     def _find(self, address: signing.Address | None) -> Upload:
         upload = None
         if address is not None:
             upload = self._depot.find_by_key(address.object_key, address.upload_id, self._now())
         if upload is None:
-            raise Refused(404, "the upload does not exist or is over")
+            raise HttpError(404, "the upload does not exist or is over")
         return upload
 
     async def _store(self, upload: Upload, part_number: int, body: Body) -> str:
@@ -114,7 +116,7 @@ class Storage:
                 await attempt.write(block)
             # The upload may have ended meanwhile. No await between this check and `publish`.
             if self._depot.find_open(upload.build_id, self._now()) is None:
-                raise Refused(404, "the upload ended during the request")
+                raise HttpError(404, "the upload ended during the request")
             etag = attempt.publish()
             upload.parts[part_number] = etag
         finally:
@@ -125,24 +127,24 @@ class Storage:
 def _check_headers(request: web.BaseRequest) -> None:
     headers = request.headers
     if request.method != "PUT":
-        raise Refused(405, f"{request.method} is not allowed here")
+        raise HttpError(405, f"{request.method} is not allowed here")
     for name in _CREDENTIALS:
         if name in headers:
-            raise Refused(400, f"{name} does not belong on a presigned URL")
+            raise HttpError(400, f"{name} does not belong on a presigned URL")
     if "Transfer-Encoding" in headers:
-        raise Refused(501, "Transfer-Encoding is not supported")
+        raise HttpError(501, "Transfer-Encoding is not supported")
     if "Content-Length" not in headers:
-        raise Refused(411, "Content-Length is required")
+        raise HttpError(411, "Content-Length is required")
     for name in headers:
         if name.lower() not in _ALLOWED:
-            raise Refused(403, f"header {name} is not covered by the signature")
+            raise HttpError(403, f"header {name} is not covered by the signature")
 
 
 def _check_length(upload: Upload, part_number: int, length: int) -> None:
     expected = upload.length_of(part_number)
     if length != expected:
         code = "EntityTooLarge" if length > expected else "EntityTooSmall"
-        raise Refused(400, f"part {part_number} has {expected} bytes, not {length}", code)
+        raise HttpError(400, f"part {part_number} has {expected} bytes, not {length}", code)
 
 
 def _build_id(depot: Depot, object_key: str) -> str | None:
@@ -151,7 +153,7 @@ def _build_id(depot: Depot, object_key: str) -> str | None:
     return build_id if build_id in depot.uploads else None
 
 
-def _error_response(error: Refused) -> web.Response:
+def _error_response(error: HttpError) -> web.Response:
     default = "InternalError" if error.status >= _FIRST_SERVER_ERROR else "InvalidRequest"
     code = error.code or _CODES.get(error.status, default)
     text = (

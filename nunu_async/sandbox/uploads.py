@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nunu_async.sandbox import shapes, signing
-from nunu_async.sandbox.exchange import Asked, Refused, Reply, bad_request, check
+from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, HttpError, bad_request, check
 from nunu_async.sandbox.state import FileTooLargeError, QuotaExceededError, Upload
 from nunu_async.sandbox.world import Build
 
 _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 
 
-async def initiate_upload(request: Asked) -> Reply:
+async def initiate_upload(request: ApiRequest) -> ApiResponse:
     """Reserve space for a build, and say how to upload it."""
     check(shapes.INITIATE, request.body)
     depot = request.project.depot
@@ -23,10 +23,10 @@ async def initiate_upload(request: Asked) -> Reply:
     try:
         upload = depot.initiate(request.body, request.now)
     except FileTooLargeError:
-        raise Refused(413, "File exceeds limits") from None
+        raise HttpError(413, "File exceeds limits") from None
     except QuotaExceededError as exc:
         sizes = {"used": exc.used, "capacity": exc.capacity, "needed": exc.needed}
-        raise Refused(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes) from None
+        raise HttpError(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes) from None
     request.seen.build_id = upload.build_id
     if upload.upload_id is None:
         single = {
@@ -35,7 +35,7 @@ async def initiate_upload(request: Asked) -> Reply:
             "upload_url": _url(request, upload, 1),
             "object_key": upload.object_key,
         }
-        return Reply(single)
+        return ApiResponse(single)
     multipart = {
         "upload_type": "multipart",
         "build_id": upload.build_id,
@@ -44,10 +44,10 @@ async def initiate_upload(request: Asked) -> Reply:
         "total_parts": upload.total_parts,
         "part_size": upload.part_size,
     }
-    return Reply(multipart)
+    return ApiResponse(multipart)
 
 
-async def get_upload_parts(request: Asked) -> Reply:
+async def get_upload_parts(request: ApiRequest) -> ApiResponse:
     """Sign URLs of parts."""
     query = request.query
     for name in ("upload_id", "object_key", "part_numbers"):
@@ -65,10 +65,10 @@ async def get_upload_parts(request: Asked) -> Reply:
     if max(numbers) > upload.total_parts:
         bad_request(f"part_numbers must be at most {upload.total_parts}")
     urls = [{"part_number": number, "url": _url(request, upload, number)} for number in numbers]
-    return Reply({"upload_urls": urls})
+    return ApiResponse({"upload_urls": urls})
 
 
-async def complete_upload(request: Asked) -> Reply:
+async def complete_upload(request: ApiRequest) -> ApiResponse:
     """Turn the parts of an upload into a build."""
     body, depot, objects = request.body, request.project.depot, request.project.objects
     check(shapes.COMPLETE, body)
@@ -87,14 +87,14 @@ async def complete_upload(request: Asked) -> Reply:
         await objects.assemble(upload.build_id, upload.total_parts, upload.file_name)
     except OSError as exc:
         depot.unseal(upload)
-        raise Refused(500, f"parts could not be put together: {exc.strerror}") from exc
+        raise HttpError(500, f"parts could not be put together: {exc.strerror}") from exc
     depot.finish(upload)
     if upload.upload_id is None:
-        return Reply({"status": "success"})
-    return Reply({"build_id": upload.build_id})
+        return ApiResponse({"status": "success"})
+    return ApiResponse({"build_id": upload.build_id})
 
 
-async def cancel_upload(request: Asked) -> Reply:
+async def cancel_upload(request: ApiRequest) -> ApiResponse:
     """Cancel an upload."""
     for name in ("build_id", "object_key"):
         if not request.query.get(name):
@@ -103,14 +103,14 @@ async def cancel_upload(request: Asked) -> Reply:
     if upload.upload_id is not None and "upload_id" not in request.query:
         bad_request("a multipart upload needs upload_id")
     request.project.depot.cancel(upload)
-    return Reply({"success": True})
+    return ApiResponse({"success": True})
 
 
-async def get_build(request: Asked) -> Reply:
+async def get_build(request: ApiRequest) -> ApiResponse:
     """Read one build."""
     upload = request.project.depot.find_build(request.call.params["build_id"], request.now)
     if upload is None:
-        raise Refused(404, "build not found")
+        raise HttpError(404, "build not found")
     body = upload.request
     build = {
         "build_id": upload.build_id,
@@ -131,21 +131,21 @@ async def get_build(request: Asked) -> Reply:
     }
     if "details" in body:
         build["details"] = body["details"]
-    return Reply(build)
+    return ApiResponse(build)
 
 
-def _find_upload(request: Asked, build_id: str, fields: Mapping[str, Any]) -> Upload:
+def _find_upload(request: ApiRequest, build_id: str, fields: Mapping[str, Any]) -> Upload:
     upload = request.project.depot.find_open(build_id, request.now)
     if (
         upload is None
         or fields.get("object_key", upload.object_key) != upload.object_key
         or fields.get("upload_id", upload.upload_id) != upload.upload_id
     ):
-        raise Refused(404, "Upload not found", "UPLOAD_NOT_FOUND")
+        raise HttpError(404, "Upload not found", "UPLOAD_NOT_FOUND")
     return upload
 
 
-def find_build(request: Asked, build_id: str) -> Build | None:
+def find_build(request: ApiRequest, build_id: str) -> Build | None:
     """Find a completed build, as runs refer to it."""
     upload = request.project.depot.find_build(build_id, request.now)
     if upload is None or upload.state != "completed":
@@ -153,7 +153,7 @@ def find_build(request: Asked, build_id: str) -> Build | None:
     return Build(upload.build_id, upload.name)
 
 
-def _url(request: Asked, upload: Upload, part_number: int) -> str:
+def _url(request: ApiRequest, upload: Upload, part_number: int) -> str:
     target = signing.issue(
         request.project.secret,
         object_key=upload.object_key,

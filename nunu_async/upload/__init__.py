@@ -4,23 +4,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
+    from nunu_async.upload.journal_store import JournalStore
     from nunu_async.upload.many import FileListener, check, upload_all
     from nunu_async.upload.paths import check_path, short_names
     from nunu_async.upload.progress import Listener
-    from nunu_async.upload.shelf import Shelf
     from nunu_async.upload.storage import Storage
     from nunu_async.upload.uploader import Uploader
 else:
-    from nunu_async.late import names_of
+    from nunu_async.lazy import lazy_exports
 
-    __getattr__ = names_of(
+    __getattr__ = lazy_exports(
         __name__,
         {
             "job": ("BuildFile", "UploadResult", "UploadedBuild"),
             "many": ("FileListener", "check", "upload_all"),
             "paths": ("check_path", "short_names"),
             "progress": ("Listener",),
-            "shelf": ("Shelf",),
+            "journal_store": ("JournalStore",),
             "storage": ("Storage",),
             "uploader": ("Uploader",),
         },
@@ -29,8 +29,8 @@ else:
 __all__ = [
     "BuildFile",
     "FileListener",
+    "JournalStore",
     "Listener",
-    "Shelf",
     "Storage",
     "UploadResult",
     "UploadedBuild",

@@ -15,13 +15,13 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from nunu_async.core.turns import Turns
-from nunu_async.core.wire import buffered, lapse, limit_buffer, reset, socket_of
+from nunu_async.core.wire import buffered, limit_buffer, reset, socket_of, yield_to_loop
 from nunu_async.errors import NunuError, SourceError
+from nunu_async.upload.bandwidth import BandwidthLimiter
 from nunu_async.upload.channel import Channel
-from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.watch import Progress
+from nunu_async.upload.stall import TransferStats
 
 if sys.platform == "win32":
 
@@ -92,7 +92,7 @@ class PartBody(aiohttp.Payload):
     """
 
     def __init__(
-        self, source: Source, part: Part, on_sent: OnSent, pace: Pace, turns: Turns
+        self, source: Source, part: Part, on_sent: OnSent, pace: BandwidthLimiter, turns: Turns
     ) -> None:
         super().__init__(part, content_type="application/octet-stream")
         self._size = part.length
@@ -122,9 +122,9 @@ class PartBody(aiohttp.Payload):
         # None again once the connection is lost: a closed transport must not be queried.
         return getattr(self._writer, "transport", None)
 
-    def progress(self) -> Progress:
+    def progress(self) -> TransferStats:
         """Return counters that change with each byte sent, the kernel's included where known."""
-        return Progress(
+        return TransferStats(
             self._given,
             buffered(self._transport),
             self.queued(),
@@ -197,7 +197,7 @@ class PartBody(aiohttp.Payload):
                 await channel.writable()
                 continue
             except OSError:
-                await lapse()  # an early response may not have been read yet
+                await yield_to_loop()  # an early response may not have been read yet
                 raise
             if not sent:
                 return
@@ -224,7 +224,7 @@ class PartBody(aiohttp.Payload):
             await writer.write(block, drain=False)
             # A transport that fails at once drops the block, and only shows that it is closing.
             if self._is_gone():
-                await lapse()  # as above
+                await yield_to_loop()  # as above
                 raise aiohttp.ClientConnectionResetError("the connection is closed")
             if self.sent + length < self._part.length:
                 await writer.drain()
@@ -297,7 +297,7 @@ class PartBody(aiohttp.Payload):
             await self._write_ended.wait()
         if self._channel is not None:  # last: resets what aiohttp has closed gracefully
             self._channel.close()
-        await lapse()
+        await yield_to_loop()
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
         """Refuse; the base class requires this method."""

@@ -12,7 +12,7 @@ from typing import Final
 from nunu_async.config import Timeouts
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Deadline, time_limit
-from nunu_async.core.request import Flight, Replay
+from nunu_async.core.request import InFlight, Replay
 from nunu_async.core.retry import (
     Attempts,
     RetryPolicy,
@@ -130,7 +130,7 @@ class Completion:
         self._policy = policy
         self._timeouts = timeouts
         self._on_retry = on_retry
-        self._flight = Flight()
+        self._flight = InFlight()
         self._is_looking_up = False
         self._cancelled_unsent = False
         self.may_cancel = True

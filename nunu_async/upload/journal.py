@@ -22,8 +22,8 @@ from nunu_async.upload.source import Identity
 
 __all__ = [
     "VERSION",
-    "Head",
-    "Kept",
+    "JournalHeader",
+    "JournalState",
     "foreign_format",
     "head_line",
     "mark_line",
@@ -39,7 +39,7 @@ _LINE: Final = re.compile(rb'\["([0-9a-f]{8})",(\{.*\})\]', re.DOTALL)
 
 
 @attrs.frozen(kw_only=True)
-class Head:
+class JournalHeader:
     """Identifies the upload; contains neither the API key nor a presigned URL."""
 
     path: str
@@ -60,10 +60,10 @@ class Head:
 
 
 @attrs.frozen(kw_only=True)
-class Kept:
+class JournalState:
     """The state that a journal records."""
 
-    head: Head
+    head: JournalHeader
     etags: Mapping[int, str]
     """Of the parts in storage, by number."""
     md5_parts: frozenset[int] = frozenset()
@@ -76,7 +76,7 @@ class Kept:
     """Of the last valid line."""
 
 
-def head_line(head: Head) -> tuple[bytes, int]:
+def head_line(head: JournalHeader) -> tuple[bytes, int]:
     """Return the header line and its checksum, which the next line needs."""
     return _line({"version": VERSION, "head": codec.dump(head)}, 0)
 
@@ -97,9 +97,9 @@ def _line(content: Mapping[str, object], before: int) -> tuple[bytes, int]:
     return b'["%08x",%s]\n' % (checksum, text), checksum
 
 
-def read(data: bytes) -> Kept | None:
+def read(data: bytes) -> JournalState | None:
     """Return the state recorded up to the first invalid line; None without a header."""
-    head: Head | None = None
+    head: JournalHeader | None = None
     etags: dict[int, str] = {}
     md5_parts: set[int] = set()
     completing = False
@@ -113,7 +113,7 @@ def read(data: bytes) -> Kept | None:
             content = codec.parse(match[2])
             if head is None:
                 head = _head(content)
-        except codec.Misfit:
+        except codec.DecodeProblem:
             break
         if not isinstance(content, dict):
             break
@@ -128,7 +128,7 @@ def read(data: bytes) -> Kept | None:
         length += len(line) + 1
     if head is None:
         return None
-    return Kept(
+    return JournalState(
         head=head,
         etags=etags,
         md5_parts=frozenset(md5_parts),
@@ -159,26 +159,28 @@ def foreign_format(data: bytes) -> str:
     return f"format {int(version[1])}" if version is not None else "an unknown format"
 
 
-def _head(content: object) -> Head:
+def _head(content: object) -> JournalHeader:
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise codec.Misfit("not a journal of this version @ $.version")
+        raise codec.DecodeProblem("not a journal of this version @ $.version")
     data = content.get("head")
     if not isinstance(data, dict):
-        raise codec.Misfit("is missing @ $.head")
+        raise codec.DecodeProblem("is missing @ $.head")
     # Apart from the rest: a time after 2262, or an inode of all 64 bits, is larger than any integer
     # of the API.
     identity = _identity(data.get("identity"))
     blank = {"size": 0, "mtime_ns": 0}
-    return attrs.evolve(codec.structure({**data, "identity": blank}, Head), identity=identity)
+    return attrs.evolve(
+        codec.structure({**data, "identity": blank}, JournalHeader), identity=identity
+    )
 
 
 def _identity(data: object) -> Identity:
     if not isinstance(data, dict):
-        raise codec.Misfit("is missing @ $.head.identity")
+        raise codec.DecodeProblem("is missing @ $.head.identity")
     figures = {name: data[name] for name in attrs.fields_dict(Identity) if name in data}
     if not all(type(figure) is int for figure in figures.values()):
-        raise codec.Misfit("expected integers @ $.head.identity")
+        raise codec.DecodeProblem("expected integers @ $.head.identity")
     try:
         return Identity(**figures)
     except TypeError:
-        raise codec.Misfit("size or mtime_ns is missing @ $.head.identity") from None
+        raise codec.DecodeProblem("size or mtime_ns is missing @ $.head.identity") from None

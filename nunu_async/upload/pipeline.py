@@ -8,15 +8,17 @@ from contextlib import suppress
 
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import time_limit
-from nunu_async.core.request import Flight, Replay
+from nunu_async.core.request import InFlight, Replay
 from nunu_async.core.retry import is_signature_refused
 from nunu_async.errors import NunuError, UploadError, UploadOutcomeUnknown
 from nunu_async.models.builds import InitiateUpload, MultipartTicket, SinglePartTicket, Ticket
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 from nunu_async.upload.completion import BuildState, Completion, build_state
 from nunu_async.upload.guard import SourceGuard
 from nunu_async.upload.job import UploadedBuild
-from nunu_async.upload.journal import Kept as KeptUpload
+from nunu_async.upload.journal import JournalState
+from nunu_async.upload.journal_store import Journal
+from nunu_async.upload.parts import PartPipeline, UploadContext, tell_retry
 from nunu_async.upload.plan import Plan, minutes_kept
 from nunu_async.upload.progress import (
     BytesSent,
@@ -30,16 +32,14 @@ from nunu_async.upload.progress import (
     UploadStarted,
 )
 from nunu_async.upload.resume import (
+    abandon,
     cancel,
-    give_up,
     is_forgotten,
     is_resumable,
     kept_note,
     unknown,
     was_built,
 )
-from nunu_async.upload.sending import Equipment, Sending, tell_retry
-from nunu_async.upload.shelf import Journal
 from nunu_async.upload.source import Source
 
 __all__ = ["Upload"]
@@ -57,7 +57,7 @@ class Upload:
 
     def __init__(
         self,
-        equipment: Equipment,
+        context: UploadContext,
         source: Source,
         request: InitiateUpload,
         concurrency: int,
@@ -66,12 +66,12 @@ class Upload:
         *,
         verify: bool = False,
     ) -> None:
-        self._equipment = equipment
+        self._context = context
         self._journal = journal
         self._resumed = False
-        self._builds = equipment.builds
-        self._clock = equipment.clock
-        self._timeouts = equipment.timeouts
+        self._builds = context.builds
+        self._clock = context.clock
+        self._timeouts = context.timeouts
         self._source = source
         self._request = request
         self._concurrency = concurrency
@@ -82,13 +82,13 @@ class Upload:
         self._is_second = False  # whether this is a second reservation
         self._deleted: Ticket | None = None
         self._cancel_result: tuple[Ticket, bool] | None = None
-        self._kept: KeptUpload | None = None
+        self._kept: JournalState | None = None
         self._ledger = Ledger()
         self._completion = Completion(
-            equipment.builds,
-            clock=equipment.clock,
-            policy=equipment.policy,
-            timeouts=equipment.timeouts,
+            context.builds,
+            clock=context.clock,
+            policy=context.policy,
+            timeouts=context.timeouts,
             on_retry=self._on_retry,
         )
 
@@ -96,7 +96,7 @@ class Upload:
         tell_retry(self._reporter, None, attempt, delay, failure)
         await self._reporter.drain()  # completing may take minutes
 
-    async def resume(self, began: float, kept: KeptUpload) -> UploadedBuild | None:
+    async def resume(self, began: float, kept: JournalState) -> UploadedBuild | None:
         """Send what is missing, and complete; None if the server no longer knows the upload."""
         self._resumed = True
         try:
@@ -109,7 +109,7 @@ class Upload:
         )
         return await self._end(kept.head.ticket, began) if built else None
 
-    async def run(self, began: float, kept: KeptUpload | None = None) -> UploadedBuild:
+    async def run(self, began: float, kept: JournalState | None = None) -> UploadedBuild:
         """Upload, from the start or from the state in `kept`.
 
         When this raises, cancellation included, nothing of the upload is still running, and it was
@@ -158,7 +158,7 @@ class Upload:
             await self._emit_final(Cancelled(build_id=first.build_id, on_server=True), error)
             raise
 
-    async def _transfer(self, ticket: Ticket, kept: KeptUpload | None = None) -> None:
+    async def _transfer(self, ticket: Ticket, kept: JournalState | None = None) -> None:
         """Send what is missing, and complete."""
         plan = self._plan(ticket)
         guard = SourceGuard(self._source, plan, self._ledger)
@@ -194,8 +194,8 @@ class Upload:
         await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
 
     async def _send_parts(self, ticket: Ticket, plan: Plan, guard: SourceGuard) -> None:
-        sending = Sending(
-            self._equipment,
+        sending = PartPipeline(
+            self._context,
             ticket,
             plan,
             guard,
@@ -209,7 +209,7 @@ class Upload:
         await sending.run(self._concurrency)
         self._verified = sending.verified
 
-    def _restore(self, plan: Plan, guard: SourceGuard, kept: KeptUpload) -> None:
+    def _restore(self, plan: Plan, guard: SourceGuard, kept: JournalState) -> None:
         for number, etag in kept.etags.items():
             is_md5 = number in kept.md5_parts
             self._ledger.finish(number, plan.part(number).length, etag, is_md5=is_md5)
@@ -226,7 +226,7 @@ class Upload:
         if (journal := self._journal_of(ticket)) is not None:
             await journal.forget()
 
-    async def _is_built(self, plan: Plan, kept: KeptUpload) -> bool:
+    async def _is_built(self, plan: Plan, kept: JournalState) -> bool:
         """Find out first whether an earlier call has completed the upload."""
         if not kept.completing and len(kept.etags) < plan.total_parts:
             return False
@@ -260,7 +260,7 @@ class Upload:
         )
 
     async def _initiate(self) -> Ticket:
-        flight = Flight()
+        flight = InFlight()
         # An orphaned reservation only holds space until it expires, so repeating the request is the
         # lesser evil.
         request = self._builds.initiate_upload(
@@ -285,7 +285,7 @@ class Upload:
                 )
             raise
 
-    async def _settle_initiate(self, task: asyncio.Task[Ticket], flight: Flight) -> None:
+    async def _settle_initiate(self, task: asyncio.Task[Ticket], flight: InFlight) -> None:
         """Cancel what an in-flight initiate may still reserve, which nothing else could."""
         flight.last = True
         if not flight.on_wire:  # queued or pausing; no effect if it was just answered
@@ -336,7 +336,7 @@ class Upload:
             error.cancelled = done
         outcome = "was cancelled" if done else "could not be cancelled"
         # Sanitized: a response may have been refused for its ids.
-        error.add_note(f"the upload of build {clean(ticket.build_id)} {outcome} on the server")
+        error.add_note(f"the upload of build {sanitize(ticket.build_id)} {outcome} on the server")
         await self._emit_final(Cancelled(build_id=ticket.build_id, on_server=done), error)
 
     async def _emit_final(self, event: UploadEvent, error: BaseException) -> None:
@@ -355,7 +355,7 @@ class Upload:
         """
         if self._kept is None or not self._kept.completing:
             return False
-        end = await give_up(
+        end = await abandon(
             self._builds, self._kept, clock=self._clock, within=self._timeouts.cleanup, asked=False
         )
         if end == "cancelled":

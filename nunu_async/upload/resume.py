@@ -20,14 +20,14 @@ from nunu_async.errors import (
     UploadOutcomeUnknown,
 )
 from nunu_async.models.builds import MultipartTicket, Ticket
-from nunu_async.redact import clean
+from nunu_async.redact import sanitize
 from nunu_async.upload.completion import ASSEMBLY_PAUSES, BuildState, build_state
-from nunu_async.upload.journal import Kept
+from nunu_async.upload.journal import JournalState
 
 __all__ = [
     "KEPT",
+    "abandon",
     "cancel",
-    "give_up",
     "is_forgotten",
     "is_resumable",
     "kept_note",
@@ -74,7 +74,7 @@ def is_resumable(error: BaseException) -> bool:
     return not (isinstance(error, SourceChanged | PlanMismatch) or is_forgotten(error))
 
 
-async def was_built(builds: Builds, kept: Kept, *, clock: Clock, within: float) -> bool:
+async def was_built(builds: Builds, kept: JournalState, *, clock: Clock, within: float) -> bool:
     """Find out whether an upload that the server no longer accepts has become a build.
 
     If the server was asked to complete it, it may still be assembling: then wait for the end of
@@ -107,8 +107,8 @@ def unknown(ticket: MultipartTicket) -> UploadOutcomeUnknown:
     )
 
 
-async def give_up(
-    builds: Builds, kept: Kept, *, clock: Clock, within: float, asked: bool
+async def abandon(
+    builds: Builds, kept: JournalState, *, clock: Clock, within: float, asked: bool
 ) -> Literal["cancelled", "built", "failed"]:
     """Cancel an upload on the server, unless it may have become a build.
 
@@ -135,7 +135,7 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
     on its way to storage (409), a connection may drop or hang, the server may say that it failed.
     """
     # Sanitized: the response may have been refused for its ids.
-    build_id = clean(ticket.build_id)
+    build_id = sanitize(ticket.build_id)
     deadline = Deadline(clock, within)
     attempts = 0
     while True:

@@ -28,8 +28,8 @@ from aiofiles.os import wrap
 
 from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.ctime import ctime_of
-from nunu_async.upload.readers import Lane
 from nunu_async.upload.sharing import is_held
+from nunu_async.upload.threads import BoundedExecutor
 
 __all__ = ["Identity", "Source", "measure"]
 
@@ -173,7 +173,7 @@ class Source:
         self._descriptor = descriptor
         self.identity = identity
         # A file on a hung disk keeps the threads it has, and must not get them all.
-        self._executor = Lane(executor, _THREADS)
+        self._executor = BoundedExecutor(executor, _THREADS)
         self._lock = threading.Lock()
         self._seek_lock = threading.Lock()
         self._spare: list[int] = []

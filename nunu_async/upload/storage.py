@@ -20,7 +20,7 @@ from nunu_async.config import Timeouts, address_of, is_loopback
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Timer, time_limit
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions
-from nunu_async.core.proxies import Proxies, Way
+from nunu_async.core.proxies import Proxies, ProxyRoute
 from nunu_async.core.responses import request_id
 from nunu_async.core.retry import parse_retry_after
 from nunu_async.core.turns import Turns
@@ -28,19 +28,19 @@ from nunu_async.core.wire import (
     connect_timeout,
     headers_of,
     is_success,
-    lapse,
     read_capped,
     translate,
     was_cancelled,
+    yield_to_loop,
 )
 from nunu_async.errors import ClientClosed, NunuError, SourceError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
-from nunu_async.redact import Secret, clean
+from nunu_async.redact import Secret, sanitize
+from nunu_async.upload.bandwidth import BandwidthLimiter
 from nunu_async.upload.body import BYTES_A_TURN, OnSent, PartBody, keep_freed_memory
-from nunu_async.upload.pace import Pace
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
-from nunu_async.upload.watch import Watch
+from nunu_async.upload.stall import StallDetector
 
 __all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
 
@@ -122,7 +122,7 @@ class Storage:
         self._allow_loopback = allow_loopback
         self._sessions = HttpSessions(concurrency, tls)
         self._proxies = proxies or Proxies()
-        self._pace = Pace(clock, max_bandwidth)
+        self._pace = BandwidthLimiter(clock, max_bandwidth)
         self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
         # Acquired by threads only while they hash: one that waits for a disk does not block the
@@ -176,7 +176,7 @@ class Storage:
     async def _stored(
         self,
         address: PartUrl,
-        way: Way,
+        way: ProxyRoute,
         part: Part,
         body: PartBody,
         hashing: asyncio.Task[str] | None,
@@ -219,7 +219,7 @@ class Storage:
     async def _send(
         self,
         address: PartUrl,
-        way: Way,
+        way: ProxyRoute,
         part: Part,
         body: PartBody,
         secrets: tuple[Secret, ...],
@@ -239,7 +239,7 @@ class Storage:
     async def _exchange(
         self,
         address: PartUrl,
-        way: Way,
+        way: ProxyRoute,
         part: Part,
         body: PartBody,
         secrets: tuple[Secret, ...],
@@ -265,7 +265,7 @@ class Storage:
             ) as response:
                 try:
                     if not body.handed_over:
-                        await lapse()  # the body's own task may be one iteration behind
+                        await yield_to_loop()  # the body's own task may be one iteration behind
                     # Storage can only have read what it received, and its response acknowledges all
                     # of that.
                     whole = body.handed_over and not body.queued()
@@ -299,7 +299,7 @@ class Storage:
         aiohttp has no write timeout, and its read timeout starts when the last byte is queued and
         not when it is sent; so progress is checked from outside.
         """
-        watch = Watch(self._timeouts, self._clock.monotonic())
+        watch = StallDetector(self._timeouts, self._clock.monotonic())
         stalled = ""
         timer: Timer
         try:
@@ -354,7 +354,7 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
     if here or is_loopback(name):
         return "" if allow_loopback else "leads to this machine"
     if target.scheme == "http" and not allow_http:
-        return f"is plain http to {clean(host)}"
+        return f"is plain http to {sanitize(host)}"
     return ""
 
 
@@ -428,8 +428,8 @@ def _refusal(
     return StorageError(
         part_number=part_number,
         status=status,
-        code=clean(found["Code"], hidden, limit=100) or None,
-        message=clean(message, hidden),
+        code=sanitize(found["Code"], hidden, limit=100) or None,
+        message=sanitize(message, hidden),
         retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
         request_id=request_id(headers, hidden),
     )

@@ -14,19 +14,19 @@ from nunu_async.config import Timeouts
 from nunu_async.core.attempt import OnAttempt
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.retry import RetryPolicy
-from nunu_async.core.traffic import Traffic
+from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import ClientClosed, ConfigError, SourceError
 from nunu_async.models.builds import InitiateUpload
 from nunu_async.upload.job import BuildFile, UploadedBuild
-from nunu_async.upload.journal import Kept
+from nunu_async.upload.journal import JournalState
+from nunu_async.upload.journal_store import Journal, JournalStore
+from nunu_async.upload.limiter import AdaptiveLimiter
+from nunu_async.upload.parts import UploadContext
 from nunu_async.upload.pipeline import Upload
 from nunu_async.upload.progress import Listener, Reporter
-from nunu_async.upload.resume import give_up
-from nunu_async.upload.sending import Equipment
-from nunu_async.upload.shelf import Journal, Shelf
-from nunu_async.upload.slots import Slots
+from nunu_async.upload.resume import abandon
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
 
@@ -58,18 +58,18 @@ class Uploader:
         timeouts: Timeouts,
         concurrency: int,
         executor: Executor,
-        shelf: Shelf,
+        shelf: JournalStore,
         max_bandwidth: float | None,
         on_attempt: OnAttempt | None,
     ) -> None:
-        self.equipment = Equipment(
+        self.context = UploadContext(
             builds=builds,
             storage=storage,
             clock=clock,
             policy=policy,
             timeouts=timeouts,
-            slots=Slots(concurrency),
-            traffic=Traffic(clock, policy, concurrency),
+            slots=AdaptiveLimiter(concurrency),
+            traffic=Throttle(clock, policy, concurrency),
             endings=Turns(_ENDED_AT_ONCE),
             on_attempt=on_attempt,
         )
@@ -208,7 +208,7 @@ class Uploader:
         journal: Journal | None = None,
     ) -> Upload:
         return Upload(
-            self.equipment,
+            self.context,
             source,
             request,
             job.concurrency,
@@ -217,10 +217,10 @@ class Uploader:
             verify=job.verify,
         )
 
-    async def _abandon(self, kept: Kept) -> bool:
+    async def _abandon(self, kept: JournalState) -> bool:
         """Abandon an upload that cannot be resumed; False where the server may still have it."""
-        end = await give_up(
-            self.equipment.builds,
+        end = await abandon(
+            self.context.builds,
             kept,
             clock=self._clock,
             within=self._timeouts.cleanup,

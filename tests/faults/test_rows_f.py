@@ -20,9 +20,9 @@ from nunu_async import NunuClient, StallError, UploadError
 from nunu_async.config import Timeouts
 from nunu_async.models.builds import PartUrl
 from nunu_async.upload.plan import Part
-from nunu_async.upload.readers import Readers
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import Storage
+from nunu_async.upload.threads import DaemonThreadPool
 
 GIB = 1024**3
 
@@ -163,7 +163,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def source(large: Path) -> AsyncIterator[Source]:
-    readers = Readers(4)
+    readers = DaemonThreadPool(4)
     async with await Source.open(large, readers) as opened:
         yield opened
     readers.shutdown(wait=False)

@@ -26,8 +26,8 @@ from nunu_async import NunuClient, RetryPolicy, ServerError, Timeouts
 from nunu_async.core import codec
 from nunu_async.models.builds import CompletedPart
 from nunu_async.sandbox import Outcome, Sandbox
+from nunu_async.upload.limiter import AdaptiveLimiter
 from nunu_async.upload.plan import Plan
-from nunu_async.upload.slots import Slots
 
 BUILD = json.dumps({"build_id": "once", "status": "OK"}).encode()
 
@@ -320,7 +320,7 @@ async def test_l11_a_budget_that_one_has_spent_is_the_other_s_still() -> None:
 async def test_l12_no_slot_is_lost_to_ten_thousand_cancellations() -> None:
     """Cancelled before it waits, while it waits, when it is let in, and while it is in."""
     chance = random.Random(12)
-    slots = Slots(7)
+    slots = AdaptiveLimiter(7)
     inside = most = 0
 
     async def visit() -> None:
@@ -365,7 +365,7 @@ async def test_l12_uploads_cancelled_at_random_leave_every_slot(tmp_path: Path) 
                     await asyncio.sleep(0)
                 task.cancel()
             await asyncio.wait(tasks)
-        slots = nunu._uploader.equipment.slots
+        slots = nunu._uploader.context.slots
         assert (slots.used, slots.width) == (0, 3)
         before = len(played.server.requests)
         uploads = (nunu.upload_build(path, **asked) for _ in range(4))

@@ -466,7 +466,7 @@ class Stage:
             if operation in {"get_upload_parts", "get_build"}:
                 most *= ATTEMPTS * 9
             assert count <= most, f"I8: {count} times {operation}"
-        assert self.nunu._uploader.equipment.slots.used == 0
+        assert self.nunu._uploader.context.slots.used == 0
         assert self.nunu._uploader._admission._value == WIDTH
         assert self.clock.waiting == 0, "limits are still armed"
 

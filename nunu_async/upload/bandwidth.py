@@ -7,7 +7,7 @@ from typing import Final
 
 from nunu_async.core.clock import Clock
 
-__all__ = ["Pace"]
+__all__ = ["BandwidthLimiter"]
 
 # Seconds' worth of bytes that are granted at once: coarse enough to cost nothing.
 _GRAIN: Final = 0.05
@@ -19,7 +19,7 @@ _MIN_BYTES: Final = 4096
 _CHECK_INTERVAL: Final = 0.25
 
 
-class Pace:
+class BandwidthLimiter:
     """Lets `rate` bytes per second through; None means no limit."""
 
     def __init__(self, clock: Clock, rate: float | None) -> None:

@@ -14,20 +14,20 @@ from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryPolicy, is_expired, is_signature_refused, renewals
-from nunu_async.core.traffic import Traffic
+from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
 from nunu_async.models.builds import Ticket
 from nunu_async.upload.guard import SourceGuard
+from nunu_async.upload.journal_store import Journal
+from nunu_async.upload.limiter import AdaptiveLimiter
+from nunu_async.upload.part_urls import PartUrls, SignedPart, UrlPrefetcher
 from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
-from nunu_async.upload.shelf import Journal
-from nunu_async.upload.signing import Ahead, Signed, Signer
-from nunu_async.upload.slots import Slots
 from nunu_async.upload.storage import Storage, Stored
 
-__all__ = ["Equipment", "Sending", "tell_retry"]
+__all__ = ["PartPipeline", "UploadContext", "tell_retry"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
@@ -36,7 +36,7 @@ _SINGLE_PART_PAUSE: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
-class Equipment:
+class UploadContext:
     """What all uploads of a client share.
 
     Attributes:
@@ -48,13 +48,13 @@ class Equipment:
     clock: Clock
     policy: RetryPolicy
     timeouts: Timeouts
-    slots: Slots
-    traffic: Traffic
+    slots: AdaptiveLimiter
+    traffic: Throttle
     endings: Turns
     on_attempt: OnAttempt | None
 
 
-class Sending:
+class PartPipeline:
     """Sends the parts of one upload to storage.
 
     Args:
@@ -70,7 +70,7 @@ class Sending:
 
     def __init__(
         self,
-        equipment: Equipment,
+        context: UploadContext,
         ticket: Ticket,
         plan: Plan,
         guard: SourceGuard,
@@ -82,8 +82,8 @@ class Sending:
         minutes: int,
         is_second: bool = False,
     ) -> None:
-        self._equipment = equipment
-        self._clock = equipment.clock
+        self._context = context
+        self._clock = context.clock
         self._ticket = ticket
         self._plan = plan
         self._guard = guard
@@ -93,9 +93,9 @@ class Sending:
         self._verify = verify
         self._minutes = minutes
         self._is_second = is_second
-        self._began = equipment.clock.monotonic()
+        self._began = context.clock.monotonic()
         self._secrets = secrets_of(ticket)
-        self._signer = Signer(equipment.builds, equipment.clock, ticket, plan)
+        self._signer = PartUrls(context.builds, context.clock, ticket, plan)
         self.verified = 0
 
     async def run(self, concurrency: int) -> None:
@@ -109,7 +109,7 @@ class Sending:
         batch = batch_size(concurrency)
         senders = min(concurrency, self._plan.total_parts - len(self._ledger.etags))
         batches = self._plan.batches(batch, self._ledger.etags)
-        ahead = Ahead(self._signer, batches, batch, senders)
+        ahead = UrlPrefetcher(self._signer, batches, batch, senders)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(ahead.run())]
@@ -121,7 +121,7 @@ class Sending:
                 except asyncio.CancelledError:
                     # Each has several tasks to end and a connection to close: a thousand uploads
                     # cancelled together would block the loop for all of that time.
-                    await self._equipment.endings.ready()
+                    await self._context.endings.ready()
                     raise
                 renewing.cancel()
                 self._reporter.end()
@@ -131,13 +131,13 @@ class Sending:
         # Outside the `except`, so that the error does not keep the group as its context.
         raise first
 
-    async def _send_all(self, ahead: Ahead) -> None:
+    async def _send_all(self, ahead: UrlPrefetcher) -> None:
         while (signed := await ahead.take()) is not None:
             await self._send(self._signer.latest(signed))
 
-    async def _send(self, signed: Signed) -> None:
+    async def _send(self, signed: SignedPart) -> None:
         part = signed.part
-        tools = self._equipment
+        tools = self._context
         if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
             await self._guard.before(part)
         attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
@@ -188,10 +188,10 @@ class Sending:
         if self._journal is not None:
             await self._journal.part(part.number, stored.etag, is_md5=stored.is_md5)
 
-    async def _put(self, signed: Signed, number: int) -> Stored:
+    async def _put(self, signed: SignedPart, number: int) -> Stored:
         """Send a part once, and report the attempt to `on_attempt`."""
         part = signed.part
-        tools = self._equipment
+        tools = self._context
         began = self._clock.monotonic()
         outcome: Stored | NunuError | None = None
         try:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nunu_async import DecodeError, MultipartTicket, PartUrl
+from nunu_async.upload.part_urls import PartUrls, SignedPart, UrlPrefetcher
 from nunu_async.upload.plan import Plan, batch_size
-from nunu_async.upload.signing import Ahead, Signed, Signer
 
 PARTS = 400
 PLAN = Plan(PARTS, 1, PARTS)
@@ -22,16 +22,16 @@ PLAN = Plan(PARTS, 1, PARTS)
 
 @attrs.define
 class Answers:
-    """Stands in for a `Signer`: answers when it is told to."""
+    """Stands in for a `PartUrls`: answers when it is told to."""
 
     asked: list[tuple[int, ...]] = attrs.field(factory=list)
     held: list[asyncio.Future[None]] = attrs.field(factory=list)
 
-    async def sign(self, numbers: Sequence[int]) -> list[Signed]:
+    async def sign(self, numbers: Sequence[int]) -> list[SignedPart]:
         self.asked.append(tuple(numbers))
         self.held.append(asyncio.get_running_loop().create_future())
         await self.held[-1]
-        return [Signed(PLAN.part(n), PartUrl(part_number=n, url=f"u{n}"), 0.0) for n in numbers]
+        return [SignedPart(PLAN.part(n), PartUrl(part_number=n, url=f"u{n}"), 0.0) for n in numbers]
 
     async def answer(self) -> None:
         """Answer all that was asked until now."""
@@ -50,12 +50,12 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def ahead_of(answers: Answers, *, senders: int, parts: int = PARTS) -> Ahead:
+def ahead_of(answers: Answers, *, senders: int, parts: int = PARTS) -> UrlPrefetcher:
     length = batch_size(senders)
-    return Ahead(answers, Plan(parts, 1, parts).batches(length), length, senders)  # type: ignore[arg-type]
+    return UrlPrefetcher(answers, Plan(parts, 1, parts).batches(length), length, senders)  # type: ignore[arg-type]
 
 
-async def drain(ahead: Ahead, taken: list[int]) -> None:
+async def drain(ahead: UrlPrefetcher, taken: list[int]) -> None:
     while (signed := await ahead.take()) is not None:
         taken.append(signed.part.number)
 
@@ -140,7 +140,7 @@ def test_every_part_is_taken_once_and_every_sender_is_sent_home(
 
 async def test_an_api_that_fails_ends_it_all() -> None:
     class Broken(Answers):
-        async def sign(self, numbers: Sequence[int]) -> list[Signed]:
+        async def sign(self, numbers: Sequence[int]) -> list[SignedPart]:
             await super().sign(numbers)
             raise KeyError(numbers[0])
 
@@ -194,12 +194,12 @@ class Urls:
         await turns()
 
 
-def signer_of(urls: object, clock: ManualClock | None = None) -> Signer:
-    return Signer(urls, clock or ManualClock(), TICKET, PLAN)  # type: ignore[arg-type]
+def signer_of(urls: object, clock: ManualClock | None = None) -> PartUrls:
+    return PartUrls(urls, clock or ManualClock(), TICKET, PLAN)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def renewing(signer: Signer, length: int = 10) -> AsyncIterator[None]:
+async def renewing(signer: PartUrls, length: int = 10) -> AsyncIterator[None]:
     running = asyncio.ensure_future(signer.run(length))
     try:
         yield
@@ -208,7 +208,7 @@ async def renewing(signer: Signer, length: int = 10) -> AsyncIterator[None]:
         await asyncio.wait({running})
 
 
-async def signed_ahead(signer: Signer, urls: Urls, numbers: Sequence[int]) -> list[Signed]:
+async def signed_ahead(signer: PartUrls, urls: Urls, numbers: Sequence[int]) -> list[SignedPart]:
     """Sign without holding; the answers that follow are held."""
     urls.holds = False
     signed = await signer.sign(numbers)
@@ -326,7 +326,7 @@ def test_everyone_gets_the_url_of_his_part_in_few_requests(
         urls = Urls()
         signer = signer_of(urls)
         ahead = iter(await signed_ahead(signer, urls, range(1, PARTS + 1)))
-        waits: list[asyncio.Future[Signed]] = []
+        waits: list[asyncio.Future[SignedPart]] = []
         async with renewing(signer):
             rounds = 0
             for count, answers in steps:

@@ -11,14 +11,14 @@ from typing import Final
 from nunu_async.core.retry import is_throttled
 from nunu_async.errors import NunuError, StallError
 
-__all__ = ["Slots"]
+__all__ = ["AdaptiveLimiter"]
 
 _BUSY: Final = 503
 # Successful parts for one more at once. From half of 16 it takes 32 to be back.
 _PARTS_FOR_ONE_MORE: Final = 4
 
 
-class Slots:
+class AdaptiveLimiter:
     """An async context manager that admits `width` holders at once, in the order they came.
 
     The width is halved when storage asks for fewer requests or takes no bytes; every few parts that

@@ -13,7 +13,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.retry import RetryBudget, RetryPolicy, is_throttled
 from nunu_async.errors import NunuError
 
-__all__ = ["Traffic"]
+__all__ = ["Throttle"]
 
 # Requests held by a pause resume spread over this fraction of it, not all at once.
 _SPREAD: Final = 0.25
@@ -21,7 +21,7 @@ _SPREAD: Final = 0.25
 _TOLERANCE: Final = 0.001
 
 
-class Traffic:
+class Throttle:
     """The retry budget and pause of one kind of host, the API or storage.
 
     `share` multiplies the budget: how many jobs at once need one each. An outage hits all parts at

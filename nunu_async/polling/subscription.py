@@ -11,12 +11,12 @@ import attrs
 from nunu_async.core.clock import Timer
 from nunu_async.core.turns import Turns
 from nunu_async.errors import NunuError
-from nunu_async.polling.board import fold
+from nunu_async.polling.schedule import fold
 
-__all__ = ["Change", "Outcome", "Wait"]
+__all__ = ["Change", "Pollable", "Subscription"]
 
 
-class Outcome(Protocol):
+class Pollable(Protocol):
     """A row that can be polled until it is terminal."""
 
     @property
@@ -28,7 +28,7 @@ class Outcome(Protocol):
         """Whether it is terminal and ended in success."""
 
 
-R = TypeVar("R", bound=Outcome)
+R = TypeVar("R", bound=Pollable)
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,7 @@ class Change(Generic[R]):
     row: R
 
 
-class Wait(Generic[R]):
+class Subscription(Generic[R]):
     """One call that waits, for one id or for many.
 
     Args:

@@ -24,25 +24,25 @@ from nunu_async.errors import (
     PermissionDenied,
 )
 from nunu_async.models.page import Page
-from nunu_async.polling.board import Board, fold
-from nunu_async.polling.history import History
-from nunu_async.polling.look import (
+from nunu_async.polling.completed import CompletedSearch
+from nunu_async.polling.round import (
     CONCURRENCY,
     MAX_FAILURES,
-    Kind,
-    Look,
+    PollRound,
+    PollSource,
     Read,
     batch_size,
     gather_all,
     page_count,
 )
-from nunu_async.polling.wait import Outcome, Wait
+from nunu_async.polling.schedule import PollSchedule, fold
+from nunu_async.polling.subscription import Pollable, Subscription
 
-__all__ = ["Watcher"]
+__all__ = ["Poller"]
 
 _LOG = logging.getLogger("nunu_async.polling")
 
-R = TypeVar("R", bound=Outcome)
+R = TypeVar("R", bound=Pollable)
 
 # Waits that are woken in one turn of the event loop; each then runs code of its caller.
 _WAKES_PER_TURN = 100
@@ -58,7 +58,7 @@ _MAX_EMPTY_PAGES = 3
 _READS_AFTER_FAILURE = 32
 
 
-class Watcher(Generic[R]):
+class Poller(Generic[R]):
     """Polls all ids of one resource that are waited for, in rounds, while there are waits.
 
     Args:
@@ -70,7 +70,7 @@ class Watcher(Generic[R]):
 
     def __init__(
         self,
-        kind: Kind[R],
+        kind: PollSource[R],
         *,
         clock: Clock,
         on_refused: Callable[[NunuError], None],
@@ -79,45 +79,45 @@ class Watcher(Generic[R]):
         self._kind = kind
         self._clock = clock
         self._on_refused = on_refused
-        self._board: Board[Wait[R]] = Board()
+        self._schedule: PollSchedule[Subscription[R]] = PollSchedule()
         self._task: asyncio.Task[None] | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._closed = closed
-        self._history = History(self._read_done, kind.moment)
+        self._history = CompletedSearch(self._read_done, kind.moment)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rotation = 0
         self.turns = Turns(_WAKES_PER_TURN)
 
     @property
-    def kind(self) -> Kind[R]:
+    def kind(self) -> PollSource[R]:
         """The resource that it polls."""
         return self._kind
 
     def state_of(self, name: str) -> str | None:
         """Return the last state seen of an id that is still waited for."""
-        watched = self._board.get(fold(name))
+        watched = self._schedule.get(fold(name))
         return watched.state if watched is not None else None
 
-    def settle(self, wait: Wait[R]) -> None:
+    def settle(self, wait: Subscription[R]) -> None:
         """Take terminal rows without a result as they are, for a wait that has timed out."""
         for key in {fold(name) for name in wait.pending}:
-            watched = self._board.get(key)
+            watched = self._schedule.get(key)
             if watched is not None and watched.unsettled_row is not None:
                 row = cast("R", watched.unsettled_row)
-                self._board.leave(key, wait)
+                self._schedule.leave(key, wait)
                 wait.resolve(key, row)
 
-    def join(self, wait: Wait[R]) -> None:
+    def join(self, wait: Subscription[R]) -> None:
         """Start to poll the pending ids of a wait.
 
         Raises: ClientClosed; ConfigError in another event loop than the first.
         """
         self._check_open()
         for name in wait.pending:
-            self._board.watch(name, wait)
+            self._schedule.watch(name, wait)
         self._ensure_running()
 
-    async def join_many(self, wait: Wait[R]) -> None:
+    async def join_many(self, wait: Subscription[R]) -> None:
         """Start to poll the pending ids of a wait, over as many turns of the event loop as needed.
 
         Raises: what `join` does.
@@ -125,7 +125,7 @@ class Watcher(Generic[R]):
         self._check_open()
         for number, name in enumerate(tuple(wait.pending), 1):
             if name in wait.pending:  # a poll for other waits may have ended it
-                self._board.watch(name, wait)
+                self._schedule.watch(name, wait)
             if number % _ADDS_PER_TURN == 0:
                 await asyncio.sleep(0)
                 if wait.error is not None:
@@ -149,16 +149,16 @@ class Watcher(Generic[R]):
         elif self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
-    async def leave(self, wait: Wait[R]) -> None:
+    async def leave(self, wait: Subscription[R]) -> None:
         """Stop polling the pending ids of a wait; the poll loop ends with the last wait."""
         for name in wait.pending:
-            self._board.leave(name, wait)
-        if not len(self._board):
+            self._schedule.leave(name, wait)
+        if not len(self._schedule):
             await self._stop()
 
     def fail(self, error: NunuError) -> None:
         """End every wait with an error."""
-        for wait in self._board.clear():
+        for wait in self._schedule.clear():
             wait.fail(error)
 
     def end(self) -> None:
@@ -180,8 +180,8 @@ class Watcher(Generic[R]):
 
     async def _run(self) -> None:
         try:
-            while len(self._board):
-                delay = self._board.next_poll(self._clock.random()) - self._clock.monotonic()
+            while len(self._schedule):
+                delay = self._schedule.next_poll(self._clock.random()) - self._clock.monotonic()
                 if delay > 0:
                     await self._pause(delay)
                 else:
@@ -198,7 +198,7 @@ class Watcher(Generic[R]):
 
     async def _pause(self, delay: float) -> None:
         """Wait for the time of the next poll, or for a new id."""
-        has_new = self._board.has_new  # then the delay is that of new ids already
+        has_new = self._schedule.has_new  # then the delay is that of new ids already
         self._wakeup = wakeup = asyncio.get_running_loop().create_future()
         sleeper = asyncio.ensure_future(self._clock.sleep(delay))
         try:
@@ -214,12 +214,12 @@ class Watcher(Generic[R]):
             await asyncio.wait({sleeper})
 
     async def _poll(self) -> None:
-        kind, board = self._kind, self._board
+        kind, board = self._kind, self._schedule
         targets = board.due(self._clock.monotonic())
         watched = len(board)
         # With thousands of ids each step below takes milliseconds: yield to the loop in between.
         await asyncio.sleep(0)
-        poll = Look(left=set(targets))
+        poll = PollRound(left=set(targets))
         if kind.get is not None and len(targets) <= _FEW:
             await self._read_each(poll, kind.get)
         else:
@@ -246,9 +246,9 @@ class Watcher(Generic[R]):
             len(board),
         )
 
-    async def _conclude(self, poll: Look, now: float) -> None:
+    async def _conclude(self, poll: PollRound, now: float) -> None:
         """Set the time of the next poll, and end the ids that are missing."""
-        kind, board = self._kind, self._board
+        kind, board = self._kind, self._schedule
         broken = poll.unreadable is not None and kind.get is None
         if poll.failures or broken:
             pause = board.record_failure(now, poll.retry_after)
@@ -269,7 +269,7 @@ class Watcher(Generic[R]):
             await self.turns.ready()
             self._end_missing(key, poll.unreadable)
 
-    async def _read_active(self, poll: Look, read: Read[R]) -> None:
+    async def _read_active(self, poll: PollRound, read: Read[R]) -> None:
         """Read a list of active rows, up to its end or until all ids are found."""
         number, total, width = 0, 1, 1
         seen: set[str] = set()
@@ -288,7 +288,7 @@ class Watcher(Generic[R]):
                 return  # an empty page, or a server that ignores the page number
             number, width = stop, min(2 * width, CONCURRENCY)
 
-    async def _read_recent_done(self, poll: Look) -> None:
+    async def _read_recent_done(self, poll: PollRound) -> None:
         """Read the list of terminal rows while it has wanted ones; others are read one by one."""
         number, total, empty_pages = 0, 1, 0
         while (
@@ -305,10 +305,12 @@ class Watcher(Generic[R]):
             empty_pages = 0 if len(poll.left) < left else empty_pages + stop - number
             number = stop
 
-    async def _read_done(self, poll: Look, numbers: Iterable[int]) -> dict[int, Page[R]]:
+    async def _read_done(self, poll: PollRound, numbers: Iterable[int]) -> dict[int, Page[R]]:
         return await self._read(poll, self._kind.done, numbers)
 
-    async def _read(self, poll: Look, read: Read[R], numbers: Iterable[int]) -> dict[int, Page[R]]:
+    async def _read(
+        self, poll: PollRound, read: Read[R], numbers: Iterable[int]
+    ) -> dict[int, Page[R]]:
         """Read pages, and record their rows; return those pages that could be read.
 
         Raises: the error that ends every wait.
@@ -334,7 +336,7 @@ class Watcher(Generic[R]):
         await gather_all([read_page(number) for number in numbers])
         return found
 
-    async def _read_each(self, poll: Look, get: Callable[[str], Awaitable[R]]) -> None:
+    async def _read_each(self, poll: PollRound, get: Callable[[str], Awaitable[R]]) -> None:
         queue = deque(sorted(poll.left))
         if poll.failures:
             # The failed pages may hold the rest: read some now, and others in the next round.
@@ -346,7 +348,7 @@ class Watcher(Generic[R]):
             failures_before = poll.failures
             while queue and not poll.is_done and poll.failures - failures_before < MAX_FAILURES:
                 key = queue.popleft()
-                if self._board.get(key) is None:
+                if self._schedule.get(key) is None:
                     continue
                 poll.requests += 1
                 try:
@@ -364,13 +366,13 @@ class Watcher(Generic[R]):
 
         await gather_all([read_rows() for _ in range(min(CONCURRENCY, len(queue)))])
 
-    def _record_row(self, poll: Look, key: str, row: R) -> None:
-        watched = self._board.get(key)
+    def _record_row(self, poll: PollRound, key: str, row: R) -> None:
+        watched = self._schedule.get(key)
         if watched is None:
             return
         poll.left.discard(key)
         state = sys.intern(self._kind.state(row))  # one string for all rows in the same state
-        self._board.record_row(key, state, self._kind.moment(row), self._clock.monotonic())
+        self._schedule.record_row(key, state, self._kind.moment(row), self._clock.monotonic())
         for wait in watched.waits:
             wait.record_state(key, state, row)
         if not row.is_terminal:
@@ -382,7 +384,7 @@ class Watcher(Generic[R]):
             watched.unsettled_row = row
 
     def _end_missing(self, key: str, unreadable: NunuError | None) -> None:
-        watched = self._board.get(key)
+        watched = self._schedule.get(key)
         if watched is None:
             return
         name = self._kind.name
@@ -394,7 +396,7 @@ class Watcher(Generic[R]):
         self._end(key, error)
 
     def _end(self, key: str, outcome: R | NunuError) -> None:
-        if self._board.get(key) is None:
+        if self._schedule.get(key) is None:
             return
-        for wait in self._board.take(key):
+        for wait in self._schedule.take(key):
             wait.resolve(key, copy.copy(outcome) if isinstance(outcome, NunuError) else outcome)

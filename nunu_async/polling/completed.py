@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from nunu_async.models.page import Page
-from nunu_async.polling.look import MAX_FAILURES, Look, batch_size, page_count
-from nunu_async.polling.wait import Outcome
+from nunu_async.polling.round import MAX_FAILURES, PollRound, batch_size, page_count
+from nunu_async.polling.subscription import Pollable
 
-__all__ = ["History"]
+__all__ = ["CompletedSearch"]
 
-R = TypeVar("R", bound=Outcome)
+R = TypeVar("R", bound=Pollable)
 
 # Pages in sequence without a wanted row, after which a search ends for this poll round: all other
 # ids wait meanwhile.
@@ -21,10 +21,10 @@ _MAX_EMPTY_PAGES = 50
 _TOP_PAGES = 2
 _MAX_LANDMARKS = 200
 
-ReadPages = Callable[[Look, Iterable[int]], Awaitable[dict[int, Page[R]]]]
+ReadPages = Callable[[PollRound, Iterable[int]], Awaitable[dict[int, Page[R]]]]
 
 
-class History(Generic[R]):
+class CompletedSearch(Generic[R]):
     """Searches of the list of terminal rows; keeps what it learns from one poll round to the next.
 
     `read` records the rows of the pages; here only the places of the rows count.
@@ -39,7 +39,7 @@ class History(Generic[R]):
         self._depth = 0
         self._scanned: set[str] = set()
 
-    async def find(self, poll: Look, start_times: dict[str, datetime]) -> None:
+    async def find(self, poll: PollRound, start_times: dict[str, datetime]) -> None:
         """Search for rows by their start times, by which the list is sorted."""
         # A stack: the newest is taken first.
         stack = sorted((moment, key) for key, moment in start_times.items())
@@ -84,7 +84,7 @@ class History(Generic[R]):
         after = bisect_left(self._landmarks, (moment, -1))
         return self._landmarks[after][1] if after < len(self._landmarks) else 0
 
-    async def scan(self, poll: Look, ids: set[str]) -> None:
+    async def scan(self, poll: PollRound, ids: set[str]) -> None:
         """Search for ids of unknown start time, in a part of the list in each poll round.
 
         They are inconclusive until the list was read to its end.
@@ -107,7 +107,7 @@ class History(Generic[R]):
             self._scanned.clear()
 
     async def _read_on(
-        self, poll: Look, number: int, wanted: set[str], most: int = 0
+        self, poll: PollRound, number: int, wanted: set[str], most: int = 0
     ) -> tuple[bool, int]:
         """Read from a page on; return whether the list ended, and the page to resume at.
 

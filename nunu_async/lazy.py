@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-__all__ = ["names_of"]
+__all__ = ["lazy_exports"]
 
 
-def names_of(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
+def lazy_exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
     """Return a `__getattr__` for a package that imports the module of a name on first access.
 
     A name that is not listed may be that of a module in the package. Thread-safe: Python loads a

@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nunu_async import Timeouts
-from nunu_async.upload.watch import Progress, Watch
+from nunu_async.upload.stall import StallDetector, TransferStats
 
 KIB = 1024
 
 
-def sending(left: int) -> Progress:
-    return Progress(given=left + 64 * KIB, buffered=64 * KIB, queued=0, handed_over=False)
+def sending(left: int) -> TransferStats:
+    return TransferStats(given=left + 64 * KIB, buffered=64 * KIB, queued=0, handed_over=False)
 
 
-def judged(limits: Timeouts, seen: list[tuple[float, Progress]]) -> list[tuple[float, str]]:
+def judged(limits: Timeouts, seen: list[tuple[float, TransferStats]]) -> list[tuple[float, str]]:
     """Return the looks that found something wrong."""
-    watch = Watch(limits, 0.0)
+    watch = StallDetector(limits, 0.0)
     found = [(now, watch.problem(now, progress)) for now, progress in seen]
     return [(now, problem) for now, problem in found if problem]
 
 
-def steadily(rate: float, until: int, every: int = 15) -> list[tuple[float, Progress]]:
+def steadily(rate: float, until: int, every: int = 15) -> list[tuple[float, TransferStats]]:
     return [(now, sending(int(rate * now))) for now in range(every, until + 1, every)]
 
 
@@ -46,7 +46,7 @@ def test_a_good_start_does_not_hide_what_follows() -> None:
 
 
 def test_a_pause_that_is_no_stall_is_averaged_away() -> None:
-    seen: list[tuple[float, Progress]] = []
+    seen: list[tuple[float, TransferStats]] = []
     left = 0
     for look in range(1, 400):
         left += 0 if look % 20 < 3 else 15 * 20 * KIB
@@ -56,17 +56,17 @@ def test_a_pause_that_is_no_stall_is_averaged_away() -> None:
 
 @pytest.mark.parametrize("paced", [False, True])
 def test_a_part_that_waits_for_its_turn_here_is_no_stall(paced: bool) -> None:
-    waits = Progress(KIB, 0, 0, handed_over=False, paced=paced, held=True)
+    waits = TransferStats(KIB, 0, 0, handed_over=False, paced=paced, held=True)
     seen = [(now * 15.0, waits) for now in range(1, 400)]
     assert judged(Timeouts(), seen) == []
-    taken_by_nobody = Progress(KIB, 100, 0, handed_over=False, paced=paced, held=True)
+    taken_by_nobody = TransferStats(KIB, 100, 0, handed_over=False, paced=paced, held=True)
     seen = [(now * 15.0, taken_by_nobody) for now in range(1, 10)]
     assert judged(Timeouts(), seen)[0] == (75, "no byte left for 60 seconds")
 
 
 def test_the_time_before_the_first_byte_does_not_count() -> None:
     """Connecting has a limit of its own."""
-    nothing = Progress(given=0, buffered=0, queued=0, handed_over=False)
+    nothing = TransferStats(given=0, buffered=0, queued=0, handed_over=False)
     limits = Timeouts(stall=3600)
     late = [(now + 900, progress) for now, progress in steadily(9000, 900)]
     assert judged(limits, [(now, nothing) for now in range(15, 900, 15)] + late) == []
@@ -75,7 +75,7 @@ def test_the_time_before_the_first_byte_does_not_count() -> None:
 def test_what_trickles_out_of_the_kernel_at_the_end_is_seen() -> None:
     given = 4 * KIB * KIB
     seen = [
-        (now, Progress(given, 0, given - int(4000 * now), handed_over=True))
+        (now, TransferStats(given, 0, given - int(4000 * now), handed_over=True))
         for now in range(15, 900, 15)
     ]
     assert judged(Timeouts(), seen)[0][1].startswith("fewer than")
@@ -83,7 +83,7 @@ def test_what_trickles_out_of_the_kernel_at_the_end_is_seen() -> None:
 
 @pytest.mark.parametrize("queued", [0, 100 * KIB])
 def test_a_part_that_waits_for_its_answer_is_not_slow(queued: int) -> None:
-    done = Progress(KIB * KIB, 0, queued, handed_over=True)
+    done = TransferStats(KIB * KIB, 0, queued, handed_over=True)
     limits = Timeouts(answer=3600)
     assert judged(limits, [(now, done) for now in range(15, 3600, 15)]) == []
     assert judged(Timeouts(), [(now, done) for now in range(15, 150, 15)]) == [
@@ -98,8 +98,8 @@ def test_a_floor_of_0_is_none(off: dict[str, float]) -> None:
 
 def test_a_short_window_is_looked_at_often_enough() -> None:
     limits = Timeouts(trickle_rate=100, trickle_window=2)
-    assert Watch(limits, 0.0).every == 0.5
-    assert Watch(Timeouts(trickle_rate=0, trickle_window=2), 0.0).every == 15
+    assert StallDetector(limits, 0.0).every == 0.5
+    assert StallDetector(Timeouts(trickle_rate=0, trickle_window=2), 0.0).every == 15
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 59), st.integers(0, 4_000_000)), min_size=1, max_size=200))
@@ -107,7 +107,7 @@ def test_whoever_keeps_above_the_floor_between_all_looks_is_left_alone(
     steps: list[tuple[float, int]],
 ) -> None:
     now, left = 0.0, 0
-    seen: list[tuple[float, Progress]] = []
+    seen: list[tuple[float, TransferStats]] = []
     for pause, more in steps:
         now += pause
         left += int(8192 * pause) + 1 + more

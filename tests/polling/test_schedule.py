@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nunu_async.polling.board import Board, fold
+from nunu_async.polling.schedule import PollSchedule, fold
 
 
 @attrs.define(eq=False)
@@ -18,8 +18,8 @@ class Someone:
     interval: float = 10.0
 
 
-def board_of(*names: str, interval: float = 10.0) -> tuple[Board[Someone], Someone]:
-    board: Board[Someone] = Board()
+def board_of(*names: str, interval: float = 10.0) -> tuple[PollSchedule[Someone], Someone]:
+    board: PollSchedule[Someone] = PollSchedule()
     one = Someone(interval)
     for name in names:
         board.watch(name, one)
@@ -206,7 +206,7 @@ def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
     steps: list[tuple[str, str, int, float]],
 ) -> None:
     """Each watched id is due at its time, and never sooner but for newcomers to it."""
-    board: Board[Someone] = Board()
+    board: PollSchedule[Someone] = PollSchedule()
     people = [Someone(5.0), Someone(10.0), Someone(60.0)]
     waiting: dict[str, list[Someone]] = {}
     looked: dict[str, float] = {}

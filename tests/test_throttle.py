@@ -33,7 +33,7 @@ from nunu_async import (
 )
 from nunu_async.core.request import Replay
 from nunu_async.core.retry import Attempts, RetryBudget
-from nunu_async.core.traffic import Traffic
+from nunu_async.core.throttle import Throttle
 from nunu_async.errors import error_for_status
 from nunu_async.sandbox import Fault, Sandbox
 
@@ -422,7 +422,7 @@ async def test_a_pause_of_the_api_does_not_hold_storage(
         NunuClient(box.api_key, base_url=box.base_url, clock=clock) as on,
     ):
         busy = failed(429, 100.0)
-        on._uploader.equipment.traffic.failed(busy, clock.now, None)
+        on._uploader.context.traffic.failed(busy, clock.now, None)
         assert await on._session._traffic.ready() is None
         assert clock.sleeps == []
         await on.upload_build(make_file(1000), name="n", platform="linux")
@@ -431,7 +431,7 @@ async def test_a_pause_of_the_api_does_not_hold_storage(
 
 async def test_a_throttled_part_holds_the_other_parts() -> None:
     clock = ManualClock()
-    traffic = Traffic(clock, RetryPolicy())
+    traffic = Throttle(clock, RetryPolicy())
     slow = StorageError(part_number=1, status=503, code="SlowDown")
     traffic.failed(slow, clock.now, 2.0)
     await traffic.ready()
@@ -440,7 +440,7 @@ async def test_a_throttled_part_holds_the_other_parts() -> None:
 
 async def test_a_limit_that_goes_on_is_asked_after_less_and_less_often() -> None:
     clock = ManualClock()
-    traffic = Traffic(clock, RetryPolicy())
+    traffic = Throttle(clock, RetryPolicy())
     pauses: list[float] = []
     for _ in range(7):
         began = clock.now
@@ -476,7 +476,7 @@ def test_no_answers_hold_anybody_longer_than_the_longest_wait(
 ) -> None:
     clock = ManualClock()
     policy = RetryPolicy(cap=60.0)
-    traffic = Traffic(clock, policy)
+    traffic = Throttle(clock, policy)
     for status, asked, delay, after in told:
         began = clock.now
         clock.advance(after)

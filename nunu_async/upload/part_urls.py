@@ -15,7 +15,7 @@ from nunu_async.errors import DecodeError
 from nunu_async.models.builds import MultipartTicket, PartUrl, Ticket
 from nunu_async.upload.plan import Part, Plan, filled_batches
 
-__all__ = ["Ahead", "Signed", "Signer"]
+__all__ = ["PartUrls", "SignedPart", "UrlPrefetcher"]
 
 # Presigned URLs last "about an hour", or as long as they say. Their age counts from when they were
 # received: clocks disagree, and the signing time that they contain is the server's.
@@ -34,7 +34,7 @@ _MOST_BATCHES_AHEAD: Final = 10
 
 
 @attrs.frozen
-class Signed:
+class SignedPart:
     """A part with its presigned URL."""
 
     part: Part
@@ -45,7 +45,7 @@ class Signed:
     """The response that it came with, counted from 1."""
 
 
-class Signer:
+class PartUrls:
     """Requests and renews the presigned URLs of one upload.
 
     Expired URLs are renewed together, as they tend to expire together: renewals that are asked for
@@ -66,13 +66,13 @@ class Signer:
         self._owners: dict[int, int] = {}  # part numbers, by the URL's hash
         self._responses = 0
         self._expired = 0  # batches up to this one have expired
-        self._unsent: dict[int, Signed] = {}
+        self._unsent: dict[int, SignedPart] = {}
         self._to_renew: list[int] = []
-        self._renewals: dict[int, asyncio.Future[Signed]] = {}
+        self._renewals: dict[int, asyncio.Future[SignedPart]] = {}
         self._has_renewals = asyncio.Event()
         self.renews = isinstance(ticket, MultipartTicket)
 
-    async def sign(self, numbers: Sequence[int]) -> list[Signed]:
+    async def sign(self, numbers: Sequence[int]) -> list[SignedPart]:
         """Return a URL for each of `numbers`, in that order; call `latest` before using one.
 
         Raises: DecodeError when the server keeps leaving some out; what the request raises.
@@ -81,15 +81,15 @@ class Signer:
         self._unsent |= {one.part.number: one for one in signed}
         return signed
 
-    def latest(self, signed: Signed) -> Signed:
+    def latest(self, signed: SignedPart) -> SignedPart:
         """Return the newest URL of a part that was signed ahead."""
         return self._unsent.pop(signed.part.number, signed)
 
-    async def _sign(self, numbers: Sequence[int]) -> list[Signed]:
+    async def _sign(self, numbers: Sequence[int]) -> list[SignedPart]:
         ticket = self._ticket
         if not isinstance(ticket, MultipartTicket):
             address = PartUrl(part_number=1, url=ticket.upload_url)
-            return [Signed(self._plan.part(1), address, self._began)]
+            return [SignedPart(self._plan.part(1), address, self._began)]
         urls: dict[int, PartUrl] = {}
         for _ in range(_SIGN_ROUNDS):
             missing = [n for n in numbers if n not in urls]
@@ -102,7 +102,7 @@ class Signer:
         now = self._clock.monotonic()
         self._responses += 1
         try:
-            return [Signed(self._plan.part(n), urls[n], now, self._responses) for n in numbers]
+            return [SignedPart(self._plan.part(n), urls[n], now, self._responses) for n in numbers]
         except KeyError as error:
             raise DecodeError(
                 "get_upload_parts", (f"no URL for part {error} in {_SIGN_ROUNDS} answers",)
@@ -114,7 +114,7 @@ class Signer:
         owner = self._owners.setdefault(hash(address.url), address.part_number)
         return owner == address.part_number
 
-    async def renewed(self, signed: Signed) -> Signed:
+    async def renewed(self, signed: SignedPart) -> SignedPart:
         """Return a fresh URL for the part, while `run` runs. Raises: as `sign`."""
         number = signed.part.number
         if number not in self._renewals:
@@ -155,11 +155,11 @@ class Signer:
             for number in numbers:
                 del self._renewals[number]
 
-    def expired(self, signed: Signed) -> None:
+    def expired(self, signed: SignedPart) -> None:
         """Record that a URL was refused for its age: those received before are older still."""
         self._expired = max(self._expired, signed.batch)
 
-    def is_old(self, signed: Signed) -> bool:
+    def is_old(self, signed: SignedPart) -> bool:
         """Return whether a URL has to be renewed before it is used."""
         found = _LIFE.search(signed.address.url)
         life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
@@ -167,7 +167,7 @@ class Signer:
         return self.renews and (age > _USABLE * life or signed.batch <= self._expired)
 
 
-class Ahead:
+class UrlPrefetcher:
     """Prefetches the URLs of one upload's parts for its senders.
 
     URLs are requested late, so that they are used while fresh; but several batches may be requested
@@ -181,7 +181,7 @@ class Ahead:
     """
 
     def __init__(
-        self, signer: Signer, batches: Iterable[Sequence[int]], length: int, senders: int
+        self, signer: PartUrls, batches: Iterable[Sequence[int]], length: int, senders: int
     ) -> None:
         self._signer = signer
         self._batches = batches
@@ -191,7 +191,7 @@ class Ahead:
         self._count = 0  # URLs ready or requested
         self._waiting_senders = 0
         self._changed = asyncio.Event()
-        self._ready: asyncio.Queue[Signed | None] = asyncio.Queue()
+        self._ready: asyncio.Queue[SignedPart | None] = asyncio.Queue()
         self._began = False
         self._all_requested = False
 
@@ -216,7 +216,7 @@ class Ahead:
             self._ready.put_nowait(signed)
         self._began = True
 
-    async def take(self) -> Signed | None:
+    async def take(self) -> SignedPart | None:
         """Return the next part with its URL; None when there are no more."""
         if self._ready.empty():
             if self._began and not self._all_requested:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nunu_async.models.page import Page, Pagination
-from nunu_async.polling.history import History
-from nunu_async.polling.look import Look
+from nunu_async.polling.completed import CompletedSearch
+from nunu_async.polling.round import PollRound
 
 BEGAN = datetime(2026, 4, 11, tzinfo=UTC)
 SIZE = 5
@@ -46,7 +46,7 @@ class Shelf:
         self.broken: set[int] = set()
         self.requests = 0
 
-    async def read(self, look: Look, numbers: Iterable[int]) -> dict[int, Page[Row]]:
+    async def read(self, look: PollRound, numbers: Iterable[int]) -> dict[int, Page[Row]]:
         found = {}
         for number in numbers:
             self.requests += 1
@@ -67,14 +67,14 @@ class Shelf:
         return {row.id: row.began for row in self.rows if row.id in names and row.began}
 
 
-def shelf_and_history(ages: Iterable[int | None]) -> tuple[Shelf, History[Row]]:
+def shelf_and_history(ages: Iterable[int | None]) -> tuple[Shelf, CompletedSearch[Row]]:
     shelf = Shelf(ages)
-    return shelf, History(shelf.read, lambda row: row.began)
+    return shelf, CompletedSearch(shelf.read, lambda row: row.began)
 
 
-def looked(shelf: Shelf, history: History[Row], names: set[str]) -> tuple[Look, int]:
+def looked(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tuple[PollRound, int]:
     """Look for these once; return how it went and what it cost."""
-    look, before = Look(left=set(names)), shelf.requests
+    look, before = PollRound(left=set(names)), shelf.requests
     asyncio.run(history.find(look, shelf.placed(names)))
     return look, shelf.requests - before
 
@@ -108,7 +108,7 @@ def test_what_is_not_there_or_cannot_be_read_ends_the_search_all_the_same(
     placed = shelf.placed(names)
     shelf.rows = [row for row in shelf.rows if row.id != min(names)]
     shelf.broken = broken
-    look = Look(left=set(names))
+    look = PollRound(left=set(names))
     asyncio.run(history.find(look, placed))
     hidden = {
         row.id for number in broken for row in shelf.rows[number * SIZE : (number + 1) * SIZE]
@@ -131,8 +131,8 @@ def test_a_hundred_thousand_rows_cost_little(ages: str) -> None:
     assert second <= 3 * 20
 
 
-def sought(shelf: Shelf, history: History[Row], names: set[str]) -> tuple[Look, int]:
-    look, before = Look(left=set(names)), shelf.requests
+def sought(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tuple[PollRound, int]:
+    look, before = PollRound(left=set(names)), shelf.requests
     asyncio.run(history.scan(look, set(names)))
     return look, shelf.requests - before
 

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-__all__ = ["Board", "Watched", "fold"]
+__all__ = ["PollSchedule", "TrackedId", "fold"]
 
 # Seconds of absence until an id counts as missing. A new row may appear in the lists with a delay;
 # one that was seen before is more likely absent for a moment only.
@@ -30,13 +30,13 @@ _MAX_BACKOFF_OF_NEW = 5.0
 _UUID_LENGTH = 36
 
 
-class Waiting(Protocol):
+class Subscriber(Protocol):
     """What waits for an id; `interval` is in seconds."""
 
     interval: float
 
 
-W = TypeVar("W", bound=Waiting)
+W = TypeVar("W", bound=Subscriber)
 
 
 def fold(name: str) -> str:
@@ -45,7 +45,7 @@ def fold(name: str) -> str:
 
 
 @attrs.define(eq=False)
-class Watched(Generic[W]):
+class TrackedId(Generic[W]):
     """One id that is polled; times are monotonic seconds.
 
     Attributes:
@@ -71,11 +71,11 @@ class Watched(Generic[W]):
     unsettled_row: object = None
 
 
-class Board(Generic[W]):
+class PollSchedule(Generic[W]):
     """The ids that are polled, each once however many waits it has, and when they are due."""
 
     def __init__(self) -> None:
-        self._watched: dict[str, Watched[W]] = {}
+        self._watched: dict[str, TrackedId[W]] = {}
         # When the last poll of each id ended, grouped by its interval: thousands of ids share both,
         # so the next poll is found without a step for each.
         self._polled_at: defaultdict[float, dict[str, float]] = defaultdict(dict)
@@ -89,7 +89,7 @@ class Board(Generic[W]):
     def __len__(self) -> int:
         return len(self._watched)
 
-    def get(self, key: str) -> Watched[W] | None:
+    def get(self, key: str) -> TrackedId[W] | None:
         """Return the entry of a folded id."""
         return self._watched.get(key)
 
@@ -103,7 +103,7 @@ class Board(Generic[W]):
         key = fold(name)
         watched = self._watched.get(key)
         if watched is None:
-            self._watched[key] = Watched(name, [wait], wait.interval)
+            self._watched[key] = TrackedId(name, [wait], wait.interval)
             self._polled_at[wait.interval][key] = -math.inf
         elif watched.waits[-1] is not wait:  # else it has the same id in another case too
             watched.waits.append(wait)
@@ -128,12 +128,12 @@ class Board(Generic[W]):
             self._set_interval(key, watched, min(wait.interval for wait in watched.waits))
         self._stale.clear()
 
-    def _set_interval(self, key: str, watched: Watched[W], interval: float) -> None:
+    def _set_interval(self, key: str, watched: TrackedId[W], interval: float) -> None:
         if interval != watched.interval:
             self._polled_at[interval][key] = self._pop_polled_at(key, watched)
             watched.interval = interval
 
-    def _pop_polled_at(self, key: str, watched: Watched[W]) -> float:
+    def _pop_polled_at(self, key: str, watched: TrackedId[W]) -> float:
         of_interval = self._polled_at[watched.interval]
         polled_at = of_interval.pop(key)
         if not of_interval:

@@ -18,20 +18,20 @@ from nunu_async.errors import (
     PermissionDenied,
 )
 from nunu_async.models.page import Page
-from nunu_async.polling.wait import Outcome
+from nunu_async.polling.subscription import Pollable
 
 __all__ = [
     "CONCURRENCY",
     "MAX_FAILURES",
-    "Kind",
-    "Look",
+    "PollRound",
+    "PollSource",
     "Read",
     "batch_size",
     "gather_all",
     "page_count",
 ]
 
-R = TypeVar("R", bound=Outcome)
+R = TypeVar("R", bound=Pollable)
 T = TypeVar("T")
 Read = Callable[[int], Awaitable[Page[R]]]
 
@@ -43,7 +43,7 @@ _PAGE_SIZE = 100
 
 
 @attrs.frozen(kw_only=True)
-class Kind(Generic[R]):
+class PollSource(Generic[R]):
     """A resource that can be waited for, and the operations that poll it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Kind(Generic[R]):
 
 
 @attrs.define
-class Look:
+class PollRound:
     """The targets and the progress of one poll round.
 
     Attributes:

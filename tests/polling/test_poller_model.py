@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from nunu_async.errors import NotFound, NunuError, ServerError, StallError
 from nunu_async.models.page import Page, Pagination
-from nunu_async.polling.look import Kind
-from nunu_async.polling.wait import Change
-from nunu_async.polling.waiting import Terms, Waiter
-from nunu_async.polling.watcher import Watcher
+from nunu_async.polling.poller import Poller
+from nunu_async.polling.round import PollSource
+from nunu_async.polling.subscription import Change
+from nunu_async.polling.waiting import WaitApi, WaitOptions
 
 STATES = ("queued", "running", "completed")
 BEGAN = datetime(2026, 4, 11, tzinfo=UTC)
@@ -125,8 +125,8 @@ class Service:
         raise NotFound(status=404)
 
 
-def kind_of(service: Service, *, by_id: bool) -> Kind[Row]:
-    return Kind(
+def kind_of(service: Service, *, by_id: bool) -> PollSource[Row]:
+    return PollSource(
         name="thing",
         key=lambda row: row.id,
         state=lambda row: row.state,
@@ -193,11 +193,11 @@ def test_nobody_ends_early_twice_or_never(
 
     async def main() -> list[Row]:
         clock = service.clock
-        watcher = Watcher(kind_of(service, by_id=by_id), clock=clock, on_refused=refused)
-        waiter = Waiter(watcher, clock=clock)
+        watcher = Poller(kind_of(service, by_id=by_id), clock=clock, on_refused=refused)
+        waiter = WaitApi(watcher, clock=clock)
 
         async def one(name: str) -> Row:
-            row = await waiter.one(name, Terms())
+            row = await waiter.one(name, WaitOptions())
             assert name in service.told, "over before the service said so"
             return row
 
@@ -207,7 +207,7 @@ def test_nobody_ends_early_twice_or_never(
                     tasks = [group.create_task(one(name)) for name in ids]
                 found = [task.result() for task in tasks]
             else:
-                found = list(await waiter.many(ids, Terms(on_change=changes.append)))
+                found = list(await waiter.many(ids, WaitOptions(on_change=changes.append)))
         except* NotFound:
             # Hidden from one look after the other, it is not there as far as anybody can tell.
             if max(service.hides[name] for name in ids) < 2:
@@ -243,15 +243,15 @@ async def test_a_long_history_costs_a_few_requests_whether_older_or_newer(
     past = [Row(f"p{n}", "completed", BEGAN + timedelta(days=1, seconds=-n)) for n in range(older)]
     later = [Row(f"l{n}", "completed", BEGAN + timedelta(days=3, seconds=n)) for n in range(newer)]
     service = Service([*ours, *past, *later], [[]] * 10_000, is_sorted=True)
-    watcher = Watcher(kind_of(service, by_id=False), clock=service.clock, on_refused=refused)
-    waiter = Waiter(watcher, clock=service.clock)
+    watcher = Poller(kind_of(service, by_id=False), clock=service.clock, on_refused=refused)
+    waiter = WaitApi(watcher, clock=service.clock)
     costs: list[int] = []
 
     def change(_: Change[Row]) -> None:
         costs.append(service.requests)
 
     found = asyncio.ensure_future(
-        waiter.many([row.id for row in ours], Terms(on_change=change, interval=60))
+        waiter.many([row.id for row in ours], WaitOptions(on_change=change, interval=60))
     )
     for row in ours:
         while not found.done() and len(service.times) < 2 + ours.index(row):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nunu_async import NunuError, StallError, StorageError, TransportError
-from nunu_async.upload.slots import Slots
+from nunu_async.upload.limiter import AdaptiveLimiter
 
 BUSY = StorageError(part_number=1, status=429)
 
@@ -28,13 +28,13 @@ BUSY = StorageError(part_number=1, status=429)
     ids=str,
 )
 def test_only_who_wants_fewer_gets_fewer(failure: NunuError, width: int) -> None:
-    slots = Slots(16)
+    slots = AdaptiveLimiter(16)
     slots.failed(failure, 1.0, 2.0)
     assert slots.width == width
 
 
 def test_what_was_sent_before_says_nothing_of_the_new_width() -> None:
-    slots = Slots(16)
+    slots = AdaptiveLimiter(16)
     for _ in range(16):
         slots.failed(BUSY, 1.0, 2.0)
     assert slots.width == 8
@@ -44,7 +44,7 @@ def test_what_was_sent_before_says_nothing_of_the_new_width() -> None:
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 20))
 def test_the_width_stays_between_one_and_the_limit(goes_well: list[bool], limit: int) -> None:
-    slots = Slots(limit)
+    slots = AdaptiveLimiter(limit)
     for now, well in enumerate(goes_well):
         if well:
             slots.succeeded()
@@ -57,7 +57,7 @@ def test_the_width_stays_between_one_and_the_limit(goes_well: list[bool], limit:
 
 
 async def test_they_come_in_in_order_and_a_cancelled_one_takes_no_place() -> None:
-    slots = Slots(2)
+    slots = AdaptiveLimiter(2)
     came: list[int] = []
     leave = asyncio.Event()
 
@@ -85,7 +85,7 @@ async def test_they_come_in_in_order_and_a_cancelled_one_takes_no_place() -> Non
 
 
 async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
-    slots = Slots(4)
+    slots = AdaptiveLimiter(4)
     slots.failed(BUSY, 1.0, 2.0)
     inside = 0
     leave = asyncio.Event()
@@ -111,7 +111,7 @@ async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
 
 
 async def test_a_cancelled_one_keeps_nobody_waiting() -> None:
-    slots = Slots(1)
+    slots = AdaptiveLimiter(1)
     async with slots:
         waiting = asyncio.ensure_future(slots.__aenter__())
         await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def test_a_cancelled_one_keeps_nobody_waiting() -> None:
 
 
 async def test_one_cancelled_in_the_turn_in_which_another_leaves_ends_as_cancelled() -> None:
-    slots = Slots(1)
+    slots = AdaptiveLimiter(1)
     await slots.__aenter__()
     waiting = asyncio.ensure_future(slots.__aenter__())
     await asyncio.sleep(0)

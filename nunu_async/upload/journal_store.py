@@ -27,8 +27,8 @@ from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.redact import Secret
 from nunu_async.upload.journal import (
     VERSION,
-    Head,
-    Kept,
+    JournalHeader,
+    JournalState,
     foreign_format,
     head_line,
     mark_line,
@@ -43,7 +43,7 @@ from nunu_async.upload.source import Identity, Source
 if sys.platform == "darwin":
     import fcntl
 
-__all__ = ["Journal", "LeftBehind", "Shelf"]
+__all__ = ["Journal", "JournalStore", "PendingUpload"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,11 +68,11 @@ _LOCK_PAUSE: Final = 0.02
 
 
 @attrs.frozen(kw_only=True)
-class LeftBehind:
+class PendingUpload:
     """A pending upload: its journal, and the state of its build file."""
 
     path: Path
-    kept: Kept
+    kept: JournalState
     is_ours: bool
     """Whether it belongs to the API and the project of this client."""
     is_busy: bool
@@ -86,11 +86,11 @@ class Found:
     """A journal that was found; its build file, maybe on a dead disk, was not looked at."""
 
     path: Path
-    kept: Kept
+    kept: JournalState
     is_busy: bool
 
 
-class Shelf:
+class JournalStore:
     """The journals of one state directory, and which of them are of one API and project.
 
     Args:
@@ -168,8 +168,8 @@ class Shelf:
         identity += [request.multipart, request.description, list(request.tags)]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
-        def head(ticket: MultipartTicket) -> Head:
-            return Head(
+        def head(ticket: MultipartTicket) -> JournalHeader:
+            return JournalHeader(
                 path=path,
                 identity=source.identity,
                 base_url=base_url,
@@ -235,13 +235,13 @@ class Shelf:
             _LOG.warning("the journals' disk hangs; those of older states are let be")
             return []
 
-    async def take(self, one: Found | LeftBehind) -> Journal:
+    async def take(self, one: Found | PendingUpload) -> Journal:
         """Open and lock a found journal. Raises: SourceError when it is busy; ConfigError."""
         journal = Journal(one.path, self.executor, self._clock)
         await journal.open(one.kept.head.path, create=False)
         return journal
 
-    def _is_ours(self, head: Head) -> bool:
+    def _is_ours(self, head: JournalHeader) -> bool:
         if (head.base_url, head.project_id) != self._place:
             return False
         # An upload that has expired on the server is ours with any key: keys are replaced, and no
@@ -249,14 +249,14 @@ class Shelf:
         expired = time.time() - head.began > 60 * MOST_MINUTES
         return expired or head.key_mark in (None, self._key_mark) or self._key_mark is None
 
-    def left_behind(self) -> list[LeftBehind]:
+    def left_behind(self) -> list[PendingUpload]:
         """Read all journals, oldest first; blocks. Those of other versions go into `foreign`.
 
         Raises: ConfigError where the folder cannot be read, or none is known.
         """
         self.foreign = []
         pending = [
-            LeftBehind(
+            PendingUpload(
                 path=one.path,
                 kept=one.kept,
                 is_ours=self._is_ours(one.kept.head),
@@ -295,8 +295,8 @@ class Journal:
         self._descriptor: int | None = None
         self._checksum = 0
         self._broken = False
-        self.head_of: Callable[[MultipartTicket], Head] | None = None
-        self.kept: Kept | None = None
+        self.head_of: Callable[[MultipartTicket], JournalHeader] | None = None
+        self.kept: JournalState | None = None
         """The state read from it."""
         self.foreign = ""
         """The format, if another version wrote it; then it is neither changed nor held open."""
@@ -323,7 +323,7 @@ class Journal:
 
     async def begin(self, ticket: MultipartTicket) -> None:
         """Write a header, in place of any contents."""
-        assert self.head_of is not None  # noqa: S101 - for the type checker: `Shelf.open` made it
+        assert self.head_of is not None  # noqa: S101 - for the type checker: `JournalStore.open` made it
         head = self.head_of(ticket)
         await finish(self._do(lambda: self._begin(head)))
 
@@ -412,7 +412,7 @@ class Journal:
             self._close(remove=False)
             raise _unusable(self._path, error) from None
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: JournalHeader) -> None:
         self._void()
         if self._descriptor is None or self._broken:
             return
@@ -593,7 +593,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _file_state(head: Head) -> str:
+def _file_state(head: JournalHeader) -> str:
     try:
         found = os.stat(head.path)  # noqa: PTH116 - as it was opened
     except (OSError, ValueError):

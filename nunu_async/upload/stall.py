@@ -9,7 +9,7 @@ import attrs
 
 from nunu_async.config import Timeouts
 
-__all__ = ["Progress", "Watch"]
+__all__ = ["StallDetector", "TransferStats"]
 
 # Checks within the shortest limit.
 _CHECKS: Final = 4
@@ -18,7 +18,7 @@ _STEPS: Final = 20
 
 
 @attrs.frozen
-class Progress:
+class TransferStats:
     """How much of a body is sent, in bytes."""
 
     given: int
@@ -45,7 +45,7 @@ class Progress:
         return self.given - self.buffered - self.queued
 
 
-class Watch:
+class StallDetector:
     """Detects stalls of one PUT from its progress over time.
 
     Attributes:
@@ -54,14 +54,14 @@ class Watch:
 
     def __init__(self, limits: Timeouts, now: float) -> None:
         self._limits = limits
-        self._last: Progress | None = None
+        self._last: TransferStats | None = None
         self._moved = now
         self._marks: deque[tuple[float, int]] = deque()
         window = limits.trickle_window if limits.trickle_rate else 0.0
         self._window = window
         self.every = min(limits.stall, limits.answer, window or limits.stall) / _CHECKS
 
-    def problem(self, now: float, progress: Progress) -> str:
+    def problem(self, now: float, progress: TransferStats) -> str:
         """Return why the PUT has to be aborted; "" while it has not."""
         if progress.is_idle:
             self._marks.clear()

@@ -10,13 +10,13 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import ParamSpec, TypeVar, cast
 
-__all__ = ["Lane", "Readers"]
+__all__ = ["BoundedExecutor", "DaemonThreadPool"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Readers(Executor):
+class DaemonThreadPool(Executor):
     """An executor with at most `threads` daemon threads, started as they are needed.
 
     Where no more can be started, as under a limit on processes or while the interpreter ends, the
@@ -86,7 +86,7 @@ class Readers(Executor):
                 self._work.put(None)
 
 
-class Lane(Executor):
+class BoundedExecutor(Executor):
     """An executor that makes at most `width` calls at once on another one; others wait."""
 
     def __init__(self, executor: Executor, width: int) -> None:
