@@ -17,12 +17,12 @@ import pytest_asyncio
 import trustme
 from doubles import ManualClock
 from hypothesis import settings
+from uploads import PART
 
 import nunu_async
 from nunu_async import NunuClient
 from nunu_async.sandbox import Sandbox
 
-PART = 256 * 1024
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
 # How long an example takes says more of the machine than of what is tested.

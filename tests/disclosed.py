@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+MARKED_KEY = "nunu_MARKED_KEY_0123456789"
 _TESTS = Path(__file__).parent.resolve()
 
 # As runners look for them: actions/runner, ActionCommand.cs; azure-pipelines-agent, Command.cs.

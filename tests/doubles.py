@@ -99,6 +99,21 @@ class ManualClock:
         return sum(not timer.cancelled for timer in self._timers)
 
 
+@attrs.define
+class Gate:
+    """For `Sandbox(sleep=gate.sleep)`: a fault's latency lasts until the test opens the gate."""
+
+    reached: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _opened: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    async def sleep(self, _: float) -> None:
+        self.reached.set()
+        await self._opened.wait()
+
+    def open(self) -> None:
+        self._opened.set()
+
+
 Exchange = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
 
 

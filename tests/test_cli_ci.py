@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import attrs
 import pytest
 from cli_tools import BUILD_KEYS, SOON, Ran, make, run, started, together, until
+from doubles import Gate
 from test_cli_display import needs_terminals, on_a_terminal
 
 from nunu_async.cli.arguments import parse
@@ -450,22 +451,17 @@ async def test_a_signal_while_waiting_stops_what_was_started(
 
 async def test_a_signal_while_starting_stops_what_the_late_answer_names(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
-    held, opened = asyncio.Event(), asyncio.Event()
-
-    async def sleep(_: float) -> None:
-        held.set()
-        await opened.wait()
-
+    gate = Gate()
     faults = [Fault(on="start_run", latency=1.0)]
     async with (
-        Sandbox(script=ENDLESS, faults=faults, sleep=sleep) as box,
+        Sandbox(script=ENDLESS, faults=faults, sleep=gate.sleep) as box,
         started(*said(box), env=box.environment, cwd=tmp_path) as running,
     ):
         async with asyncio.timeout(20):
-            await held.wait()
+            await gate.reached.wait()
         running.send_signal(signal.SIGINT)
         await running.says("stopping")
-        opened.set()
+        gate.open()
         ran = await running.end(within=SOON)
         assert ran.code == 130
         (stop,) = box.journal.of("stop_runs")

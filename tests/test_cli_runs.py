@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from cli_tools import PATIENCE, environment, run, started, together, until
 from rich.cells import cell_len
-from scripted import artifact, details, player, step
+from scripted import KEY, artifact, details, player, step
 
 from nunu_async.sandbox import (
     Artifact,
@@ -620,7 +620,7 @@ async def serving(body: bytes) -> tuple[asyncio.Server, dict[str, str]]:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    return server, {"NUNU_API_KEY": "nunu_a_key_for_tests_only_0001", "NUNU_BASE_URL": base}
+    return server, {"NUNU_API_KEY": KEY, "NUNU_BASE_URL": base}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import attrs
 import pytest
 from cli_tools import SOON, Running, environment, listing, make, started, until
+from doubles import Gate
+from uploads import stalled, states
 
 from nunu_async.sandbox import Fault, Sandbox, Script
 
@@ -22,29 +23,9 @@ STALL = Fault(on="put_part", times=None, do="stall")
 ONE = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart", "--json"]
 
 
-@attrs.define
-class Gate:
-    """The sandbox's `sleep`: a fault's latency lasts until the test opens the gate."""
-
-    held: asyncio.Event = attrs.field(factory=asyncio.Event)
-    opened: asyncio.Event = attrs.field(factory=asyncio.Event)
-
-    async def sleep(self, _: float) -> None:
-        self.held.set()
-        await self.opened.wait()
-
-
-def stalled(box: Sandbox) -> int:
-    return sum(seen.outcome == "stalled" for seen in box.journal.of("put_part"))
-
-
 def cancelled(box: Sandbox) -> list[str | None]:
     """Give the uploads that the server was told to cancel, and agreed to."""
     return [seen.build_id for seen in box.journal.of("cancel_upload") if seen.status == 200]
-
-
-def states(box: Sandbox) -> list[str]:
-    return [upload.state for upload in box.uploads.values()]
 
 
 async def interrupt(running: Running, which: signal.Signals = signal.SIGINT) -> None:
@@ -115,7 +96,7 @@ async def test_more_signals_during_the_clean_up_change_nothing(
         await until(lambda: stalled(box) == 3)
         await interrupt(running, which)
         async with asyncio.timeout(SOON):
-            await gate.held.wait()
+            await gate.reached.wait()
         running.send_signal(which)
         await running.says("still stopping")
         running.send_signal(signal.SIGINT)
@@ -123,7 +104,7 @@ async def test_more_signals_during_the_clean_up_change_nothing(
         running.send_signal(signal.SIGTERM)
         await running.says("still stopping", times=3)
         assert running.process.returncode is None
-        gate.opened.set()
+        gate.open()
         ran = await running.end(within=SOON)
         # The first signal is the one that counts.
         assert ran.code == code
@@ -149,10 +130,10 @@ async def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path: Pa
         started(*ONE, env=box.environment, cwd=tmp_path, wrapper=IGNORING) as running,
     ):
         async with asyncio.timeout(SOON):
-            await gate.held.wait()
+            await gate.reached.wait()
         running.send_signal(signal.SIGHUP)
         running.send_signal(signal.SIGINT)
-        gate.opened.set()
+        gate.open()
         ran = await running.end(within=SOON)
         assert (ran.code, ran.err) == (0, "")
         assert states(box) == ["completed"]
@@ -258,9 +239,9 @@ async def test_a_reservation_whose_answer_is_still_to_come_is_cancelled_too(
         started(*ONE, env=box.environment, cwd=tmp_path) as running,
     ):
         async with asyncio.timeout(SOON):
-            await gate.held.wait()
+            await gate.reached.wait()
         await interrupt(running)
-        gate.opened.set()
+        gate.open()
         ran = await running.end(within=SOON)
         assert ran.code == 130
         assert ran.report["failed"][0]["error"] == "CancelledError"
@@ -278,9 +259,9 @@ async def test_a_build_that_is_being_completed_is_never_deleted(tmp_path: Path) 
         started(*ONE, env=box.environment, cwd=tmp_path) as running,
     ):
         async with asyncio.timeout(SOON):
-            await gate.held.wait()
+            await gate.reached.wait()
         await interrupt(running)
-        gate.opened.set()
+        gate.open()
         ran = await running.end(within=SOON)
         assert ran.code == 130
         assert states(box) == ["completed"]

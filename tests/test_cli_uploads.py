@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from cli_tools import SOON, Ran, make, run, started, together, until
+from uploads import stalled, states
 
 from nunu_async.sandbox import Fault, Sandbox
 from nunu_async.upload.journal import head_line, read
@@ -30,14 +31,6 @@ async def box() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 def env(box: Sandbox, tmp_path: Path) -> dict[str, str]:
     return box.environment | {"NUNU_STATE_DIR": str(tmp_path / "state")}
-
-
-def stalled(box: Sandbox) -> int:
-    return sum(seen.outcome == "stalled" for seen in box.journal.of("put_part"))
-
-
-def states(box: Sandbox) -> list[str]:
-    return [upload.state for upload in box.uploads.values()]
 
 
 async def leave(

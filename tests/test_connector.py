@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from doubles import ManualClock, answer, body_length, raw_server, storage_for, until
+from scripted import KEY
 
 from nunu_async import NunuClient, PartUrl
 from nunu_async.core import connector
@@ -28,7 +29,6 @@ from nunu_async.errors import ConnectError
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 
-KEY = "nunu_a_key_for_tests_only_0001"
 # What a server may say to a connection that nobody uses.
 UNASKED = {
     "an-answer": answer(body=json.dumps({"build_id": "a"}).encode()),

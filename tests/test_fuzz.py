@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
+from disclosed import MARKED_KEY as KEY
 from doubles import ManualClock, answer, body_length, raw_server
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,6 @@ from nunu_async.upload.storage import (
     refusal_of,
 )
 
-KEY = "nunu_MARKED_KEY_0123456789"
 UPLOAD_ID = "mpu-MARKED-7Qd2LxA_9f8e"
 SIGNATURE = "marked5ca1ab1e0000000000000000000000000000000000000000feedfacecafe"
 SECRETS = (KEY, UPLOAD_ID, SIGNATURE)

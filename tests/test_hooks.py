@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from doubles import ManualClock, until
+from scripted import KEY
 
 from nunu_async import (
     Attempt,
@@ -228,4 +229,4 @@ async def test_one_that_turns_out_to_be_asynchronous_is_said_to_be(
 @pytest.mark.parametrize("listener", [_coroutine_function, "print", 7])
 def test_a_listener_that_cannot_be_called_at_once_is_refused(listener: Any) -> None:
     with pytest.raises(ConfigError, match="on_attempt must be a function"):
-        NunuClient("nunu_a_key_for_tests_only_0001", on_attempt=listener)
+        NunuClient(KEY, on_attempt=listener)

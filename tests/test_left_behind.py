@@ -7,10 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
-from doubles import ManualClock, completion_of, until
+from doubles import Gate, ManualClock, completion_of, until
+from uploads import PART, MakeFile, client, start, states
 
 from nunu_async import (
     Cancelled,
@@ -31,18 +31,7 @@ from nunu_async.sandbox import Fault, Sandbox
 from nunu_async.upload.source import Source
 from nunu_async.upload.threads import BoundedExecutor, DaemonThreadPool
 
-PART = 256 * 1024
-MakeFile = Callable[..., Path]
 PAGE = "<html>who knows</html>"
-
-
-def start(nunu: NunuClient, path: Path, **options: object) -> asyncio.Task[object]:
-    options = {"name": "n", "platform": "windows", "multipart": True} | options
-    return asyncio.ensure_future(nunu.upload_build(path, **options))  # type: ignore[arg-type]
-
-
-def states(box: Sandbox) -> list[str]:
-    return [upload.state for upload in box.uploads.values()]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +88,7 @@ async def test_cancelling_while_a_refused_complete_pauses_frees_the_upload_at_on
             await asyncio.Event().wait()
 
     box.add_fault(Fault(on="complete_upload", status=429, headers={"Retry-After": "60"}))
-    async with NunuClient(box.api_key, base_url=box.base_url, clock=Patient()) as nunu:
+    async with client(box, Patient()) as nunu:
         task = start(nunu, make_file(PART))
         await pausing.wait()
         task.cancel()
@@ -111,15 +100,11 @@ async def test_cancelling_while_a_refused_complete_pauses_frees_the_upload_at_on
 async def test_cancelled_uploads_that_were_queued_reserve_nothing(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
-    answered = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await answered.wait()
-
+    gate = Gate()
     fault = Fault(on="initiate_upload", latency=1, times=None)
     async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock, api_concurrency=2) as nunu,
+        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
+        client(box, clock, api_concurrency=2) as nunu,
     ):
         path = make_file(PART)
         tasks = [start(nunu, path) for _ in range(12)]
@@ -128,7 +113,7 @@ async def test_cancelled_uploads_that_were_queued_reserve_nothing(
             task.cancel()
         for _ in range(5):
             await asyncio.sleep(0)
-        answered.set()
+        gate.open()
         await asyncio.wait(tasks)
         assert len(box.journal.of("initiate_upload")) == 2
         assert states(box) == ["cancelled"] * 2
@@ -145,7 +130,7 @@ async def test_cancelling_between_two_initiates_begins_no_second(
             await asyncio.Event().wait()
 
     box.add_fault(Fault(on="initiate_upload", status=503, headers={"Retry-After": "3"}))
-    async with NunuClient(box.api_key, base_url=box.base_url, clock=Patient()) as nunu:
+    async with client(box, Patient()) as nunu:
         task = start(nunu, make_file(PART), auto_delete=True)
         await pausing.wait()
         task.cancel()
@@ -159,7 +144,7 @@ async def test_closing_the_client_ends_its_uploads_properly(
     box: Sandbox, clock: ManualClock, make_file: MakeFile, by_error: bool
 ) -> None:
     box.add_fault(Fault(on="put_part", do="stall", times=None))
-    nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock)
+    nunu = client(box, clock)
     task = start(nunu, make_file(4 * PART))
     await until(lambda: len(box.journal.of("put_part")) == 4)
     if by_error:
@@ -212,18 +197,14 @@ async def test_an_answer_without_ids_is_an_error_and_nothing_more(
 async def test_cleaning_up_does_not_queue_behind_other_requests(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
-    answered = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await answered.wait()
-
+    gate = Gate()
     faults = [
         Fault(on="get_build", latency=1, times=None),
         Fault(on="put_part", status=400, times=None),
     ]
     async with (
-        Sandbox(part_size=PART, faults=faults, sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock, api_concurrency=2) as nunu,
+        Sandbox(part_size=PART, faults=faults, sleep=gate.sleep) as box,
+        client(box, clock, api_concurrency=2) as nunu,
     ):
         slow = asyncio.ensure_future(nunu.builds.get("x"))
         task = start(nunu, make_file(PART), multipart=False)
@@ -232,7 +213,7 @@ async def test_cleaning_up_does_not_queue_behind_other_requests(
         with pytest.raises(UploadError) as caught:
             await task
         assert caught.value.cancelled is True
-        answered.set()
+        gate.open()
         await asyncio.wait({slow, slower})
         assert slow.exception() is not None
         assert slower.exception() is not None
@@ -278,15 +259,11 @@ async def test_a_refused_part_does_not_take_others_down(
 async def test_uploads_that_cannot_send_yet_reserve_nothing(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
-    released = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await released.wait()
-
+    gate = Gate()
     fault = Fault(on="put_part", latency=1, times=None)
     async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=3) as nunu,
+        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
+        client(box, clock, storage_concurrency=3) as nunu,
     ):
         path = make_file(PART)
         tasks = [start(nunu, path, multipart=False) for _ in range(20)]
@@ -294,7 +271,7 @@ async def test_uploads_that_cannot_send_yet_reserve_nothing(
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(box.journal.of("initiate_upload")) == 3
-        released.set()
+        gate.open()
         await asyncio.gather(*tasks)
         assert states(box) == ["completed"] * 20
 
@@ -320,7 +297,7 @@ async def test_cancelled_opens_leak_no_descriptor(
 async def test_a_listener_that_closes_the_client_does_not_hang(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
-    nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock)
+    nunu = client(box, clock)
 
     async def close(event: UploadEvent) -> None:
         if isinstance(event, PartDone):
@@ -350,7 +327,7 @@ async def test_closing_again_meanwhile_does_not_break_the_cleaning_up(
 async def test_a_listener_told_of_the_end_that_a_close_brought_may_close_again(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
-    nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock)
+    nunu = client(box, clock)
 
     async def close(event: UploadEvent) -> None:
         if isinstance(event, Cancelled):

@@ -30,6 +30,7 @@ from doubles import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import KEY
 
 from nunu_async import (
     ConfigError,
@@ -45,7 +46,6 @@ from nunu_async.core.proxies import NO_PROXY, Proxies
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 
-KEY = "nunu_a_key_for_tests_only_0001"
 USER, PASSWORD = "agent", "p:w@ss-MARKED-0001"
 SHOWN_NOWHERE = (PASSWORD, "MARKED", base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode())
 ASKED = f"Proxy-Authorization: Basic {SHOWN_NOWHERE[2]}".encode()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disclosed import MARKED_KEY as KEY
 from disclosed import disclosed
 from doubles import ManualClock, answer, body_length, raw_server, until
 from yarl import URL
@@ -31,7 +32,6 @@ from nunu_async import (
 from nunu_async.core.wire import Response
 from nunu_async.sandbox import Fault, Sandbox
 
-KEY = "nunu_MARKED_KEY_0123456789"
 PART = 64 * 1024
 
 

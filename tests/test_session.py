@@ -13,7 +13,7 @@ import attrs
 import pytest
 from disclosed import disclosed
 from doubles import ManualClock, RawServer, answer, body_length, completion_of, raw_server, until
-from scripted import answered, told
+from scripted import KEY, answered, told
 
 from nunu_async import (
     ApiError,
@@ -45,7 +45,6 @@ from nunu_async.core.request import Request
 from nunu_async.models.base import Model
 from nunu_async.sandbox import Fault, Sandbox
 
-KEY = "nunu_a_key_for_tests_only_0001"
 UPLOAD = InitiateUpload(name="n", file_name="f.zip", file_size=5, platform="linux")
 TICKET = MultipartTicket(
     build_id="b", object_key="o", upload_id="mpu-secret-0001", total_parts=3, part_size=2

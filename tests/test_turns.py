@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,6 +12,7 @@ import pytest
 from doubles import HeldClock, LoopTurns, ManualClock, counting_turns, until
 from hypothesis import given
 from hypothesis import strategies as st
+from uploads import MakeFile
 
 from nunu_async import Attempt, ClientClosed, NotFound, NunuClient, WaitTimeout
 from nunu_async.core.turns import Turns
@@ -24,8 +24,6 @@ MANY = 1000
 # By design, and not read from the code: a change of either is to be a decision.
 WOKEN_AT_ONCE = 100
 ENDED_AT_ONCE = 2
-
-MakeFile = Callable[..., Path]
 
 
 # --- The rule.

@@ -24,13 +24,13 @@ from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote
 
 import attrs
+from disclosed import MARKED_KEY as KEY
 from doubles import ManualClock, hang_up
 from fault_steps import Step, refuse
 
 Listening = Literal["api", "storage", "storage2", "foreign"]
 LISTENERS: tuple[Listening, ...] = ("api", "storage", "storage2", "foreign")
 
-KEY = "nunu_MARKED_KEY_0123456789"
 MIB = 1024 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _BLOCK = 64 * 1024

@@ -18,18 +18,18 @@ from typing import Any
 
 import pytest
 from cli_tools import environment, started, until
-from doubles import ManualClock
+from doubles import Gate, ManualClock
 from fault_case import PART
 from fault_invariants import Evidence, check_invariants
 from fault_server import KEY, FaultServer
 from fault_steps import hold, serve, stop_reading
+from uploads import MakeFile, stalled, states
 
 import nunu_async
 from nunu_async import ConfigError, NunuClient
 from nunu_async.sandbox import Fault, Sandbox
 
 ROOT = Path(nunu_async.__file__).parent
-MakeFile = Callable[..., Path]
 STALL = Fault(on="put_part", times=None, do="stall")
 SOON = 10.0
 
@@ -38,10 +38,6 @@ _signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals o
 
 def judge(box: Sandbox, path: Path, **allowed: str) -> None:
     check_invariants(Evidence.of_sandbox(box, content=path.read_bytes(), allowed=allowed))
-
-
-def stalled(box: Sandbox) -> int:
-    return sum(seen.outcome == "stalled" for seen in box.journal.of("put_part"))
 
 
 # --- Processes that are told to end
@@ -94,7 +90,7 @@ async def test_p8_an_interrupt_under_asyncio_run_cancels_the_upload(make_file: M
         assert "KeyboardInterrupt" in err
         assert "never" not in err
         assert box.api_key not in err
-        assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+        assert states(box) == ["cancelled"]
         assert box.journal[-1].operation == "cancel_upload"
         judge(box, path)
 
@@ -104,22 +100,17 @@ async def test_p8_a_second_interrupt_ends_the_program_with_the_delete_on_its_way
     make_file: MakeFile,
 ) -> None:
     path = make_file(3 * PART)
-    held, opened = asyncio.Event(), asyncio.Event()
-
-    async def wait(_: float) -> None:
-        held.set()
-        await opened.wait()
-
+    gate = Gate()
     faults = [STALL, Fault(on="cancel_upload", latency=1.0)]
-    async with Sandbox(part_size=PART, faults=faults, sleep=wait) as box:
+    async with Sandbox(part_size=PART, faults=faults, sleep=gate.sleep) as box:
         process = await program(box, path.parent)
         await until(lambda: stalled(box) == 3)
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(SOON):
-            await held.wait()
+            await gate.reached.wait()
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in await ended(process)
-        opened.set()
+        gate.open()
         assert len(box.journal.of("cancel_upload")) == 1
         judge(box, path, I1="its one DELETE may have been cut off")
 

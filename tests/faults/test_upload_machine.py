@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 
 import attrs
 import pytest
+from disclosed import MARKED_KEY as KEY
 from disclosed import disclosed
 from doubles import ManualClock
 from fault_invariants import IN_PROGRESS, MOST_BUSY, MOST_CANCELS, Evidence, check_invariants
@@ -44,7 +45,6 @@ from nunu_async.sandbox.journal import Seen
 from nunu_async.sandbox.state import Upload
 from nunu_async.upload.resume import KEPT
 
-KEY = "nunu_MARKED_KEY_0123456789"
 PART = 8 * 1024
 ATTEMPTS: Final = 3
 WIDTH: Final = 3

@@ -138,13 +138,6 @@ class Client:
         return ticket
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something is so; takes no time to speak of."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 def listing(directory: Path) -> list[Path]:
     """List all files under a directory, and its empty folders."""
     return [path for path in directory.rglob("*") if path.is_file() or not any(path.iterdir())]

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from sandbox_client import Client, Clock, Lab, until
+from doubles import until
+from sandbox_client import Client, Clock, Lab
 
 from nunu_async.sandbox import Fault
 from nunu_async.sandbox.faults import Faults

@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sandbox_client import Client, Clock, Lab, listing, until
+from doubles import until
+from sandbox_client import Client, Clock, Lab, listing
 
 from nunu_async import sandbox
 from nunu_async.sandbox import Fault, Sandbox

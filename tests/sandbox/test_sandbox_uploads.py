@@ -8,7 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sandbox_client import Client, Clock, Lab, listing, until
+from doubles import until
+from sandbox_client import Client, Clock, Lab, listing
 
 from nunu_async.sandbox.objects import safe_name
 

@@ -16,6 +16,7 @@ from doubles import HeldClock, ManualClock, answer, body_length, raw_server, unt
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from scripted import KEY
 
 from nunu_async import (
     ApiError,
@@ -37,7 +38,6 @@ from nunu_async.core.throttle import Throttle
 from nunu_async.errors import error_for_status
 from nunu_async.sandbox import Fault, Sandbox
 
-KEY = "nunu_a_key_for_tests_only_0001"
 BUILD = json.dumps({"build_id": "b", "status": "OK"}).encode()
 TICKET = MultipartTicket(
     build_id="b", object_key="o", upload_id="mpu-secret-0001", total_parts=3, part_size=2

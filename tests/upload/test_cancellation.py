@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
 
 import anyio
 import pytest
-from doubles import HeldClock, ManualClock, until
+from doubles import Gate, HeldClock, ManualClock, until
+from uploads import PART, MakeFile, client, send, start, states
 
 from nunu_async import (
     BytesSent,
@@ -22,14 +21,6 @@ from nunu_async import (
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
-
-PART = 256 * 1024
-MakeFile = Callable[..., Path]
-
-
-def start(nunu: NunuClient, path: Path, **options: object) -> asyncio.Task[object]:
-    options = {"name": "n", "platform": "windows", "multipart": True} | options
-    return asyncio.ensure_future(nunu.upload_build(path, **options))  # type: ignore[arg-type]
 
 
 async def cancelled(task: asyncio.Task[object]) -> None:
@@ -58,7 +49,7 @@ async def test_a_scope_of_anyio_that_is_cancelled_takes_no_core_meanwhile(
 ) -> None:
     """Such a scope cancels what is in it anew at each turn of the loop."""
     box.add_fault(Fault(on="cancel_upload", do="stall"))
-    async with NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu:
+    async with client(box, clock) as nunu:
 
         async def request() -> None:
             with anyio.CancelScope() as scope:
@@ -92,7 +83,7 @@ async def test_an_upload_can_be_cancelled_at_any_turn_of_the_loop(
     while not survived:
         async with (
             Sandbox(part_size=PART) as box,
-            NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+            client(box, clock) as nunu,
         ):
             task = start(nunu, path, multipart=multipart, verify=verify)
             for _ in range(turns):
@@ -132,21 +123,17 @@ async def test_an_upload_cancelled_at_an_event_is_cancelled_on_the_server(
 async def test_cancelling_while_initiate_is_unanswered_leaves_no_reservation(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
-    answered = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await answered.wait()
-
+    gate = Gate()
     fault = Fault(on="initiate_upload", latency=1)
     async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
+        client(box, clock) as nunu,
     ):
         task = start(nunu, make_file(PART))
         await until(lambda: box.journal.of("initiate_upload"))
         task.cancel()
         await asyncio.sleep(0)
-        answered.set()
+        gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
@@ -157,14 +144,10 @@ async def test_a_reservation_that_cannot_be_read_is_freed_when_cancelled_too(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     """Its answer says nothing of parts, and still names the build."""
-    answered = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await answered.wait()
-
+    gate = Gate()
     async with (
-        Sandbox(part_size=PART, sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+        Sandbox(part_size=PART, sleep=gate.sleep) as box,
+        client(box, clock) as nunu,
     ):
         body = {"build_id": "b", "object_key": "k", "upload_type": "multipart", "upload_id": "u"}
         box.add_fault(Fault(on="initiate_upload", latency=1, status=200, body=body))
@@ -172,7 +155,7 @@ async def test_a_reservation_that_cannot_be_read_is_freed_when_cancelled_too(
         await until(lambda: box.journal.of("initiate_upload"))
         task.cancel()
         await asyncio.sleep(0)
-        answered.set()
+        gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
@@ -183,15 +166,11 @@ async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     """The build exists by then: it must not be deleted."""
-    answered = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await answered.wait()
-
+    gate = Gate()
     fault = Fault(on="complete_upload", latency=1)
     async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
+        client(box, clock) as nunu,
     ):
         path = make_file(2 * PART)
         task = start(nunu, path)
@@ -200,7 +179,7 @@ async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
         for _ in range(10):
             await asyncio.sleep(0)
         assert not task.done()
-        answered.set()
+        gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
         (upload,) = box.uploads.values()
@@ -236,18 +215,14 @@ async def test_a_stalled_upload_is_cancelled_at_once(
 
 
 async def test_a_second_cancel_changes_nothing(clock: ManualClock, make_file: MakeFile) -> None:
-    released = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await released.wait()
-
+    gate = Gate()
     faults = [
         Fault(on="cancel_upload", latency=1),
         Fault(on="put_part", do="stall", times=None),
     ]
     async with (
-        Sandbox(part_size=PART, faults=faults, sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+        Sandbox(part_size=PART, faults=faults, sleep=gate.sleep) as box,
+        client(box, clock) as nunu,
     ):
         task = start(nunu, make_file(4 * PART))
         await until(lambda: box.journal.of("put_part"))
@@ -256,7 +231,7 @@ async def test_a_second_cancel_changes_nothing(clock: ManualClock, make_file: Ma
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)
-        released.set()
+        gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
         check_ledger(box)
@@ -269,7 +244,7 @@ async def test_a_timeout_around_an_upload_stays_a_timeout(
     box.add_fault(Fault(on="put_part", do="stall", times=None))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
-            await nunu.upload_build(make_file(2 * PART), name="n", platform="linux", multipart=True)
+            await send(nunu, make_file(2 * PART))
     current = asyncio.current_task()
     assert current is not None
     assert current.cancelling() == 0
@@ -280,9 +255,7 @@ async def test_every_slot_is_free_again_after_many_cancellations(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     path = make_file(4 * PART)
-    async with NunuClient(
-        box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=3
-    ) as nunu:
+    async with client(box, clock, storage_concurrency=3) as nunu:
         for turns in range(0, 120, 3):
             tasks = [start(nunu, path) for _ in range(3)]
             for _ in range(turns):
@@ -290,9 +263,7 @@ async def test_every_slot_is_free_again_after_many_cancellations(
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        build_id = (
-            await nunu.upload_build(path, name="n", platform="linux", multipart=True)
-        ).build_id
+        build_id = (await send(nunu, path)).build_id
         assert nunu._uploader.context.slots.used == 0
     assert box.read_object(build_id) == path.read_bytes()
     check_ledger(box)
@@ -329,12 +300,12 @@ async def test_cancelling_between_two_completes_begins_no_third(
             await asyncio.Event().wait()
 
     box.add_fault(Fault(on="complete_upload", status=500))
-    async with NunuClient(box.api_key, base_url=box.base_url, clock=Patient()) as nunu:
+    async with client(box, Patient()) as nunu:
         task = start(nunu, make_file(PART))
         await pausing.wait()
         await cancelled(task)
     assert len(box.journal.of("complete_upload")) == 1
-    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+    assert states(box) == ["cancelled"]
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -365,7 +336,7 @@ async def test_a_cancellation_after_the_end_says_that_the_build_is_there(
             notes.append(
                 [note.replace(upload.build_id, "B") for note in getattr(error, "__notes__", [])]
             )
-    assert {upload.state for upload in box.uploads.values()} == {"completed"}
+    assert set(states(box)) == {"completed"}
     assert all(note == ["build B is complete"] for note in notes)
     assert len(notes) >= resume
 
@@ -418,21 +389,17 @@ async def test_a_listener_that_raises_at_the_end_says_that_the_build_is_there(
 async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
-    released = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await released.wait()
-
+    gate = Gate()
     faults = [Fault(on="cancel_upload", latency=1), Fault(on="put_part", status=400)]
     async with (
-        Sandbox(part_size=PART, faults=faults, sleep=hold) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
+        Sandbox(part_size=PART, faults=faults, sleep=gate.sleep) as box,
+        client(box, clock) as nunu,
     ):
         task = start(nunu, make_file(PART))
         await until(lambda: box.journal.of("cancel_upload"))
         task.cancel()
         await asyncio.sleep(0)
-        released.set()
+        gate.open()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
     (build_id,) = box.uploads
@@ -462,9 +429,7 @@ async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go
             others.append(other)
 
     box.add_fault(fault)
-    async with NunuClient(
-        box.api_key, base_url=box.base_url, clock=clock, api_concurrency=1
-    ) as nunu:
+    async with client(box, clock, api_concurrency=1) as nunu:
         task = start(nunu, make_file(PART), on_progress=hold_the_api)
         await until(lambda: others)
         for _ in range(20):
@@ -472,7 +437,7 @@ async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go
         await cancelled(task)
         await cancelled(others[0])
     assert box.journal.of("complete_upload") == []
-    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+    assert states(box) == ["cancelled"]
 
 
 async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
@@ -481,7 +446,7 @@ async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
     """The server refused to complete it and has no build: the upload is let go."""
     clock = HeldClock()
     box.add_fault(Fault(on="complete_upload", status=503, headers={"Retry-After": "2"}))
-    async with NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu:
+    async with client(box, clock) as nunu:
         task = start(nunu, make_file(PART))
         await clock.settle()  # before asking, as the server wants no requests
         task.cancel()
@@ -491,7 +456,7 @@ async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
         with pytest.raises(asyncio.CancelledError):
             await task
     assert len(box.journal.of("complete_upload")) == len(box.journal.of("get_build")) == 1
-    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+    assert states(box) == ["cancelled"]
 
 
 @pytest.mark.parametrize("turns", range(1, 9))
@@ -499,7 +464,7 @@ async def test_a_close_that_is_cancelled_closes_every_connection(
     clock: ManualClock, make_file: MakeFile, turns: int
 ) -> None:
     async with Sandbox(part_size=PART) as box:
-        nunu = NunuClient(box.api_key, base_url=box.base_url, clock=clock)
+        nunu = client(box, clock)
         await start(nunu, make_file(2 * PART))
         closing = asyncio.ensure_future(nunu.close())
         for _ in range(turns):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from doubles import ManualClock, until
+from uploads import PART, MakeFile, client, states
 
 from nunu_async import (
     BuildFile,
@@ -21,9 +21,6 @@ from nunu_async import (
     UploadResult,
 )
 from nunu_async.sandbox import Fault, Sandbox
-
-PART = 256 * 1024
-MakeFile = Callable[..., Path]
 
 
 def files(make_file: MakeFile, count: int, size: int = 1000) -> list[Path]:
@@ -62,16 +59,14 @@ async def test_one_that_fails_stops_no_other(
     assert failed[0].error.cancelled is True
     assert isinstance(failed[-1].error, SourceError)
     assert failed[-1] is results[-1]
-    assert sorted(u.state for u in box.uploads.values()) == ["cancelled", *["completed"] * 5]
+    assert sorted(states(box)) == ["cancelled", *["completed"] * 5]
 
 
 async def test_all_files_share_the_client_s_limit(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     paths = files(make_file, 12, 3 * PART)
-    async with NunuClient(
-        box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=3
-    ) as nunu:
+    async with client(box, clock, storage_concurrency=3) as nunu:
         results = await nunu.upload_builds(paths, platform="windows", multipart=True, concurrency=4)
     assert all(result.ok for result in results)
     assert box.journal.peak("storage") <= 3
@@ -105,7 +100,7 @@ async def test_failing_fast_gives_up_what_is_under_way(
     with pytest.raises(UploadError, match="400"):
         await nunu.upload_builds(files(make_file, 30), platform="windows", fail_fast=True)
     assert len(box.uploads) < 30
-    assert {upload.state for upload in box.uploads.values()} <= {"cancelled", "completed"}
+    assert set(states(box)) <= {"cancelled", "completed"}
 
 
 async def test_what_is_wrong_with_an_argument_is_told_before_anything_is_sent(
@@ -135,12 +130,10 @@ async def test_a_listener_that_is_cancelled_by_nobody_ends_all_with_an_error(
     async def listen(_: BuildFile, __: UploadEvent) -> None:
         await gone
 
-    async with NunuClient(
-        box.api_key, base_url=box.base_url, clock=clock, storage_concurrency=at_once
-    ) as nunu:
+    async with client(box, clock, storage_concurrency=at_once) as nunu:
         with pytest.raises(RuntimeError, match="nobody did that"):
             await nunu.upload_builds(files(make_file, 5), platform="linux", on_progress=listen)
-    assert {upload.state for upload in box.uploads.values()} <= {"cancelled", "completed"}
+    assert set(states(box)) <= {"cancelled", "completed"}
 
 
 async def test_the_same_file_under_two_names_is_two_builds(
@@ -169,7 +162,7 @@ async def test_cancelled_it_gives_up_every_upload_and_tells_of_each(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert {upload.state for upload in box.uploads.values()} == {"cancelled"}
+    assert set(states(box)) == {"cancelled"}
     assert len(told) == 16
     for result in told:
         assert isinstance(result.error, asyncio.CancelledError)
@@ -186,7 +179,7 @@ async def test_closing_the_client_fails_what_is_not_up(
     results = await task
     assert len(results) == 20
     assert all(isinstance(result.error, ClientClosed) for result in results)
-    assert {upload.state for upload in box.uploads.values()} == {"cancelled"}
+    assert set(states(box)) == {"cancelled"}
 
 
 async def test_progress_tells_of_which_file_and_what_it_raises_ends_all(
@@ -203,7 +196,7 @@ async def test_progress_tells_of_which_file_and_what_it_raises_ends_all(
     with pytest.raises(RuntimeError, match="enough"):
         await nunu.upload_builds(paths, platform="windows", on_progress=note)
     assert seen == set(paths)
-    assert {upload.state for upload in box.uploads.values()} <= {"cancelled", "completed"}
+    assert set(states(box)) <= {"cancelled", "completed"}
 
 
 async def test_a_client_that_is_closed_at_any_turn_says_so(

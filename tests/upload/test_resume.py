@@ -13,13 +13,14 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from cli_tools import Ran, Running, run, started, until
 from doubles import ManualClock, change_mode, ctime_moves
+from uploads import MakeFile, client, send, stalled, start, states
 
 from nunu_async import (
     AuthenticationError,
@@ -53,7 +54,6 @@ PART = 4096
 PARTS = 40
 MIB = 1024 * 1024
 GIB = 1024 * MIB
-MakeFile = Callable[..., Path]
 STALLS = Fault(on="put_part", first=11, times=4, do="stall")
 
 SAID = ["upload", "game.zip", "-n", "N", "--platform", "linux", "--multipart", "--resume", "--json"]
@@ -74,47 +74,29 @@ def journals(state: Path) -> list[Path]:
     return sorted(path for path in state.rglob("*") if path.is_file())
 
 
-@asynccontextmanager
-async def client(
-    box: Sandbox, state: Path, clock: ManualClock | None = None, **settings: object
-) -> AsyncIterator[NunuClient]:
-    settings = {"state_dir": state, "clock": clock or ManualClock()} | settings
-    async with NunuClient(box.api_key, base_url=box.base_url, **settings) as nunu:  # type: ignore[arg-type]
-        yield nunu
-
-
-async def send(
+async def upload(
     box: Sandbox,
     state: Path,
     path: Path,
     clock: ManualClock | None = None,
     retry: RetryPolicy | None = None,
-    **options: object,
+    **options: Any,
 ) -> UploadedBuild:
-    options = {"name": "n", "platform": "linux", "multipart": True, "resume": True} | options
-    async with client(box, state, clock, retry=retry) as nunu:
-        return await nunu.upload_build(path, **options)  # type: ignore[arg-type]
-
-
-def states(box: Sandbox) -> list[str]:
-    return [upload.state for upload in box.uploads.values()]
+    """Upload with a journal in `state`, by a client of its own."""
+    async with client(box, clock, state_dir=state, retry=retry) as nunu:
+        return await send(nunu, path, **({"resume": True} | options))
 
 
 def answered(box: Sandbox) -> list[int | None]:
     return [seen.part_number for seen in box.journal.of("put_part") if seen.status == 200]
 
 
-def stalled(box: Sandbox) -> int:
-    return sum(seen.outcome == "stalled" for seen in box.journal.of("put_part"))
-
-
-async def interrupt(box: Sandbox, state: Path, path: Path, **options: object) -> str:
+async def interrupt(box: Sandbox, state: Path, path: Path, **options: Any) -> str:
     """Leave an upload with 10 parts behind, as a kill at this moment would; return its build."""
     box.add_fault(attrs.evolve(STALLS, first=STALLS.first))
     before = stalled(box)
-    async with client(box, state) as nunu:
-        options = {"name": "n", "platform": "linux", "multipart": True, "resume": True} | options
-        task = asyncio.ensure_future(nunu.upload_build(path, **options))  # type: ignore[arg-type]
+    async with client(box, state_dir=state) as nunu:
+        task = start(nunu, path, **({"resume": True} | options))
         await until(lambda: stalled(box) == before + 4)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -235,18 +217,15 @@ async def test_two_tasks_do_not_mix_either(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
-    async with client(small, state) as nunu:
+    async with client(small, state_dir=state) as nunu:
         both = await asyncio.gather(
-            *(
-                nunu.upload_build(path, name="n", platform="linux", multipart=True, resume=True)
-                for _ in range(2)
-            ),
+            *(send(nunu, path, resume=True) for _ in range(2)),
             return_exceptions=True,
         )
     assert {type(one) for one in both} == {UploadedBuild, SourceError}
     assert states(small) == ["completed"]
     # Under another name it is another upload.
-    await asyncio.gather(*(send(small, state, path, name=name) for name in ("a", "b")))
+    await asyncio.gather(*(upload(small, state, path, name=name) for name in ("a", "b")))
     assert states(small) == ["completed"] * 3
 
 
@@ -262,7 +241,7 @@ async def test_the_end_of_one_upload_leaves_the_journal_of_the_next_alone(
             over.set()
             await go.wait()
 
-    first = asyncio.ensure_future(send(small, state, path, on_progress=wait_at_the_end))
+    first = asyncio.ensure_future(upload(small, state, path, on_progress=wait_at_the_end))
     await over.wait()
 
     async def end_the_first(event: UploadEvent) -> None:
@@ -272,9 +251,9 @@ async def test_the_end_of_one_upload_leaves_the_journal_of_the_next_alone(
             raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        await send(small, state, path, on_progress=end_the_first)
+        await upload(small, state, path, on_progress=end_the_first)
     assert len(journals(state)) == 1
-    assert (await send(small, state, path)).build_id == list(small.uploads)[1]
+    assert (await upload(small, state, path)).build_id == list(small.uploads)[1]
     assert states(small) == ["completed"] * 2
     assert journals(state) == []
 
@@ -294,7 +273,7 @@ async def test_a_cancelled_upload_stays_and_is_gone_on_with(
     assert sum(isinstance(event, PartDone) for event in events) == 10
 
     events.clear()
-    build = await send(small, state, path, on_progress=events.append)
+    build = await upload(small, state, path, on_progress=events.append)
     assert (build.build_id, build.parts, build.size) == (build_id, PARTS, PARTS * PART - 7)
     assert small.read_object(build_id) == path.read_bytes()
     assert len(small.journal.of("put_part")) == PARTS + 4
@@ -320,7 +299,7 @@ async def test_a_failure_says_how_to_go_on(
     small.add_fault(Fault(on="put_part", part=9, status=500, times=2))
     path = make_file(PARTS * PART)
     with pytest.raises(UploadError) as caught:
-        await send(small, state, path, retry=RetryPolicy(part_attempts=2))
+        await upload(small, state, path, retry=RetryPolicy(part_attempts=2))
     assert caught.value.cancelled is None
     (note,) = caught.value.__notes__
     (build_id,) = small.uploads
@@ -328,7 +307,7 @@ async def test_a_failure_says_how_to_go_on(
     assert f"of {PARTS} parts" in note
     assert "uploads cancel" in note
     assert states(small) == ["uploading"]
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert small.read_object(build_id) == path.read_bytes()
 
 
@@ -337,14 +316,12 @@ async def test_a_closed_client_keeps_what_it_sent(
 ) -> None:
     small.add_fault(STALLS)
     path = make_file(PARTS * PART)
-    async with client(small, state) as nunu:
-        task = asyncio.ensure_future(
-            nunu.upload_build(path, name="n", platform="linux", multipart=True, resume=True)
-        )
+    async with client(small, state_dir=state) as nunu:
+        task = start(nunu, path, resume=True)
         await until(lambda: stalled(small) == 4)
     with pytest.raises(ClientClosed, match="is kept on the server"):
         await task
-    await send(small, state, path)
+    await upload(small, state, path)
     assert states(small) == ["completed"]
 
 
@@ -365,13 +342,13 @@ async def test_whatever_passes_is_no_reason_to_give_up_what_is_sent(
     small.add_fault(attrs.evolve(fault, times=8))
     for _ in range(12):  # as often as it takes until the fault is over
         try:
-            build = await send(small, state, path, retry=RetryPolicy(attempts=2))
+            build = await upload(small, state, path, retry=RetryPolicy(attempts=2))
         except (UploadError, ServerError, AuthenticationError):
             assert states(small) == ["uploading"]
             continue
         break
     else:
-        build = await send(small, state, path)
+        build = await upload(small, state, path)
     assert states(small) == ["completed"]
     assert small.read_object(build.build_id) == path.read_bytes()
     assert journals(state) == []
@@ -383,9 +360,9 @@ async def test_an_upload_in_one_part_is_cancelled_and_starts_anew(
     path = make_file(PART)
     small.add_fault(Fault(on="put_part", status=400))
     with pytest.raises(UploadError, match="was cancelled on the server"):
-        await send(small, state, path, multipart=False)
+        await upload(small, state, path, multipart=False)
     assert journals(state) == []
-    await send(small, state, path, multipart=False)
+    await upload(small, state, path, multipart=False)
     assert states(small) == ["cancelled", "completed"]
     assert journals(state) == []
 
@@ -400,7 +377,7 @@ async def test_a_file_that_changes_meanwhile_leaves_nothing(
             os.utime(path, ns=(1, 1))
 
     with pytest.raises(SourceChanged):
-        await send(small, state, path, on_progress=touch)
+        await upload(small, state, path, on_progress=touch)
     assert states(small) == ["cancelled"]
     assert journals(state) == []
 
@@ -422,7 +399,7 @@ async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
         other.write_bytes(path.read_bytes())
         os.utime(other, ns=(now.st_atime_ns, now.st_mtime_ns))
         other.replace(path)
-    build = await send(small, state, path, name=name)
+    build = await upload(small, state, path, name=name)
     assert build.build_id != old
     assert states(small) == ["cancelled", "completed"]
     assert small.read_object(build.build_id) == path.read_bytes()
@@ -449,12 +426,12 @@ async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
     await interrupt(small, state, path)
     rewrite_in_place(path, 5)
     with pytest.raises(SourceChanged, match=r"changed after part 1 was sent.*ctime") as caught:
-        await send(small, state, path)
+        await upload(small, state, path)
     assert "was cancelled on the server" in "".join(caught.value.__notes__)
     assert states(small) == ["cancelled"]
     assert len(answered(small)) == 10
     assert journals(state) == []
-    build = await send(small, state, path)  # as the message says
+    build = await upload(small, state, path)  # as the message says
     assert small.read_object(build.build_id) == path.read_bytes()
 
 
@@ -464,7 +441,7 @@ async def test_what_was_rewritten_beyond_the_sent_parts_is_sent_as_it_is_now(
     path = make_file(PARTS * PART)
     build_id = await interrupt(small, state, path)
     rewrite_in_place(path, (PARTS - 1) * PART)
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert small.read_object(build_id) == path.read_bytes()
 
 
@@ -481,7 +458,7 @@ async def test_a_change_of_metadata_between_two_calls_costs_no_part(
         "rename": lambda: path.rename(other).rename(path),
     }
     ctime_moves(path, changes[change])
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert small.read_object(build_id) == path.read_bytes()
     assert len(answered(small)) == PARTS
 
@@ -497,7 +474,7 @@ async def test_a_file_rewritten_while_the_rest_is_sent_is_noticed_as_well(
             rewrite_in_place(path, 5)
 
     with pytest.raises(SourceChanged, match="changed after part 1 was sent"):
-        await send(small, state, path, on_progress=rewrite)
+        await upload(small, state, path, on_progress=rewrite)
     assert states(small) == ["cancelled"]
     assert journals(state) == []
 
@@ -520,16 +497,16 @@ async def test_a_build_of_what_the_file_held_before_is_no_success_now(
     small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     small.add_fault(Fault(on="get_build", status=503, times=2))
     with pytest.raises(UploadOutcomeUnknown):
-        await send(small, state, path)
+        await upload(small, state, path)
     (build_id,) = small.uploads
     rewrite_in_place(path, 5)
     with pytest.raises(SourceChanged) as caught:
-        await send(small, state, path)
+        await upload(small, state, path)
     assert f"build {build_id} is complete" in "".join(caught.value.__notes__)
     assert not small.journal.of("cancel_upload")
     assert small.read_object(build_id) == before
     assert journals(state) == []
-    build = await send(small, state, path)
+    build = await upload(small, state, path)
     assert small.read_object(build.build_id) == path.read_bytes()
 
 
@@ -543,12 +520,12 @@ async def test_what_may_be_assembled_is_not_deleted_because_the_file_was_rewritt
     rewrite_in_place(path, 5)
     if moved == "ctime":
         with pytest.raises(SourceChanged) as caught:
-            await send(small, state, path)
+            await upload(small, state, path)
         assert "may be complete, and was let be" in "".join(caught.value.__notes__)
     else:
         os.utime(path, ns=(1, 1))
     assert not small.journal.of("cancel_upload")
-    build = await send(small, state, path)  # the next call does not meet it again
+    build = await upload(small, state, path)  # the next call does not meet it again
     assert small.read_object(build.build_id) == path.read_bytes()
     assert small.uploads[old].state == "uploading"
     assert not small.journal.of("cancel_upload")
@@ -573,7 +550,7 @@ async def test_where_no_etag_is_an_md5_a_moved_ctime_ends_a_resume(
     journal.write_bytes(data)
     ctime_moves(path, lambda: change_mode(path))
     with pytest.raises(SourceChanged, match=r"ctime moved.*ETags are not MD5s"):
-        await send(small, state, path)
+        await upload(small, state, path)
     assert states(small) == ["cancelled"]
 
 
@@ -588,7 +565,7 @@ async def test_a_journal_without_a_ctime_is_gone_on_with_by_the_other_figures(
     identity = attrs.evolve(kept.head.identity, ctime_ns=None)
     journal.write_bytes(head_line(attrs.evolve(kept.head, identity=identity))[0])
     ctime_moves(path, lambda: change_mode(path))
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
 
 
 async def test_a_file_that_keeps_changing_is_given_up(
@@ -605,7 +582,7 @@ async def test_a_file_that_keeps_changing_is_given_up(
     monkeypatch.setattr(Source, "md5", md5)
     ctime_moves(path, lambda: change_mode(path))
     with pytest.raises(SourceChanged, match="changed again and again"):
-        await send(small, state, path)
+        await upload(small, state, path)
     assert states(small) == ["cancelled"]
 
 
@@ -618,7 +595,7 @@ async def test_a_file_of_the_past_or_the_far_future_is_gone_on_with(
     if path.stat().st_mtime != pytest.approx(seconds):
         pytest.skip("this file system has no such time")
     build_id = await interrupt(small, state, path)
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert states(small) == ["completed"]
     assert len(answered(small)) == PARTS
 
@@ -642,8 +619,8 @@ async def test_a_journal_of_another_version_is_left_where_that_version_finds_it(
     await interrupt(small, state, path)
     (journal,) = journals(state)
     journal.write_bytes(content)
-    await send(small, state, path)
-    await send(small, state, path)
+    await upload(small, state, path)
+    await upload(small, state, path)
     assert journals(state) == [journal]
     assert journal.read_bytes() == content
     assert (
@@ -651,7 +628,7 @@ async def test_a_journal_of_another_version_is_left_where_that_version_finds_it(
     )
     build_id = await interrupt(small, state, path)  # and has a journal of its own beside it
     assert len(journals(state)) == 2
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert journals(state) == [journal]
     assert journal.read_bytes() == content
 
@@ -679,14 +656,14 @@ async def test_an_old_upload_that_could_not_be_cancelled_is_not_lost_sight_of(
     old = await interrupt(small, state, path)
     path.write_bytes(os.urandom(PARTS * PART))
     small.add_fault(Fault(on="cancel_upload", status=403))
-    build = await send(small, state, path)
+    build = await upload(small, state, path)
     assert small.read_object(build.build_id) == path.read_bytes()
     (left,) = journals(state)
     kept = read(left.read_bytes())
     assert kept is not None
     assert kept.head.ticket.build_id == old
     assert small.uploads[old].state == "uploading"
-    await send(small, state, path)
+    await upload(small, state, path)
     assert small.uploads[old].state == "cancelled"
     assert journals(state) == []
 
@@ -697,8 +674,8 @@ async def test_another_name_leaves_the_upload_of_the_same_file_alone(
     path = make_file(PARTS * PART)
     old = await interrupt(small, state, path)
     for options in ({"name": "m"}, {"tags": ["rc"]}, {"description": "d"}):
-        await send(small, state, path, **options)
-    assert (await send(small, state, path)).build_id == old
+        await upload(small, state, path, **options)
+    assert (await upload(small, state, path)).build_id == old
     assert states(small) == ["completed"] * 4
 
 
@@ -717,9 +694,9 @@ async def test_a_key_of_another_project_does_not_go_on_with_it(
     )
     async with other:
         with pytest.raises(AuthenticationError):
-            await other.upload_build(path, name="n", platform="linux", multipart=True, resume=True)
+            await send(other, path, resume=True)
     assert small.journal.operations()[before:] == ["initiate_upload"]
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert journals(state) == []
 
 
@@ -733,7 +710,7 @@ async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
     while not survived:
         state = tmp_path / f"state {turns}"
         async with Sandbox(part_size=PART) as box:
-            task = asyncio.ensure_future(send(box, state, path))
+            task = asyncio.ensure_future(upload(box, state, path))
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
@@ -746,7 +723,7 @@ async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
                 await until(lambda: len(journals(state)) == len(left))  # noqa: B023 - at once
                 assert len(left) <= 1
                 if states(box) != ["completed"]:
-                    build = await send(box, state, path)
+                    build = await upload(box, state, path)
                     assert box.read_object(build.build_id) == path.read_bytes()
             assert [name for name in states(box) if name != "cancelled"] == ["completed"]
             assert journals(state) == []
@@ -777,7 +754,7 @@ async def test_an_upload_that_the_server_has_forgotten_starts_anew(
     path = make_file(PARTS * PART)
     old = await interrupt(small, state, path)
     await forget(small, old)
-    build = await send(small, state, path)
+    build = await upload(small, state, path)
     assert build.build_id != old
     assert states(small) == ["cancelled", "completed"]
     assert small.read_object(build.build_id) == path.read_bytes()
@@ -801,7 +778,7 @@ async def test_wherever_that_shows_the_old_upload_is_cancelled_first(
     path = make_file(PARTS * PART)
     old = await interrupt(small, state, path)
     small.add_fault(fault)
-    build = await send(small, state, path)
+    build = await upload(small, state, path)
     assert build.build_id != old
     assert states(small) == ["cancelled", "completed"]
     assert small.read_object(build.build_id) == path.read_bytes()
@@ -815,9 +792,9 @@ async def test_no_page_of_an_edge_makes_it_start_anew(
     old = await interrupt(small, state, path)
     small.add_fault(Fault(on="get_upload_parts", status=status, body="<html>?</html>"))
     with pytest.raises(NunuError):
-        await send(small, state, path)
+        await upload(small, state, path)
     assert states(small) == ["uploading"]
-    assert (await send(small, state, path)).build_id == old
+    assert (await upload(small, state, path)).build_id == old
 
 
 async def test_expired_while_completing_it_starts_anew(make_file: MakeFile, state: Path) -> None:
@@ -827,10 +804,10 @@ async def test_expired_while_completing_it_starts_anew(make_file: MakeFile, stat
     fault = Fault(on="complete_upload", do="cut", times=5)
     async with Sandbox(part_size=PART, faults=[fault], now=lambda: time[0]) as box:
         with pytest.raises(NunuError):
-            await send(box, state, path)
+            await upload(box, state, path)
         assert states(box) == ["uploading"]
         time[0] += 1441 * 60
-        build = await send(box, state, path)
+        build = await upload(box, state, path)
         assert states(box) == ["expired", "completed"]
         assert box.read_object(build.build_id) == path.read_bytes()
 
@@ -843,13 +820,13 @@ async def test_a_build_that_is_still_assembled_is_waited_for(
     small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     small.add_fault(Fault(on="get_build", status=500))
     with pytest.raises(UploadOutcomeUnknown):
-        await send(small, state, path, retry=RetryPolicy(attempts=1))
+        await upload(small, state, path, retry=RetryPolicy(attempts=1))
     (build_id,) = small.uploads
     body = {"build_id": build_id, "status": "uploading", "size": 6 * PART}
     small.add_fault(Fault(on="get_build", status=200, body=body, times=4))
     before = len(small.journal)
     clock = ManualClock()
-    assert (await send(small, state, path, clock)).build_id == build_id
+    assert (await upload(small, state, path, clock)).build_id == build_id
     assert small.journal.operations()[before:] == [
         *("get_build", "complete_upload", "get_build", "get_build", "get_build", "get_build")
     ]
@@ -865,13 +842,13 @@ async def test_where_the_server_does_not_say_nothing_is_sent_or_deleted(
     small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     small.add_fault(Fault(on="get_build", status=403, times=None))
     with pytest.raises(UploadOutcomeUnknown):
-        await send(small, state, path, retry=RetryPolicy(attempts=1))
+        await upload(small, state, path, retry=RetryPolicy(attempts=1))
     before = len(small.journal)
     with pytest.raises(UploadOutcomeUnknown):
-        await send(small, state, path)
+        await upload(small, state, path)
     assert small.journal.operations()[before:] == ["get_build"]
     os.utime(path, ns=(1, 1))  # not even for another file
-    await send(small, state, path)
+    await upload(small, state, path)
     assert states(small) == ["completed", "completed"]
     assert small.journal.of("cancel_upload") == []
 
@@ -883,14 +860,14 @@ async def test_a_listener_that_fails_on_a_found_build_deletes_nothing(
     small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     small.add_fault(Fault(on="get_build", status=403))
     with pytest.raises(UploadOutcomeUnknown):
-        await send(small, state, path, retry=RetryPolicy(attempts=1))
+        await upload(small, state, path, retry=RetryPolicy(attempts=1))
 
     def fail(event: UploadEvent) -> None:
         if type(event).__name__ == "Completed":
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await send(small, state, path, on_progress=fail)
+        await upload(small, state, path, on_progress=fail)
     assert states(small) == ["completed"]
     assert small.journal.of("cancel_upload") == []
 
@@ -937,11 +914,11 @@ async def test_a_torn_journal_costs_the_parts_whose_lines_are_lost(
     journal.write_bytes(b"".join(lines[:6]) + lines[6][:-1])  # 5 parts, and most of a sixth
     small.add_fault(Fault(on="put_part", part=PARTS, status=400))
     with pytest.raises(UploadError):  # with lines after the torn one
-        await send(small, state, path, concurrency=1)
+        await upload(small, state, path, concurrency=1)
     kept = read(journal.read_bytes())
     assert kept is not None
     assert len(kept.etags) == PARTS - 1
-    assert (await send(small, state, path)).build_id == build_id
+    assert (await upload(small, state, path)).build_id == build_id
     assert small.read_object(build_id) == path.read_bytes()
     assert len(answered(small)) == PARTS + 5
 
@@ -953,7 +930,7 @@ async def test_a_journal_without_a_head_is_none(
     await interrupt(small, state, path)
     (journal,) = journals(state)
     journal.write_bytes(journal.read_bytes()[:40])
-    await send(small, state, path)
+    await upload(small, state, path)
     assert sorted(states(small)) == ["completed", "uploading"]
     assert journals(state) == []
 
@@ -980,7 +957,7 @@ async def test_a_disk_that_takes_no_more_lines_ends_the_journal_and_not_the_uplo
     monkeypatch.undo()
     assert calls == 4
     assert caplog.text.count("the journal cannot be written (No space left") == 1
-    build = await send(small, state, path)
+    build = await upload(small, state, path)
     assert build.build_id == build_id
     assert len(answered(small)) == PARTS + 8  # two lines were written
 
@@ -1004,7 +981,7 @@ async def test_a_disk_that_hangs_ends_the_journal_and_not_the_upload(
     path = make_file(PARTS * PART)
     monkeypatch.setattr(os, "write", hang)
     clock = ManualClock()
-    task = asyncio.ensure_future(send(small, state, path, clock))
+    task = asyncio.ensure_future(upload(small, state, path, clock))
     await until(lambda: calls == 4 and len(answered(small)) >= 6)
     clock.advance(31)
     try:
@@ -1036,7 +1013,7 @@ async def test_without_the_mark_before_completing_there_is_no_journal(
             left.append(journals(state))
 
     with pytest.raises(BadRequest):
-        await send(small, state, make_file(5 * PART), on_progress=look)
+        await upload(small, state, make_file(5 * PART), on_progress=look)
     assert left == [[]]
     assert states(small) == ["cancelled"]
 
@@ -1049,12 +1026,12 @@ async def test_what_may_be_assembled_is_not_deleted_because_the_file_has_changed
     small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     small.add_fault(Fault(on="get_build", status=500))
     with pytest.raises(UploadOutcomeUnknown):
-        await send(small, state, path, retry=RetryPolicy(attempts=1))
+        await upload(small, state, path, retry=RetryPolicy(attempts=1))
     (build_id,) = small.uploads
     body = {"build_id": build_id, "status": "uploading", "size": 6 * PART}
     small.add_fault(Fault(on="get_build", status=200, body=body, times=None))
     path.write_bytes(os.urandom(6 * PART))
-    await send(small, state, path)
+    await upload(small, state, path)
     assert states(small) == ["completed", "completed"]
     assert small.journal.of("cancel_upload") == []
     (left,) = journals(state)
@@ -1075,16 +1052,16 @@ async def test_no_journal_of_another_file_holds_up_an_upload(
     other = make_file(3 * PART, "other.zip")
     stat = os.stat
 
-    def dead(path: object, *more: object, **options: object) -> os.stat_result:
+    def dead(path: object, *more: object, **options: Any) -> os.stat_result:
         assert not str(path).endswith("game.zip"), "somebody would wait for ever"
         return stat(path, *more, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "stat", dead)
     async with asyncio.timeout(20):
-        build = await send(small, state, other)
+        build = await upload(small, state, other)
     monkeypatch.undo()
     assert small.read_object(build.build_id) == other.read_bytes()
-    async with client(small, state) as nunu:
+    async with client(small, state_dir=state) as nunu:
         assert len(nunu._shelf.left_behind()) == 1
 
 
@@ -1104,14 +1081,14 @@ async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
     name = "_open" if moment == "opening" else "_set_aside"
     real = getattr(Journal, name)
 
-    def hang(self: Journal, *more: object, **options: object) -> None:
+    def hang(self: Journal, *more: object, **options: Any) -> None:
         hangs.set()
         released.wait(60)
         real(self, *more, **options)
 
     monkeypatch.setattr(Journal, name, hang)
     clock = ManualClock()
-    task = asyncio.ensure_future(send(small, state, path, clock))
+    task = asyncio.ensure_future(upload(small, state, path, clock))
     await until(hangs.is_set)
     while not task.done():
         clock.advance(10)
@@ -1135,9 +1112,9 @@ async def test_a_path_that_is_no_text_is_refused_before_anything_is_sent(
     path = folder / "game.zip"
     path.write_bytes(bytes(3 * PART))
     with pytest.raises(SourceError, match="no journal can hold"):
-        await send(small, state, path)
+        await upload(small, state, path)
     assert len(small.journal) == 0
-    assert (await send(small, state, path, resume=False)).parts == 3
+    assert (await upload(small, state, path, resume=False)).parts == 3
 
 
 async def test_a_cancelled_call_keeps_no_lock_on_what_it_would_have_given_up(
@@ -1148,10 +1125,8 @@ async def test_a_cancelled_call_keeps_no_lock_on_what_it_would_have_given_up(
         await interrupt(small, state, path, name=name)
     path.write_bytes(os.urandom(PARTS * PART))
     small.add_fault(Fault(on="cancel_upload", do="stall"))
-    async with client(small, state) as nunu:
-        task = asyncio.ensure_future(
-            nunu.upload_build(path, name="c", platform="linux", multipart=True, resume=True)
-        )
+    async with client(small, state_dir=state) as nunu:
+        task = start(nunu, path, name="c", resume=True)
         await until(lambda: any(s.outcome == "stalled" for s in small.journal.of("cancel_upload")))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -1177,7 +1152,7 @@ async def test_a_state_directory_that_cannot_be_used_is_told_before_anything_is_
 ) -> None:
     path = make_file(PARTS * PART)
     with pytest.raises(ConfigError, match="NUNU_STATE_DIR"):
-        await send(small, path, path)
+        await upload(small, path, path)
     assert len(small.journal) == 0
 
 
@@ -1188,9 +1163,7 @@ async def test_the_environment_names_the_state_directory(
     small.add_fault(Fault(on="put_part", part=2, status=400))
     async with NunuClient(small.api_key, base_url=small.base_url) as nunu:
         with pytest.raises(UploadError):
-            await nunu.upload_build(
-                make_file(3 * PART), name="n", platform="linux", multipart=True, resume=True
-            )
+            await send(nunu, make_file(3 * PART), resume=True)
     assert len(journals(state)) == 1
 
 
@@ -1203,9 +1176,7 @@ async def test_else_it_is_the_system_s_place_for_state(
     small.add_fault(Fault(on="put_part", part=2, status=400))
     async with NunuClient(small.api_key, base_url=small.base_url) as nunu:
         with pytest.raises(UploadError):
-            await nunu.upload_build(
-                make_file(3 * PART), name="n", platform="linux", multipart=True, resume=True
-            )
+            await send(nunu, make_file(3 * PART), resume=True)
     (journal,) = journals(state)
     assert journal.parent == state / "nunu_async" / "uploads"
 
@@ -1219,7 +1190,7 @@ async def test_files_of_others_among_the_journals_are_passed_over(
     (journal.parent / "a.jsonl").symlink_to(journal)
     (journal.parent / "b.jsonl").mkdir()
     (journal.parent / "c.jsonl").write_bytes(b"\0" * 100)
-    await send(small, state, path)
+    await upload(small, state, path)
     assert states(small) == ["completed"]
 
 
@@ -1230,10 +1201,10 @@ async def test_nothing_stays_open(
     open_descriptors: Callable[[], int],
 ) -> None:
     path = make_file(PARTS * PART)
-    await send(small, state, path)
+    await upload(small, state, path)
     before = open_descriptors()
     await interrupt(small, state, path)
-    await send(small, state, path)
+    await upload(small, state, path)
     await until(lambda: open_descriptors() <= before)
 
 
@@ -1289,7 +1260,7 @@ async def test_the_server_is_told_where_its_own_time_would_not_do(
     os.truncate(path, size)
     async with Sandbox(capacity=1) as box:  # storage is full, so that nothing large is sent
         with pytest.raises(NunuError):
-            await send(box, state, path, **({"resume": False, "multipart": None} | options))
+            await upload(box, state, path, **({"resume": False, "multipart": None} | options))
         (seen,) = box.journal
         assert isinstance(seen.body, dict)
         assert seen.body.get("upload_timeout") == asked

@@ -11,7 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from doubles import ManualClock, answer, body_length, raw_server, until
+from doubles import Gate, ManualClock, answer, body_length, raw_server, until
+from uploads import PART, MakeFile, client, send, states
 
 from nunu_async import (
     ApiError,
@@ -45,25 +46,6 @@ from nunu_async import (
 )
 from nunu_async.sandbox import Fault, Sandbox
 
-PART = 256 * 1024
-
-MakeFile = Callable[..., Path]
-
-
-def client(box: Sandbox, clock: ManualClock, **settings: object) -> NunuClient:
-    return NunuClient(box.api_key, base_url=box.base_url, clock=clock, **settings)  # type: ignore[arg-type]
-
-
-async def send(nunu: NunuClient, path: Path, **options: object) -> str:
-    """Upload as several parts; return the build's id."""
-    options = {"name": "n", "platform": "windows", "multipart": True} | options
-    return (await nunu.upload_build(path, **options)).build_id  # type: ignore[arg-type]
-
-
-def states(box: Sandbox) -> list[str]:
-    return [upload.state for upload in box.uploads.values()]
-
-
 # --- it arrives
 
 
@@ -73,7 +55,7 @@ async def test_a_build_arrives_byte_for_byte(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, size: int, multipart: bool
 ) -> None:
     path = make_file(size)
-    build = await nunu.upload_build(path, name="n", platform="windows", multipart=multipart)
+    build = await send(nunu, path, multipart=multipart)
     assert box.read_object(build.build_id) == path.read_bytes()
     assert build.size == size
     assert build.upload_type == ("multipart" if multipart else "single-part")
@@ -140,7 +122,7 @@ async def test_whatever_the_server_answers_is_obeyed(
         )
     )
     box.add_fault(Fault(on="initiate_upload", status=200, body=ticket.to_dict()))
-    build = await nunu.upload_build(path, name="n", platform="linux", multipart=wanted)
+    build = await send(nunu, path, multipart=wanted)
     assert build.upload_type == ("single-part" if wanted else "multipart")
     assert box.read_object(build.build_id) == path.read_bytes()
 
@@ -162,31 +144,27 @@ async def test_ten_files_share_the_limit_of_the_client(
     box.add_fault(Fault(on="put_part", latency=0.01, times=None))
     paths = [make_file(6 * PART + n, f"{n}.zip") for n in range(10)]
     async with client(box, clock, storage_concurrency=5) as nunu:
-        ids = await asyncio.gather(*(send(nunu, path, concurrency=4) for path in paths))
+        builds = await asyncio.gather(*(send(nunu, path, concurrency=4) for path in paths))
     assert box.journal.peak("storage") == 5
     assert box.journal.connections("storage") <= 5
-    for path, build_id in zip(paths, ids, strict=True):
-        assert box.read_object(build_id) == path.read_bytes()
+    for path, build in zip(paths, builds, strict=True):
+        assert box.read_object(build.build_id) == path.read_bytes()
 
 
 async def test_a_slow_part_delays_only_itself(
     make_file: MakeFile,
 ) -> None:
     """While part 1 hangs at the storage, every other part is sent: there is no barrier."""
-    release = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await release.wait()
-
+    gate = Gate()
     async with (
         Sandbox(
-            part_size=PART, faults=[Fault(on="put_part", part=1, latency=1)], sleep=hold
+            part_size=PART, faults=[Fault(on="put_part", part=1, latency=1)], sleep=gate.sleep
         ) as slow,
         client(slow, ManualClock()) as other,
     ):
         task = asyncio.ensure_future(send(other, make_file(24 * PART), concurrency=4))
         await until(lambda: sum(s.status == 200 for s in slow.journal.of("put_part")) == 23)
-        release.set()
+        gate.open()
         await task
 
 
@@ -194,14 +172,10 @@ async def test_urls_are_signed_just_ahead_of_need(
     make_file: MakeFile,
 ) -> None:
     """With every sender busy, two batches wait beyond what is being sent, and none is asked for."""
-    release = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await release.wait()
-
+    gate = Gate()
     async with (
         Sandbox(
-            part_size=PART, faults=[Fault(on="put_part", latency=1, times=None)], sleep=hold
+            part_size=PART, faults=[Fault(on="put_part", latency=1, times=None)], sleep=gate.sleep
         ) as slow,
         client(slow, ManualClock()) as other,
     ):
@@ -211,7 +185,7 @@ async def test_urls_are_signed_just_ahead_of_need(
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(slow.journal.of("get_upload_parts")) == 3
-        release.set()
+        gate.open()
         await task
     for seen in slow.journal.of("get_upload_parts"):
         numbers = seen.target.partition("part_numbers=")[2].replace("%2C", ",").split(",")
@@ -221,20 +195,16 @@ async def test_urls_are_signed_just_ahead_of_need(
 async def test_a_slow_api_does_not_keep_senders_waiting_once_for_each_batch(
     make_file: MakeFile,
 ) -> None:
-    release = asyncio.Event()
-
-    async def hold(_: float) -> None:
-        await release.wait()
-
+    gate = Gate()
     fault = Fault(on="get_upload_parts", latency=1, times=None)
     async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=hold) as slow,
+        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as slow,
         client(slow, ManualClock()) as other,
     ):
         task = asyncio.ensure_future(send(other, make_file(12 * PART), concurrency=4))
         await until(lambda: slow.journal.peak("api") == 3)
         assert slow.journal.of("put_part") == []
-        release.set()
+        gate.open()
         await task
         assert len(slow.journal.of("get_upload_parts")) == 3
 
@@ -279,7 +249,7 @@ async def test_one_accident_does_not_end_an_upload(
 ) -> None:
     box.add_fault(fault)
     path = make_file(5 * PART + 1)
-    build_id = await send(nunu, path)
+    build_id = (await send(nunu, path)).build_id
     assert box.read_object(build_id) == path.read_bytes()
     assert box.journal.of("cancel_upload") == []
     assert states(box) == ["completed"]
@@ -291,7 +261,7 @@ async def test_the_third_put_of_a_part_may_be_the_one_that_works(
     box.add_fault(Fault(on="put_part", part=2, do="cut", after=1000, times=2))
     path = make_file(3 * PART)
     events: list[UploadEvent] = []
-    build_id = await send(nunu, path, on_progress=events.append)
+    build_id = (await send(nunu, path, on_progress=events.append)).build_id
     assert box.read_object(build_id) == path.read_bytes()
     assert len(box.journal.of("put_part", 2)) == 3
     assert [e.attempt for e in events if isinstance(e, Retrying)] == [1, 2]
@@ -302,7 +272,7 @@ async def test_a_refused_signature_gets_one_fresh_url(
     box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", part=2, status=403))
-    build_id = await send(nunu, make_file(3 * PART))
+    build_id = (await send(nunu, make_file(3 * PART))).build_id
     assert build_id in box.uploads
     first, second = box.journal.of("put_part", 2)
     assert first.target != second.target or len(box.journal.of("get_upload_parts")) == 2
@@ -318,7 +288,7 @@ async def test_an_address_of_another_part_is_not_sent_to(
     with pytest.raises(DecodeError, match="no URL for part 1"):
         await send(nunu, make_file(2 * PART))
     assert box.journal.of("put_part") == []
-    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+    assert states(box) == ["cancelled"]
 
 
 @pytest.mark.parametrize(
@@ -422,7 +392,9 @@ async def test_storage_that_is_throttled_gets_fewer_parts_at_once_and_then_more(
         client(box, clock) as nunu,
     ):
         slots = nunu._uploader.context.slots
-        build_id = await send(nunu, path, on_progress=lambda _: widths.append(slots.width))
+        build_id = (
+            await send(nunu, path, on_progress=lambda _: widths.append(slots.width))
+        ).build_id
         assert box.read_object(build_id) == path.read_bytes()
     assert min(widths) == 8
     assert widths[-1] == 8 + 12 // 4
@@ -460,7 +432,7 @@ async def test_unasked_nothing_is_verified(
 ) -> None:
     path = make_file(3 * PART)
     box.add_fault(Fault(on="put_part", part=2, do="corrupt"))
-    build = await nunu.upload_build(path, name="n", platform="linux", multipart=True)
+    build = await send(nunu, path)
     assert build.verified is None
     assert box.read_object(build.build_id) != path.read_bytes()
 
@@ -484,9 +456,7 @@ async def test_the_md5_of_a_part_begins_anew_with_each_attempt(
         box.add_fault(Fault(on="put_part", part=part, do="cut", after=after))
     box.add_fault(Fault(on="put_part", part=4, status=500, after=PART))
     path = make_file(5 * PART)
-    build = await nunu.upload_build(
-        path, name="n", platform="linux", multipart=True, verify=True, concurrency=2
-    )
+    build = await send(nunu, path, verify=True, concurrency=2)
     assert (build.parts, build.verified) == (5, 5)
     assert box.read_object(build.build_id) == path.read_bytes()
 
@@ -743,7 +713,7 @@ async def test_a_complete_that_worked_unheard_is_found_by_asking_for_the_build(
 ) -> None:
     box.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     path = make_file(2 * PART)
-    build_id = await send(nunu, path)
+    build_id = (await send(nunu, path)).build_id
     assert len(box.journal.of("complete_upload")) == 1
     assert len(box.journal.of("get_build")) == 1
     assert box.read_object(build_id) == path.read_bytes()
@@ -835,7 +805,7 @@ async def test_a_file_that_changes_is_noticed_at_the_next_part(
     with pytest.raises(SourceChanged):
         await send(nunu, path, concurrency=1, on_progress=rewrite)
     assert len(box.journal.of("put_part")) <= 3
-    assert [upload.state for upload in box.uploads.values()] == ["cancelled"]
+    assert states(box) == ["cancelled"]
 
 
 async def test_a_file_deleted_meanwhile_still_arrives(
@@ -852,7 +822,7 @@ async def test_a_file_deleted_meanwhile_still_arrives(
             with outcome:
                 path.unlink()
 
-    build_id = await send(nunu, path, on_progress=unlink)
+    build_id = (await send(nunu, path, on_progress=unlink)).build_id
     assert box.object_sha256(build_id) == digest
 
 
@@ -941,9 +911,7 @@ async def test_events_come_in_order_and_end_with_the_build(
 ) -> None:
     events: list[UploadEvent] = []
     path = make_file(5 * PART + 3)
-    build = await nunu.upload_build(
-        path, name="n", platform="linux", multipart=True, on_progress=events.append
-    )
+    build = await send(nunu, path, on_progress=events.append)
     assert events[0] == UploadStarted(
         build_id=build.build_id, upload_type="multipart", size=path.stat().st_size, parts=6
     )
