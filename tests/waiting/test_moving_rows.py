@@ -1,4 +1,4 @@
-"""Waiting while network and server do their worst: nobody early, nobody late, nobody lost."""
+"""Rows that move between any two requests: no wait ends early, late or never."""
 
 from __future__ import annotations
 
@@ -12,121 +12,12 @@ import attrs
 import pytest
 from doubles import HeldClock, ManualClock, raw_server
 from scripted import KEY, execution, page, run, told
+from waits import id_of
 from yarl import URL
 
-from nunu_async import NunuClient, RetryPolicy
-from nunu_async.sandbox import Fault, Outcome, Sandbox, Script
+from nunu_async import NunuClient
 
-EPOCH = 1_780_000_000.0
 INTERVAL = 10.0
-
-
-# --- Many, with faults.
-
-
-def spoil(box: Sandbox, chances: random.Random, requests: int) -> Counter[str]:
-    """Let 5% of the next requests be answered 503, 2% cut, 3% answered 429 with Retry-After."""
-    done: Counter[str] = Counter()
-    for number in range(1, requests + 1):
-        chance = chances.random()
-        if chance < 0.05:
-            box.add_fault(Fault(on="*", first=number, status=503))
-            done["503"] += 1
-        elif chance < 0.07:
-            box.add_fault(Fault(on="*", first=number, do="cut"))
-            done["cut"] += 1
-        elif chance < 0.10:
-            wait = {"Retry-After": str(chances.randint(1, 20))}
-            box.add_fault(Fault(on="*", first=number, status=429, headers=wait))
-            done["429"] += 1
-    return done
-
-
-@pytest.mark.parametrize("attempts", ["repeated", "once"])
-@pytest.mark.parametrize("how", ["apart", "together", "each"])
-@pytest.mark.parametrize("kind", ["execution", "run", "job"])
-async def test_all_finish_rightly_through_faults(kind: str, how: str, attempts: str) -> None:
-    """Rows are over after 0 to 100 seconds of the sandbox's time, which is the client's."""
-    chances = random.Random(f"{kind} {how} {attempts}")
-    clock = ManualClock()
-    count = 400
-    retry = RetryPolicy(attempts=1) if attempts == "once" else RetryPolicy()
-    async with (
-        Sandbox(now=lambda: EPOCH + clock.now) as box,
-        NunuClient(
-            box.api_key, base_url=box.base_url, clock=clock, retry=retry, api_concurrency=5
-        ) as nunu,
-    ):
-        good: dict[str, bool] = {}
-        for _ in range(count):
-            is_good, seconds = chances.random() < 0.7, chances.uniform(0, 100)
-            if kind == "execution":
-                outcome = Outcome(passed=int(is_good), failed=int(not is_good), run_seconds=seconds)
-                good[box.add_execution(outcome=outcome, status="in_progress").execution_id] = (
-                    is_good
-                )
-            else:
-                script = Script(run_seconds=seconds, result="SUCCESS" if is_good else "FAILED")
-                row = box.add_run(script=script, state="RUNNING")
-                good[row.run_id if kind == "run" else row.job_id] = is_good
-        names = list(good)
-        chances.shuffle(names)
-        done = spoil(box, chances, 150)
-        assert sum(done.values()) >= 8
-        if how == "apart":
-            one = getattr(nunu, f"wait_for_{kind}")
-            rows = list(await asyncio.gather(*map(one, names)))
-        elif how == "together":
-            rows = list(await getattr(nunu, f"wait_for_{kind}s")(names))
-        else:
-            found = {}
-            async for row in getattr(nunu, f"{kind}s_as_completed")(names):
-                assert id_of(row) not in found, "given twice"
-                found[id_of(row)] = row
-            rows = [found[name] for name in names]
-        assert [id_of(row) for row in rows] == names
-        assert all(row.is_terminal for row in rows)
-        assert {id_of(row): row.succeeded for row in rows} == good
-        assert box.journal.peak("api") <= 5
-        assert clock.waiting == 0
-
-
-async def test_five_thousand_waits_finish_rightly_through_faults() -> None:
-    chances = random.Random(4)
-    clock = ManualClock()
-    async with (
-        Sandbox(now=lambda: EPOCH + clock.now) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock, api_concurrency=6) as nunu,
-    ):
-        good = {}
-        for _ in range(5000):
-            is_good = chances.random() < 0.5
-            outcome = Outcome(
-                passed=int(is_good), failed=int(not is_good), run_seconds=chances.uniform(0, 60)
-            )
-            row = box.add_execution(outcome=outcome, status="in_progress")
-            good[row.execution_id] = is_good
-        done = spoil(box, chances, 400)
-        assert min(done.values()) >= 3
-        rows = await asyncio.gather(*map(nunu.wait_for_execution, good))
-        assert {row.id: row.succeeded for row in rows} == good
-        assert [row.id for row in rows] == list(good)
-        assert all(row.is_terminal for row in rows)
-        assert box.journal.peak("api") <= 6
-        statuses = Counter(seen.status for seen in box.journal)
-        assert statuses[503] >= 3
-        assert statuses[429] >= 3
-        assert clock.waiting == 0
-
-
-def id_of(row: Any) -> str:
-    for name in ("id", "multiplayer_run_id", "job_id"):
-        if hasattr(row, name):
-            return str(getattr(row, name))
-    raise AssertionError(row)
-
-
-# --- A server that moves its rows in unpleasant ways.
 
 
 @attrs.define
@@ -261,6 +152,8 @@ ALL = (
     "small pages",
     "late",
 )
+
+
 WAYS: list[frozenset[str]] = [
     frozenset(),
     *(frozenset({way, "small pages"}) for way in ALL if way != "small pages"),

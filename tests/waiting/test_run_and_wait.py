@@ -1,0 +1,328 @@
+"""Starting and waiting in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from doubles import HeldClock, ManualClock, until
+from scripted import EXECUTION, JOB, Reply, answered, execution, page, told
+from waits import EPOCH, UUID, Notes, OpenWorld, World, cancelled, lists, others, spawn
+
+from nunu_async import (
+    Change,
+    ClientClosed,
+    InputError,
+    Job,
+    NotFound,
+    NunuClient,
+    RunFailed,
+    StartedRun,
+    WaitTimeout,
+)
+from nunu_async.sandbox import Fault, Sandbox, Script
+
+
+def starting(on: World, what: str = "test", **terms: Any) -> Coroutine[Any, Any, Any]:
+    members: dict[str, Any] = {
+        "test": {"multiplayer_test_id": on.box.tests[0].id},
+        "plan": {"test_plan_id": on.box.test_plans[0].id},
+        "instructions": {"instructions": "Buy a lantern", "name": "Lantern"},
+    }[what]
+    return on.nunu.run_and_wait(
+        deployment_config_id=on.box.deployment_configs[0].id, **(members | terms)
+    )
+
+
+@pytest.mark.parametrize("what", ["test", "plan", "instructions"])
+@pytest.mark.parametrize("dialect", ["J", "M", "L"])
+async def test_what_is_started_is_waited_for(world: OpenWorld, what: str, dialect: str) -> None:
+    if dialect == "J" and what != "test":
+        pytest.skip("January knows one job only")
+    on = await world(box={"dialect": dialect})
+    on.box.scripts.append(Script(run_seconds=70, result="FAILED"))
+    heard: list[StartedRun] = []
+    done = await starting(on, what, on_start=heard.append)
+    assert heard == [done.started]
+    assert tuple(one.job_id for one in done.jobs) == done.started.job_ids
+    assert len(done.jobs) == (2 if what == "plan" else 1)
+    assert all(one.is_terminal for one in done.jobs)
+    assert [one.succeeded for one in done.jobs] == ([False, True][: len(done.jobs)])
+    assert not done.succeeded
+    assert len(on.box.journal.of("start_run")) == 1
+    assert not on.box.journal.of("stop_runs")
+    ids = [one.multiplayer_run_id for each in done.jobs for one in each.runs]
+    assert ids == [row.run_id for row in on.box.runs]
+
+
+@pytest.mark.parametrize("dialect", ["J", "M", "L"])
+async def test_changes_of_what_was_started_are_told(world: OpenWorld, dialect: str) -> None:
+    on = await world(box={"dialect": dialect})
+    notes = Notes()
+    done = await starting(on, on_change=notes.note)
+    path = [after for _, after in notes.of(done.jobs[0].job_id)]
+    assert path[-1:] == ["COMPLETED"]
+    assert len(path) >= 2
+
+
+async def test_a_coroutine_function_can_be_told_of_the_start(world: OpenWorld) -> None:
+    on = await world()
+    heard = []
+
+    async def hear(what: StartedRun) -> None:
+        await asyncio.sleep(0)
+        heard.append(what)
+        assert on.box.journal.operations() == ["start_run"]
+
+    done = await starting(on, on_start=hear)
+    assert heard == [done.started]
+
+
+async def test_what_was_started_and_failed_is_raised_where_asked_for(world: OpenWorld) -> None:
+    on = await world()
+    on.box.scripts.append(Script(result="FAILED"))
+    with pytest.raises(RunFailed) as caught:
+        await starting(on, raise_on_failure=True)
+    assert caught.value.failed == tuple(caught.value.finished)
+    assert (await starting(on, raise_on_failure=True)).succeeded
+
+
+async def test_what_was_started_goes_on_after_a_timeout(world: OpenWorld) -> None:
+    on = await world()
+    on.box.scripts.append(Script(run_seconds=math.inf))
+    heard: list[StartedRun] = []
+    with pytest.raises(WaitTimeout) as caught:
+        await starting(on, timeout=50, on_start=heard.append)
+    assert tuple(caught.value.pending) == heard[0].job_ids
+    assert not on.box.journal.of("stop_runs")
+
+
+@pytest.mark.parametrize("what", ["test", "plan"])
+async def test_cancelling_the_wait_stops_what_was_started(world: OpenWorld, what: str) -> None:
+    clock = HeldClock()
+    on = await world(clock)
+    on.box.scripts.extend([Script(run_seconds=math.inf)] * 2)
+    heard: list[StartedRun] = []
+    task = spawn(starting(on, what, on_start=heard.append))
+    await clock.settle()
+    await cancelled(task)
+    (stop,) = on.box.journal.of("stop_runs")
+    assert stop.body == {"job_ids": list(heard[0].job_ids)}
+    assert stop.status == 200
+    assert not others()
+    assert clock.waiting == 0
+
+
+@pytest.mark.parametrize("latency", ["before", "after"])
+async def test_cancelling_the_start_stops_what_it_starts(world: OpenWorld, latency: str) -> None:
+    """The server may have acted already, or still be about to."""
+    clock = HeldClock()
+    gate = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await gate.wait()
+
+    on = await world(clock, box={"sleep": sleep})
+    on.box.add_fault(Fault(on="start_run", latency=1))
+    task = spawn(starting(on))
+    await until(lambda: on.box.journal.of("start_run"))
+    task.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    if latency == "before":
+        task.cancel()  # a second time does not leave it running
+        await asyncio.sleep(0)
+    assert not task.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(on.box.journal.of("stop_runs")) == 1
+    assert all(row.result(EPOCH + clock.now) == "STOPPED" for row in on.box.runs)
+    assert not others()
+    assert clock.waiting == 0
+
+
+async def test_a_start_that_is_never_answered_does_not_hold_a_cancellation_for_ever(
+    world: OpenWorld,
+) -> None:
+    clock = HeldClock()
+    on = await world(clock)
+    on.box.add_fault(Fault(on="start_run", do="stall"))
+    task = spawn(starting(on))
+    await until(lambda: on.box.journal.of("start_run"))
+    task.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    clock.advance(31)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+    assert not others()
+    assert clock.waiting == 0
+
+
+async def test_cancelling_while_the_listener_is_told_stops_what_was_started(
+    world: OpenWorld,
+) -> None:
+    on = await world()
+    reached = asyncio.Event()
+
+    async def hear(_: StartedRun) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    task = spawn(starting(on, on_start=hear))
+    await reached.wait()
+    await cancelled(task)
+    assert len(on.box.journal.of("stop_runs")) == 1
+
+
+@pytest.mark.parametrize("moment", ["start", "wait"])
+async def test_cancelling_stops_nothing_where_that_was_asked_for(
+    world: OpenWorld, moment: str
+) -> None:
+    clock = HeldClock()
+    on = await world(clock)
+    if moment == "start":
+        on.box.add_fault(Fault(on="start_run", do="stall"))
+    task = spawn(starting(on, stop_on_cancel=False))
+    if moment == "start":
+        await until(lambda: on.box.journal.of("start_run"))
+    else:
+        await clock.settle()
+    await cancelled(task)
+    assert not others()
+    assert not on.box.journal.of("stop_runs")
+    assert clock.waiting == 0
+
+
+async def test_a_stop_that_fails_does_not_take_the_place_of_the_cancellation(
+    world: OpenWorld,
+) -> None:
+    clock = ManualClock()
+    on = await world(clock)
+    on.box.add_fault(Fault(on="stop_runs", status=500, times=None))
+    on.box.scripts.append(Script(run_seconds=math.inf))
+    task = spawn(starting(on))
+    await until(lambda: on.box.journal.of("get_job"))
+    await cancelled(task)
+    assert on.box.journal.of("stop_runs")
+
+
+async def test_run_and_wait_can_be_cancelled_at_any_turn_of_the_loop(world: OpenWorld) -> None:
+    on = await world()
+    for turns in range(0, 120, 3):
+        on.box.scripts.clear()
+        on.box.scripts.append(Script(run_seconds=math.inf))
+        task = spawn(starting(on))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await cancelled(task)
+        assert not others()
+        now = EPOCH + on.clock.now
+        assert all(row.state(now) == "COMPLETED" for row in on.box.runs), turns
+        assert on.clock.waiting == 0
+
+
+@pytest.mark.parametrize("moment", ["start", "wait"])
+async def test_closing_the_client_ends_it_with_a_clear_error(world: OpenWorld, moment: str) -> None:
+    clock = HeldClock()
+    on = await world(clock)
+    if moment == "start":
+        on.box.add_fault(Fault(on="start_run", do="stall"))
+    task = spawn(starting(on))
+    if moment == "start":
+        await until(lambda: on.box.journal.of("start_run"))
+    else:
+        await clock.settle()
+    await on.nunu.close()
+    with pytest.raises(ClientClosed) as caught:
+        await task
+    told = "".join(getattr(caught.value, "__notes__", ()))
+    ids = [run.job_id for run in on.box.runs] if moment != "start" else []
+    assert [job_id for job_id in ids if job_id in told] == ids
+    assert ("what was started goes on" in told) == bool(ids)
+    assert not others()
+    assert clock.waiting == 0
+
+
+async def test_a_start_that_is_refused_is_raised_and_nothing_is_waited_for(
+    world: OpenWorld,
+) -> None:
+    on = await world()
+    with pytest.raises(NotFound):
+        await starting(on, multiplayer_test_id=UUID.format(8))
+    with pytest.raises(InputError):
+        await starting(on, retries=-1)
+    with pytest.raises(InputError):
+        await starting(on, timeout=0)
+    with pytest.raises(InputError):
+        await starting(on, interval=0)
+    assert on.box.journal.operations() == ["start_run"]
+    assert not others()
+
+
+async def test_a_stop_that_does_not_stop_is_heard_of(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Event()
+    refused = {"job_id": JOB, "ok": False, "status": 500, "error": "busy"}
+
+    def reply(target: str) -> Reply:
+        if target.endswith("/runs/stop"):
+            body = {"ok": False, "message": "", "received_count": 1, "stopped_count": 0}
+            return told(body | {"results": [refused]}, 207)
+        if target.endswith("/runs"):
+            return told({"job_ids": [JOB]}, 201)
+        begun.set()
+        return told({"error": "later"}, 503)
+
+    async with answered(reply=reply) as wire:
+        task = asyncio.ensure_future(
+            wire.nunu.run_and_wait(deployment_config_id="c", multiplayer_test_id="t")
+        )
+        await begun.wait()
+        task.cancel()
+        with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
+            await task
+    assert f"job {JOB} was not stopped: busy" in caplog.text
+
+
+async def test_what_a_listener_raises_stops_what_was_started() -> None:
+    def change(_: Change[Job]) -> None:
+        raise LookupError("mine")
+
+    async with Sandbox() as box:
+        async with NunuClient(box.api_key, base_url=box.base_url) as nunu:
+            with pytest.raises(LookupError, match="mine"):
+                await nunu.run_and_wait(
+                    deployment_config_id=box.deployment_configs[0].id,
+                    multiplayer_test_id=box.tests[0].id,
+                    on_change=change,
+                )
+        assert [run.result(2e9) for run in box.runs] == ["STOPPED"]
+
+
+async def test_a_start_that_names_an_execution_alone_is_waited_for_as_such() -> None:
+    rows = [execution(id=EXECUTION, status="completed")]
+    job = {
+        "job_id": JOB,
+        "status": "COMPLETED",
+        "created_at": "2026-04-11T06:12:03Z",
+        "runs": [{"multiplayer_run_id": "r", "result": "SUCCESS", "players": 1}],
+    }
+
+    def reply(target: str) -> Reply:
+        if target.endswith("/runs"):
+            return told({"job_ids": [], "test_plan_execution_id": EXECUTION}, 201)
+        if "/jobs?" in target:
+            assert f"test_plan_execution_id={EXECUTION}" in target
+            return told(page([job]))
+        return lists(rows, "status", set())(target)
+
+    async with answered(reply=reply) as wire:
+        finished = await wire.nunu.run_and_wait(deployment_config_id="c", test_plan_id="p")
+    assert [one.job_id for one in finished.jobs] == [JOB]
+    assert finished.succeeded
