@@ -281,6 +281,15 @@ def body_length(head: bytes) -> int:
     return 0
 
 
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks, and wait until each has ended by that."""
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Let the loop turn until `condition` holds; fail after `seconds`.
 

@@ -227,3 +227,16 @@ STOPPED = {
     ],
 }
 STARTED = {"message": "queued", "build_id": BUILD, "job_ids": [JOB]}
+
+# What may come instead of the answer to a request on which the server has acted.
+LOST_ANSWERS: dict[str, Reply] = {
+    "dropped": None,
+    "500": told({"error": "oops"}, 500),
+    "502": answer(502, b"<html>"),
+    "504": answer(504),
+    "520": answer(520),
+    "408": answer(408),
+    "no json": answer(200, b"<html>"),
+    "empty": answer(200, b""),
+    "no ids": told({"upload_type": "multipart"}),
+}

@@ -44,3 +44,18 @@ def states(box: Sandbox) -> list[str]:
 def stalled(box: Sandbox, operation: str = "put_part") -> int:
     """Count the requests that a fault has left without an answer."""
     return sum(seen.outcome == "stalled" for seen in box.journal.of(operation))
+
+
+def check_nothing_is_left(box: Sandbox) -> None:
+    """Check that no upload is left open, and that none was cancelled once it was complete."""
+    for upload in box.uploads.values():
+        assert upload.state in {"completed", "cancelled"}, upload
+    for seen in box.journal.of("cancel_upload"):
+        assert seen.status == 200
+    late = [
+        put.number
+        for put in box.journal.of("put_part")
+        for cancel in box.journal.of("cancel_upload")
+        if put.build_id == cancel.build_id and put.number > cancel.number and put.status == 200
+    ]
+    assert not late, "a part was accepted after the upload was cancelled"

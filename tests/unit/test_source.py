@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uploads import MakeFile
 
 from nunu_async.errors import SourceChanged, SourceError
 from nunu_async.upload.paths import path_key
 from nunu_async.upload.source import Source, measure
+from nunu_async.upload.threads import DaemonThreadPool
 
 CONTENT = random.Random(7).randbytes(200_003)
 LONG_AGO = 1_000_000_000_000_000_000
@@ -843,3 +846,21 @@ async def test_a_part_that_another_program_has_locked_is_told_so(
         with pytest.raises(SourceError, match="another program has locked") as caught:
             await source.read(0, 100)
         assert caught.value.errno == errno.EACCES
+
+
+async def test_cancelled_opens_leak_no_descriptor(
+    make_file: MakeFile, open_descriptors: Callable[[], int]
+) -> None:
+    path = make_file(10)
+    readers = DaemonThreadPool(2)
+    before = open_descriptors()
+    for turns in range(40):
+        task = asyncio.ensure_future(Source.open(path, readers))
+        for _ in range(turns % 4):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result().close()
+    readers.shutdown()
+    await until(lambda: open_descriptors() <= before)

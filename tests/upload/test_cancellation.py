@@ -6,42 +6,20 @@ import asyncio
 
 import anyio
 import pytest
-from doubles import Gate, HeldClock, ManualClock, until
-from uploads import PART, MakeFile, client, send, start, states
+from doubles import Gate, ManualClock, cancel, until
+from uploads import PART, MakeFile, check_nothing_is_left, client, send, start, states
 
 from nunu_async import (
     BytesSent,
-    Completed,
-    Completing,
     Kept,
     NunuClient,
     PartDone,
     RetryPolicy,
+    UploadError,
     UploadEvent,
     UploadStarted,
 )
 from nunu_async.sandbox import Fault, Sandbox
-
-
-async def cancelled(task: asyncio.Task[object]) -> None:
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-def check_ledger(box: Sandbox) -> None:
-    """No upload is left open, and no DELETE came for one that was complete."""
-    for upload in box.uploads.values():
-        assert upload.state in {"completed", "cancelled"}, upload
-    for seen in box.journal.of("cancel_upload"):
-        assert seen.status == 200
-    late = [
-        put.number
-        for put in box.journal.of("put_part")
-        for cancel in box.journal.of("cancel_upload")
-        if put.build_id == cancel.build_id and put.number > cancel.number and put.status == 200
-    ]
-    assert not late, "a part was accepted after the upload was cancelled"
 
 
 async def test_a_scope_of_anyio_that_is_cancelled_takes_no_core_meanwhile(
@@ -94,7 +72,7 @@ async def test_an_upload_can_be_cancelled_at_any_turn_of_the_loop(
                 survived = True
             except asyncio.CancelledError:
                 pass
-            check_ledger(box)
+            check_nothing_is_left(box)
             assert clock.waiting == 0
         turns += 1 + turns // 12  # every turn at first, then in growing steps
     await asyncio.sleep(0)
@@ -115,92 +93,9 @@ async def test_an_upload_cancelled_at_an_event_is_cancelled_on_the_server(
     box.add_fault(Fault(on="put_part", latency=0.001, times=None))
     task = start(nunu, make_file(6 * PART), on_progress=note)
     await reached.wait()
-    await cancelled(task)
-    check_ledger(box)
+    await cancel(task)
+    check_nothing_is_left(box)
     assert box.journal[-1].operation == "cancel_upload"
-
-
-async def test_cancelling_while_initiate_is_unanswered_leaves_no_reservation(
-    clock: ManualClock, make_file: MakeFile
-) -> None:
-    gate = Gate()
-    fault = Fault(on="initiate_upload", latency=1)
-    async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
-        client(box, clock) as nunu,
-    ):
-        task = start(nunu, make_file(PART))
-        await until(lambda: box.journal.of("initiate_upload"))
-        task.cancel()
-        await asyncio.sleep(0)
-        gate.open()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
-        check_ledger(box)
-
-
-async def test_a_reservation_that_cannot_be_read_is_freed_when_cancelled_too(
-    clock: ManualClock, make_file: MakeFile
-) -> None:
-    """Its answer says nothing of parts, and still names the build."""
-    gate = Gate()
-    async with (
-        Sandbox(part_size=PART, sleep=gate.sleep) as box,
-        client(box, clock) as nunu,
-    ):
-        body = {"build_id": "b", "object_key": "k", "upload_type": "multipart", "upload_id": "u"}
-        box.add_fault(Fault(on="initiate_upload", latency=1, status=200, body=body))
-        task = start(nunu, make_file(PART))
-        await until(lambda: box.journal.of("initiate_upload"))
-        task.cancel()
-        await asyncio.sleep(0)
-        gate.open()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert box.journal.operations() == ["initiate_upload", "cancel_upload"]
-        assert box.journal[-1].build_id == "b"
-
-
-async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
-    clock: ManualClock, make_file: MakeFile
-) -> None:
-    """The build exists by then: it must not be deleted."""
-    gate = Gate()
-    fault = Fault(on="complete_upload", latency=1)
-    async with (
-        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
-        client(box, clock) as nunu,
-    ):
-        path = make_file(2 * PART)
-        task = start(nunu, path)
-        await until(lambda: box.journal.of("complete_upload"))
-        task.cancel()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not task.done()
-        gate.open()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        (upload,) = box.uploads.values()
-        assert upload.state == "completed"
-        assert box.journal.of("cancel_upload") == []
-        assert box.read_object(upload.build_id) == path.read_bytes()
-
-
-async def test_a_complete_that_is_never_answered_does_not_hold_the_caller_for_ever(
-    box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
-) -> None:
-    box.add_fault(Fault(on="complete_upload", do="stall"))
-    task = start(nunu, make_file(PART))
-    await until(lambda: any(s.outcome == "stalled" for s in box.journal.of("complete_upload")))
-    before = clock.waiting
-    task.cancel()
-    await until(lambda: clock.waiting > before)  # the limit on hearing it out is armed
-    clock.advance(8)
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert box.journal.of("cancel_upload") == []
 
 
 async def test_a_stalled_upload_is_cancelled_at_once(
@@ -210,8 +105,8 @@ async def test_a_stalled_upload_is_cancelled_at_once(
     task = start(nunu, make_file(8 * PART))
     await until(lambda: len(box.journal.of("put_part")) == 4)
     async with asyncio.timeout(5):
-        await cancelled(task)
-    check_ledger(box)
+        await cancel(task)
+    check_nothing_is_left(box)
 
 
 async def test_a_second_cancel_changes_nothing(clock: ManualClock, make_file: MakeFile) -> None:
@@ -234,7 +129,7 @@ async def test_a_second_cancel_changes_nothing(clock: ManualClock, make_file: Ma
         gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
-        check_ledger(box)
+        check_nothing_is_left(box)
         assert len(box.journal.of("cancel_upload")) == 1
 
 
@@ -248,7 +143,7 @@ async def test_a_timeout_around_an_upload_stays_a_timeout(
     current = asyncio.current_task()
     assert current is not None
     assert current.cancelling() == 0
-    check_ledger(box)
+    check_nothing_is_left(box)
 
 
 async def test_every_slot_is_free_again_after_many_cancellations(
@@ -266,7 +161,7 @@ async def test_every_slot_is_free_again_after_many_cancellations(
         build_id = (await send(nunu, path)).build_id
         assert nunu._uploader.context.slots.used == 0
     assert box.read_object(build_id) == path.read_bytes()
-    check_ledger(box)
+    check_nothing_is_left(box)
 
 
 async def test_a_late_part_never_arrives_after_the_delete(
@@ -281,64 +176,11 @@ async def test_a_late_part_never_arrives_after_the_delete(
 
     task = start(nunu, make_file(12 * PART), on_progress=note)
     await reached.wait()
-    await cancelled(task)
+    await cancel(task)
     (upload,) = box.uploads.values()
     assert upload.state == "cancelled"
     assert all(seen.outcome != "open" for seen in box.journal if seen.operation == "cancel_upload")
-    check_ledger(box)
-
-
-async def test_cancelling_between_two_completes_begins_no_third(
-    box: Sandbox, make_file: MakeFile
-) -> None:
-    """The server answered 500 and has no build: the upload is let go at once."""
-    pausing = asyncio.Event()
-
-    class Patient(ManualClock):
-        async def sleep(self, delay: float) -> None:
-            pausing.set()
-            await asyncio.Event().wait()
-
-    box.add_fault(Fault(on="complete_upload", status=500))
-    async with client(box, Patient()) as nunu:
-        task = start(nunu, make_file(PART))
-        await pausing.wait()
-        await cancelled(task)
-    assert len(box.journal.of("complete_upload")) == 1
-    assert states(box) == ["cancelled"]
-
-
-@pytest.mark.parametrize("resume", [False, True])
-async def test_a_cancellation_after_the_end_says_that_the_build_is_there(
-    box: Sandbox, nunu: NunuClient, make_file: MakeFile, resume: bool
-) -> None:
-    """In each turn of the loop from the last event on; or nobody would know of the build."""
-    path = make_file(2 * PART)
-    notes: list[list[str]] = []
-    for turns in range(40):
-        over = asyncio.Event()
-
-        def note(event: UploadEvent, over: asyncio.Event = over) -> None:
-            if isinstance(event, Completed):
-                over.set()
-
-        task = start(nunu, path, resume=resume, on_progress=note)
-        await over.wait()
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        if task.done():
-            break
-        task.cancel()
-        try:
-            await task
-        except asyncio.CancelledError as error:
-            *_, upload = box.uploads.values()
-            notes.append(
-                [note.replace(upload.build_id, "B") for note in getattr(error, "__notes__", [])]
-            )
-    assert set(states(box)) == {"completed"}
-    assert all(note == ["build B is complete"] for note in notes)
-    assert len(notes) >= resume
+    check_nothing_is_left(box)
 
 
 async def test_a_cancellation_after_a_failure_says_that_the_upload_is_kept(
@@ -373,19 +215,6 @@ async def test_a_cancellation_after_a_failure_says_that_the_upload_is_kept(
     assert all("is kept on the server with 1 of 1 parts" in "".join(told) for told in notes)
 
 
-async def test_a_listener_that_raises_at_the_end_says_that_the_build_is_there(
-    box: Sandbox, nunu: NunuClient, make_file: MakeFile
-) -> None:
-    def fail(event: UploadEvent) -> None:
-        if isinstance(event, Completed):
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full") as caught:
-        await start(nunu, make_file(PART), on_progress=fail)
-    (build_id,) = box.uploads
-    assert caught.value.__notes__ == [f"build {build_id} is complete"]
-
-
 async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
@@ -407,70 +236,98 @@ async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
     assert caught.value.__notes__ == [told]
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(on="list_runs", status=429, headers={"Retry-After": "30"}),
-        Fault(on="list_runs", do="stall"),
-    ],
-    ids=["the server wants no requests", "another request has the only slot"],
-)
-async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go(
-    box: Sandbox, make_file: MakeFile, fault: Fault
+# --- The request to cancel.
+
+
+async def test_a_failed_cancellation_is_told_and_never_in_place_of_the_cause(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
-    """Nothing was asked that could have made it a build."""
-    clock = HeldClock()
-    others: list[asyncio.Task[object]] = []
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    box.add_fault(Fault(on="cancel_upload", status=400, times=None))
+    with pytest.raises(UploadError) as caught:
+        await send(nunu, make_file(PART))
+    assert caught.value.cancelled is False
+    assert "failed too" in str(caught.value)
 
-    async def hold_the_api(event: UploadEvent) -> None:
-        if isinstance(event, Completing):
-            other = asyncio.ensure_future(nunu.runs.list_page())
-            await until(lambda: clock.asleep or box.journal[-1].outcome == "stalled")
-            others.append(other)
 
-    box.add_fault(fault)
-    async with client(box, clock, api_concurrency=1) as nunu:
-        task = start(nunu, make_file(PART), on_progress=hold_the_api)
-        await until(lambda: others)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        await cancelled(task)
-        await cancelled(others[0])
-    assert box.journal.of("complete_upload") == []
+async def test_cancelling_on_the_server_is_tried_again(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    box.add_fault(Fault(on="cancel_upload", status=503, times=3))
+    with pytest.raises(UploadError) as caught:
+        await send(nunu, make_file(PART))
+    assert caught.value.cancelled is True
     assert states(box) == ["cancelled"]
 
 
-async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
-    box: Sandbox, make_file: MakeFile
+async def test_the_page_of_an_edge_is_no_word_that_an_upload_is_gone(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
-    """The server refused to complete it and has no build: the upload is let go."""
-    clock = HeldClock()
-    box.add_fault(Fault(on="complete_upload", status=503, headers={"Retry-After": "2"}))
-    async with client(box, clock) as nunu:
-        task = start(nunu, make_file(PART))
-        await clock.settle()  # before asking, as the server wants no requests
-        task.cancel()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        clock.advance(3)
-        with pytest.raises(asyncio.CancelledError):
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    page = "<html>no such page</html>"
+    box.add_fault(Fault(on="cancel_upload", status=404, body=page, times=None))
+    with pytest.raises(UploadError) as caught:
+        await send(nunu, make_file(PART))
+    assert caught.value.cancelled is False
+    assert states(box) == ["uploading"]
+
+
+async def test_an_upload_that_is_gone_already_counts_as_cancelled(
+    box: Sandbox, nunu: NunuClient, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    box.add_fault(Fault(on="cancel_upload", status=404, effect=True))
+    with pytest.raises(UploadError) as caught:
+        await send(nunu, make_file(PART))
+    assert caught.value.cancelled is True
+
+
+async def test_cleaning_up_does_not_queue_behind_other_requests(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    gate = Gate()
+    faults = [
+        Fault(on="get_build", latency=1, times=None),
+        Fault(on="put_part", status=400, times=None),
+    ]
+    async with (
+        Sandbox(part_size=PART, faults=faults, sleep=gate.sleep) as box,
+        client(box, clock, api_concurrency=2) as nunu,
+    ):
+        slow = asyncio.ensure_future(nunu.builds.get("x"))
+        task = start(nunu, make_file(PART), multipart=False)
+        await until(lambda: box.journal.of("initiate_upload"))
+        slower = asyncio.ensure_future(nunu.builds.get("y"))
+        with pytest.raises(UploadError) as caught:
             await task
-    assert len(box.journal.of("complete_upload")) == len(box.journal.of("get_build")) == 1
-    assert states(box) == ["cancelled"]
+        assert caught.value.cancelled is True
+        gate.open()
+        await asyncio.wait({slow, slower})
+        assert slow.exception() is not None
+        assert slower.exception() is not None
 
 
-@pytest.mark.parametrize("turns", range(1, 9))
-async def test_a_close_that_is_cancelled_closes_every_connection(
-    clock: ManualClock, make_file: MakeFile, turns: int
+async def test_a_cancellation_that_is_never_answered_is_given_up(
+    box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
 ) -> None:
-    async with Sandbox(part_size=PART) as box:
-        nunu = client(box, clock)
-        await start(nunu, make_file(2 * PART))
-        closing = asyncio.ensure_future(nunu.close())
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.wait({closing})
-        for sessions in (nunu._session._sessions, nunu._storage._sessions):
-            assert sessions._connector is not None
-            assert sessions._connector.closed
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    box.add_fault(Fault(on="cancel_upload", do="stall", times=None))
+    task = start(nunu, make_file(PART))
+    await until(lambda: any(s.outcome == "stalled" for s in box.journal.of("cancel_upload")))
+    await until(lambda: clock.waiting)
+    clock.advance(30)
+    with pytest.raises(UploadError) as caught:
+        await task
+    assert caught.value.cancelled is False
+
+
+async def test_a_cancellation_is_not_put_off_beyond_its_limit(
+    box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
+) -> None:
+    box.add_fault(Fault(on="put_part", status=403, times=None))
+    box.add_fault(Fault(on="cancel_upload", status=429, headers={"Retry-After": "60"}))
+    with pytest.raises(UploadError) as caught:
+        await start(nunu, make_file(PART))
+    assert caught.value.cancelled is False
+    assert 60 not in clock.sleeps

@@ -6,8 +6,8 @@ import asyncio
 import math
 
 import pytest
-from doubles import HeldClock, until
-from waits import KINDS, ONCE, UUID, OpenWorld, cancelled, others, spawn
+from doubles import HeldClock, cancel, until
+from waits import KINDS, ONCE, UUID, OpenWorld, others, spawn
 
 from nunu_async import ClientClosed
 from nunu_async.sandbox import Fault
@@ -27,7 +27,7 @@ async def test_cancelling_one_of_two_leaves_the_other(
     leaving = spawn(on.one(kind, gone, timeout=1000))
     staying = spawn(on.one(kind, name))
     await clock.settle()
-    await cancelled(leaving)
+    await cancel(leaving)
     asked = len(on.box.journal)
     while not staying.done():
         await asyncio.sleep(0.001)
@@ -48,7 +48,7 @@ async def test_cancelling_the_last_one_leaves_nothing(world: OpenWorld, kind: st
     names = [on.add(kind, math.inf) for _ in range(5)]
     tasks = [spawn(on.many(kind, names, timeout=1000)), spawn(on.one(kind, names[0]))]
     await clock.settle()
-    await cancelled(*tasks)
+    await cancel(*tasks)
     assert not others()
     assert clock.waiting == 0
     assert clock.asleep == 0
@@ -67,7 +67,7 @@ async def test_cancelling_on_the_wire_leaves_no_connection_stuck(
         task = spawn(on.one(kind, name))
         while len(on.box.journal) == number:
             await asyncio.sleep(0.001)
-        await cancelled(task)
+        await cancel(task)
         assert not others()
         assert clock.waiting == 0
     assert (await on.one(kind, on.add(kind, 0))).is_terminal
@@ -82,7 +82,7 @@ async def test_a_wait_can_be_cancelled_at_any_turn_of_the_loop(world: OpenWorld,
         other = spawn(on.many(kind, [name, on.add(kind, math.inf)]))
         for _ in range(turns):
             await asyncio.sleep(0)
-        await cancelled(task, other)
+        await cancel(task, other)
         assert not others()
         assert on.clock.waiting == 0
 
@@ -138,7 +138,7 @@ async def test_a_wait_on_a_closed_client_ends_at_once(
     if before != "nothing":
         task = spawn(on.many(kind, [on.add(kind, math.inf) for _ in range(5)]))
         await clock.settle()
-        await cancelled(task)
+        await cancel(task)
     pauses = len(clock.sleeps)
     await on.nunu.close()
     for names in (["a"], ["a", "b", "c", "d", "e"]):
@@ -146,7 +146,7 @@ async def test_a_wait_on_a_closed_client_ends_at_once(
             task = spawn(waiting)
             done, _ = await asyncio.wait([task], timeout=0.5)
             if not done:
-                await cancelled(task)
+                await cancel(task)
                 pytest.fail("the client is closed, and the wait goes on")
             assert isinstance(task.exception(), ClientClosed)
     assert len(clock.sleeps) == pauses

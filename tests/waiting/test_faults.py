@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from doubles import HeldClock, ManualClock, raw_server, until
+from doubles import HeldClock, ManualClock, cancel, raw_server, until
 from scripted import KEY, Reply, answered, execution, page, run, told
 from waits import (
     BROKEN,
@@ -18,7 +18,6 @@ from waits import (
     TROUBLES,
     UUID,
     OpenWorld,
-    cancelled,
     executions,
     id_of,
     lists,
@@ -100,7 +99,7 @@ async def test_a_refused_key_does_not_wait_for_an_answer_that_hangs() -> None:
         task = spawn(nunu.wait_for_execution(UUID.format(3)))
         done, _ = await asyncio.wait([task], timeout=3)
         if not done:
-            await cancelled(task)
+            await cancel(task)
             pytest.fail("401 came, and the wait goes on")
         assert isinstance(task.exception(), AuthenticationError)
 

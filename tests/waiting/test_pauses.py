@@ -6,9 +6,9 @@ import math
 from itertools import pairwise
 
 import pytest
-from doubles import HeldClock, ManualClock
+from doubles import HeldClock, ManualClock, cancel
 from scripted import EXECUTION, Reply, answered, execution, page, told
-from waits import KINDS, ONCE, TROUBLES, UUID, OpenWorld, cancelled, paused, said, spawn
+from waits import KINDS, ONCE, TROUBLES, UUID, OpenWorld, paused, said, spawn
 
 from nunu_async.sandbox import Fault
 
@@ -44,7 +44,7 @@ async def test_pauses_grow_while_trouble_lasts_and_shrink_after_it(
     for number in range(8):
         await paused(clock, number + 1)
         await clock.tick()
-    await cancelled(task)
+    await cancel(task)
     calm, *bad, after = clock.sleeps[0], *clock.sleeps[1:6], clock.sleeps[6]
     assert 10 <= calm <= 11
     assert bad == sorted(bad)

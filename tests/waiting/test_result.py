@@ -6,9 +6,9 @@ import asyncio
 import math
 
 import pytest
-from doubles import HeldClock
+from doubles import HeldClock, cancel
 from scripted import JOB, Reply, answered, execution, page, run, told
-from waits import KINDS, UUID, OpenWorld, cancelled, id_of, noted, said, spawn
+from waits import KINDS, UUID, OpenWorld, id_of, noted, said, spawn
 
 from nunu_async import RunFailed, TestPlanExecution, WaitTimeout
 from nunu_async.core import codec
@@ -52,7 +52,7 @@ async def test_whoever_comes_while_others_pause_is_looked_at_within_a_second(
             on.clock.advance(0.05)
     assert (await coming).is_terminal
     assert on.clock.now - began <= 1.0
-    await cancelled(waiting)
+    await cancel(waiting)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,9 +9,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from doubles import HeldClock, ManualClock, until
+from doubles import HeldClock, ManualClock, cancel, until
 from scripted import EXECUTION, JOB, Reply, answered, execution, page, told
-from waits import EPOCH, UUID, Notes, OpenWorld, World, cancelled, lists, others, spawn
+from waits import EPOCH, UUID, Notes, OpenWorld, World, lists, others, spawn
 
 from nunu_async import (
     Change,
@@ -109,7 +109,7 @@ async def test_cancelling_the_wait_stops_what_was_started(world: OpenWorld, what
     heard: list[StartedRun] = []
     task = spawn(starting(on, what, on_start=heard.append))
     await clock.settle()
-    await cancelled(task)
+    await cancel(task)
     (stop,) = on.box.journal.of("stop_runs")
     assert stop.body == {"job_ids": list(heard[0].job_ids)}
     assert stop.status == 200
@@ -177,7 +177,7 @@ async def test_cancelling_while_the_listener_is_told_stops_what_was_started(
 
     task = spawn(starting(on, on_start=hear))
     await reached.wait()
-    await cancelled(task)
+    await cancel(task)
     assert len(on.box.journal.of("stop_runs")) == 1
 
 
@@ -194,7 +194,7 @@ async def test_cancelling_stops_nothing_where_that_was_asked_for(
         await until(lambda: on.box.journal.of("start_run"))
     else:
         await clock.settle()
-    await cancelled(task)
+    await cancel(task)
     assert not others()
     assert not on.box.journal.of("stop_runs")
     assert clock.waiting == 0
@@ -209,7 +209,7 @@ async def test_a_stop_that_fails_does_not_take_the_place_of_the_cancellation(
     on.box.scripts.append(Script(run_seconds=math.inf))
     task = spawn(starting(on))
     await until(lambda: on.box.journal.of("get_job"))
-    await cancelled(task)
+    await cancel(task)
     assert on.box.journal.of("stop_runs")
 
 
@@ -221,7 +221,7 @@ async def test_run_and_wait_can_be_cancelled_at_any_turn_of_the_loop(world: Open
         task = spawn(starting(on))
         for _ in range(turns):
             await asyncio.sleep(0)
-        await cancelled(task)
+        await cancel(task)
         assert not others()
         now = EPOCH + on.clock.now
         assert all(row.state(now) == "COMPLETED" for row in on.box.runs), turns

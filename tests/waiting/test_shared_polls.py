@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import aiohttp
 import pytest
-from doubles import HeldClock, ManualClock
+from doubles import HeldClock, ManualClock, cancel
 from scripted import Reply, answered, execution, page, told
-from waits import KINDS, UUID, OpenWorld, cancelled, opened, paused, spawn
+from waits import KINDS, UUID, OpenWorld, opened, paused, spawn
 from yarl import URL
 
 from nunu_async import ConfigError, NunuClient
@@ -79,7 +79,7 @@ async def test_what_is_over_for_long_does_not_make_a_look_dearer(world: OpenWorl
         await clock.tick()
         await paused(clock, 2)
         costs.append(len(on.box.journal) - before)
-        await cancelled(task)
+        await cancel(task)
     assert costs[1] - costs[0] <= 2
 
 
@@ -208,7 +208,7 @@ async def test_each_wait_keeps_its_own_interval(world: OpenWorld) -> None:
         await clock.settle()
         await asyncio.sleep(0.002)
     asked = Counter(URL(seen.target).name for seen in on.box.journal)
-    await cancelled(*tasks)
+    await cancel(*tasks)
     assert 19 <= asked[hasty] <= 22
     assert asked[patient] <= 3 + 1
 

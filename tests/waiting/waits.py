@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import attrs
-import pytest
 from doubles import HeldClock, ManualClock, is_accepting, until
 from scripted import Reply, execution, page, run, told
 from yarl import URL
@@ -98,14 +97,6 @@ def others() -> set[asyncio.Task[Any]]:
         and "raw_server" not in repr(task.get_coro())
         and not is_accepting(task)
     }
-
-
-async def cancelled(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with pytest.raises(asyncio.CancelledError):
-            await task
 
 
 async def paused(clock: HeldClock, count: int, seconds: float = 20.0) -> None:

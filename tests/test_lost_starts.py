@@ -1,4 +1,4 @@
-"""Requests on which the server may have acted unheard: settled, or named."""
+"""Starts whose answer is lost: the runs are found by a tag, or the error names it."""
 
 from __future__ import annotations
 
@@ -6,147 +6,15 @@ import json
 import pickle
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from doubles import ManualClock, answer
-from scripted import RUN, STARTED, answered, page, run, told
+from scripted import LOST_ANSWERS, RUN, STARTED, answered, page, run, told
 
-from nunu_async import (
-    ApiError,
-    ConnectError,
-    DecodeError,
-    InitiateUpload,
-    InputError,
-    NunuClient,
-    QuotaExceeded,
-    StartedRun,
-    TransportError,
-    UploadOutcomeUnknown,
-)
+from nunu_async import ApiError, InputError, NunuClient, StartedRun, TransportError
 from nunu_async.sandbox import Fault, Sandbox
-
-PLAIN = InitiateUpload(name="n", file_name="f.zip", file_size=5, platform="linux")
-DELETING = InitiateUpload(
-    name="n", file_name="f.zip", file_size=5, platform="linux", auto_delete=True
-)
-UNHEARD: dict[str, bytes | None] = {
-    "dropped": None,
-    "500": told({"error": "oops"}, 500),
-    "502": answer(502, b"<html>"),
-    "504": answer(504),
-    "520": answer(520),
-    "408": answer(408),
-    "no json": answer(200, b"<html>"),
-    "empty": answer(200, b""),
-    "no ids": told({"upload_type": "multipart"}),
-}
-
-
-# --- Initiate.
-
-
-@pytest.mark.parametrize("lost", UNHEARD.values(), ids=UNHEARD)
-async def test_an_initiate_that_deletes_and_was_not_heard_is_named_and_not_repeated(
-    lost: bytes | None,
-) -> None:
-    async with answered(lost) as wire:
-        with pytest.raises(UploadOutcomeUnknown, match="look at the builds") as caught:
-            await wire.nunu.builds.initiate_upload(DELETING)
-    assert (caught.value.stage, caught.value.build_id) == ("initiate", "")
-    assert isinstance(caught.value.__cause__, ApiError | DecodeError | TransportError)
-    assert len(wire.lines) == 1
-
-
-@pytest.mark.parametrize("lost", UNHEARD.values(), ids=UNHEARD)
-async def test_an_initiate_that_deletes_nothing_is_not_repeated_either(lost: bytes | None) -> None:
-    async with answered(lost) as wire:
-        with pytest.raises((ApiError, DecodeError, TransportError)):
-            await wire.nunu.builds.initiate_upload(PLAIN)
-    assert len(wire.lines) == 1
-
-
-@pytest.mark.parametrize(("status", "sent"), [(402, 1), (429, 5), (503, 5)])
-async def test_a_definite_no_to_an_initiate_that_deletes_stays_one(status: int, sent: int) -> None:
-    async with answered(answer(status)) as wire:
-        with pytest.raises(ApiError) as caught:
-            await wire.nunu.builds.initiate_upload(DELETING)
-    assert caught.value.status == status
-    assert len(wire.lines) == sent
-
-
-async def test_an_initiate_that_never_left_is_no_riddle(clock: ManualClock) -> None:
-    async with NunuClient("nunu_key_0001", base_url="http://127.0.0.1:9", clock=clock) as nunu:
-        with pytest.raises(ConnectError):
-            await nunu.builds.initiate_upload(DELETING)
-
-
-async def test_an_upload_that_may_have_deleted_others_says_so(
-    clock: ManualClock, make_file: Callable[..., Path]
-) -> None:
-    faults = [Fault(on="initiate_upload", do="cut", effect=True)]
-    async with (
-        Sandbox(faults=faults) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
-    ):
-        with pytest.raises(UploadOutcomeUnknown) as caught:
-            await nunu.upload_build(make_file(9), name="n", platform="linux", auto_delete=True)
-        assert box.journal.operations() == ["initiate_upload"]
-    assert caught.value.cancelled is None
-
-
-@pytest.mark.parametrize("times", [1, 2, 3])
-async def test_an_upload_whose_reservation_was_not_heard_of_asks_again(
-    clock: ManualClock, make_file: Callable[..., Path], times: int
-) -> None:
-    """Twice at most: each may leave a reservation that nobody can free."""
-    faults = [Fault(on="initiate_upload", do="cut", effect=True, times=times)]
-    async with (
-        Sandbox(faults=faults) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
-    ):
-        uploading = nunu.upload_build(make_file(9), name="n", platform="linux")
-        if times < 3:
-            assert (await uploading).possible_orphans == times
-        else:
-            with pytest.raises(TransportError):
-                await uploading
-        assert len(box.journal.of("initiate_upload")) == min(times + 1, 3)
-
-
-async def test_a_refusal_after_a_lost_reservation_says_what_may_be_held(
-    clock: ManualClock, make_file: Callable[..., Path]
-) -> None:
-    """The space that it wants may be taken by that very reservation."""
-    faults = [
-        Fault(on="initiate_upload", do="cut", effect=True),
-        Fault(on="initiate_upload", first=2, status=402),
-    ]
-    async with (
-        Sandbox(faults=faults) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
-    ):
-        with pytest.raises(QuotaExceeded) as caught:
-            await nunu.upload_build(make_file(9), name="n", platform="linux")
-    (note,) = caught.value.__notes__
-    assert "up to 1 reservations" in note
-
-
-async def test_an_upload_whose_reservation_was_heard_of_leaves_no_other(
-    clock: ManualClock, make_file: Callable[..., Path]
-) -> None:
-    async with (
-        Sandbox(faults=[Fault(on="initiate_upload", status=503)]) as box,
-        NunuClient(box.api_key, base_url=box.base_url, clock=clock) as nunu,
-    ):
-        build = await nunu.upload_build(make_file(9), name="n", platform="linux")
-        assert build.possible_orphans == 0
-        assert len(box.uploads) == 1
-
-
-# --- Start.
 
 TAG = re.compile("nunu-async-[0-9a-f]{12}")
 
@@ -197,7 +65,7 @@ def job(job_id: str, tag: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("lost", UNHEARD.values(), ids=UNHEARD)
+@pytest.mark.parametrize("lost", LOST_ANSWERS.values(), ids=LOST_ANSWERS)
 @pytest.mark.parametrize("jobs", [True, False])
 async def test_a_start_with_a_lost_answer_is_found_by_its_tag(
     lost: bytes | None, jobs: bool
