@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,14 +20,9 @@ from rich.table import Column
 from rich.text import Text
 
 from nunu_async.upload.paths import short_names
-from nunu_async.upload.progress import (
-    BytesSent,
-    Cancelled,
-    Completed,
-    Completing,
-    Kept,
-    UploadEvent,
-)
+
+if TYPE_CHECKING:
+    from nunu_async.cli.display import Board
 
 __all__ = ["Bars"]
 
@@ -48,9 +43,9 @@ class Bars:
         progress: what draws them.
     """
 
-    def __init__(self, sizes: Mapping[str, int], console: Console) -> None:
+    def __init__(self, board: Board, console: Console) -> None:
         narrow = console.width < _NARROW
-        self._sizes = sizes
+        self._board = board
         self._width = 14 if narrow else min(40, console.width - 60)
         self.progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -62,26 +57,27 @@ class Bars:
             auto_refresh=False,
             redirect_stdout=False,
         )
-        self._several = len(sizes) > 1
+        files = list(board.sizes)
+        self._several = len(files) > 1
         self._total = self.progress.add_task(
-            "all files", total=sum(sizes.values()), visible=self._several
+            "all files", total=board.size_now, visible=self._several
         )
         self._tasks: dict[str, TaskID] = {}
-        self._names = dict(zip(sizes, short_names(list(sizes)), strict=True))
+        self._names = dict(zip(files, short_names(files), strict=True))
 
-    def update(self, file: str, event: UploadEvent, *, sent: int, size: int) -> None:
-        """Move the bar of a file, and that of all files to `sent` of `size` bytes."""
-        progress, task = self.progress, self._tasks.get(file)
-        if task is None:
+    def update(self, file: str) -> None:
+        """Move the bar of a file, and that of all files, to where the board says they are."""
+        board, progress = self._board, self.progress
+        if file not in self._tasks:
             label = escape(_cut(self._names[file], self._width))
-            task = self._tasks[file] = progress.add_task(label, total=self._sizes[file])
-        if isinstance(event, BytesSent):
-            progress.update(task, completed=event.sent)
-            progress.update(self._total, completed=sent, total=size)
-        elif isinstance(event, Completing):
-            progress.update(task, completing=True)
-        elif isinstance(event, Completed | Cancelled | Kept):
-            progress.update(task, completing=False, visible=not self._several)
+            self._tasks[file] = progress.add_task(label, total=board.sizes[file])
+        progress.update(
+            self._tasks[file],
+            completed=board.sent[file],
+            completing=file in board.completing,
+            visible=not (self._several and file in board.finished),
+        )
+        progress.update(self._total, completed=board.sent_now, total=board.size_now)
 
 
 def _cut(name: str, width: int) -> str:

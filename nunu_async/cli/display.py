@@ -85,13 +85,13 @@ class Board(View):
         elif isinstance(event, Retrying):
             echo_err(_retry_line(file, event))
         if self._bars is not None:
-            self._bars.update(file, event, sent=self.sent_now, size=self.size_now)
+            self._bars.update(file)
 
     def drawing(self, console: Console) -> Progress:
         """Return the bars."""
         from nunu_async.cli.bars import Bars  # noqa: PLC0415 - drawing takes a while to load
 
-        self._bars = Bars(self.sizes, console)
+        self._bars = Bars(self, console)
         return self._bars.progress
 
     def line(self) -> str:

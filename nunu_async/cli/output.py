@@ -87,24 +87,15 @@ def close() -> None:
                 stream.flush()
 
 
-class Screen(io.TextIOBase):
+class Screen:
     """A terminal for rich to draw on; errors of one that was closed are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # a stream's own is a variable
-        """The encoding of the terminal."""
-        return self._stream.encoding
-
-    def isatty(self) -> bool:
-        """Return whether it is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """Return its file descriptor, which rich needs for the terminal's size."""
-        return self._stream.fileno()
+    def __getattr__(self, name: str) -> object:
+        """Return whatever else rich asks of the terminal, such as its encoding."""
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write text; discard it if the terminal is gone."""
