@@ -1,6 +1,5 @@
 """A table in a pipe is made by hand, and must be what a terminal's drawing would be."""
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +26,9 @@ def test_it_is_the_same_to_the_character() -> None:
     @settings(deadline=None)  # the first one loads what draws
     @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[CELLS] * n), min_size=1)))
     def same(lines: list[tuple[str, ...]]) -> None:
-        made = rows._lay_out(columns(len(lines[0])), lines, ENDLESS)
-        assert made.is_plain
-        assert list(made.pieces()) == list(attrs.evolve(made, is_plain=False).pieces())
+        made, _ = rows._lay_out(columns(len(lines[0])), lines, ENDLESS)
+        assert is_plain()
+        assert list(rows._pieces(made, plain=True)) == list(rows._pieces(made, plain=False))
 
     same()
 
@@ -37,9 +36,9 @@ def test_it_is_the_same_to_the_character() -> None:
 @pytest.mark.usefixtures("_a_pipe")
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
 def test_a_long_one_is_told_in_pieces_and_has_its_header_once(count: int) -> None:
-    made = rows._lay_out(columns(1), [(f"row {n}",) for n in range(count)], ENDLESS)
-    told = "".join(made.pieces())
-    assert told == "".join(attrs.evolve(made, is_plain=False).pieces())
+    made, _ = rows._lay_out(columns(1), [(f"row {n}",) for n in range(count)], ENDLESS)
+    told = "".join(rows._pieces(made, plain=True))
+    assert told == "".join(rows._pieces(made, plain=False))
     assert told.splitlines() == ["C0", *(f"row {n}" for n in range(count))]
 
 

@@ -41,11 +41,11 @@ __all__ = ["ci"]
 _MAX_IDS = 20
 
 _COLUMNS: tuple[Column[Verdict], ...] = (
-    Column(title="TEST", text=lambda verdict: verdict.name, least=8, fair=24),
+    Column(title="TEST", text=lambda verdict: verdict.name, least=8),
     Column(title="RESULT", text=lambda verdict: verdict.result),
     Column(title="DURATION", text=lambda verdict: span(verdict.milliseconds)),
     Column(title="RUN", text=lambda verdict: verdict.run_id or NOTHING),
-    Column(title="WHY", text=lambda verdict: verdict.brief, least=8, fair=40),
+    Column(title="WHY", text=lambda verdict: verdict.brief, least=8),
 )
 
 

@@ -13,12 +13,12 @@ __all__ = ["list_executions"]
 _EXECUTIONS: tuple[Column[TestPlanExecution], ...] = (
     Column(title="EXECUTION", text=lambda row: cell(row.id)),
     Column(title="STATUS", text=lambda row: cell(row.status.lower())),
-    Column(title="PLAN", text=lambda row: cell(row.test_plan_name), least=8, fair=24),
+    Column(title="PLAN", text=lambda row: cell(row.test_plan_name), least=8),
     Column(title="STARTED", text=lambda row: when(row.started_at)),
     Column(title="PASSED", text=lambda row: f"{row.test_status.passed}/{row.total_tests}"),
     Column(title="DURATION", text=lambda row: span(row.duration_ms)),
     Column(title="FAILED", text=lambda row: cell(row.test_status.failed)),
-    Column(title="BUILD", text=lambda row: cell(row.build_name or row.build_id), least=8, fair=16),
+    Column(title="BUILD", text=lambda row: cell(row.build_name or row.build_id), least=12),
 )
 
 

@@ -72,8 +72,6 @@ class Column(Generic[T]):
     text: Callable[[T], str]
     least: int = ENDLESS
     """Minimum width in characters, if cells may be cut."""
-    fair: int = ENDLESS
-    """Width in characters that it gets before further columns are added, if it needs as much."""
     rank: int = 0
     """Columns of a lower rank are kept first, whatever their position."""
     keeps_end: bool = False
@@ -158,12 +156,12 @@ async def tell_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
 
     Raises: OSError; BrokenPipeError if the reader of standard output closed it.
     """
-    table = _lay_out(columns, rows, width_of_output())
-    for text in table.pieces():
+    lines, missing = _lay_out(columns, rows, width_of_output())
+    for text in _pieces(lines, plain=is_plain()):
         await write(text)
         await asyncio.sleep(0)  # lets a signal interrupt a long table
-    if table.missing:
-        names = ", ".join(table.missing)
+    if missing:
+        names = ", ".join(missing)
         echo_err(f"nunu-async: not shown for want of room: {names}; --json has all")
 
 
@@ -182,30 +180,10 @@ def as_json(model: Model) -> str:
     return json.dumps(model.to_dict())
 
 
-@attrs.frozen(kw_only=True)
-class _Table:
-    """A table after layout: its header and rows, in cells of the chosen widths."""
-
-    lines: Sequence[Sequence[str]]
-    is_plain: bool
-    """No colour is wanted."""
-    missing: Sequence[str]
-    """Titles of the columns that are not empty but did not fit."""
-
-    def pieces(self) -> Iterator[str]:
-        """Yield the rendered table, some lines at a time."""
-        for begin in range(0, len(self.lines), _LINES_AT_ONCE):
-            chunk = self.lines[begin : begin + _LINES_AT_ONCE]
-            if self.is_plain:
-                yield "".join((" " * GAP).join(line).rstrip() + "\n" for line in chunk)
-            else:
-                from nunu_async.cli.drawing import table  # noqa: PLC0415 - slow to load
-
-                yield table(chunk, header=begin == 0)
-
-
-def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Table:
-    """Choose the columns that fit, without the empty ones."""
+def _lay_out(
+    columns: Sequence[Column[T]], rows: Sequence[T], room: int
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return the header and the rows in cells of equal widths, and the titles that did not fit."""
     texts = {column: [column.title, *map(column.text, rows)] for column in columns}
     if room != ENDLESS:
         # In a pipe all columns are kept, so that scripts find each at its position.
@@ -217,48 +195,53 @@ def _lay_out(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> _Tab
         [_fill(text, width, keeps_end=column.keeps_end) for text in texts[column]]
         for column, width in widths.items()
     ]
-    return _Table(
-        lines=list(zip(*cells, strict=True)),
-        is_plain=is_plain(),
-        missing=[column.title for column in texts if column not in widths],
-    )
+    missing = [column.title for column in texts if column not in widths]
+    return list(zip(*cells, strict=True)), missing
+
+
+def _pieces(lines: Sequence[Sequence[str]], *, plain: bool) -> Iterator[str]:
+    """Yield the rendered table, some lines at a time; the first line is the header."""
+    for begin in range(0, len(lines), _LINES_AT_ONCE):
+        chunk = lines[begin : begin + _LINES_AT_ONCE]
+        if plain:
+            yield "".join((" " * GAP).join(line).rstrip() + "\n" for line in chunk)
+        else:
+            from nunu_async.cli.drawing import table  # noqa: PLC0415 - slow to load
+
+            yield table(chunk, header=begin == 0)
 
 
 def _fit(needed: Mapping[Column[T], int], room: int) -> dict[Column[T], int]:
-    """Choose columns and their widths; each gets its `fair` width before later ones are added."""
+    """Choose the columns that fit, and their widths; what is left is shared equally."""
     chosen: dict[Column[T], int] = {}
-    granted = used = 0
+    left = room + GAP  # there is no gap before the first column
     for column in sorted(needed, key=lambda column: column.rank):
-        gap = GAP if chosen else 0
         least = min(needed[column], column.least)
-        if chosen and granted + gap + least > room:
+        if chosen and least + GAP > left:
             continue
         chosen[column] = min(least, room)
-        used += gap + chosen[column]
-        granted += gap + min(needed[column], column.fair)
+        left -= chosen[column] + GAP
     widths = {column: chosen[column] for column in needed if column in chosen}
-    for column, width in widths.items():
-        more = max(0, min(min(needed[column], column.fair) - width, room - used))
-        widths[column] += more
-        used += more
-    # The remaining width is shared equally by the columns that need more.
-    while used < room and (narrow := [each for each in widths if widths[each] < needed[each]]):
-        for column in narrow[: room - used]:
+    while left > 0 and (narrow := [each for each in widths if widths[each] < needed[each]]):
+        for column in narrow[:left]:
             widths[column] += 1
-            used += 1
+            left -= 1
     return widths
 
 
 def _fill(text: str, width: int, *, keeps_end: bool) -> str:
     """Cut or pad a text to a width; what is cut becomes an ellipsis if the encoding has one."""
-    if width_of(text) > width:
-        crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
-        ellipsis = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
-        text = text[-width:] if keeps_end else text[:width]
-        while text and width_of(ellipsis + text) > width:
-            text = text[1:] if keeps_end else text[:-1]
-        text = ellipsis + text if keeps_end else text + ellipsis
-    return text + " " * (width - width_of(text))
+    missing = width - width_of(text)
+    if missing >= 0:
+        return text + " " * missing
+    from rich.cells import set_cell_size  # noqa: PLC0415 - it loads tables of all characters
+
+    crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
+    ellipsis = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
+    room = width - len(ellipsis)
+    if keeps_end:
+        return ellipsis + set_cell_size(text[::-1], room)[::-1]
+    return set_cell_size(text, room) + ellipsis
 
 
 def cell(value: object) -> str:

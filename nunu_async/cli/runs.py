@@ -40,18 +40,18 @@ _RUNS: tuple[Column[Run], ...] = (
     Column(title="STATE", text=lambda run: word(run.state)),
     Column(title="RESULT", text=lambda run: word(run.result)),
     Column(title="CREATED", text=lambda run: when(run.created_at)),
-    Column(title="TEST", text=lambda run: cell(run.test.name), least=8, fair=18),
+    Column(title="TEST", text=lambda run: cell(run.test.name), least=8),
     Column(title="DURATION", text=lambda run: span(run.duration_ms)),
     Column(title="BUGS", text=lambda run: cell(run.bug_info and run.bug_info.bug_count)),
     Column(title="JOB", text=lambda run: cell(run.job_id)),
-    Column(title="TAGS", text=lambda run: cell(",".join(run.tags)), least=8, fair=16),
-    Column(title="BUILD", text=build_of, least=8, fair=16),
+    Column(title="TAGS", text=lambda run: cell(",".join(run.tags)), least=12),
+    Column(title="BUILD", text=build_of, least=12),
 )
 
 _BUGS: tuple[Column[BugOccurrence], ...] = (
     Column(title="SEVERITY", text=lambda bug: word(bug.severity)),
     Column(title="CATEGORY", text=lambda bug: word(bug.category)),
-    Column(title="TITLE", text=lambda bug: cell(bug.title), least=12, fair=40),
+    Column(title="TITLE", text=lambda bug: cell(bug.title), least=20),
     Column(title="STEP", text=lambda bug: cell(bug.test_step)),
     Column(title="DETECTED", text=lambda bug: when(bug.detected_at)),
     Column(title="CONFIDENCE", text=lambda bug: word(bug.confidence)),

@@ -44,10 +44,9 @@ _COLUMNS: tuple[Column[PendingUpload], ...] = (
         title="FILE",
         text=lambda upload: cell(upload.kept.head.path),
         least=12,
-        fair=14,
         keeps_end=True,
     ),
-    Column(title="NAME", text=lambda upload: cell(upload.kept.head.request.name), least=8, fair=8),
+    Column(title="NAME", text=lambda upload: cell(upload.kept.head.request.name), least=8),
 )
 
 
