@@ -536,14 +536,17 @@ def test_no_value_can_end_an_output_or_begin_another() -> None:
     assert len(set(marks)) == 3
 
 
-def test_what_was_there_without_a_line_end_keeps_its_line(tmp_path: Path) -> None:
+def test_what_was_there_without_a_line_end_keeps_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As after `printf version=1.2 >> $GITHUB_OUTPUT`."""
     files = {name: tmp_path / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
     for file in files.values():
         file.write_text("version=1.2", encoding="utf-8")
     environ = {name: str(file) for name, file in files.items()}
     for _ in range(2):
-        assert publish(environ, {"build_id": "b"}, [], build="b")
+        publish(environ, {"build_id": "b"}, [], build="b")
+    assert capsys.readouterr() == ("", "")
     for file in files.values():
         lines = file.read_text(encoding="utf-8").split("\n")
         assert lines[0] == "version=1.2"

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger = logging.getLogger("nunu_async")
     logger.addHandler(handler := _LogHandler(os.environ.get("NUNU_LOG", "")))
     try:
-        return run(command(arguments))
+        return output.exit_code(run(command(arguments)))
     finally:
         logger.removeHandler(handler)
         output.close()

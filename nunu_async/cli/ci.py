@@ -17,7 +17,7 @@ from nunu_async.cli.display import Board
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
-from nunu_async.cli.output import USAGE, count, echo_err, usage_error, with_notes
+from nunu_async.cli.output import USAGE, count, echo_err, echo_lost, usage_error, with_notes
 from nunu_async.cli.patterns import expand
 from nunu_async.cli.rows import NOTHING, Column, cell, span
 from nunu_async.cli.runs import MAYBE
@@ -160,8 +160,8 @@ async def ci(arguments: argparse.Namespace) -> int:
             echo_err(f"nunu-async: {state.error}")
             _print_next_steps(state)
         finally:
-            written = await _report(state)
-    return state.exit_code if written else max(state.exit_code, 1)
+            await _report(state)
+    return state.exit_code
 
 
 def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiState:
@@ -259,22 +259,19 @@ def _quoted(ids: Sequence[str]) -> str:
     return " ".join([*(shlex.quote(cell(key)) for key in ids[:_MAX_IDS]), *more])
 
 
-async def _report(state: _CiState) -> bool:
-    """Write all requested reports; return whether all of them were written."""
+async def _report(state: _CiState) -> None:
+    """Write all requested reports."""
     arguments, verdicts = state.arguments, state.verdicts()
     # Files first: a signal may interrupt the printing.
-    written = arguments.junit is None or _write(
-        arguments.junit, junit_xml(verdicts, name=arguments.name)
-    )
-    outputs, build = _outputs(state, verdicts), _build_label(state)
-    written = github.publish(os.environ, outputs, verdicts, build=build) and written
+    if arguments.junit is not None:
+        _write(arguments.junit, junit_xml(verdicts, name=arguments.name))
+    github.publish(os.environ, _outputs(state, verdicts), verdicts, build=_build_label(state))
     if arguments.json:
-        written = await echo(json.dumps(_json_object(state, verdicts)), is_json=True) and written
+        await echo(json.dumps(_json_object(state, verdicts)), is_json=True)
     elif state.started is not None:
-        written = await tell_columns(verdicts, _COLUMNS) and written
+        await tell_columns(verdicts, _COLUMNS)
         passed = sum(verdict.kind == "passed" for verdict in verdicts)
         echo_err(f"nunu-async: {passed} of {count(len(verdicts), 'job')} succeeded")
-    return written
 
 
 def _build_label(state: _CiState) -> str:
@@ -320,6 +317,6 @@ def _write(path: str, content: bytes) -> bool:
         with open(path, "wb") as file:
             file.write(content)
     except (OSError, ValueError) as error:
-        echo_err(f"nunu-async: cannot write --junit {path}: {getattr(error, 'strerror', error)}")
+        echo_lost(f"cannot write --junit {path}: {getattr(error, 'strerror', error)}")
         return False
     return True

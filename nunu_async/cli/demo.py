@@ -64,22 +64,11 @@ class _Clock:
         self._speed = _SPEED
 
 
-class _Report:
-    """Prints the demo's lines; `written` is False once one could not be written."""
-
-    def __init__(self) -> None:
-        self.written = True
-
-    async def add(self, line: str) -> None:
-        self.written = await echo(line) and self.written
-
-
 async def demo(arguments: argparse.Namespace) -> int:
     """Upload a file to a sandbox in this process and test it there.
 
     Returns 0 only if the file arrived unchanged and every test of the plan passed on it.
     """
-    report = _Report()
     if not _has_threads():
         echo_err(
             "nunu-async: the demo's server needs threads, and none can be started; is there a "
@@ -100,9 +89,7 @@ async def demo(arguments: argparse.Namespace) -> int:
         clock = _Clock()
         storage = Path(folder) / "storage"
         async with Sandbox(directory=storage, part_size=part_size, now=clock) as box:
-            await report.add(
-                f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own."
-            )
+            await echo(f"A local nunu.ai runs at {box.base_url}; storage has an origin of its own.")
             board = Board({str(path): size}, first=_REFRESH)
             try:
                 async with NunuClient(
@@ -117,37 +104,37 @@ async def demo(arguments: argparse.Namespace) -> int:
                             on_progress=board.listener(str(path)),
                         )
                     stored = await nunu.builds.get(build.build_id)
-                    await _report_upload(path, build, box, report)
-                    arrived = await _check(path, size, stored, box, report)
+                    await _report_upload(path, build, box)
+                    arrived = await _check(path, size, stored, box)
                     clock.speed_up()
-                    finished = await _test(nunu, box, build.build_id, report)
+                    finished = await _test(nunu, box, build.build_id)
             except NunuError as error:
                 echo_err(f"nunu-async: the demo failed: {error}")
                 return 1
-    passed = await _report_tests(finished, build.build_id, report)
-    return 0 if arrived and passed and report.written else 1
+    passed = await _report_tests(finished, build.build_id)
+    return 0 if arrived and passed else 1
 
 
-async def _check(path: Path, size: int, stored: Build, box: Sandbox, report: _Report) -> bool:
+async def _check(path: Path, size: int, stored: Build, box: Sandbox) -> bool:
     """Compare the stored build with the file, and check that storage never got the API key."""
     sent = await beside_the_loop(lambda _: _sha256(path))
     received = await beside_the_loop(lambda _: box.object_sha256(stored.build_id))
     keyless = not any(
         "x-api-key" in request.headers for request in box.journal if request.origin == "storage"
     )
-    await report.add(f"Storage never saw the API key: {'true' if keyless else 'NOT TRUE'}.")
+    await echo(f"Storage never saw the API key: {'true' if keyless else 'NOT TRUE'}.")
     same = sent == received and stored.size == size
     if same:
-        await report.add(f"What arrived is what was sent: SHA-256 {sent[:16]}... on both sides.")
+        await echo(f"What arrived is what was sent: SHA-256 {sent[:16]}... on both sides.")
     else:
         echo_err(f"nunu-async: what arrived differs: sent {sent}, found {received}")
     return same and keyless
 
 
-async def _test(nunu: NunuClient, box: Sandbox, build_id: str, report: _Report) -> FinishedRun:
+async def _test(nunu: NunuClient, box: Sandbox, build_id: str) -> FinishedRun:
     plan = box.test_plans[0]
     box.scripts.extend(_SCRIPTS)
-    await report.add(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
+    await echo(f"Now its tests, those of the plan {plan.name}, on a clock that runs faster.")
     jobs = Standings[Job]("job", batch=_REFRESH)
     async with show(jobs):
         return await nunu.run_and_wait(
@@ -161,27 +148,27 @@ async def _test(nunu: NunuClient, box: Sandbox, build_id: str, report: _Report) 
         )
 
 
-async def _report_tests(finished: FinishedRun, build_id: str, report: _Report) -> bool:
+async def _report_tests(finished: FinishedRun, build_id: str) -> bool:
     for job in finished.jobs:
-        await report.add(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
+        await echo(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
     same_build = all(job.build_id == build_id for job in finished.jobs)
     if not (finished.succeeded and same_build):
         echo_err("nunu-async: the tests did not all pass on that build")
     return finished.succeeded and same_build
 
 
-async def _report_upload(path: Path, build: UploadedBuild, box: Sandbox, report: _Report) -> None:
+async def _report_upload(path: Path, build: UploadedBuild, box: Sandbox) -> None:
     rate = build.size / build.seconds if build.seconds else 0
     puts = box.journal.of("put_part")
-    await report.add(
+    await echo(
         f"Uploaded {path.name}: {decimal(build.size)} in {count(build.parts, 'part')}, "
         f"{build.seconds:.2f} s ({decimal(int(rate))}/s)."
     )
-    await report.add(
+    await echo(
         f"{count(len(puts), 'PUT')} to storage, at most {box.journal.peak('storage')} at once; "
         f"{len(box.journal) - len(puts)} requests to the API."
     )
-    await report.add(f"Build {build.build_id} is complete.")
+    await echo(f"Build {build.build_id} is complete.")
 
 
 def _has_threads() -> bool:

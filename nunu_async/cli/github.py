@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 
-from nunu_async.cli.output import echo_err
+from nunu_async.cli.output import echo_err, echo_lost
 from nunu_async.cli.rows import NOTHING, cell, span
 from nunu_async.cli.verdict import Kind, Verdict
 from nunu_async.redact import sanitize
@@ -43,12 +43,8 @@ def publish(
     verdicts: Sequence[Verdict],
     *,
     build: str,
-) -> bool:
-    """Append outputs and summary to the files that the environment names, if any.
-
-    Returns False if one cannot be written; a message is printed to standard error.
-    """
-    written = True
+) -> None:
+    """Append outputs and summary to the files that the environment names, if any."""
     for variable in (OUTPUTS, SUMMARY):
         path = environ.get(variable)
         if not path:
@@ -67,9 +63,7 @@ def publish(
                 echo_err(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            echo_err(f"nunu-async: cannot write {variable} ({cell(path)}): {reason}")
-            written = False
-    return written
+            echo_lost(f"cannot write {variable} ({cell(path)}): {reason}")
 
 
 def _missing_newline(path: str) -> bytes:

@@ -16,6 +16,8 @@ __all__ = [
     "close",
     "count",
     "echo_err",
+    "echo_lost",
+    "exit_code",
     "prepare",
     "print_text",
     "usage_error",
@@ -24,10 +26,12 @@ __all__ = [
 
 USAGE = 2
 """The exit code of usage and configuration errors."""
+_lost: list[str] = []
 
 
 def prepare() -> None:
-    """Make any file name printable."""
+    """Make any file name printable, and forget what an earlier command has lost."""
+    _lost.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # An upload must not end in a traceback because a terminal cannot encode a name.
@@ -45,6 +49,17 @@ def echo_err(line: str) -> None:
     with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
         sys.stderr.write(harmless(line) + "\n")
         sys.stderr.flush()
+
+
+def echo_lost(message: str) -> None:
+    """Print that a result could not be written; the command's exit code is then at least 1."""
+    _lost.append(message)
+    echo_err(f"nunu-async: {message}")
+
+
+def exit_code(code: int) -> int:
+    """Return the exit code of a command that ended with `code`: not 0 if a result was lost."""
+    return code or (1 if _lost else 0)
 
 
 def usage_error(reason: object) -> int:

@@ -136,7 +136,8 @@ async def start(arguments: argparse.Namespace) -> int:
                 error.add_note(MAYBE)
             raise
         if arguments.json:
-            return 0 if await echo(as_json(started), is_json=True) else 1
+            await echo(as_json(started), is_json=True)
+            return 0
         if started.test_plan_execution_id is not None:
             echo_err(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
         ids = started.job_ids
@@ -148,8 +149,9 @@ async def start(arguments: argparse.Namespace) -> int:
         if not ids and started.test_plan_execution_id is None:
             echo_err("nunu-async: the server named nothing that it started")
             return 1
-        written = [await echo(cell(job_id)) for job_id in ids]
-        return 0 if all(written) else 1
+        for job_id in ids:
+            await echo(cell(job_id))
+        return 0
 
     return await run_with_client(command)
 
@@ -170,10 +172,11 @@ async def stop(arguments: argparse.Namespace) -> int:
         for job_id in missing:
             echo_err(f"nunu-async: {cell(job_id)}: not stopped: no such job")
         if arguments.json:
-            written = [await echo(as_json(answer), is_json=True)]
+            await echo(as_json(answer), is_json=True)
         else:
-            written = [await echo(cell(outcome.job_id)) for outcome in answer.stopped]
-        return 0 if all(written) and answer.ok and not answer.failed and not missing else 1
+            for outcome in answer.stopped:
+                await echo(cell(outcome.job_id))
+        return 0 if answer.ok and not answer.failed and not missing else 1
 
     return await run_with_client(command)
 

@@ -10,7 +10,7 @@ import sys
 from typing import TextIO
 
 from nunu_async.cli.harmless import harmless
-from nunu_async.cli.output import echo_err
+from nunu_async.cli.output import echo_err, echo_lost
 
 __all__ = ["echo", "write"]
 
@@ -21,17 +21,15 @@ _BLOCK = getattr(select, "PIPE_BUF", 512)
 _READER_TIMEOUT = 2.0
 
 
-async def echo(line: str, *, is_json: bool = False) -> bool:
-    """Write a line; on failure print a message to standard error and return False."""
+async def echo(line: str, *, is_json: bool = False) -> None:
+    """Write a line, or print to standard error that it is lost."""
     try:
         await write(line + "\n", is_json=is_json)
     except asyncio.CancelledError:
         echo_err(f"nunu-async: the result was not written: {line}")
         raise
     except OSError as error:
-        echo_err(f"nunu-async: cannot write the result ({error.strerror}): {line}")
-        return False
-    return True
+        echo_lost(f"cannot write the result ({error.strerror}): {line}")
 
 
 async def write(text: str, *, is_json: bool = False) -> None:

@@ -58,23 +58,22 @@ class Results:
         misconfigured = all(isinstance(error, ConfigError) for error in self.failed.values())
         return USAGE if misconfigured and not self.built else 1
 
-    async def tell(self, files: Iterable[str]) -> bool:
-        """Print one JSON object or a line per file; return whether all was written.
+    async def tell(self, files: Iterable[str]) -> None:
+        """Print one JSON object or a line per file.
 
         Results that cannot be written to standard output are printed to standard error.
         """
         if self.as_json:
             # ASCII, so that a file name that is not valid Unicode cannot make the JSON invalid.
-            return await echo(json.dumps(self._object(files)), is_json=True)
-        written = True
+            await echo(json.dumps(self._object(files)), is_json=True)
+            return
         for file in files:
             if file in self.built:
-                written = await echo(line_of(file, self.built[file])) and written
+                await echo(line_of(file, self.built[file]))
             elif file in self.failed:
                 error = self.failed[file]
                 has_name = isinstance(error, SourceError) and error.path == file
                 echo_err(f"nunu-async: {'' if has_name else f'{file}: '}{words_of(error)}")
-        return written
 
     def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
         order = list(files)
@@ -200,8 +199,8 @@ async def upload(arguments: argparse.Namespace) -> int:
         for file in files:
             if file not in results.built:
                 results.failed.setdefault(file, asyncio.CancelledError())
-        written = await results.tell(files)
-    return results.exit_code if written else max(results.exit_code, 1)
+        await results.tell(files)
+    return results.exit_code
 
 
 async def upload_all(

@@ -93,7 +93,7 @@ async def cancel(arguments: argparse.Namespace) -> int:
                 "built": f"build {build_id} is complete, and was let be",
             }
             if outcome in messages:
-                code = code if await echo(messages[outcome]) else 1
+                await echo(messages[outcome])
             else:
                 echo_err(
                     f"nunu-async: build {build_id} could not be cancelled on the server; try later"
@@ -137,10 +137,9 @@ async def resume(arguments: argparse.Namespace) -> int:
             for label in jobs:
                 if label not in results.built:
                     results.failed.setdefault(label, asyncio.CancelledError())
-            written = True
             if sizes or arguments.json:
-                written = await results.tell(sizes)
-        return 1 if results.failed or not written else code
+                await results.tell(sizes)
+        return 1 if results.failed else code
 
     def client() -> NunuClient:
         return NunuClient(

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from nunu_async.cli.live import show
-from nunu_async.cli.output import count, echo_err, with_notes
+from nunu_async.cli.output import count, echo_err, echo_lost, with_notes
 from nunu_async.cli.rows import NOTHING, Column, cell, run_with_client, span, tell_table
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import echo
@@ -152,13 +152,12 @@ async def _wait(
         raise
     if outcome.timed_out:
         echo_err(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
-    written = await _print_results(outcome, as_json=arguments.json)
-    code = outcome.exit_code(arguments.fail_on)
-    return code if written else max(code, 1)
+    await _print_results(outcome, as_json=arguments.json)
+    return outcome.exit_code(arguments.fail_on)
 
 
-async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> bool:
-    """Print errors and results; return whether the results were written."""
+async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> None:
+    """Print errors and results."""
     by_message: dict[str, list[str]] = {}
     for key, error in outcome.errors.items():
         message = with_notes(error)
@@ -167,18 +166,17 @@ async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> bool:
         subject = ids[0] if len(ids) == 1 else count(len(ids), outcome.standings.noun)
         echo_err(f"nunu-async: {subject}: {message}")
     if as_json:
-        return await echo(json.dumps(outcome.to_dict()), is_json=True)
-    return await tell_columns(outcome.standings.ids, outcome.columns())
+        await echo(json.dumps(outcome.to_dict()), is_json=True)
+    else:
+        await tell_columns(outcome.standings.ids, outcome.columns())
 
 
-async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> bool:
-    """Print a table of results; on failure print a message to standard error and return False."""
+async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
+    """Print a table of results, or to standard error that it is lost."""
     try:
         await tell_table(rows, columns)
     except OSError as error:
-        echo_err(f"nunu-async: cannot write the result: {error.strerror}")
-        return False
-    return True
+        echo_lost(f"cannot write the result: {error.strerror}")
 
 
 def some(pending: Mapping[str, str | None]) -> str:
