@@ -25,8 +25,8 @@ WAIT = "--deployment-config D --test -t-"
         ("upload a -n N --tags -x --tags -y", {"tags": ["-x", "-y"]}),
         ("upload a --name=--x --description=-", {"name": "--x", "description": "-"}),
         ("upload -n N -- -a --name", {"name": "N", "files": ["-a", "--name"]}),
-        (f"ci a --name -42 {WAIT}", {"name": "-42", "test": "-t-"}),
-        (f"runs start --tags -q {WAIT} --retries 3", {"tags": ["-q"], "retries": 3}),
+        (f"ci a --name -42 {WAIT}", {"name": "-42", "multiplayer_test_id": "-t-"}),
+        (f"runs start --tags -q {WAIT} --retries 3", {"additional_tags": ["-q"], "retries": 3}),
         ("wait run R --timeout 5 --json", {"timeout": 5.0, "json": True}),
     ],
 )

@@ -18,23 +18,6 @@ _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, i
 
 # Retried parts are events, which the display prints; retried API calls are only logged.
 _ALWAYS_SHOWN = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
-# The module and the function of each command.
-_COMMANDS = {
-    "upload": ("upload", "upload"),
-    "uploads list": ("uploads", "list_uploads"),
-    "uploads resume": ("uploads", "resume"),
-    "uploads cancel": ("uploads", "cancel"),
-    "runs list": ("runs", "list_runs"),
-    "runs get": ("runs", "get"),
-    "runs bugs": ("runs", "bugs"),
-    "runs start": ("runs", "start"),
-    "runs stop": ("runs", "stop"),
-    "executions list": ("executions", "list_executions"),
-    "wait": ("wait", "wait"),
-    "ci": ("ci", "ci"),
-    "demo": ("demo", "demo"),
-    "sandbox": ("serve", "serve"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +56,7 @@ def _key_log_problem() -> str:
 
 def _command(arguments: argparse.Namespace) -> _Command:
     # Imported here: help and usage errors need no terminal drawing and no server.
-    names = (arguments.command, getattr(arguments, "action", None))
-    module, function = _COMMANDS[" ".join(filter(None, names))]
+    module, _, function = arguments.function.partition(".")
     command: _Command = getattr(import_module(f"nunu_async.cli.{module}"), function)
     return command
 

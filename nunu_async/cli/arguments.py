@@ -39,8 +39,12 @@ exit codes:
 """
 
 
-# Options that make sense with another one only.
-_PARTNERS = (("name", "instructions"), ("retries", "test"), ("instances", "test"))
+# Options that make sense with another one only: both, and the latter's name in the API.
+_PARTNERS = (
+    ("name", "instructions", "instructions"),
+    ("retries", "test", "multiplayer_test_id"),
+    ("instances", "test", "multiplayer_test_id"),
+)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,9 +53,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     values = vars(arguments)
     if values.get("deletion_policy") and not arguments.auto_delete:
         arguments.parser.error("--deletion-policy has nothing to act on without --auto-delete")
-    for option, partner in _PARTNERS:
-        has_both = option in values and partner in values
-        if has_both and values[option] is not None and values[partner] is None:
+    for option, partner, field in _PARTNERS:
+        if values.get(option) is not None and values.get(field, "") is None:
             arguments.parser.error(f"--{option} goes with --{partner} only")
     return arguments
 
@@ -177,6 +180,7 @@ def _add_upload(commands: _Commands) -> None:
     upload = _add_command(
         commands,
         "upload",
+        "upload.upload",
         "put build files into build storage",
         "Put build files into build storage, in parts, several at once.",
     )
@@ -194,15 +198,17 @@ def _add_uploads(commands: _Commands) -> None:
         "list, resume and cancel uploads that were left behind",
         "Uploads that `upload --resume` has begun and not ended.",
     )
-    listing = _add_command(actions, "list", "list what was left behind; needs no key")
-    _add_json(listing, "one JSON array instead")
-    resume = _add_command(
-        actions, "resume", "send what is missing, with the build's options of then"
+    listing = _add_command(
+        actions, "list", "uploads.list_uploads", "list what was left behind; needs no key"
     )
+    _add_json(listing, "one JSON array instead")
+    summary = "send what is missing, with the build's options of then"
+    resume = _add_command(actions, "resume", "uploads.resume", summary)
     _add_build_names(resume)
     _add_transfer_options(resume)
     _add_json(resume)
-    _add_build_names(_add_command(actions, "cancel", "give uploads up, here and on the server"))
+    summary = "give uploads up, here and on the server"
+    _add_build_names(_add_command(actions, "cancel", "uploads.cancel", summary))
 
 
 def _add_build_names(parser: argparse.ArgumentParser) -> None:
@@ -215,17 +221,12 @@ def _add_build_names(parser: argparse.ArgumentParser) -> None:
         type=_non_empty,
         help="a build's id, or its file; may be left out where there is one upload only",
     )
-    which.add_argument("--all", action="store_true", help="all of this project")
+    _add_flag(which, "--all", "all of this project")
 
 
 def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--concurrency",
-        type=_integer(1, 1000),
-        default=4,
-        metavar="N",
-        help="parts under way at once, over all files (default 4)",
-    )
+    concurrency = "parts under way at once, over all files (default 4)"
+    _add_number(parser, "--concurrency", 1, 1000, concurrency, default=4)
     parser.add_argument(
         "--max-bandwidth",
         type=_bandwidth,
@@ -236,13 +237,7 @@ def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build_options(upload: argparse.ArgumentParser, name_help: str) -> None:
-    upload.add_argument(
-        "-n",
-        "--name",
-        required=True,
-        type=_non_empty,
-        help=name_help,
-    )
+    upload.add_argument("-n", "--name", required=True, type=_non_empty, help=name_help)
     upload.add_argument(
         "--platform",
         choices=PLATFORMS,
@@ -250,40 +245,30 @@ def _add_build_options(upload: argparse.ArgumentParser, name_help: str) -> None:
         help=f"one of {', '.join(PLATFORMS)}; default: by the file's extension",
     )
     upload.add_argument("-d", "--description", help="at most 1000 characters")
-    _add_tags(upload, "separated by commas; may be repeated")
-    upload.add_argument(
-        "--auto-delete", action="store_true", help="let old builds go when storage is full"
-    )
-    upload.add_argument(
-        "--deletion-policy",
-        type=_snake_case,
-        choices=POLICIES,
-        help="which builds go first: least_recent or oldest",
-        metavar="POLICY",
-    )
-    upload.add_argument(
+    _add_tags(upload, "--tags", "separated by commas; may be repeated")
+    _add_flag(upload, "--auto-delete", "let old builds go when storage is full")
+    policy = "which builds go first: least_recent or oldest"
+    _add_choice(upload, "--deletion-policy", "POLICY", POLICIES, policy)
+    _add_number(
+        upload,
         "--upload-timeout",
-        type=_integer(1, 1440),
-        metavar="MINUTES",
-        help="1 to 1440, after which the server forgets an unfinished upload; default: what "
+        1,
+        1440,
+        "1 to 1440, after which the server forgets an unfinished upload; default: what "
         "1 MiB/s needs, at least 10 for a single part and 60 for several; 1440 with --resume",
+        metavar="MINUTES",
     )
-    upload.add_argument(
+    _add_flag(
+        upload,
         "--resume",
-        action="store_true",
-        help="note what is sent, and send only what the same command has not sent before; "
+        "note what is sent, and send only what the same command has not sent before; "
         "interrupted, it leaves that on the server (builds sent in parts only)",
     )
-    upload.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare each part's MD5 with what storage says it has; send again what differs",
-    )
+    verify = "compare each part's MD5 with what storage says it has; send again what differs"
+    _add_flag(upload, "--verify", verify)
     _add_transfer_options(upload)
     kind = upload.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--multipart", action="store_true", default=None, help="send in parts, whatever the size"
-    )
+    _add_flag(kind, "--multipart", "send in parts, whatever the size", default=None)
     kind.add_argument(
         "--single-part",
         action="store_false",
@@ -295,14 +280,16 @@ def _add_build_options(upload: argparse.ArgumentParser, name_help: str) -> None:
 def _add_runs(commands: _Commands) -> None:
     actions = _add_group(commands, "runs", "list, read, start and stop test runs", "Test runs.")
     _add_runs_list(actions)
-    get = _add_command(actions, "get", "show one run: its players, their steps and artifacts")
+    summary = "show one run: its players, their steps and artifacts"
+    get = _add_command(actions, "get", "runs.get", summary)
     _add_run_id(get)
     _add_json(get)
-    bugs = _add_command(actions, "bugs", "list the bugs that one run showed")
+    bugs = _add_command(actions, "bugs", "runs.bugs", "list the bugs that one run showed")
     _add_run_id(bugs)
     _add_rows_options(bugs)
     _add_runs_start(actions)
-    stop = _add_command(actions, "stop", "stop jobs at once, and print the ids of those stopped")
+    summary = "stop jobs at once, and print the ids of those stopped"
+    stop = _add_command(actions, "stop", "runs.stop", summary)
     stop.add_argument(
         "job_ids",
         nargs="+",
@@ -314,30 +301,21 @@ def _add_runs(commands: _Commands) -> None:
 
 
 def _add_run_id(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run_id",
-        metavar="RUN_ID",
-        type=_non_empty,
-        help="of a run, not of a job; `runs list --job JOB_ID` gives the runs of a job",
-    )
+    run_id = "of a run, not of a job; `runs list --job JOB_ID` gives the runs of a job"
+    parser.add_argument("run_id", metavar="RUN_ID", type=_non_empty, help=run_id)
 
 
 def _add_runs_list(actions: _Commands) -> None:
-    listing = _add_command(actions, "list", "list runs, newest first")
-    listing.add_argument(
-        "--state",
-        type=str.lower,
-        choices=("running", "completed", "all"),
-        metavar="STATE",
-        help="running, completed or all",
-    )
+    listing = _add_command(actions, "list", "runs.list_runs", "list runs, newest first")
+    states = ("running", "completed", "all")
+    _add_choice(listing, "--state", "STATE", states, "running, completed or all")
     listing.add_argument("--test", metavar="ID", help="runs of this multiplayer test only")
     listing.add_argument("--job", metavar="ID", help="runs of this job only")
     listing.add_argument("--execution", metavar="ID", help="runs of this test-plan execution only")
     listing.add_argument(
         "--type", help="of the test: verification, task, discovery or exploration", metavar="TYPE"
     )
-    _add_tags(listing, "runs with all of these only; may be repeated")
+    _add_tags(listing, "--tags", "runs with all of these only; may be repeated")
     listing.add_argument(
         "--bugs",
         action=argparse.BooleanOptionalAction,
@@ -347,21 +325,17 @@ def _add_runs_list(actions: _Commands) -> None:
 
 
 def _add_runs_start(actions: _Commands) -> None:
-    start = _add_command(
-        actions, "start", "start a test, a test plan or instructions, and print the ids of the jobs"
-    )
+    summary = "start a test, a test plan or instructions, and print the ids of the jobs"
+    start = _add_command(actions, "start", "runs.start", summary)
     target = _add_target(start, "where to run: a deployment config of the project")
     target.add_argument(
         "--instructions", metavar="TEXT", type=_non_empty, help="what to do, in words"
     )
-    _add_id(
-        start,
-        "--build",
-        "a build in build storage; with a deployment config of build storage only",
-    )
+    build = "a build in build storage; with a deployment config of build storage only"
+    _add_id(start, "--build", "build_id", build)
     start.add_argument("--name", type=_non_empty, help="of the run; with --instructions only")
-    _add_id(start, "--agent-config", "an agent config of the project")
-    _add_tags(start, "added to the run; may be repeated")
+    _add_id(start, "--agent-config", "agent_config_id", "an agent config of the project")
+    _add_tags(start, "--tags", "added to the run; may be repeated", dest="additional_tags")
     _add_start_options(start)
     start.add_argument(
         "--template-data",
@@ -369,19 +343,16 @@ def _add_runs_start(actions: _Commands) -> None:
         metavar="JSON",
         help="an object for the templates of the test, or @FILE that holds one",
     )
-    start.add_argument(
-        "--render-templates",
-        action="store_true",
-        help="fill in the templates of the test, with --template-data",
-    )
+    templates = "fill in the templates of the test, with --template-data"
+    _add_flag(start, "--render-templates", templates)
     _add_json(start)
 
 
 def _add_target(parser: argparse.ArgumentParser, where: str) -> argparse._MutuallyExclusiveGroup:
-    _add_id(parser, "--deployment-config", where, required=True)
+    _add_id(parser, "--deployment-config", "deployment_config_id", where, required=True)
     target = parser.add_mutually_exclusive_group(required=True)
-    _add_id(target, "--test", "a multiplayer test")
-    _add_id(target, "--test-plan", "all tests of this plan")
+    _add_id(target, "--test", "multiplayer_test_id", "a multiplayer test")
+    _add_id(target, "--test-plan", "test_plan_id", "all tests of this plan")
     return target
 
 
@@ -392,38 +363,23 @@ def _add_start_options(parser: argparse.ArgumentParser) -> None:
         dest="marker",
         help="add no tag of our own, by which a start with a lost answer is found",
     )
-    parser.add_argument(
-        "--retries", type=_integer(0, 10), metavar="N", help="0 to 10; with --test only"
-    )
-    parser.add_argument(
-        "--instances", type=_integer(1, 10), metavar="N", help="1 to 10; with --test only"
-    )
+    _add_number(parser, "--retries", 0, 10, "0 to 10; with --test only")
+    _add_number(parser, "--instances", 1, 10, "1 to 10; with --test only")
 
 
 def _add_executions(commands: _Commands) -> None:
     actions = _add_group(
         commands, "executions", "list test-plan executions", "Executions of test plans."
     )
-    listing = _add_command(actions, "list", "list test-plan executions, newest first")
+    summary = "list test-plan executions, newest first"
+    listing = _add_command(actions, "list", "executions.list_executions", summary)
     listing.add_argument("--test-plan", metavar="ID", help="executions of this plan only")
     listing.add_argument("--build", metavar="ID", help="executions on this build only")
-    listing.add_argument(
-        "--status",
-        type=_snake_case,
-        choices=("completed", "in_progress", "queued"),
-        metavar="STATUS",
-        help="completed, in_progress or queued",
-    )
-    listing.add_argument(
-        "--sort-by",
-        type=_snake_case,
-        choices=("start_time", "test_plan_name", "build_name"),
-        metavar="FIELD",
-        help="start_time, test_plan_name or build_name",
-    )
-    listing.add_argument(
-        "--sort-order", type=str.lower, choices=("asc", "desc"), help="default desc"
-    )
+    states = ("completed", "in_progress", "queued")
+    _add_choice(listing, "--status", "STATUS", states, "completed, in_progress or queued")
+    fields = ("start_time", "test_plan_name", "build_name")
+    _add_choice(listing, "--sort-by", "FIELD", fields, "start_time, test_plan_name or build_name")
+    _add_choice(listing, "--sort-order", None, ("asc", "desc"), "default desc")
     _add_rows_options(listing)
 
 
@@ -431,6 +387,7 @@ def _add_wait(commands: _Commands) -> None:
     wait = _add_command(
         commands,
         "wait",
+        "wait.wait",
         "wait until runs, jobs or test-plan executions are over",
         "Wait until all of these are over, and tell what became of each.",
     )
@@ -455,19 +412,15 @@ def _add_wait(commands: _Commands) -> None:
 
 def _add_wait_options(parser: argparse.ArgumentParser, timeout: str) -> None:
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help=timeout)
-    parser.add_argument(
-        "--interval",
-        type=_seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="between two looks (default 10)",
-    )
+    interval = "between two looks (default 10)"
+    parser.add_argument("--interval", type=_seconds, default=10.0, metavar="SECONDS", help=interval)
 
 
 def _add_ci(commands: _Commands) -> None:
     ci = _add_command(
         commands,
         "ci",
+        "ci.ci",
         "upload a build, test it, and wait for the result",
         "Upload a build, start a test or a test plan on it, and wait for the result.\n"
         "When interrupted, the upload is cancelled, or what was started is stopped.\n"
@@ -478,14 +431,8 @@ def _add_ci(commands: _Commands) -> None:
     )
     _add_build_options(ci, "the build's name")
     _add_target(ci, "where to run: a deployment config of build storage")
-    ci.add_argument(
-        "--run-tags",
-        type=_tags,
-        action="extend",
-        default=[],
-        metavar="A,B",
-        help="added to the runs, where --tags is for the build; may be repeated",
-    )
+    tags = "added to the runs, where --tags is for the build; may be repeated"
+    _add_tags(ci, "--run-tags", tags, dest="additional_tags")
     _add_start_options(ci)
     _add_wait_options(
         ci, "seconds to wait for the jobs once started; they go on, and the exit code is 3"
@@ -500,8 +447,9 @@ def _add_group(commands: _Commands, name: str, summary: str, description: str) -
 
 
 def _add_command(
-    commands: _Commands, name: str, summary: str, description: str | None = None
+    commands: _Commands, name: str, function: str, summary: str, description: str | None = None
 ) -> argparse.ArgumentParser:
+    """Add a command, which a function of a module of this package carries out."""
     parser = commands.add_parser(
         name,
         help=summary,
@@ -509,39 +457,75 @@ def _add_command(
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(parser=parser)
+    parser.set_defaults(parser=parser, function=function)
     return parser
 
 
 def _add_id(
-    parser: argparse._ActionsContainer, option: str, help_text: str, *, required: bool = False
+    parser: argparse._ActionsContainer,
+    option: str,
+    dest: str,
+    help_text: str,
+    *,
+    required: bool = False,
 ) -> None:
-    parser.add_argument(option, required=required, metavar="ID", type=_non_empty, help=help_text)
+    parser.add_argument(
+        option, dest=dest, required=required, metavar="ID", type=_non_empty, help=help_text
+    )
+
+
+def _add_choice(
+    parser: argparse.ArgumentParser,
+    option: str,
+    metavar: str | None,
+    choices: Sequence[str],
+    help_text: str,
+) -> None:
+    parser.add_argument(option, type=_snake_case, choices=choices, metavar=metavar, help=help_text)
+
+
+def _add_number(
+    parser: argparse.ArgumentParser,
+    option: str,
+    minimum: int,
+    maximum: int,
+    help_text: str,
+    *,
+    metavar: str | None = "N",
+    default: int | None = None,
+) -> None:
+    number = _integer(minimum, maximum)
+    parser.add_argument(option, type=number, default=default, metavar=metavar, help=help_text)
+
+
+def _add_flag(
+    parser: argparse._ActionsContainer,
+    option: str,
+    help_text: str,
+    *,
+    default: bool | None = False,
+) -> None:
+    parser.add_argument(option, action="store_true", default=default, help=help_text)
 
 
 def _add_json(parser: argparse._ActionsContainer, what: str = "one JSON object instead") -> None:
-    parser.add_argument("--json", action="store_true", help=f"print {what}")
+    _add_flag(parser, "--json", f"print {what}")
 
 
 def _add_rows_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--limit",
-        type=_integer(1, 10**9),
-        metavar="N",
-        help="so many at most (default 50 in a table, else all)",
-    )
+    limit = "so many at most (default 50 in a table, else all)"
+    _add_number(parser, "--limit", 1, 10**9, limit)
     output_format = parser.add_mutually_exclusive_group()
     _add_json(output_format, "one JSON array instead")
-    output_format.add_argument(
-        "--jsonl",
-        action="store_true",
-        help="print JSON lines as they come: memory does not grow with their number",
-    )
+    lines = "print JSON lines as they come: memory does not grow with their number"
+    _add_flag(output_format, "--jsonl", lines)
 
 
-def _add_tags(parser: argparse.ArgumentParser, help_text: str) -> None:
+def _add_tags(
+    parser: argparse.ArgumentParser, option: str, help_text: str, *, dest: str = "tags"
+) -> None:
     parser.add_argument(
-        "--tags", type=_tags, action="extend", default=[], metavar="A,B", help=help_text
+        option, dest=dest, type=_tags, action="extend", default=[], metavar="A,B", help=help_text
     )
 
 
@@ -552,6 +536,7 @@ def _add_demo(commands: _Commands) -> None:
         description="Start a local nunu.ai, upload a build to it, check what arrived, and wait for "
         "a test plan on it.",
     )
+    demo.set_defaults(function="demo.demo")
     demo.add_argument(
         "file", nargs="?", metavar="FILE", help="default: one made of 72 MB of random bytes"
     )
@@ -563,6 +548,7 @@ def _add_sandbox(commands: _Commands) -> None:
         help="run a local nunu.ai until Ctrl-C or SIGTERM",
         description="Run a local nunu.ai and print the environment that leads to it.",
     )
+    sandbox.set_defaults(function="serve.serve")
     sandbox.add_argument(
         "--env-file",
         metavar="FILE",
@@ -570,13 +556,8 @@ def _add_sandbox(commands: _Commands) -> None:
         help="write the environment there instead, at once and only once it can be used; "
         "removed at the end",
     )
-    sandbox.add_argument(
-        "--sample-runs",
-        type=_integer(0, 100_000),
-        default=0,
-        metavar="N",
-        help="begin with so many runs, and executions beside them",
-    )
+    samples = "begin with so many runs, and executions beside them"
+    _add_number(sandbox, "--sample-runs", 0, 100_000, samples, default=0)
     sandbox.add_argument(
         "--dialect",
         type=str.upper,
@@ -585,12 +566,9 @@ def _add_sandbox(commands: _Commands) -> None:
         help="the date of its answers: J January 2026, M March, L the last pages without projects "
         "in their paths, N the newest (default L)",
     )
-    sandbox.add_argument(
-        "--port", type=_integer(0, 65535), default=0, help="of the API; 0 picks one"
-    )
-    sandbox.add_argument(
-        "--storage-port", type=_integer(0, 65535), default=0, help="of the storage; 0 picks one"
-    )
+    port, storage_port = "of the API; 0 picks one", "of the storage; 0 picks one"
+    _add_number(sandbox, "--port", 0, 65535, port, metavar=None, default=0)
+    _add_number(sandbox, "--storage-port", 0, 65535, storage_port, metavar=None, default=0)
     sandbox.add_argument(
         "--directory",
         "--storage",
@@ -598,16 +576,16 @@ def _add_sandbox(commands: _Commands) -> None:
         type=_path,
         help="keep builds here; default: in memory, which grows with every build",
     )
-    sandbox.add_argument(
+    _add_number(
+        sandbox,
         "--part-size",
-        type=_integer(1, 5 * 1024**3),
-        default=100 * 1024 * 1024,
+        1,
+        5 * 1024**3,
+        "of a multipart upload (default 104857600)",
         metavar="BYTES",
-        help="of a multipart upload (default 104857600)",
+        default=100 * 1024 * 1024,
     )
-    sandbox.add_argument(
-        "--capacity", type=_integer(1, 1024**5), metavar="BYTES", help="of build storage"
-    )
+    _add_number(sandbox, "--capacity", 1, 1024**5, "of build storage", metavar="BYTES")
 
 
 def _integer(minimum: int, maximum: int) -> Callable[[str], int]:

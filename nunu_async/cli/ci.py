@@ -14,6 +14,7 @@ import attrs
 
 from nunu_async.cli import github
 from nunu_async.cli.display import Board
+from nunu_async.cli.fields import fields_from
 from nunu_async.cli.junit import junit_xml
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
@@ -175,14 +176,8 @@ def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiS
     size = measure(files[0])
     upload = job_for(arguments, files[0])
     upload.request(os.path.basename(files[0]), size)
-    start = StartRun(
-        deployment_config_id=arguments.deployment_config,
-        multiplayer_test_id=arguments.test,
-        test_plan_id=arguments.test_plan,
-        additional_tags=arguments.run_tags,
-        retries=arguments.retries,
-        instances=arguments.instances,
-    )
+    # The name is the build's.
+    start = StartRun(**fields_from(StartRun, vars(arguments)) | {"name": None})
     return _CiState(arguments, upload, size, start)
 
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+from nunu_async.cli.fields import fields_from
 from nunu_async.cli.output import echo_err
 from nunu_async.cli.rows import (
     Column,
@@ -24,6 +25,7 @@ from nunu_async.cli.stdout import echo, write
 from nunu_async.client import NunuClient
 from nunu_async.core.retry import may_have_acted
 from nunu_async.errors import NotFound, NunuError
+from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import BugOccurrence, Run
 
 __all__ = ["MAYBE", "bugs", "get", "list_runs", "start", "stop"]
@@ -114,19 +116,7 @@ async def start(arguments: argparse.Namespace) -> int:
     async def command(nunu: NunuClient) -> int:
         try:
             started = await nunu.runs.start(
-                deployment_config_id=arguments.deployment_config,
-                multiplayer_test_id=arguments.test,
-                test_plan_id=arguments.test_plan,
-                instructions=arguments.instructions,
-                build_id=arguments.build,
-                name=arguments.name,
-                agent_config_id=arguments.agent_config,
-                additional_tags=arguments.tags,
-                retries=arguments.retries,
-                instances=arguments.instances,
-                render_templates=arguments.render_templates,
-                template_data=arguments.template_data,
-                marker=arguments.marker,
+                **fields_from(StartRun, vars(arguments)), marker=arguments.marker
             )
         except asyncio.CancelledError:
             echo_err(f"nunu-async: {MAYBE}")

@@ -12,6 +12,7 @@ import attrs
 from rich.filesize import decimal
 
 from nunu_async.cli.display import Board
+from nunu_async.cli.fields import fields_from
 from nunu_async.cli.key import check_key
 from nunu_async.cli.live import show
 from nunu_async.cli.output import USAGE, count, echo_err, with_notes
@@ -231,17 +232,4 @@ def job_for(arguments: argparse.Namespace, file: str, suffix: str | None = None)
     With several files, the `suffix` makes the build's name unique.
     """
     name = arguments.name if suffix is None else f"{arguments.name} - {composed(suffix)}"
-    return BuildFile(
-        path=file,
-        name=name,
-        platform=arguments.platform,
-        description=arguments.description,
-        tags=arguments.tags,
-        multipart=arguments.multipart,
-        auto_delete=arguments.auto_delete,
-        deletion_policy=arguments.deletion_policy,
-        upload_timeout=arguments.upload_timeout,
-        concurrency=arguments.concurrency,
-        verify=arguments.verify,
-        resume=arguments.resume,
-    )
+    return BuildFile(**fields_from(BuildFile, vars(arguments)) | {"path": file, "name": name})

@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import attrs
 from rich.filesize import decimal
 
 from nunu_async.cli.display import Board
+from nunu_async.cli.fields import fields_from
 from nunu_async.cli.live import show
 from nunu_async.cli.output import echo_err
 from nunu_async.cli.rows import Column, cell, reported, run_with_client, span, tell_table
@@ -230,18 +232,9 @@ def _open_store() -> JournalStore:
 
 def _job(upload: PendingUpload, concurrency: int) -> BuildFile:
     head = upload.kept.head
-    request = head.request
     return BuildFile(
+        **fields_from(BuildFile, attrs.asdict(head.request, recurse=False)),
         path=head.path,
-        name=request.name,
-        platform=request.platform,
-        description=request.description,
-        tags=request.tags,
-        multipart=request.multipart,
-        auto_delete=request.auto_delete,
-        deletion_policy=request.deletion_policy,
-        upload_timeout=request.upload_timeout,
-        details=request.details,
         verify=head.verify,
         concurrency=concurrency,
         resume=True,
