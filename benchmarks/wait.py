@@ -104,7 +104,7 @@ async def _serve(plan: Plan, pipe: Connection, *, runs: bool) -> None:
     # The sandbox filters all rows for each request, which is too much for a million of them. Here
     # rows only change with `now`, so a list is that of the same request a page before.
     history = sandbox._history  # noqa: SLF001 - no test needs that
-    history.list_executions = functools.lru_cache(4)(history.list_executions)  # type: ignore[method-assign]
+    history.executions = functools.lru_cache(4)(history.executions)  # type: ignore[method-assign]
     counted = 0
     loop = asyncio.get_running_loop()
     closed = loop.create_future()

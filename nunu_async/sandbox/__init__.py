@@ -5,9 +5,9 @@ mistake cannot be in both and go unnoticed.
 """
 
 from nunu_async.sandbox.faults import Fault
+from nunu_async.sandbox.history import Execution, Job, Run
 from nunu_async.sandbox.journal import Journal, Seen
 from nunu_async.sandbox.keys import Key
-from nunu_async.sandbox.rows import Execution, Job, Run
 from nunu_async.sandbox.server import Sandbox
 from nunu_async.sandbox.world import (
     Artifact,

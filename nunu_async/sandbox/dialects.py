@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import attrs
 
-from nunu_async.sandbox.rows import Execution, Job, Run
+from nunu_async.sandbox.history import Execution, Job, Run
 from nunu_async.sandbox.world import Bug, Step
 
 Letter = Literal["J", "M", "L", "N"]

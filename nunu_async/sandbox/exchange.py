@@ -1,7 +1,6 @@
 """The parsed requests, the responses and the errors that all API operations share."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -16,11 +15,6 @@ from nunu_async.sandbox.journal import Seen
 from nunu_async.sandbox.keys import Key
 from nunu_async.sandbox.objects import ObjectStore
 from nunu_async.sandbox.state import Depot
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
-_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-_PAGE_SIZE = 20
-_LARGEST_PAGE = 100
 
 
 @attrs.frozen
@@ -85,14 +79,14 @@ class ApiResponse:
 
 
 def bad_request(problem: str) -> NoReturn:
-    """Respond with 400. Raises: Refused, always."""
+    """Respond with 400. Raises: HttpError, always."""
     raise HttpError(400, f"invalid request: {problem}")
 
 
-def check(rule: shapes.Rule, body: object) -> None:
-    """Check a body against its shape. Raises: Refused."""
+def check(rule: shapes.Rule, value: object, where: str = "") -> None:
+    """Check a body, or the parameter `where`, against its shape. Raises: HttpError."""
     try:
-        rule(body, "")
+        rule(value, where)
     except shapes.ShapeError as exc:
         bad_request(f"{exc}")
 
@@ -108,51 +102,12 @@ def parse(raw: bytes) -> tuple[Any, str | None]:
 
 
 def read_query(target: str) -> dict[str, str]:
-    """Read the query of a request target. Raises: Refused when a parameter comes twice."""
+    """Read the query of a request target. Raises: HttpError when a parameter comes twice."""
     pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True)
     query = dict(pairs)
     if len(query) != len(pairs):
         bad_request("a query parameter was given twice")
     return query
-
-
-def read_page(query: Mapping[str, str]) -> tuple[int, int]:
-    """Read page and page size. Raises: Refused."""
-    page, size = query.get("page", "0"), query.get("page_size", f"{_PAGE_SIZE}")
-    if not _NUMBER.fullmatch(page):
-        bad_request("page must be an integer of at least 0")
-    if not _NUMBER.fullmatch(size) or not 1 <= int(size) <= _LARGEST_PAGE:
-        bad_request(f"page_size must be an integer from 1 to {_LARGEST_PAGE}")
-    return int(page), int(size)
-
-
-def read_uuid(query: Mapping[str, str], name: str) -> str | None:
-    """Read a UUID, in lower case; None if it is absent. Raises: Refused."""
-    value = query.get(name)
-    if value is None:
-        return None
-    if not is_uuid(value):
-        bad_request(f"{name} must be a UUID")
-    return value.lower()
-
-
-def read_choice(query: Mapping[str, str], name: str, words: tuple[str, ...]) -> str | None:
-    """Read one of the allowed words; None if it is absent. Raises: Refused."""
-    value = query.get(name)
-    if value is not None and value not in words:
-        bad_request(f"{name} must be one of {', '.join(words)}")
-    return value
-
-
-def read_query_flag(query: Mapping[str, str], name: str) -> bool | None:
-    """Read true or false; None if it is absent. Raises: Refused."""
-    value = read_choice(query, name, ("true", "false"))
-    return None if value is None else value == "true"
-
-
-def is_uuid(text: str) -> bool:
-    """Return whether a string has the form of a UUID."""
-    return _UUID.fullmatch(text) is not None
 
 
 def error_response(error: HttpError) -> web.Response:

@@ -1,18 +1,19 @@
-"""The runs, jobs and executions of one project; starts and stops them.
+"""Runs, jobs and test plan executions; each computes its state from the time.
 
-Pure: no clock. Everything that depends on time takes `now` in Unix seconds. Every list is sorted
-and filtered anew: that is fast enough for tens of thousands of rows.
+Pure: no clock. Everything that depends on time takes `now` in Unix seconds. Rows are to be read
+only; the methods of the sandbox change them. Runs and executions are small: they share what they
+have in common, and compute ids and times.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable
+import math
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Mapping
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 
-from nunu_async.sandbox import rows
-from nunu_async.sandbox.rows import Execution, Job, Order, Run
 from nunu_async.sandbox.world import (
     DEPLOYMENT_CONFIGS,
     TEST_PLANS,
@@ -20,19 +21,236 @@ from nunu_async.sandbox.world import (
     Build,
     DeploymentConfig,
     MultiplayerTest,
+    Outcome,
     Script,
     TestPlan,
 )
 
+RunState = Literal["INITIALIZING", "RUNNING", "COMPLETED"]
+JobStatus = Literal["QUEUED", "STARTING", "RUNNING", "CLEANING_UP", "COMPLETED"]
+ExecutionStatus = Literal["queued", "in_progress", "completed"]
+
+_JOB_PREFIX = "a0b00000-0000-4000-8000-"
+_EXECUTION_PREFIX = "e0ec0000-0000-4000-8000-"
+_GENERATED = re.compile(rf"run[0-9]{{9,}}|({_JOB_PREFIX}|{_EXECUTION_PREFIX}).*", re.ASCII)
 _RETRIED = ("ERROR", "TIMEOUT")  # not STOPPED: stopping a run stops its whole job here
-_JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
-"""By which jobs are filtered; those of any other status are `running`."""
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Launch:
+    """What a job and its runs have in common."""
+
+    test: MultiplayerTest
+    config: DeploymentConfig
+    build: Build | None = None
+    tags: tuple[str, ...] = ()
+    initiator: Mapping[str, object]
+
+    def shared(self) -> dict[str, Any]:
+        """Return these fields alone, to create a run for a job or a job for a run."""
+        return {field.name: getattr(self, field.name) for field in attrs.fields(Launch)}
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Run(Launch):
+    """One run; times are Unix seconds."""
+
+    number: int
+    """1 for the first run that was added."""
+    script: Script
+    created: float
+    """When the run appears."""
+    job: "Job" = attrs.field(init=False)
+    """Set when the run is added to the history."""
+    stopped: float | None = None
+    given_id: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id; 12 characters unless it was given."""
+        return self.given_id or f"run{self.number:09d}"
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job."""
+        return self.job.job_id
+
+    @property
+    def started(self) -> float:
+        """When the run leaves INITIALIZING, unless it is stopped before."""
+        return self.created + self.script.initialize_seconds
+
+    @property
+    def ended(self) -> float:
+        """When the run is completed or stopped; infinity for an endless run."""
+        if self.stopped is not None:
+            return self.stopped
+        return self.created + self.script.seconds
+
+    @property
+    def cleaned(self) -> float:
+        """When the cleanup of the run has ended; a stopped run has none."""
+        if self.stopped is not None:
+            return self.stopped
+        return self.ended + self.script.cleanup_seconds
+
+    def state(self, now: float) -> RunState:
+        """Return the state, in upper case."""
+        if now >= self.ended:
+            return "COMPLETED"
+        return "RUNNING" if now >= self.started else "INITIALIZING"
+
+    def result(self, now: float) -> str | None:
+        """Return the result, in upper case; None until completed."""
+        if now < self.ended:
+            return None
+        return self.script.result if self.stopped is None else "STOPPED"
+
+    def bug_count(self, now: float) -> int:
+        """Count the bugs found so far."""
+        return len(self.script.bugs) if self.stopped is None and now >= self.ended else 0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Order(Launch):
+    """What a job is started with."""
+
+    player_configs: Mapping[int, DeploymentConfig] = attrs.field(factory=dict)
+    """By player number from 1; the other players have `config`."""
+    execution: "Execution | None" = None
+    template_data: Mapping[str, object] | None = None
+    """None when templates are off."""
+    retries: int = 0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Job(Order):
+    """A job: one run, or several by instances and retries."""
+
+    job_id: str
+    created: float
+    runs: list[Run] = attrs.field(factory=list)
+    """Oldest first, those that have not appeared yet included."""
+    retried: list[Run] = attrs.field(factory=list)
+    """Those of `runs` that are retries."""
+    stopped: float | None = None
+
+    @property
+    def ended(self) -> float:
+        """When the cleanup of the last run has ended."""
+        if self.stopped is not None:
+            return self.stopped
+        return max([run.cleaned for run in self.runs], default=math.inf)
+
+    @property
+    def execution_id(self) -> str | None:
+        """The id of the test plan execution, if it belongs to one."""
+        return None if self.execution is None else self.execution.execution_id
+
+    def visible(self, now: float) -> list[Run]:
+        """List the runs that have appeared."""
+        return [run for run in self.runs if run.created <= now]
+
+    def status(self, now: float) -> JobStatus:
+        """Return the status."""
+        if now >= self.ended:
+            return "COMPLETED"
+        states = [run.state(now) for run in self.visible(now)]
+        if not states:
+            return "QUEUED"
+        if all(run.ended <= now for run in self.runs):
+            return "CLEANING_UP"
+        return "STARTING" if set(states) == {"INITIALIZING"} else "RUNNING"
+
+    def retries_left(self, now: float) -> int:
+        """Count the retries that are not used up yet."""
+        return self.retries - sum(run.created <= now for run in self.retried)
+
+    def result(self, now: float) -> str | None:
+        """Return the result of the last run; None until the job is completed."""
+        if now < self.ended:
+            return None
+        visible = self.visible(now)
+        return visible[-1].result(now) if visible else "STOPPED"
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Execution:
+    """One test plan execution; times are Unix seconds."""
+
+    number: int
+    """1 for the first execution that was added."""
+    plan: TestPlan | None
+    created: float
+    """When the execution appears; shown as its start time once it has left the queue."""
+    outcome: Outcome
+    """Used only while there are no jobs."""
+    build: Build | None = None
+    started_by: str | None = None
+    jobs: list[Job] = attrs.field(factory=list)
+    given_id: str | None = None
+
+    @property
+    def execution_id(self) -> str:
+        """The id."""
+        return self.given_id or f"{_EXECUTION_PREFIX}{self.number:012x}"
+
+    @property
+    def dequeued(self) -> float:
+        """When the first test leaves the queue; infinity when none does."""
+        if self.jobs:
+            runs = [run for job in self.jobs for run in job.runs]
+            return min((run.created for run in runs), default=math.inf)
+        return self.created + self.outcome.queue_seconds
+
+    @property
+    def ended(self) -> float:
+        """When the last test ends."""
+        if self.jobs:
+            return max(job.ended for job in self.jobs)
+        return self.created + self.outcome.queue_seconds + self.outcome.run_seconds
+
+    @property
+    def total(self) -> int:
+        """Count the tests."""
+        return len(self.jobs) if self.jobs else self.outcome.total
+
+    def status(self, now: float) -> ExecutionStatus:
+        """Return the status, in lower case as documented."""
+        if now >= self.ended:
+            return "completed"
+        return "in_progress" if now >= self.dequeued else "queued"
+
+    def tally(self, now: float) -> Counter[str]:
+        """Count the tests that are passed, failed, stopped, skipped, queued and running."""
+        if self.jobs:
+            return Counter(_tally_field(job, now) for job in self.jobs)
+        remaining = self.outcome.total
+        if now < self.dequeued:
+            return Counter(queued=remaining)
+        done = remaining if now >= self.ended else 0
+        if 0 < self.outcome.run_seconds < math.inf and not done:
+            done = int(remaining * (now - self.dequeued) / self.outcome.run_seconds)
+        counts: Counter[str] = Counter()
+        for name in ("passed", "failed", "stopped", "skipped"):
+            counts[name] = min(getattr(self.outcome, name), done)
+            done -= counts[name]
+            remaining -= counts[name]
+        counts["running"] = min(remaining, 1)
+        counts["queued"] = remaining - counts["running"]
+        return counts
+
 
 RowT = TypeVar("RowT", Run, Job, Execution)
+Criterion = tuple[Callable[[RowT, float, Any], object], Any]
+"""Whether a row matches at a time, and what: the last argument of each call."""
 
 
 class History:
-    """What was started in one project."""
+    """What was started in one project.
+
+    Each list is sorted and filtered anew: that is fast enough for tens of thousands of rows.
+    """
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -60,24 +278,11 @@ class History:
 
         Raises: ValueError when an id is taken.
         """
-        if run.given_id is not None and (
-            run.given_id in self._runs or rows.is_generated_id(run.given_id)
-        ):
-            raise ValueError(f"run id {run.given_id} is taken")
-        if job_id is None:
-            job_id = rows.job_id_of(run.number)
-        elif job_id not in self._jobs and rows.is_generated_id(job_id):
-            raise ValueError(f"job id {job_id} is taken")
+        _check_free("run", run.given_id, self._runs)
         if job_id not in self._jobs:
-            self._jobs[job_id] = Job(
-                job_id=job_id,
-                test=run.test,
-                created=run.created,
-                config=run.config,
-                build=run.build,
-                tags=run.tags,
-                initiator=run.initiator,
-            )
+            _check_free("job", job_id, ())
+            job_id = job_id or f"{_JOB_PREFIX}{run.number:012x}"
+            self._jobs[job_id] = Job(job_id=job_id, created=run.created, **run.shared())
         self._add(run, self._jobs[job_id])
 
     def attach(self, run: Run, execution: Execution) -> None:
@@ -91,22 +296,16 @@ class History:
 
     def add_execution(self, execution: Execution) -> None:
         """Add an execution. Raises: ValueError when its id is taken."""
-        given_id = execution.given_id
-        if given_id is not None and (
-            rows.is_generated_id(given_id)
-            or any(row.given_id == given_id for row in self._executions)
-        ):
-            raise ValueError(f"execution id {given_id} is taken")
+        if execution.given_id is not None:
+            taken = [row.given_id for row in self._executions]
+            _check_free("execution", execution.given_id, taken)
         self._executions.append(execution)
 
     def start(self, order: Order, now: float, *, instances: int = 1) -> Job:
         """Start a job with all its runs, later retries included."""
-        job = Job(
-            job_id=rows.job_id_of(self.next_run),
-            created=now,
-            **attrs.asdict(order, recurse=False),
-        )
-        self._jobs[job.job_id] = job
+        job_id = f"{_JOB_PREFIX}{self.next_run:012x}"
+        job = Job(job_id=job_id, created=now, **attrs.asdict(order, recurse=False))
+        self._jobs[job_id] = job
         retries_left = order.retries
         for _ in range(instances):
             run = self._start_run(job, now)
@@ -132,14 +331,6 @@ class History:
         job.stopped = now
         return True
 
-    def runs(self, now: float) -> list[Run]:
-        """List the runs that have appeared, oldest first."""
-        return _appeared(self._runs.values(), now)
-
-    def executions(self, now: float) -> list[Execution]:
-        """List the executions that have appeared, oldest first."""
-        return _appeared(self._executions, now)
-
     def find_run(self, run_id: str, now: float) -> Run | None:
         """Find a run by its id, if it has appeared."""
         run = self._runs.get(run_id)
@@ -150,94 +341,22 @@ class History:
         job = self._jobs.get(job_id)
         return job if job is not None and job.created <= now else None
 
-    def list_runs(
-        self,
-        now: float,
-        *,
-        state: str | None = None,
-        test_id: str | None = None,
-        job_id: str | None = None,
-        execution_id: str | None = None,
-        kind: str | None = None,
-        tags: frozenset[str] = frozenset(),
-        has_bugs: bool | None = None,
-    ) -> list[Run]:
-        """List runs, newest first; None matches all.
+    def runs(self, now: float, *criteria: Criterion[Run]) -> list[Run]:
+        """List the runs that have appeared and match all criteria, newest first."""
+        return _newest_first(self._runs.values(), now, criteria)
 
-        The state `running` includes those that are initializing.
-        """
-        return _matching(
-            self.runs(now)[::-1],
-            (state, lambda run: "completed" if now >= run.ended else "running"),
-            (test_id, lambda run: run.test.id),
-            (job_id, lambda run: run.job_id),
-            (execution_id, lambda run: run.job.execution_id),
-            (kind, lambda run: run.test.kind),
-            (True, lambda run: tags.issubset(run.tags)),
-            (has_bugs, lambda run: run.bug_count(now) > 0),
-        )
+    def jobs(self, now: float, *criteria: Criterion[Job]) -> list[Job]:
+        """List the jobs that have appeared and match all criteria, newest first."""
+        return _newest_first(self._jobs.values(), now, criteria)
 
-    def list_jobs(
-        self,
-        now: float,
-        *,
-        status: str | None = None,
-        execution_id: str | None = None,
-        test_id: str | None = None,
-        tags: frozenset[str] = frozenset(),
-    ) -> list[Job]:
-        """List jobs, newest first; None matches all.
-
-        The status `running` includes all that are neither queued nor completed.
-        """
-        return _matching(
-            _appeared(self._jobs.values(), now)[::-1],
-            (status, lambda job: _JOB_STATUSES.get(job.status(now), "running")),
-            (execution_id, lambda job: job.execution_id),
-            (test_id, lambda job: job.test.id),
-            (True, lambda job: tags.issubset(job.tags)),
-        )
-
-    def list_executions(
-        self,
-        now: float,
-        *,
-        plan_id: str | None = None,
-        build_id: str | None = None,
-        status: str | None = None,
-        sort_by: str = "start_time",
-        is_ascending: bool = False,
-    ) -> list[Execution]:
-        """List executions in the requested order, of equal ones the newest first; None matches all.
-
-        Those without the name to sort by are greatest.
-        """
-        found = _matching(
-            self.executions(now)[::-1],
-            (plan_id, lambda row: row.plan and row.plan.id),
-            (build_id, lambda row: row.build and row.build.id),
-            (status, lambda row: row.status(now)),
-        )
-        if sort_by == "test_plan_name":
-            found.sort(key=lambda row: _name_key(row.plan), reverse=not is_ascending)
-        elif sort_by == "build_name":
-            found.sort(key=lambda row: _name_key(row.build), reverse=not is_ascending)
-        elif is_ascending:
-            found.reverse()
-        return found
+    def executions(self, now: float, *criteria: Criterion[Execution]) -> list[Execution]:
+        """List the executions that have appeared and match all criteria, newest first."""
+        return _newest_first(self._executions, now, criteria)
 
     def _start_run(self, job: Job, start: float) -> Run:
         script = self.scripts.popleft() if self.scripts else job.test.script or self.script
-        run = Run(
-            number=self.next_run,
-            test=job.test,
-            config=job.config,
-            script=script,
-            created=start + script.queue_seconds,
-            tags=job.tags,
-            build=job.build,
-            initiator=job.initiator,
-        )
+        created = start + script.queue_seconds
+        run = Run(number=self.next_run, script=script, created=created, **job.shared())
         self._add(run, job)
         return run
 
@@ -248,16 +367,26 @@ class History:
         self._runs[run.run_id] = run
 
 
-def _appeared(known: Iterable[RowT], now: float) -> list[RowT]:
-    return sorted([row for row in known if row.created <= now], key=attrgetter("created"))
-
-
-def _matching(found: list[RowT], *filters: tuple[object, Callable[[RowT], object]]) -> list[RowT]:
-    for wanted, value_of in filters:
-        if wanted is not None:
-            found = [row for row in found if value_of(row) == wanted]
+def _newest_first(
+    known: Iterable[RowT], now: float, criteria: Iterable[Criterion[RowT]]
+) -> list[RowT]:
+    found = sorted([row for row in known if row.created <= now], key=attrgetter("created"))
+    for matches, wanted in criteria:
+        found = [row for row in found if matches(row, now, wanted)]
+    found.reverse()
     return found
 
 
-def _name_key(named: TestPlan | Build | None) -> tuple[bool, str]:
-    return (True, "") if named is None else (False, named.name)
+def _check_free(what: str, given_id: str | None, taken: Container[str | None]) -> None:
+    if given_id is not None and (given_id in taken or _GENERATED.fullmatch(given_id)):
+        raise ValueError(f"{what} id {given_id} is taken")
+
+
+def _tally_field(job: Job, now: float) -> str:
+    status = job.status(now)
+    if status == "QUEUED":
+        return "queued"
+    if status != "COMPLETED":
+        return "running"
+    fields = {"SUCCESS": "passed", "STOPPED": "stopped", "SKIPPED": "skipped"}
+    return fields.get((job.result(now) or "").upper(), "failed")

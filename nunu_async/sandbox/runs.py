@@ -1,42 +1,68 @@
 """The API operations that read runs, jobs and test plan executions, and that stop jobs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.dialects import Json
-from nunu_async.sandbox.exchange import (
-    ApiRequest,
-    ApiResponse,
-    HttpError,
-    bad_request,
-    check,
-    is_uuid,
-    read_choice,
-    read_page,
-    read_query_flag,
-    read_uuid,
-)
-from nunu_async.sandbox.history import RowT
-from nunu_async.sandbox.rows import Run
+from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, HttpError, check
+from nunu_async.sandbox.history import Execution, Job, Run
+from nunu_async.sandbox.lists import Filter, has_tags, page_response, read_criteria
+from nunu_async.sandbox.world import Build, TestPlan
 
+_JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
+"""By which jobs are filtered; those of any other status are `running`."""
+
+_RUN_FILTERS: dict[str, Filter[Run]] = {
+    "state": Filter(
+        shapes.one_of("running", "completed", "all"),
+        lambda run, now, state: state in ("all", "completed" if now >= run.ended else "running"),
+    ),
+    "multiplayer_test_id": Filter(shapes.uuid, lambda run, _, wanted: run.test.id == wanted),
+    "job_id": Filter(shapes.uuid, lambda run, _, wanted: run.job_id == wanted),
+    "test_plan_execution_id": Filter(
+        shapes.uuid, lambda run, _, wanted: run.job.execution_id == wanted
+    ),
+    "test_type": Filter(shapes.text(), lambda run, _, kind: run.test.kind == kind),
+    "tags": Filter(shapes.text(), has_tags),
+    "bugs": Filter(
+        shapes.one_of("true", "false"),
+        lambda run, now, wanted: (run.bug_count(now) > 0) == (wanted == "true"),
+    ),
+}
+_JOB_FILTERS: dict[str, Filter[Job]] = {
+    "status": Filter(
+        shapes.one_of("queued", "running", "completed", "all"),
+        lambda job, now, wanted: wanted in ("all", _JOB_STATUSES.get(job.status(now), "running")),
+    ),
+    "test_plan_execution_id": Filter(
+        shapes.uuid, lambda job, _, wanted: job.execution_id == wanted
+    ),
+    "multiplayer_test_id": Filter(shapes.uuid, lambda job, _, wanted: job.test.id == wanted),
+    "tags": Filter(shapes.text(), has_tags),
+}
+_EXECUTION_FILTERS: dict[str, Filter[Execution]] = {
+    "test_plan_id": Filter(
+        shapes.uuid, lambda row, _, wanted: row.plan is not None and row.plan.id == wanted
+    ),
+    "build_id": Filter(
+        shapes.uuid, lambda row, _, wanted: row.build is not None and row.build.id == wanted
+    ),
+    "status": Filter(
+        shapes.one_of("completed", "in_progress", "queued"),
+        lambda row, now, status: row.status(now) == status,
+    ),
+}
+_NAMES: dict[str, Callable[[Execution], tuple[bool, str]]] = {
+    "test_plan_name": lambda row: _name_key(row.plan),
+    "build_name": lambda row: _name_key(row.build),
+}
 _STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
 
 
 async def list_runs(request: ApiRequest) -> ApiResponse:
     """List runs; `bugs=false`, which no API page explains, lists those without bugs."""
-    query = request.query
-    state = read_choice(query, "state", ("running", "completed", "all"))
-    runs = request.project.history.list_runs(
-        request.now,
-        state=None if state == "all" else state,
-        test_id=read_uuid(query, "multiplayer_test_id"),
-        job_id=read_uuid(query, "job_id"),
-        execution_id=read_uuid(query, "test_plan_execution_id"),
-        kind=query.get("test_type"),
-        tags=_tags(query),
-        has_bugs=read_query_flag(query, "bugs"),
-    )
-    return _page(request, runs, request.project.dialect.run)
+    criteria = read_criteria(request.query, _RUN_FILTERS)
+    runs = request.project.history.runs(request.now, *criteria)
+    return page_response(request, runs, request.project.dialect.run)
 
 
 async def get_run(request: ApiRequest) -> ApiResponse:
@@ -82,52 +108,35 @@ async def stop_runs(request: ApiRequest) -> ApiResponse:
 
 
 async def list_test_plan_executions(request: ApiRequest) -> ApiResponse:
-    """List test plan executions."""
+    """List test plan executions; those without the name to sort by are greatest."""
     query = request.query
-    order = read_choice(query, "sort_order", ("asc", "desc"))
-    sort_by = read_choice(query, "sort_by", ("start_time", "test_plan_name", "build_name"))
-    executions = request.project.history.list_executions(
-        request.now,
-        plan_id=read_uuid(query, "test_plan_id"),
-        build_id=read_uuid(query, "build_id"),
-        status=read_choice(query, "status", ("completed", "in_progress", "queued")),
-        sort_by=sort_by or "start_time",
-        is_ascending=order == "asc",
-    )
-    return _page(request, executions, request.project.dialect.execution)
+    criteria = read_criteria(query, _EXECUTION_FILTERS)
+    executions = request.project.history.executions(request.now, *criteria)
+    sort_by, order = query.get("sort_by", "start_time"), query.get("sort_order", "desc")
+    check(shapes.one_of("start_time", *_NAMES), sort_by, "sort_by")
+    check(shapes.one_of("asc", "desc"), order, "sort_order")
+    if sort_by in _NAMES:
+        executions = sorted(executions, key=_NAMES[sort_by], reverse=order == "desc")
+    elif order == "asc":
+        executions = executions[::-1]
+    return page_response(request, executions, request.project.dialect.execution)
 
 
 async def list_jobs(request: ApiRequest) -> ApiResponse:
     """List jobs; not one of the ten core operations."""
-    query = request.query
-    status = read_choice(query, "status", ("queued", "running", "completed", "all"))
-    jobs = request.project.history.list_jobs(
-        request.now,
-        status=None if status == "all" else status,
-        execution_id=read_uuid(query, "test_plan_execution_id"),
-        test_id=read_uuid(query, "multiplayer_test_id"),
-        tags=_tags(query),
-    )
-    return _page(request, jobs, request.project.dialect.job)
+    criteria = read_criteria(request.query, _JOB_FILTERS)
+    jobs = request.project.history.jobs(request.now, *criteria)
+    return page_response(request, jobs, request.project.dialect.job)
 
 
 async def get_job(request: ApiRequest) -> ApiResponse:
     """Read one job; not one of the ten core operations, but needed to wait for jobs."""
     job_id = request.call.params["job_id"]
-    if not is_uuid(job_id):
-        bad_request("job id must be a UUID")
+    check(shapes.uuid, job_id, "job id")
     job = request.project.history.find_job(job_id.lower(), request.now)
     if job is None:
         raise HttpError(404, "job not found")
     return ApiResponse(request.project.dialect.job(job, request.now))
-
-
-def _page(
-    request: ApiRequest, found: Sequence[RowT], serialize: Callable[[RowT, float], Json]
-) -> ApiResponse:
-    page, size = read_page(request.query)
-    data = [serialize(row, request.now) for row in found[page * size : (page + 1) * size]]
-    return ApiResponse(request.project.dialect.page(data, len(found), page, size))
 
 
 def _find(request: ApiRequest) -> Run:
@@ -137,5 +146,5 @@ def _find(request: ApiRequest) -> Run:
     return run
 
 
-def _tags(query: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(filter(None, query.get("tags", "").split(",")))
+def _name_key(named: TestPlan | Build | None) -> tuple[bool, str]:
+    return (True, "") if named is None else (False, named.name)

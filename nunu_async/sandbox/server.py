@@ -16,12 +16,11 @@ from nunu_async.sandbox.api import Api
 from nunu_async.sandbox.dialects import LETTERS, Dialect, Letter
 from nunu_async.sandbox.exchange import Project
 from nunu_async.sandbox.faults import Fault, Faults
-from nunu_async.sandbox.history import History
+from nunu_async.sandbox.history import Execution, ExecutionStatus, History, Run, RunState
 from nunu_async.sandbox.journal import Journal
 from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Listener, Sleep
 from nunu_async.sandbox.objects import ObjectStore
-from nunu_async.sandbox.rows import Execution, ExecutionStatus, Run, RunState
 from nunu_async.sandbox.state import Depot, Upload
 from nunu_async.sandbox.storage import Storage
 from nunu_async.sandbox.world import (
@@ -190,12 +189,12 @@ class Sandbox:
     @property
     def runs(self) -> Sequence[Run]:
         """All runs that have appeared, oldest first."""
-        return tuple(self._history.runs(self._now()))
+        return tuple(reversed(self._history.runs(self._now())))
 
     @property
     def executions(self) -> Sequence[Execution]:
         """All test plan executions that have appeared, oldest first."""
-        return tuple(self._history.executions(self._now()))
+        return tuple(reversed(self._history.executions(self._now())))
 
     def add_run(  # noqa: PLR0913 - keyword-only, each with a default
         self,

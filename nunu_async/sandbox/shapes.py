@@ -4,7 +4,11 @@ Types are strict: neither true nor 1.0 is an integer, and null is not the same a
 Members that the API docs do not mention are accepted.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 Rule = Callable[[object, str], None]
 
@@ -13,41 +17,33 @@ class ShapeError(ValueError):
     """A body, or a member of it, does not match its documented shape."""
 
 
-def text(low: int = 0, high: int | None = None) -> Rule:
-    """Require a string of `low` to `high` characters."""
-    bounds = f" of at least {low} characters" if high is None else f" of {low} to {high} characters"
-
+def _rule(is_valid: Callable[[Any], bool], problem: str) -> Rule:
     def check(value: object, where: str) -> None:
-        if not isinstance(value, str):
-            raise ShapeError(f"{where} must be a string")
-        if len(value) < low or (high is not None and len(value) > high):
-            raise ShapeError(f"{where} must be a string{bounds}")
+        if not is_valid(value):
+            raise ShapeError(f"{where} must be {problem}")
 
     return check
+
+
+def text(low: int = 0, high: int | None = None) -> Rule:
+    """Require a string of `low` to `high` characters."""
+    return _rule(
+        lambda value: isinstance(value, str) and _is_within(len(value), low, high),
+        f"a string{_bounds(low or None, high, ' characters')}",
+    )
 
 
 def whole(low: int | None = None, high: int | None = None) -> Rule:
     """Require an integer from `low` to `high`."""
-
-    def check(value: object, where: str) -> None:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ShapeError(f"{where} must be an integer")
-        if low is not None and value < low:
-            raise ShapeError(f"{where} must be at least {low}")
-        if high is not None and value > high:
-            raise ShapeError(f"{where} must be at most {high}")
-
-    return check
+    return _rule(
+        lambda value: type(value) is int and _is_within(value, low, high),
+        f"an integer{_bounds(low, high)}",
+    )
 
 
 def one_of(*words: str) -> Rule:
     """Require one of these strings."""
-
-    def check(value: object, where: str) -> None:
-        if value not in words:
-            raise ShapeError(f"{where} must be one of {', '.join(words)}")
-
-    return check
+    return _rule(lambda value: value in words, f"one of {', '.join(words)}")
 
 
 def many(rule: Rule, low: int = 0) -> Rule:
@@ -81,10 +77,32 @@ def record(rules: Mapping[str, Rule], required: tuple[str, ...] = ()) -> Rule:
     return check
 
 
-def flag(value: object, where: str) -> None:
-    """Require true or false."""
-    if not isinstance(value, bool):
-        raise ShapeError(f"{where} must be true or false")
+def mapping(rule: Rule, keys: Sequence[str] | None = None) -> Rule:
+    """Require an object whose values all match the rule, with keys out of `keys`."""
+
+    def check(value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise ShapeError(f"{where} must be an object")
+        for name, item in value.items():
+            if keys is not None and name not in keys:
+                raise ShapeError(f"{where} must be keyed by {', '.join(keys)}")
+            rule(item, f"{where}.{name}")
+
+    return check
+
+
+flag = _rule(lambda value: isinstance(value, bool), "true or false")
+uuid = _rule(lambda value: isinstance(value, str) and _UUID.fullmatch(value) is not None, "a UUID")
+
+
+def _is_within(size: int, low: int | None, high: int | None) -> bool:
+    return (low is None or size >= low) and (high is None or size <= high)
+
+
+def _bounds(low: int | None, high: int | None, unit: str = "") -> str:
+    if high is not None:
+        return f" of {low or 0} to {high}{unit}"
+    return "" if low is None else f" of at least {low}{unit}"
 
 
 def _strings(*names: str) -> dict[str, Rule]:

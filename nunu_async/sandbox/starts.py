@@ -12,9 +12,8 @@ from nunu_async.sandbox.exchange import (
     HttpError,
     bad_request,
     check,
-    is_uuid,
 )
-from nunu_async.sandbox.rows import Execution, Job, Order
+from nunu_async.sandbox.history import Execution, Job, Order
 from nunu_async.sandbox.uploads import find_build
 from nunu_async.sandbox.world import (
     Build,
@@ -33,33 +32,15 @@ _EPHEMERAL = "7e570000-0000-4000-9000-"  # not the UUID variant of the tests of 
 Named = TypeVar("Named", MultiplayerTest, TestPlan, DeploymentConfig)
 
 
-def _uuid(value: object, where: str) -> None:
-    if not isinstance(value, str) or not is_uuid(value):
-        raise shapes.ShapeError(f"{where} must be a UUID")
-
-
 def _location(value: object, where: str) -> None:
     if value != "auto":
-        shapes.record({"lat": shapes.text(), "long": shapes.text()}, required=("lat", "long"))(
-            value, where
-        )
+        _COORDINATES(value, where)
 
 
-def _builds(value: object, where: str) -> None:
-    shapes.record(dict.fromkeys("123", _uuid))(value, where)
-    if isinstance(value, dict) and set(value) - set("123"):
-        raise shapes.ShapeError(f"{where} is keyed by 1 to 3")
-
-
-def _per_player(value: object, where: str) -> None:
-    shapes.record({})(value, where)
-    if isinstance(value, dict):
-        for name, target in value.items():
-            _TARGET(target, f"{where}.{name}")
-
-
+_COORDINATES = shapes.record({"lat": shapes.text(), "long": shapes.text()}, ("lat", "long"))
+_BUILDS = shapes.mapping(shapes.uuid, keys="123")
 _TARGET = shapes.record(
-    {"deployment_config_id": _uuid, "build_id": _uuid, "extra_build_ids": _builds},
+    {"deployment_config_id": shapes.uuid, "build_id": shapes.uuid, "extra_build_ids": _BUILDS},
     required=("deployment_config_id",),
 )
 _BUDGET: dict[str, shapes.Rule] = {
@@ -77,9 +58,9 @@ _MEMBERS: dict[str, shapes.Rule] = {
     "test_plan_id": shapes.text(1),
     "instructions": shapes.text(1),
     "deployment_config_id": shapes.text(1),
-    "build_id": _uuid,
+    "build_id": shapes.uuid,
     "name": shapes.text(),
-    "agent_config_id": _uuid,
+    "agent_config_id": shapes.uuid,
     "additional_tags": shapes.many(shapes.text()),
     "retries": shapes.whole(0, 10),
     "instances": shapes.whole(1, 10),
@@ -94,8 +75,8 @@ _START_NEWEST = shapes.record(
     {
         **_MEMBERS,
         "options": shapes.record(_OPTIONS),
-        "extra_build_ids": _builds,
-        "player_deployment_configs": _per_player,
+        "extra_build_ids": _BUILDS,
+        "player_deployment_configs": shapes.mapping(_TARGET),
         "run_on_all_configured_devices": shapes.flag,
     }
 )

@@ -1,0 +1,57 @@
+"""What the operations that list rows share: filters by query parameters, and pages."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic
+
+import attrs
+
+from nunu_async.sandbox import shapes
+from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, bad_request, check
+from nunu_async.sandbox.history import Criterion, Job, RowT, Run
+
+_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+_PAGE_SIZE = 20
+_LARGEST_PAGE = 100
+
+
+@attrs.frozen
+class Filter(Generic[RowT]):
+    """One query parameter that selects rows."""
+
+    rule: shapes.Rule
+    matches: Callable[[RowT, float, Any], object]
+    """Whether a row matches at a time, and the parameter; UUIDs come in lower case."""
+
+
+def has_tags(row: Run | Job, _: float, wanted: str) -> bool:
+    """Return whether a row has all of these tags, which commas separate."""
+    return set(filter(None, wanted.split(","))).issubset(row.tags)
+
+
+def read_criteria(
+    query: Mapping[str, str], filters: Mapping[str, Filter[RowT]]
+) -> list[Criterion[RowT]]:
+    """Read the filters that a query has. Raises: HttpError."""
+    criteria: list[Criterion[RowT]] = []
+    for name, one in filters.items():
+        if name in query:
+            check(one.rule, query[name], name)
+            wanted = query[name].lower() if one.rule is shapes.uuid else query[name]
+            criteria.append((one.matches, wanted))
+    return criteria
+
+
+def page_response(
+    request: ApiRequest, found: Sequence[RowT], serialize: Callable[[RowT, float], Any]
+) -> ApiResponse:
+    """Build the response with the page that the query asks for. Raises: HttpError."""
+    page, size = request.query.get("page", "0"), request.query.get("page_size", f"{_PAGE_SIZE}")
+    if not _NUMBER.fullmatch(page):
+        bad_request("page must be an integer of at least 0")
+    if not _NUMBER.fullmatch(size) or not 1 <= int(size) <= _LARGEST_PAGE:
+        bad_request(f"page_size must be an integer from 1 to {_LARGEST_PAGE}")
+    start = int(page) * int(size)
+    data = [serialize(row, request.now) for row in found[start : start + int(size)]]
+    dialect = request.project.dialect
+    return ApiResponse(dialect.page(data, len(found), int(page), int(size)))
