@@ -1,35 +1,31 @@
 """The API operation that starts runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import attrs
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import (
-    ApiRequest,
-    ApiResponse,
-    HttpError,
-    bad_request,
-    check,
-)
+from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, HttpError, bad_request, check
 from nunu_async.sandbox.history import Execution, Job, Order
 from nunu_async.sandbox.uploads import find_build
-from nunu_async.sandbox.world import (
-    Build,
-    DeploymentConfig,
-    MultiplayerTest,
-    Outcome,
-    TestPlan,
-)
+from nunu_async.sandbox.world import Build, DeploymentConfig, MultiplayerTest, Outcome, TestPlan
 
 _TARGETS = ("multiplayer_test_id", "test_plan_id", "instructions")
-_TEST_ONLY = ("retries", "instances")
+# Members that go with one target only.
+_TARGET_OF = {
+    "name": "instructions",
+    "retries": "multiplayer_test_id",
+    "instances": "multiplayer_test_id",
+}
+# Members that older servers ignore.
+_NEWEST_ONLY = ("extra_build_ids", "player_deployment_configs", "run_on_all_configured_devices")
 _BUILD_STORAGE = "build-storage"
 _NAME = "[api] ephemeral test"
 _EPHEMERAL = "7e570000-0000-4000-9000-"  # not the UUID variant of the tests of the project
 
 Named = TypeVar("Named", MultiplayerTest, TestPlan, DeploymentConfig)
+Body = dict[str, Any]
 
 
 def _location(value: object, where: str) -> None:
@@ -39,57 +35,91 @@ def _location(value: object, where: str) -> None:
 
 _COORDINATES = shapes.record({"lat": shapes.text(), "long": shapes.text()}, ("lat", "long"))
 _BUILDS = shapes.mapping(shapes.uuid, keys="123")
-_TARGET = shapes.record(
+_PLAYER = shapes.record(
     {"deployment_config_id": shapes.uuid, "build_id": shapes.uuid, "extra_build_ids": _BUILDS},
     required=("deployment_config_id",),
 )
-_BUDGET: dict[str, shapes.Rule] = {
-    "min_time_seconds": shapes.whole(0),
-    "max_time_seconds": shapes.whole(0),
-}
-_OPTIONS: dict[str, shapes.Rule] = {
-    "performance_monitoring": shapes.flag,
-    "mobile_auto_grant_permissions": shapes.flag,
-    "mobile_geolocation": shapes.text(),
-    "mobile_gpslocation": _location,
-}
-_MEMBERS: dict[str, shapes.Rule] = {
-    "multiplayer_test_id": shapes.text(1),
-    "test_plan_id": shapes.text(1),
-    "instructions": shapes.text(1),
-    "deployment_config_id": shapes.text(1),
-    "build_id": shapes.uuid,
-    "name": shapes.text(),
-    "agent_config_id": shapes.uuid,
-    "additional_tags": shapes.many(shapes.text()),
-    "retries": shapes.whole(0, 10),
-    "instances": shapes.whole(1, 10),
-    "render_templates": shapes.flag,
-    "template_data": shapes.record({}),
-}
-_START = shapes.record(
-    {**_MEMBERS, "options": shapes.record({**_BUDGET, **_OPTIONS})},
-    required=("deployment_config_id",),
-)
-_START_NEWEST = shapes.record(
+_OPTIONS = shapes.record(
     {
-        **_MEMBERS,
-        "options": shapes.record(_OPTIONS),
+        "min_time_seconds": shapes.whole(0),
+        "max_time_seconds": shapes.whole(0),
+        "performance_monitoring": shapes.flag,
+        "mobile_auto_grant_permissions": shapes.flag,
+        "mobile_geolocation": shapes.text(),
+        "mobile_gpslocation": _location,
+    }
+)
+_START = shapes.record(
+    {
+        "multiplayer_test_id": shapes.text(1),
+        "test_plan_id": shapes.text(1),
+        "instructions": shapes.text(1),
+        "deployment_config_id": shapes.text(1),
+        "build_id": shapes.uuid,
+        "name": shapes.text(),
+        "agent_config_id": shapes.uuid,
+        "additional_tags": shapes.many(shapes.text()),
+        "retries": shapes.whole(0, 10),
+        "instances": shapes.whole(1, 10),
+        "render_templates": shapes.flag,
+        "template_data": shapes.record({}),
+        "options": _OPTIONS,
         "extra_build_ids": _BUILDS,
-        "player_deployment_configs": shapes.mapping(_TARGET),
+        "player_deployment_configs": shapes.mapping(_PLAYER),
         "run_on_all_configured_devices": shapes.flag,
     }
 )
 
 
+@attrs.frozen
+class _Start:
+    """A checked request, and what it refers to."""
+
+    request: ApiRequest
+    order: Order
+    tests: Sequence[MultiplayerTest]
+    plan: TestPlan | None
+
+    def run(self, config: DeploymentConfig) -> tuple[list[Job], Body]:
+        """Start all tests on a config; return the jobs and what the response says beside them."""
+        history, now = self.request.project.history, self.request.now
+        order = attrs.evolve(self.order, config=config)
+        if self.plan is not None:
+            order.execution = Execution(
+                number=history.next_execution,
+                plan=self.plan,
+                created=now,
+                outcome=Outcome(),
+                build=order.build,
+                started_by="api",
+            )
+            history.add_execution(order.execution)
+        instances = self.request.body.get("instances", 1)
+        jobs = [
+            history.start(attrs.evolve(order, test=test), now, instances=instances)
+            for test in self.tests
+        ]
+        members = self.members()
+        if order.execution is not None:
+            members["test_plan_execution_id"] = order.execution.execution_id
+        return jobs, members
+
+    def members(self) -> Body:
+        """Return the members that the response has however many devices there are."""
+        members: Body = {}
+        if self.order.build is not None:
+            members["build_id"] = self.order.build.id
+        if "instructions" in self.request.body:
+            members["test_id"] = self.order.test.id
+        return members
+
+
 async def start_run(request: ApiRequest) -> ApiResponse:
     """Start a test, a test plan or one-off instructions."""
-    body = request.body
-    _check(request)
-    config, player_configs = _configs(request)
+    body = _check(request)
+    config, player_configs = _configs(request, body)
     build = _build(request, config)
     plan, tests = _target(request)
-    key_id = "" if request.key is None else request.key.key_id
     tags = tuple(body.get("additional_tags", ()))
     order = Order(
         test=tests[0],
@@ -99,40 +129,51 @@ async def start_run(request: ApiRequest) -> ApiResponse:
         tags=("api", *tags) if "instructions" in body else tags,
         template_data=body.get("template_data", {}) if body.get("render_templates") else None,
         retries=body.get("retries", 0),
-        initiator={"type": "api", "value": {"key_id": key_id}},
+        initiator={"type": "api", "value": {"key_id": request.key.key_id if request.key else ""}},
     )
-    if body.get("run_on_all_configured_devices") and request.project.dialect.is_newest:
-        return _start_everywhere(request, order, plan, tests)
-    jobs, execution = _start(request, order, plan, tests)
-    members = _members(order, plan, execution)
-    return ApiResponse(request.project.dialect.started(jobs, members), 201)
+    start = _Start(request, order, tests, plan)
+    if body.get("run_on_all_configured_devices"):
+        return _start_everywhere(start)
+    return ApiResponse(request.project.dialect.started(*start.run(config)), 201)
 
 
-def _check(request: ApiRequest) -> None:
-    body = request.body
+def _check(request: ApiRequest) -> Body:
+    """Check the members of the body; return those that a server of this dialect knows."""
     is_newest = request.project.dialect.is_newest
-    check(_START_NEWEST if is_newest else _START, body)
+    check(shapes.record({}), request.body)
+    body: Body = {
+        name: value for name, value in request.body.items() if is_newest or name not in _NEWEST_ONLY
+    }
+    check(_START, body)
     targets = [name for name in _TARGETS if name in body]
     if len(targets) != 1:
         bad_request(f"provide exactly one of {', '.join(_TARGETS)}")
-    if "name" in body and targets != ["instructions"]:
-        bad_request("name goes with instructions only")
-    for name in _TEST_ONLY:
-        if name in body and targets != ["multiplayer_test_id"]:
-            bad_request(f"{name} goes with multiplayer_test_id only")
+    for name, target in _TARGET_OF.items():
+        if name in body and target not in body:
+            bad_request(f"{name} goes with {target} only")
+    is_per_player = bool(body.get("player_deployment_configs"))
+    if is_per_player and "multiplayer_test_id" not in body:
+        bad_request("player_deployment_configs goes with multiplayer_test_id only")
     options = body.get("options", {})
     if options.get("mobile_gpslocation") == "auto" and "mobile_geolocation" not in options:
         bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
-    if is_newest:
-        _check_newest(body, targets[0])
+    if "deployment_config_id" not in body:
+        if not is_per_player:
+            bad_request("deployment_config_id is required")
+        if "build_id" in body:
+            bad_request("build_id goes with deployment_config_id only")
+    if is_newest and "instructions" in body and "agent_config_id" not in body:
+        bad_request("agent_config_id is required with instructions")
+    return body
 
 
-def _configs(request: ApiRequest) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
-    body, history = request.body, request.project.history
+def _configs(
+    request: ApiRequest, body: Body
+) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
+    """Find the config of the start, and those of single players."""
+    history = request.project.history
     known = history.deployment_configs
-    targets: Mapping[str, Any] = {}
-    if request.project.dialect.is_newest:
-        targets = body.get("player_deployment_configs", {})
+    targets = body.get("player_deployment_configs", {})
     if targets:
         test = _find(request, history.tests, body["multiplayer_test_id"], "multiplayer test")
         players = {f"{number}" for number in range(1, test.players + 1)}
@@ -147,7 +188,7 @@ def _configs(request: ApiRequest) -> tuple[DeploymentConfig, dict[int, Deploymen
     if "deployment_config_id" not in body:
         return by_player[1], by_player
     config = _find(request, known, body["deployment_config_id"], "deployment config")
-    if body.get("run_on_all_configured_devices") and request.project.dialect.is_newest:
+    if body.get("run_on_all_configured_devices"):
         if by_player:
             bad_request("run_on_all_configured_devices excludes player_deployment_configs")
         if not config.device_labels:
@@ -186,66 +227,29 @@ def _target(request: ApiRequest) -> tuple[TestPlan | None, Sequence[MultiplayerT
     return None, (test,)
 
 
-def _start(
-    request: ApiRequest, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
-) -> tuple[list[Job], Execution | None]:
-    history, now = request.project.history, request.now
-    execution = None
-    if plan is not None:
-        execution = Execution(
-            number=history.next_execution,
-            plan=plan,
-            created=now,
-            outcome=Outcome(),
-            build=order.build,
-            started_by="api",
-        )
-        history.add_execution(execution)
-    orders = [attrs.evolve(order, test=test, execution=execution) for test in tests]
-    instances = request.body.get("instances", 1)
-    jobs = [history.start(one, now, instances=instances) for one in orders]
-    return jobs, execution
-
-
-def _members(order: Order, plan: TestPlan | None, execution: Execution | None) -> dict[str, object]:
-    members: dict[str, object] = {}
-    if order.build is not None:
-        members["build_id"] = order.build.id
-    if order.test.id.startswith(_EPHEMERAL) and plan is None:
-        members["test_id"] = order.test.id
-    if execution is not None:
-        members["test_plan_execution_id"] = execution.execution_id
-    return members
-
-
-def _start_everywhere(
-    request: ApiRequest, order: Order, plan: TestPlan | None, tests: Sequence[MultiplayerTest]
-) -> ApiResponse:
-    config = order.config
-    results: list[dict[str, object]] = []
+def _start_everywhere(start: _Start) -> ApiResponse:
+    config = start.order.config
+    results: list[Body] = []
     job_ids: list[str] = []
     for label in config.device_labels:
         if label in config.broken_devices:
-            message = "device unavailable"
-            results.append({"device_label": label, "ok": False, "status": 500, "message": message})
-            continue
-        device = attrs.evolve(config, device=label)
-        jobs, execution = _start(request, attrs.evolve(order, config=device), plan, tests)
-        ids = [job.job_id for job in jobs]
-        job_ids += ids
-        data = {**_members(order, plan, execution), "job_ids": ids}
-        results.append({"device_label": label, "ok": True, "status": 201, "data": data})
-    requested, started = len(results), sum(bool(result["ok"]) for result in results)
-    is_ephemeral = order.test.id.startswith(_EPHEMERAL)
+            outcome: Body = {"ok": False, "status": 500, "message": "device unavailable"}
+        else:
+            jobs, members = start.run(attrs.evolve(config, device=label))
+            ids = [job.job_id for job in jobs]
+            job_ids += ids
+            outcome = {"ok": True, "status": 201, "data": {**members, "job_ids": ids}}
+        results.append({"device_label": label, **outcome})
+    requested, started = len(results), sum(result["ok"] for result in results)
     body = {
-        **_members(order, plan, None),
+        **start.members(),
         "ok": started > 0,
         "job_ids": job_ids,
         "requested_count": requested,
         "started_count": started,
         "successful_count": started,
         "failed_count": requested - started,
-        "device_runs" if is_ephemeral else "results": results,
+        "device_runs" if "instructions" in start.request.body else "results": results,
     }
     if started == requested:
         return ApiResponse(body, 201)
@@ -260,15 +264,3 @@ def _find(request: ApiRequest, known: Sequence[Named], item_id: str, what: str) 
 def _not_found(request: ApiRequest, what: str) -> NoReturn:
     message = f"{what} not found"
     raise HttpError(404, message, extra=request.project.dialect.start_error(404, message))
-
-
-def _check_newest(body: Mapping[str, Any], target: str) -> None:
-    is_per_player = bool(body.get("player_deployment_configs"))
-    if is_per_player and target != "multiplayer_test_id":
-        bad_request("player_deployment_configs goes with multiplayer_test_id only")
-    if "deployment_config_id" not in body and not is_per_player:
-        bad_request("deployment_config_id is required")
-    if "build_id" in body and "deployment_config_id" not in body:
-        bad_request("build_id goes with deployment_config_id only")
-    if target == "instructions" and "agent_config_id" not in body:
-        bad_request("agent_config_id is required with instructions")
