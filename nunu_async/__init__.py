@@ -9,121 +9,44 @@ from typing import TYPE_CHECKING
 
 from nunu_async.version import __version__ as __version__
 
+# What type checkers see. A module whose `__all__` is public as it stands is imported by the star.
 if TYPE_CHECKING:
-    from nunu_async.client import NunuClient
-    from nunu_async.config import Timeouts
-    from nunu_async.core.attempt import Attempt
-    from nunu_async.core.clock import Clock, SystemClock
-    from nunu_async.core.retry import RetryPolicy
-    from nunu_async.endpoints.paging import Listing
-    from nunu_async.errors import (
-        ApiError,
-        AuthenticationError,
-        BadRequest,
-        CertificateError,
-        ClientClosed,
-        ConfigError,
-        Conflict,
-        ConnectError,
-        DeadlineExceeded,
-        DecodeError,
-        InputError,
-        NotFound,
-        NunuError,
-        PayloadTooLarge,
-        PermissionDenied,
-        PlanMismatch,
-        ProtocolError,
-        ProxyError,
-        QuotaExceeded,
-        RateLimited,
-        RunFailed,
-        ServerError,
-        SourceChanged,
-        SourceError,
-        StallError,
-        StorageError,
-        TransportError,
-        UploadError,
-        UploadOutcomeUnknown,
-        WaitError,
-        WaitTimeout,
-    )
-    from nunu_async.models.base import Model
-    from nunu_async.models.builds import (
-        AppDetails,
-        Build,
-        BuildDetails,
-        CiDetails,
-        CommitDetails,
-        CompilationDetails,
-        CompletedPart,
-        InitiateUpload,
-        MultipartTicket,
-        PartUrl,
-        PullRequestDetails,
-        SinglePartTicket,
-        Ticket,
-        UploadDetails,
-        VcsDetails,
-    )
-    from nunu_async.models.choices import DeletionPolicy, Platform
-    from nunu_async.models.jobs import FinishedRun, Job, JobRetries, JobRun
-    from nunu_async.models.page import Page, Pagination
-    from nunu_async.models.run_requests import GpsLocation, RunOptions
-    from nunu_async.models.runs import (
-        BaseAgent,
-        BugInfo,
-        BugOccurrence,
-        BuildRef,
-        Initiator,
-        Player,
-        PlayerDetails,
-        PlayerPlatform,
-        Run,
-        RunApp,
-        RunArtifact,
-        RunDetails,
-        RunStep,
-        StartedRun,
-        StepItem,
-        StepTest,
-        StopOutcome,
-        StopResult,
-        TestRef,
-    )
-    from nunu_async.models.test_plan_executions import ExecutionTestStatus, TestPlanExecution
-    from nunu_async.models.vocab import (
-        BugCategory,
-        BugConfidence,
-        BugSeverity,
-        ExecutionStatus,
-        JobStatus,
-        OpenEnum,
-        RunResult,
-        RunState,
-        TestType,
-    )
-    from nunu_async.polling.subscription import Change
-    from nunu_async.response import ResponseInfo
-    from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
+    from nunu_async.client import NunuClient as NunuClient
+    from nunu_async.config import Timeouts as Timeouts
+    from nunu_async.core.attempt import Attempt as Attempt
+    from nunu_async.core.clock import Clock as Clock, SystemClock as SystemClock
+    from nunu_async.core.retry import RetryPolicy as RetryPolicy
+    from nunu_async.endpoints.paging import Listing as Listing
+    from nunu_async.errors import *
+    from nunu_async.models.base import Model as Model
+    from nunu_async.models.builds import *
+    from nunu_async.models.choices import DeletionPolicy as DeletionPolicy, Platform as Platform
+    from nunu_async.models.jobs import *
+    from nunu_async.models.page import *
+    from nunu_async.models.run_requests import GpsLocation as GpsLocation, RunOptions as RunOptions
+    from nunu_async.models.runs import *
+    from nunu_async.models.test_plan_executions import *
+    from nunu_async.models.vocab import *
+    from nunu_async.polling.subscription import Change as Change
+    from nunu_async.response import *
+    from nunu_async.upload.job import *
     from nunu_async.upload.progress import (
-        BytesSent,
-        Cancelled,
-        Completed,
-        Completing,
-        Kept,
-        Listener,
-        PartDone,
-        Retrying,
-        UploadEvent,
-        UploadStarted,
+        BytesSent as BytesSent,
+        Cancelled as Cancelled,
+        Completed as Completed,
+        Completing as Completing,
+        Kept as Kept,
+        Listener as Listener,
+        PartDone as PartDone,
+        Retrying as Retrying,
+        UploadEvent as UploadEvent,
+        UploadStarted as UploadStarted,
     )
 else:
     from nunu_async.lazy import lazy_exports
 
-    # The same names as above, for run time.
-    __getattr__ = lazy_exports(
+    # The same names, by module, for run time.
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "client": ("NunuClient",),
@@ -238,121 +161,5 @@ else:
         },
     )
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
-
-
 # Without it Python prints a library's warnings to standard error when logging is not set up.
 logging.getLogger("nunu_async").addHandler(logging.NullHandler())
-
-__all__ = [
-    "ApiError",
-    "AppDetails",
-    "Attempt",
-    "AuthenticationError",
-    "BadRequest",
-    "BaseAgent",
-    "BugCategory",
-    "BugConfidence",
-    "BugInfo",
-    "BugOccurrence",
-    "BugSeverity",
-    "Build",
-    "BuildDetails",
-    "BuildFile",
-    "BuildRef",
-    "BytesSent",
-    "Cancelled",
-    "CertificateError",
-    "Change",
-    "CiDetails",
-    "ClientClosed",
-    "Clock",
-    "CommitDetails",
-    "CompilationDetails",
-    "Completed",
-    "CompletedPart",
-    "Completing",
-    "ConfigError",
-    "Conflict",
-    "ConnectError",
-    "DeadlineExceeded",
-    "DecodeError",
-    "DeletionPolicy",
-    "ExecutionStatus",
-    "ExecutionTestStatus",
-    "FinishedRun",
-    "GpsLocation",
-    "InitiateUpload",
-    "Initiator",
-    "InputError",
-    "Job",
-    "JobRetries",
-    "JobRun",
-    "JobStatus",
-    "Kept",
-    "Listener",
-    "Listing",
-    "Model",
-    "MultipartTicket",
-    "NotFound",
-    "NunuClient",
-    "NunuError",
-    "OpenEnum",
-    "Page",
-    "Pagination",
-    "PartDone",
-    "PartUrl",
-    "PayloadTooLarge",
-    "PermissionDenied",
-    "PlanMismatch",
-    "Platform",
-    "Player",
-    "PlayerDetails",
-    "PlayerPlatform",
-    "ProtocolError",
-    "ProxyError",
-    "PullRequestDetails",
-    "QuotaExceeded",
-    "RateLimited",
-    "ResponseInfo",
-    "RetryPolicy",
-    "Retrying",
-    "Run",
-    "RunApp",
-    "RunArtifact",
-    "RunDetails",
-    "RunFailed",
-    "RunOptions",
-    "RunResult",
-    "RunState",
-    "RunStep",
-    "ServerError",
-    "SinglePartTicket",
-    "SourceChanged",
-    "SourceError",
-    "StallError",
-    "StartedRun",
-    "StepItem",
-    "StepTest",
-    "StopOutcome",
-    "StopResult",
-    "StorageError",
-    "SystemClock",
-    "TestPlanExecution",
-    "TestRef",
-    "TestType",
-    "Ticket",
-    "Timeouts",
-    "TransportError",
-    "UploadDetails",
-    "UploadError",
-    "UploadEvent",
-    "UploadOutcomeUnknown",
-    "UploadResult",
-    "UploadStarted",
-    "UploadedBuild",
-    "VcsDetails",
-    "WaitError",
-    "WaitTimeout",
-]

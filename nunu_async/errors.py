@@ -30,6 +30,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "PlanMismatch",
+    "ProtocolError",
     "ProxyError",
     "QuotaExceeded",
     "RateLimited",
@@ -44,7 +45,6 @@ __all__ = [
     "UploadOutcomeUnknown",
     "WaitError",
     "WaitTimeout",
-    "error_for_status",
 ]
 
 

@@ -12,11 +12,13 @@ from importlib import import_module
 __all__ = ["lazy_exports"]
 
 
-def lazy_exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
-    """Return a `__getattr__` for a package that imports the module of a name on first access.
+def lazy_exports(
+    package: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """Return the `__getattr__`, `__dir__` and `__all__` of a package.
 
-    A name that is not listed may be that of a module in the package. Thread-safe: Python loads a
-    module once. Source: PEP 562.
+    Its `__getattr__` imports the module of a name on first access. A name that is not listed may
+    be that of a module in the package. Thread-safe: Python loads a module once. Source: PEP 562.
 
     Args:
         package: the name of the package.
@@ -53,4 +55,7 @@ def lazy_exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
                 return value
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return load
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *home_of})
+
+    return load, names, sorted(home_of)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401 - asyncio resolves names with it
 import encodings.idna  # noqa: F401 - a TLS connection encodes its host name with it
 import sys
-from collections.abc import Iterator
 
 from nunu_async import endpoints, models, polling, upload
 from nunu_async.core import codec
@@ -21,13 +20,8 @@ def load_everything() -> None:
         for name in package.__all__:
             getattr(package, name)
     codec.prepare(Pagination)
-    for name in endpoints.__all__:
-        for model in _models_of(getattr(endpoints, name).__module__):
-            codec.prepare(model)
-
-
-def _models_of(module: str) -> Iterator[type[Model]]:
     # An endpoint imports its response models, and defines those that only it needs.
-    for value in vars(sys.modules[module]).values():
-        if isinstance(value, type) and issubclass(value, Model) and value not in (Model, Page):
-            yield value
+    for name in [name for name in sys.modules if name.startswith("nunu_async.endpoints.")]:
+        for value in list(vars(sys.modules[name]).values()):
+            if isinstance(value, type) and issubclass(value, Model) and value not in (Model, Page):
+                codec.prepare(value)

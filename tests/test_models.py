@@ -8,7 +8,6 @@ import pytest
 from nunu_async.core import codec
 from nunu_async.errors import InputError
 from nunu_async.models.builds import (
-    PLATFORMS,
     AppDetails,
     BuildDetails,
     CiDetails,
@@ -23,6 +22,7 @@ from nunu_async.models.builds import (
     UploadDetails,
     VcsDetails,
 )
+from nunu_async.models.choices import PLATFORMS
 
 LEAST: dict[str, Any] = {
     "name": "harbor",

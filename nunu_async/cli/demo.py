@@ -23,7 +23,8 @@ from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.verdict import milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
 from nunu_async.errors import InputError, NunuError
-from nunu_async.models.builds import Build, Platform
+from nunu_async.models.builds import Build
+from nunu_async.models.choices import Platform
 from nunu_async.models.jobs import FinishedRun, Job
 from nunu_async.sandbox import Sandbox, Script
 from nunu_async.upload.job import UploadedBuild

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nunu_async.endpoints.builds import Builds
-    from nunu_async.endpoints.jobs import Jobs
-    from nunu_async.endpoints.runs import Runs
-    from nunu_async.endpoints.test_plan_executions import TestPlanExecutions
+    from nunu_async.endpoints.builds import Builds as Builds
+    from nunu_async.endpoints.jobs import Jobs as Jobs
+    from nunu_async.endpoints.runs import Runs as Runs
+    from nunu_async.endpoints.test_plan_executions import TestPlanExecutions as TestPlanExecutions
 else:
     from nunu_async.lazy import lazy_exports
 
-    __getattr__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "builds": ("Builds",),
@@ -19,5 +19,3 @@ else:
             "test_plan_executions": ("TestPlanExecutions",),
         },
     )
-
-__all__ = ["Builds", "Jobs", "Runs", "TestPlanExecutions"]

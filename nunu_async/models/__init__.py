@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nunu_async.models.builds import BuildDetails
-    from nunu_async.models.choices import DeletionPolicy, Platform
-    from nunu_async.models.jobs import FinishedRun, Job
-    from nunu_async.models.run_requests import RunOptions
-    from nunu_async.models.runs import Run
-    from nunu_async.models.test_plan_executions import TestPlanExecution
+    from nunu_async.models.builds import BuildDetails as BuildDetails
+    from nunu_async.models.choices import DeletionPolicy as DeletionPolicy, Platform as Platform
+    from nunu_async.models.jobs import FinishedRun as FinishedRun, Job as Job
+    from nunu_async.models.run_requests import RunOptions as RunOptions
+    from nunu_async.models.runs import Run as Run
+    from nunu_async.models.test_plan_executions import TestPlanExecution as TestPlanExecution
 else:
     from nunu_async.lazy import lazy_exports
 
-    __getattr__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "builds": ("BuildDetails",),
@@ -23,14 +23,3 @@ else:
             "test_plan_executions": ("TestPlanExecution",),
         },
     )
-
-__all__ = [
-    "BuildDetails",
-    "DeletionPolicy",
-    "FinishedRun",
-    "Job",
-    "Platform",
-    "Run",
-    "RunOptions",
-    "TestPlanExecution",
-]

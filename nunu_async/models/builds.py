@@ -17,7 +17,6 @@ from nunu_async.models.base import Model
 from nunu_async.models.choices import PLATFORMS, POLICIES, DeletionPolicy, Platform
 
 __all__ = [
-    "PLATFORMS",
     "AppDetails",
     "Build",
     "BuildDetails",
@@ -25,11 +24,9 @@ __all__ = [
     "CommitDetails",
     "CompilationDetails",
     "CompletedPart",
-    "DeletionPolicy",
     "InitiateUpload",
     "MultipartTicket",
     "PartUrl",
-    "Platform",
     "PullRequestDetails",
     "SinglePartTicket",
     "Ticket",

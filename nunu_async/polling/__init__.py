@@ -3,20 +3,18 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nunu_async.polling.room import OnStart, PollingService
-    from nunu_async.polling.waiting import OnChange, WaitOptions
+    from nunu_async.polling.room import OnStart as OnStart, PollingService as PollingService
+    from nunu_async.polling.waiting import OnChange as OnChange, WaitOptions as WaitOptions
 else:
     from nunu_async.lazy import lazy_exports
 
-    __getattr__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "room": ("OnStart", "PollingService"),
             "waiting": ("OnChange", "WaitOptions"),
         },
     )
-
-__all__ = ["INTERVAL", "OnChange", "OnStart", "PollingService", "WaitOptions"]
 
 INTERVAL = 10.0
 """The default number of seconds between two polls."""

@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
-    from nunu_async.upload.journal_store import JournalStore
-    from nunu_async.upload.many import FileListener, check, upload_all
-    from nunu_async.upload.paths import check_path, short_names
-    from nunu_async.upload.progress import Listener
-    from nunu_async.upload.storage import Storage
-    from nunu_async.upload.uploader import Uploader
+    from nunu_async.upload.job import *
+    from nunu_async.upload.journal_store import JournalStore as JournalStore
+    from nunu_async.upload.many import *
+    from nunu_async.upload.paths import check_path as check_path, short_names as short_names
+    from nunu_async.upload.progress import Listener as Listener
+    from nunu_async.upload.storage import Storage as Storage
+    from nunu_async.upload.uploader import Uploader as Uploader
 else:
     from nunu_async.lazy import lazy_exports
 
-    __getattr__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "job": ("BuildFile", "UploadResult", "UploadedBuild"),
@@ -25,18 +25,3 @@ else:
             "uploader": ("Uploader",),
         },
     )
-
-__all__ = [
-    "BuildFile",
-    "FileListener",
-    "JournalStore",
-    "Listener",
-    "Storage",
-    "UploadResult",
-    "UploadedBuild",
-    "Uploader",
-    "check",
-    "check_path",
-    "short_names",
-    "upload_all",
-]

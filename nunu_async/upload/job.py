@@ -10,7 +10,8 @@ import attrs
 
 from nunu_async.config import check_at_once
 from nunu_async.errors import InputError, NunuError
-from nunu_async.models.builds import BuildDetails, DeletionPolicy, InitiateUpload, Platform
+from nunu_async.models.builds import BuildDetails, InitiateUpload
+from nunu_async.models.choices import DeletionPolicy, Platform
 from nunu_async.upload.names import composed
 from nunu_async.upload.paths import check_path
 from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask

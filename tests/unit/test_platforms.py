@@ -3,7 +3,7 @@
 import pytest
 
 from nunu_async.errors import InputError
-from nunu_async.models.builds import PLATFORMS
+from nunu_async.models.choices import PLATFORMS
 from nunu_async.upload.platforms import infer_platform
 
 KNOWN = [
