@@ -9,9 +9,10 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
+import attrs
 
 from nunu_async import endpoints, models, polling, upload
 from nunu_async.config import Config, PathStyle, Timeouts, check_at_once, check_bandwidth
@@ -24,7 +25,6 @@ from nunu_async.core.session import Session
 from nunu_async.core.tls import check_certificates
 from nunu_async.endpoints.anything import anything
 from nunu_async.errors import ClientClosed, ConfigError
-from nunu_async.polling import INTERVAL
 from nunu_async.upload.threads import DaemonThreadPool
 from nunu_async.version import __version__
 
@@ -268,23 +268,14 @@ class NunuClient:
         if "room" not in vars(polling):
             await self._load(lambda: polling.PollingService)
 
-    async def upload_build(  # noqa: PLR0913 - the documented fields of an upload
+    @models.takes_build
+    async def upload_build(
         self,
         path: str | os.PathLike[str],
         *,
         name: str,
-        platform: models.Platform | None = None,
-        description: str | None = None,
-        tags: Sequence[str] = (),
-        multipart: bool | None = None,
-        auto_delete: bool = False,
-        deletion_policy: models.DeletionPolicy | None = None,
-        upload_timeout: int | None = None,
-        details: models.BuildDetails | None = None,
-        concurrency: int = 4,
-        verify: bool = False,
-        resume: bool = False,
         on_progress: upload.Listener | None = None,
+        **options: Unpack[models.BuildArguments],
     ) -> upload.UploadedBuild:
         """Upload a file to build storage.
 
@@ -323,42 +314,19 @@ class NunuClient:
             meanwhile; UploadOutcomeUnknown when the server did not confirm the outcome.
         """
         await self._load_uploader()
-        job = upload.BuildFile(
-            path=path,
-            name=name,
-            platform=platform,
-            description=description,
-            tags=tags,
-            multipart=multipart,
-            auto_delete=auto_delete,
-            deletion_policy=deletion_policy,
-            upload_timeout=upload_timeout,
-            details=details,
-            concurrency=concurrency,
-            verify=verify,
-            resume=resume,
-        )
-        return await self._uploader.upload(job, on_progress)
+        file = upload.BuildFile(path=path, name=name, **options)
+        return await self._uploader.upload(file, on_progress)
 
-    async def upload_builds(  # noqa: PLR0913 - those of `upload_build`, for several
+    @models.takes_build
+    async def upload_builds(
         self,
         files: Iterable[str | os.PathLike[str] | upload.BuildFile],
         *,
         name: str | None = None,
-        platform: models.Platform | None = None,
-        description: str | None = None,
-        tags: Sequence[str] = (),
-        multipart: bool | None = None,
-        auto_delete: bool = False,
-        deletion_policy: models.DeletionPolicy | None = None,
-        upload_timeout: int | None = None,
-        details: models.BuildDetails | None = None,
-        concurrency: int = 4,
-        verify: bool = False,
-        resume: bool = False,
         fail_fast: bool = False,
         on_progress: upload.FileListener | None = None,
         on_result: Callable[[upload.UploadResult], None] | None = None,
+        **options: Unpack[models.BuildArguments],
     ) -> tuple[upload.UploadResult, ...]:
         """Upload several files to build storage; return a result for each, in the same order.
 
@@ -371,21 +339,11 @@ class NunuClient:
             files: paths, to which the settings here apply, and `BuildFile`s, which have their own.
             name: of every path; None takes each file's own name, prefixed with as many of its
                 folders as distinguish it from others of that name (``arm64/app.apk``).
-            platform: see `upload_build`, as for all up to `resume`.
-            description: see there.
-            tags: see there.
-            multipart: see there.
-            auto_delete: see there.
-            deletion_policy: see there.
-            upload_timeout: see there.
-            details: see there.
-            concurrency: maximum number of concurrent parts of one file.
-            verify: see there.
-            resume: see there.
             fail_fast: raise the first failure, and abort the uploads that are under way.
             on_progress: a function or coroutine function, called with each file and `UploadEvent`;
                 an exception it raises aborts all uploads.
             on_result: a function, called with each result as it becomes available.
+            **options: those of `upload_build`, for every path.
 
         Raises: InputError before anything is sent, also for a file passed twice with the same name;
             SourceError for a relative path if the working directory no longer exists.
@@ -400,57 +358,38 @@ class NunuClient:
             names = iter(await self._read(upload.short_names, paths))
         else:
             names = iter([name] * len(paths))
-        jobs = [
+        settings = upload.BuildFile(path=os.curdir, name="", **options)
+        builds = [
             file
             if isinstance(file, upload.BuildFile)
-            else upload.BuildFile(
-                path=file,
-                name=next(names),
-                platform=platform,
-                description=description,
-                tags=tags,
-                multipart=multipart,
-                auto_delete=auto_delete,
-                deletion_policy=deletion_policy,
-                upload_timeout=upload_timeout,
-                details=details,
-                concurrency=concurrency,
-                verify=verify,
-                resume=resume,
-            )
+            else attrs.evolve(settings, path=file, name=next(names))
             for file in items
         ]
-        await self._read(upload.check, jobs)
+        await self._read(upload.check, builds)
         return await upload.upload_all(
             self._uploader,
-            jobs,
+            builds,
             fail_fast=fail_fast,
             on_progress=on_progress,
             on_result=on_result,
         )
 
+    @polling.takes_wait
     async def wait_for_execution(
         self,
         execution_id: str,
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.TestPlanExecution] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.TestPlanExecution]],
     ) -> models.TestPlanExecution:
         """Wait until one execution is over; see `wait_for_executions`."""
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return await self._polling.executions.one(execution_id, terms)
 
+    @polling.takes_wait
     async def wait_for_executions(
         self,
         execution_ids: Sequence[str],
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.TestPlanExecution] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.TestPlanExecution]],
     ) -> tuple[models.TestPlanExecution, ...]:
         """Wait until all of these test-plan executions are over; return them in the order asked.
 
@@ -474,142 +413,110 @@ class NunuClient:
             which end every wait of the client; ClientClosed.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return await self._polling.executions.many(execution_ids, terms)
 
+    @polling.takes_wait
     def executions_as_completed(
         self,
         execution_ids: Sequence[str],
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.TestPlanExecution] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.TestPlanExecution]],
     ) -> AsyncGenerator[models.TestPlanExecution, None]:
         """Yield each execution once, when it is over; see `wait_for_executions`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return self._polling.executions.as_completed(execution_ids, terms)
 
+    @polling.takes_wait
     async def wait_for_run(
         self,
         run_id: str,
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.Run] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.Run]],
     ) -> models.Run:
         """Wait until one run is over; see `wait_for_runs`."""
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return await self._polling.runs.one(run_id, terms)
 
+    @polling.takes_wait
     async def wait_for_runs(
         self,
         run_ids: Sequence[str],
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.Run] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.Run]],
     ) -> tuple[models.Run, ...]:
         """Wait until all of these runs are over; return them in the order asked.
 
         As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` returns a run's steps.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return await self._polling.runs.many(run_ids, terms)
 
+    @polling.takes_wait
     def runs_as_completed(
         self,
         run_ids: Sequence[str],
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.Run] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.Run]],
     ) -> AsyncGenerator[models.Run, None]:
         """Yield each run once, when it is over; see `wait_for_runs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return self._polling.runs.as_completed(run_ids, terms)
 
+    @polling.takes_wait
     async def wait_for_job(
         self,
         job_id: str,
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.Job] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.Job]],
     ) -> models.Job:
         """Wait until one job is over; see `wait_for_jobs`."""
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return await self._polling.jobs.one(job_id, terms)
 
+    @polling.takes_wait
     async def wait_for_jobs(
         self,
         job_ids: Sequence[str],
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.Job] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.Job]],
     ) -> tuple[models.Job, ...]:
         """Wait until all of these jobs are over, retries included; return them in the order asked.
 
         As `wait_for_executions`. Job ids are what a start returns; a job's runs are in `.runs`.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return await self._polling.jobs.many(job_ids, terms)
 
+    @polling.takes_wait
     def jobs_as_completed(
         self,
         job_ids: Sequence[str],
-        *,
-        timeout: float | None = None,
-        interval: float = INTERVAL,
-        on_change: polling.OnChange[models.Job] | None = None,
-        raise_on_failure: bool = False,
+        **options: Unpack[polling.WaitArguments[models.Job]],
     ) -> AsyncGenerator[models.Job, None]:
         """Yield each job once, when it is over; see `wait_for_jobs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
+        terms = polling.WaitOptions(**options)
         return self._polling.jobs.as_completed(job_ids, terms)
 
-    async def run_and_wait(  # noqa: PLR0913 - the documented members of a start, and how to wait
+    @models.takes_start
+    async def run_and_wait(
         self,
         *,
-        deployment_config_id: str,
-        multiplayer_test_id: str | None = None,
-        test_plan_id: str | None = None,
-        instructions: str | None = None,
-        build_id: str | None = None,
-        name: str | None = None,
-        agent_config_id: str | None = None,
-        additional_tags: Sequence[str] = (),
-        retries: int | None = None,
-        instances: int | None = None,
-        render_templates: bool = False,
-        template_data: Mapping[str, object] | None = None,
-        options: models.RunOptions | None = None,
         marker: bool = True,
         timeout: float | None = None,
-        interval: float = INTERVAL,
+        interval: float = polling.INTERVAL,
         on_start: polling.OnStart | None = None,
         on_change: polling.OnChange[models.Job] | None = None,
         raise_on_failure: bool = False,
         stop_on_cancel: bool = True,
+        **what: Unpack[models.StartArguments],
     ) -> models.FinishedRun:
         """Start a test, a test plan or instructions, and wait until all of its jobs are over.
 
@@ -620,23 +527,13 @@ class NunuClient:
         Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(timeout, interval, on_change, raise_on_failure)
-        start = self.runs.start(
-            deployment_config_id=deployment_config_id,
-            multiplayer_test_id=multiplayer_test_id,
-            test_plan_id=test_plan_id,
-            instructions=instructions,
-            build_id=build_id,
-            name=name,
-            agent_config_id=agent_config_id,
-            additional_tags=additional_tags,
-            retries=retries,
-            instances=instances,
-            render_templates=render_templates,
-            template_data=template_data,
-            options=options,
-            marker=marker,
+        terms = polling.WaitOptions(
+            timeout=timeout,
+            interval=interval,
+            on_change=on_change,
+            raise_on_failure=raise_on_failure,
         )
+        start = self.runs.start(marker=marker, **what)
         return await self._polling.run_to_end(
             start, terms, on_start=on_start, stop_on_cancel=stop_on_cancel
         )

@@ -14,13 +14,14 @@ import nunu_async
 ROOT = Path(nunu_async.__file__).parent
 
 # From the ground up; a room may import from the rooms it names and from itself.
-GROUND = {"errors", "lazy", "redact", "response", "version"}
+GROUND = {"errors", "lazy", "redact", "response", "signatures", "version"}
 CORE = {"core", "config", "models", *GROUND}
 MAY_IMPORT = {
     "response": set(),
     "errors": {"response"},
     "redact": set(),
     "lazy": {"errors"},
+    "signatures": set(),
     "version": set(),
     "config": GROUND,
     "models": GROUND,

@@ -9,7 +9,7 @@ import builtins
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Unpack
 
 import attrs
 
@@ -30,10 +30,11 @@ from nunu_async.errors import (
     PermissionDenied,
     TransportError,
 )
+from nunu_async.models.arguments import StartArguments, takes_start
 from nunu_async.models.checks import describe, string_list
 from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
-from nunu_async.models.run_requests import RunOptions, StartRun
+from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import BugOccurrence, Run, RunDetails, StartedRun, StopResult
 
 __all__ = ["Runs"]
@@ -174,24 +175,8 @@ class Runs:
             )
         )
 
-    async def start(  # noqa: PLR0913 - the documented members of the body
-        self,
-        *,
-        deployment_config_id: str,
-        multiplayer_test_id: str | None = None,
-        test_plan_id: str | None = None,
-        instructions: str | None = None,
-        build_id: str | None = None,
-        name: str | None = None,
-        agent_config_id: str | None = None,
-        additional_tags: Sequence[str] = (),
-        retries: int | None = None,
-        instances: int | None = None,
-        render_templates: bool = False,
-        template_data: Mapping[str, object] | None = None,
-        options: RunOptions | None = None,
-        marker: bool = True,
-    ) -> StartedRun:
+    @takes_start
+    async def start(self, *, marker: bool = True, **what: Unpack[StartArguments]) -> StartedRun:
         """Start a test, a test plan, or a one-off run of instructions.
 
         Exactly one of `multiplayer_test_id`, `test_plan_id` and `instructions`; `name` goes with
@@ -209,21 +194,7 @@ class Runs:
         if not isinstance(marker, bool):
             raise InputError("marker", f"must be True or False, not {describe(marker)}")
         tag = f"nunu-async-{secrets.token_hex(6)}"
-        body = StartRun(
-            deployment_config_id=deployment_config_id,
-            multiplayer_test_id=multiplayer_test_id,
-            test_plan_id=test_plan_id,
-            instructions=instructions,
-            build_id=build_id,
-            name=name,
-            agent_config_id=agent_config_id,
-            additional_tags=additional_tags,
-            retries=retries,
-            instances=instances,
-            render_templates=render_templates,
-            template_data=template_data,
-            options=options,
-        )
+        body = StartRun(**what)
         if marker:
             body = attrs.evolve(body, additional_tags=(*body.additional_tags, tag))
         request = Request(
@@ -242,7 +213,7 @@ class Runs:
                 error.add_note("it may have been started: look at the runs before starting again")
                 raise
             lost = error
-        several = test_plan_id is not None or (instances or 1) > 1
+        several = body.test_plan_id is not None or (body.instances or 1) > 1
         found = await self._find(tag, lost, several=several)
         if found is None:
             raise lost

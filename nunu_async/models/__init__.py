@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nunu_async.models.arguments import *
     from nunu_async.models.builds import BuildDetails as BuildDetails
     from nunu_async.models.choices import DeletionPolicy as DeletionPolicy, Platform as Platform
     from nunu_async.models.jobs import FinishedRun as FinishedRun, Job as Job
@@ -15,6 +16,7 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
+            "arguments": ("BuildArguments", "StartArguments", "takes_build", "takes_start"),
             "builds": ("BuildDetails",),
             "choices": ("DeletionPolicy", "Platform"),
             "jobs": ("FinishedRun", "Job"),

@@ -103,7 +103,9 @@ class PollingService:
         execution_id = started.test_plan_execution_id
         if execution_id is None:
             raise NunuError("what was started has neither jobs nor an execution to wait for")
-        await self.executions.one(execution_id, WaitOptions(terms.timeout, terms.interval))
+        await self.executions.one(
+            execution_id, WaitOptions(timeout=terms.timeout, interval=terms.interval)
+        )
         listing = self._jobs_api.list(test_plan_execution_id=execution_id)
         jobs = tuple([job async for job in listing])
         failed = tuple(job.job_id for job in jobs if not job.succeeded)
@@ -124,7 +126,12 @@ class PollingService:
             row = job_of(job_id, [change.row])
             return listener(Change(id=job_id, before=change.before, after=change.after, row=row))
 
-        run_terms = WaitOptions[Run](terms.timeout, terms.interval, as_job, terms.raise_on_failure)
+        run_terms = WaitOptions[Run](
+            timeout=terms.timeout,
+            interval=terms.interval,
+            on_change=as_job,
+            raise_on_failure=terms.raise_on_failure,
+        )
         run = await self.runs.one(run_id, run_terms)
         return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
 

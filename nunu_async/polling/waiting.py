@@ -13,7 +13,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.endpoints.ids import path_id
 from nunu_async.errors import InputError, NotFound, NunuError, RunFailed, WaitTimeout
 from nunu_async.models.checks import describe
-from nunu_async.polling import INTERVAL
+from nunu_async.polling.arguments import INTERVAL
 from nunu_async.polling.poller import Poller
 from nunu_async.polling.subscription import Change, Pollable, Subscription
 
@@ -26,7 +26,7 @@ _MAX_SECONDS = 1e9
 OnChange = Callable[[Change[R]], Awaitable[None] | None]
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class WaitOptions(Generic[R]):
     """The options of one wait.
 
