@@ -7,7 +7,10 @@ import attrs
 import pytest
 
 from nunu_async import BuildFile, NunuClient
-from nunu_async.endpoints import Runs
+from nunu_async.endpoints import Jobs, Runs, TestPlanExecutions
+from nunu_async.endpoints.jobs import JobFilters
+from nunu_async.endpoints.runs import RunFilters
+from nunu_async.endpoints.test_plan_executions import ExecutionFilters
 from nunu_async.models import BuildArguments, StartArguments
 from nunu_async.models.run_requests import StartRun
 from nunu_async.polling import WaitArguments, WaitOptions
@@ -47,6 +50,23 @@ def test_every_field_is_shown_with_its_default(
     assert inspect.Parameter.VAR_KEYWORD not in {each.kind for each in shown.values()}
 
 
+FILTERS = {
+    Runs: (RunFilters, {"tags": ()}),
+    Jobs: (JobFilters, {"tags": ()}),
+    TestPlanExecutions: (ExecutionFilters, {}),
+}
+
+
+@pytest.mark.parametrize("resource", FILTERS)
+@pytest.mark.parametrize("method", ["list", "list_page"])
+def test_every_filter_is_shown(resource: type, method: str) -> None:
+    filters, defaults = FILTERS[resource]
+    shown = parameters(getattr(resource, method))
+    for name in typing.get_type_hints(filters):
+        assert shown[name].default == defaults.get(name)
+    assert inspect.Parameter.VAR_KEYWORD not in {each.kind for each in shown.values()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "own"),
     [
@@ -74,4 +94,6 @@ async def test_other_arguments_are_refused() -> None:
             await call
     with pytest.raises(TypeError, match="argument"):
         nunu.runs_as_completed([], tags=[])  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="arguments: status"):
+        nunu.runs.list(status="running")  # type: ignore[call-arg]
     await nunu.close()

@@ -1,21 +1,25 @@
-"""Validate the values of paths and queries."""
+"""Check the values of paths and queries: callers may not run a type checker."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import cast
 
 from nunu_async.errors import InputError
 from nunu_async.models.checks import describe, string_list
 
-__all__ = ["comma_list", "is_text", "one_of", "path_id", "query"]
+__all__ = ["Check", "choice", "comma_list", "flag", "path_id", "query", "text"]
+
+Check = Callable[[str, object], str | None]
+"""Checks the value of a field; returns it as text, or None if it is not set."""
 
 # Needs no quoting. Documented ids are UUIDs and short lower-case words; their exact length is not
 # checked, because the published pattern and samples disagree.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-def is_text(value: object) -> bool:
+def _is_text(value: object) -> bool:
     """Tell whether a value is a non-empty string that can be encoded."""
     if not isinstance(value, str) or not value:
         return False
@@ -48,34 +52,54 @@ def comma_list(field: str, tags: object) -> str | None:
     """
     items = string_list(field, tags)
     for tag in items:
-        if not is_text(tag) or "," in tag:
+        if not _is_text(tag) or "," in tag:
             raise InputError(field, f"must be text without a comma, not {describe(tag)}")
     return ",".join(items) or None
 
 
-def one_of(field: str, value: object, choices: Sequence[str]) -> str | None:
-    """Return one of a fixed set of words in lower case, as filters take them; None stays None.
+def choice(*words: str) -> Check:
+    """Return what checks for one of these words; it returns them in lower case, as the API does.
 
     Responses have the same words in upper case, so any case is accepted.
-
-    Raises: InputError for any other word.
     """
+
+    def check(field: str, value: object) -> str | None:
+        if value is None:
+            return None
+        # `str.lower`, so that a word from a response becomes a plain string.
+        word = str.lower(value) if isinstance(value, str) else None
+        if word not in words:
+            raise InputError(field, f"must be one of {', '.join(words)}, not {describe(value)}")
+        return word
+
+    return check
+
+
+def flag(field: str, value: object) -> str | None:
+    """Check for a truth value or None."""
+    if not isinstance(value, bool | None):
+        raise InputError(field, f"must be True, False or None, not {describe(value)}")
+    return None if value is None else str(value).lower()
+
+
+def text(field: str, value: object) -> str | None:
+    """Check for a string that can be encoded and is not empty: the API ignores an empty filter."""
     if value is None:
         return None
-    # `str.lower`, so that a word from a response becomes a plain string.
-    word = str.lower(value) if isinstance(value, str) else None
-    if word not in choices:
-        raise InputError(field, f"must be one of {', '.join(choices)}, not {describe(value)}")
-    return word
+    if not _is_text(value):
+        raise InputError(field, f"must be valid text that is not empty, not {describe(value)}")
+    return cast("str", value)
 
 
-def query(filters: Mapping[str, str | None]) -> tuple[tuple[str, str], ...]:
-    """Return the filters that are set.
+def query(
+    filters: Mapping[str, object], checks: Mapping[str, Check]
+) -> tuple[tuple[str, str], ...]:
+    """Return the filters that are set, in the order of their checks.
 
-    Raises: InputError for a non-string, for an empty string, which the API ignores as a filter, and
-    for one that cannot be encoded.
+    Raises: InputError for a value that its check refuses; TypeError for an unknown filter.
     """
-    for field, value in filters.items():
-        if value is not None and not is_text(value):
-            raise InputError(field, f"must be valid text that is not empty, not {describe(value)}")
-    return tuple((field, value) for field, value in filters.items() if value is not None)
+    if unknown := filters.keys() - checks.keys():
+        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
+    given = [field for field in checks if field in filters]
+    checked = [(field, checks[field](field, filters[field])) for field in given]
+    return tuple((field, value) for field, value in checked if value is not None)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+import attrs
 
 from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
+from nunu_async.core.session import Session
+from nunu_async.endpoints.ids import Check, query
 from nunu_async.errors import InputError
 from nunu_async.models.base import Model
 from nunu_async.models.page import Page, Pagination
 
-__all__ = ["Listing", "check_page", "page_request"]
+__all__ = ["Listing", "PagedList"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
@@ -126,35 +130,72 @@ _MAX_STEPS_BACK = 100
 _REMEMBERED = 10_000
 
 
-def check_page(page: int, page_size: int) -> None:
-    """Check a page number and size against the API's limits.
+@attrs.frozen(kw_only=True)
+class PagedList(Generic[M]):
+    """A list operation of the API.
 
-    Raises: InputError.
+    Attributes:
+        key: returns the id of a row.
+        filters: checks each filter, by its name, and returns it as the query has it.
     """
+
+    session: Session
+    operation: str
+    path: str
+    model: type[M]
+    key: Callable[[M], str]
+    filters: Mapping[str, Check]
+
+    def rows(self, page_size: int, filters: Mapping[str, object]) -> Listing[M]:
+        """Return all rows that match every filter; nothing is sent before the first step.
+
+        Raises: InputError.
+        """
+        _check_page(0, page_size)
+        checked = query(filters, self.filters)
+        return Listing(lambda page: self._send(page, page_size, checked), self.key)
+
+    def page(
+        self,
+        page: int,
+        page_size: int,
+        filters: Mapping[str, object],
+        *,
+        lenient: bool = False,
+        within: float | None = None,
+    ) -> Awaitable[Page[M]]:
+        """Request one page, within `within` seconds over all attempts; `lenient` skips bad rows.
+
+        Raises: InputError; ApiError; DecodeError; TransportError.
+        """
+        _check_page(page, page_size)
+        checked = query(filters, self.filters)
+        return self._send(page, page_size, checked, lenient=lenient, within=within)
+
+    def _send(
+        self,
+        page: int,
+        page_size: int,
+        checked: tuple[tuple[str, str], ...],
+        *,
+        lenient: bool = False,
+        within: float | None = None,
+    ) -> Awaitable[Page[M]]:
+        return self.session.send(
+            Request(
+                operation=self.operation,
+                method="GET",
+                path=self.path,
+                query=(*checked, ("page", str(page)), ("page_size", str(page_size))),
+                answer=lambda data: codec.structure_page(data, self.model, lenient=lenient),
+                replay=Replay.ALWAYS,
+                within=within,
+            )
+        )
+
+
+def _check_page(page: int, page_size: int) -> None:
     if type(page) is not int or page < 0:
         raise InputError("page", f"must be a whole number from 0 on, not {page!r}")
     if type(page_size) is not int or not 1 <= page_size <= _LARGEST_PAGE:
         raise InputError("page_size", f"must be from 1 to {_LARGEST_PAGE}, not {page_size!r}")
-
-
-def page_request(
-    operation: str,
-    path: str,
-    model: type[M],
-    *,
-    filters: tuple[tuple[str, str], ...],
-    page: int,
-    page_size: int,
-    lenient: bool,
-    within: float | None = None,
-) -> Request[Page[M]]:
-    """Return the request for one page of a list of `model`."""
-    return Request(
-        operation=operation,
-        method="GET",
-        path=path,
-        query=(*filters, ("page", str(page)), ("page_size", str(page_size))),
-        answer=lambda data: codec.structure_page(data, model, lenient=lenient),
-        replay=Replay.ALWAYS,
-        within=within,
-    )

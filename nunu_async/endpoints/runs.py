@@ -9,7 +9,7 @@ import builtins
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, Unpack
+from typing import Final, Literal, TypedDict, Unpack
 
 import attrs
 
@@ -17,9 +17,9 @@ from nunu_async.core import codec
 from nunu_async.core.request import Replay, Request
 from nunu_async.core.retry import may_have_acted
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import comma_list, one_of, path_id, query
+from nunu_async.endpoints.ids import choice, comma_list, flag, path_id, text
 from nunu_async.endpoints.jobs import Jobs
-from nunu_async.endpoints.paging import Listing, check_page, page_request
+from nunu_async.endpoints.paging import Listing, PagedList
 from nunu_async.errors import (
     ApiError,
     AuthenticationError,
@@ -36,16 +36,31 @@ from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
 from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import BugOccurrence, Run, RunDetails, StartedRun, StopResult
+from nunu_async.signatures import takes
 
-__all__ = ["Runs"]
+__all__ = ["RunFilters", "Runs"]
 
 _LOG = logging.getLogger("nunu_async.endpoints")
 
-_STATES = ("running", "completed", "all")
 # Seconds before each lookup of a start whose response was lost: lists lag behind starts.
 _LOOKUP_PAUSES: Final = (1.0, 3.0, 6.0)
 # Seconds for each of the two requests of a lookup.
 _LOOKUP_TIMEOUT: Final = 5.0
+
+
+class RunFilters(TypedDict, total=False):
+    """Which runs a list has: those that match every filter."""
+
+    state: Literal["running", "completed", "all"] | None
+    multiplayer_test_id: str | None
+    job_id: str | None
+    test_plan_execution_id: str | None
+    test_type: str | None
+    tags: Sequence[str]
+    bugs: bool | None
+
+
+_takes_filters = takes(RunFilters, tags=())
 
 
 class Runs:
@@ -53,52 +68,41 @@ class Runs:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._list = PagedList(
+            session=session,
+            operation="list_runs",
+            path="/runs",
+            model=Run,
+            key=lambda run: run.multiplayer_run_id,
+            filters={
+                "state": choice("running", "completed", "all"),
+                "multiplayer_test_id": text,
+                "job_id": text,
+                "test_plan_execution_id": text,
+                "test_type": text,
+                "tags": comma_list,
+                "bugs": flag,
+            },
+        )
 
-    def list(
-        self,
-        *,
-        state: Literal["running", "completed", "all"] | None = None,
-        multiplayer_test_id: str | None = None,
-        job_id: str | None = None,
-        test_plan_execution_id: str | None = None,
-        test_type: str | None = None,
-        tags: Sequence[str] = (),
-        bugs: bool | None = None,
-        page_size: int = 100,
-    ) -> Listing[Run]:
+    @_takes_filters
+    def list(self, *, page_size: int = 100, **filters: Unpack[RunFilters]) -> Listing[Run]:
         """Iterate over all runs that match every filter; nothing is sent before the first step.
 
         `state` may be in any case, and is sent in lower case.
 
         Raises: InputError.
         """
-        check_page(0, page_size)
-        filters = _filters(
-            state=state,
-            multiplayer_test_id=multiplayer_test_id,
-            job_id=job_id,
-            test_plan_execution_id=test_plan_execution_id,
-            test_type=test_type,
-            tags=tags,
-            bugs=bugs,
-        )
-        return Listing(
-            lambda page: self._page(page, page_size, filters), lambda run: run.multiplayer_run_id
-        )
+        return self._list.rows(page_size, filters)
 
+    @_takes_filters
     async def list_page(
         self,
         *,
-        state: Literal["running", "completed", "all"] | None = None,
-        multiplayer_test_id: str | None = None,
-        job_id: str | None = None,
-        test_plan_execution_id: str | None = None,
-        test_type: str | None = None,
-        tags: Sequence[str] = (),
-        bugs: bool | None = None,
         page: int = 0,
         page_size: int = 20,
         lenient: bool = False,
+        **filters: Unpack[RunFilters],
     ) -> Page[Run]:
         """Request one page, counted from 0, of 1 to 100 runs.
 
@@ -109,39 +113,7 @@ class Runs:
 
         Raises: InputError; ApiError.
         """
-        check_page(page, page_size)
-        filters = _filters(
-            state=state,
-            multiplayer_test_id=multiplayer_test_id,
-            job_id=job_id,
-            test_plan_execution_id=test_plan_execution_id,
-            test_type=test_type,
-            tags=tags,
-            bugs=bugs,
-        )
-        return await self._page(page, page_size, filters, lenient=lenient)
-
-    async def _page(
-        self,
-        page: int,
-        page_size: int,
-        filters: tuple[tuple[str, str], ...],
-        within: float | None = None,
-        *,
-        lenient: bool = False,
-    ) -> Page[Run]:
-        return await self._session.send(
-            page_request(
-                "list_runs",
-                "/runs",
-                Run,
-                filters=filters,
-                page=page,
-                page_size=page_size,
-                lenient=lenient,
-                within=within,
-            )
-        )
+        return await self._list.page(page, page_size, filters, lenient=lenient)
 
     async def get(self, run_id: str) -> RunDetails:
         """Read one run, with its players' steps and artifacts.
@@ -243,11 +215,11 @@ class Runs:
         return seen
 
     async def _look_up(self, tag: str) -> StartedRun | None:
-        filters = (("tags", tag),)
         runs: Sequence[Run] = ()
         jobs: Sequence[Job] = ()
         try:
-            runs = (await self._page(0, 100, filters, within=_LOOKUP_TIMEOUT)).data
+            page = await self._list.page(0, 100, {"tags": (tag,)}, within=_LOOKUP_TIMEOUT)
+            runs = page.data
         except (AuthenticationError, PermissionDenied, ClientClosed):
             raise
         except TransportError as error:
@@ -286,31 +258,6 @@ class Runs:
                 replay=Replay.ALWAYS,
             )
         )
-
-
-def _filters(
-    *,
-    state: str | None,
-    multiplayer_test_id: str | None,
-    job_id: str | None,
-    test_plan_execution_id: str | None,
-    test_type: str | None,
-    tags: Sequence[str],
-    bugs: object,
-) -> tuple[tuple[str, str], ...]:
-    if not isinstance(bugs, bool | None):
-        raise InputError("bugs", f"must be True, False or None, not {describe(bugs)}")
-    return query(
-        {
-            "state": one_of("state", state, _STATES),
-            "multiplayer_test_id": multiplayer_test_id,
-            "job_id": job_id,
-            "test_plan_execution_id": test_plan_execution_id,
-            "test_type": test_type,
-            "tags": comma_list("tags", tags),
-            "bugs": None if bugs is None else str(bugs).lower(),
-        }
-    )
 
 
 def _found(tag: str, runs: Sequence[Run], jobs: Sequence[Job]) -> StartedRun | None:

@@ -5,21 +5,29 @@ Source: API reference, "List Test Plan Executions".
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from nunu_async.core.session import Session
-from nunu_async.endpoints.ids import one_of, query
-from nunu_async.endpoints.paging import Listing, check_page, page_request
+from nunu_async.endpoints.ids import choice, text
+from nunu_async.endpoints.paging import Listing, PagedList
 from nunu_async.models.page import Page
 from nunu_async.models.test_plan_executions import TestPlanExecution
+from nunu_async.signatures import takes
 
-__all__ = ["TestPlanExecutions"]
+__all__ = ["ExecutionFilters", "TestPlanExecutions"]
 
-_CHOICES = {
-    "status": ("completed", "in_progress", "queued"),
-    "sort_by": ("start_time", "test_plan_name", "build_name"),
-    "sort_order": ("asc", "desc"),
-}
+
+class ExecutionFilters(TypedDict, total=False):
+    """Which executions a list has, and in which order."""
+
+    test_plan_id: str | None
+    build_id: str | None
+    status: Literal["completed", "in_progress", "queued"] | None
+    sort_by: Literal["start_time", "test_plan_name", "build_name"] | None
+    sort_order: Literal["asc", "desc"] | None
+
+
+_takes_filters = takes(ExecutionFilters)
 
 
 class TestPlanExecutions:
@@ -28,17 +36,24 @@ class TestPlanExecutions:
     __test__ = False
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._list = PagedList(
+            session=session,
+            operation="list_test_plan_executions",
+            path="/test-plan-executions",
+            model=TestPlanExecution,
+            key=lambda row: row.id,
+            filters={
+                "test_plan_id": text,
+                "build_id": text,
+                "status": choice("completed", "in_progress", "queued"),
+                "sort_by": choice("start_time", "test_plan_name", "build_name"),
+                "sort_order": choice("asc", "desc"),
+            },
+        )
 
+    @_takes_filters
     def list(
-        self,
-        *,
-        test_plan_id: str | None = None,
-        build_id: str | None = None,
-        status: Literal["completed", "in_progress", "queued"] | None = None,
-        sort_by: Literal["start_time", "test_plan_name", "build_name"] | None = None,
-        sort_order: Literal["asc", "desc"] | None = None,
-        page_size: int = 100,
+        self, *, page_size: int = 100, **filters: Unpack[ExecutionFilters]
     ) -> Listing[TestPlanExecution]:
         """Iterate over all executions that match; nothing is sent before the first step.
 
@@ -46,27 +61,16 @@ class TestPlanExecutions:
 
         Raises: InputError.
         """
-        check_page(0, page_size)
-        filters = _filters(
-            test_plan_id=test_plan_id,
-            build_id=build_id,
-            status=status,
-            sort_by=sort_by,
-            sort_order=sort_order,
-        )
-        return Listing(lambda page: self._page(page, page_size, filters), lambda row: row.id)
+        return self._list.rows(page_size, filters)
 
+    @_takes_filters
     async def list_page(
         self,
         *,
-        test_plan_id: str | None = None,
-        build_id: str | None = None,
-        status: Literal["completed", "in_progress", "queued"] | None = None,
-        sort_by: Literal["start_time", "test_plan_name", "build_name"] | None = None,
-        sort_order: Literal["asc", "desc"] | None = None,
         page: int = 0,
         page_size: int = 20,
         lenient: bool = False,
+        **filters: Unpack[ExecutionFilters],
     ) -> Page[TestPlanExecution]:
         """Request one page, counted from 0, of 1 to 100 executions.
 
@@ -78,37 +82,4 @@ class TestPlanExecutions:
 
         Raises: InputError; ApiError.
         """
-        check_page(page, page_size)
-        filters = _filters(
-            test_plan_id=test_plan_id,
-            build_id=build_id,
-            status=status,
-            sort_by=sort_by,
-            sort_order=sort_order,
-        )
-        return await self._page(page, page_size, filters, lenient=lenient)
-
-    async def _page(
-        self,
-        page: int,
-        page_size: int,
-        filters: tuple[tuple[str, str], ...],
-        *,
-        lenient: bool = False,
-    ) -> Page[TestPlanExecution]:
-        return await self._session.send(
-            page_request(
-                "list_test_plan_executions",
-                "/test-plan-executions",
-                TestPlanExecution,
-                filters=filters,
-                page=page,
-                page_size=page_size,
-                lenient=lenient,
-            )
-        )
-
-
-def _filters(**filters: str | None) -> tuple[tuple[str, str], ...]:
-    checked = {name: one_of(name, filters[name], choices) for name, choices in _CHOICES.items()}
-    return query(filters | checked)
+        return await self._list.page(page, page_size, filters, lenient=lenient)

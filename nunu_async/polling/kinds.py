@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal
+from functools import partial
+from typing import TypeVar
 
 from nunu_async.endpoints.jobs import Jobs
 from nunu_async.endpoints.runs import Runs
@@ -14,55 +15,48 @@ from nunu_async.models.page import Page
 from nunu_async.models.runs import Run
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.models.vocab import JobStatus
-from nunu_async.polling.round import PollSource
+from nunu_async.polling.round import PollSource, Read
 from nunu_async.polling.schedule import fold
+from nunu_async.polling.subscription import Pollable
 
 __all__ = ["execution_kind", "job_kind", "job_of", "run_kind"]
+
+R = TypeVar("R", bound=Pollable)
 
 _PAGE_SIZE = 100
 
 
+def _pages(list_page: Callable[..., Awaitable[Page[R]]], **filters: str) -> Read[R]:
+    """Return what reads one page of a list, without the rows that cannot be decoded."""
+    return lambda page: list_page(page=page, page_size=_PAGE_SIZE, lenient=True, **filters)
+
+
 def execution_kind(executions: TestPlanExecutions) -> PollSource[TestPlanExecution]:
     """Describe executions: polled by lists alone, as the API has no operation to read one."""
-
-    def pages(
-        status: Literal["completed", "in_progress", "queued"],
-    ) -> Callable[[int], Awaitable[Page[TestPlanExecution]]]:
-        return lambda page: executions.list_page(
-            status=status,
-            sort_by="start_time",
-            sort_order="desc",
-            page=page,
-            page_size=_PAGE_SIZE,
-            lenient=True,
-        )
-
+    newest_first = partial(executions.list_page, sort_by="start_time", sort_order="desc")
     return PollSource(
         name="execution",
         key=lambda row: row.id,
         state=lambda row: str(row.status),
         moment=lambda row: row.started_at,
-        active=(pages("queued"), pages("in_progress")),
-        done=pages("completed"),
+        active=(
+            _pages(newest_first, status="queued"),
+            _pages(newest_first, status="in_progress"),
+        ),
+        done=_pages(newest_first, status="completed"),
         path="/test-plan-executions",
     )
 
 
 def run_kind(runs: Runs) -> PollSource[Run]:
     """Describe runs."""
-
-    def pages(state: Literal["running", "completed"]) -> Callable[[int], Awaitable[Page[Run]]]:
-        return lambda page: runs.list_page(
-            state=state, page=page, page_size=_PAGE_SIZE, lenient=True
-        )
-
     return PollSource(
         name="run",
         key=lambda row: row.multiplayer_run_id,
         state=lambda row: str(row.state),
         moment=lambda row: row.created_at,
-        active=(pages("running"),),
-        done=pages("completed"),
+        active=(_pages(runs.list_page, state="running"),),
+        done=_pages(runs.list_page, state="completed"),
         path="/runs",
         is_settled=lambda row: row.result is not None,
         get=runs.get,
@@ -71,13 +65,6 @@ def run_kind(runs: Runs) -> PollSource[Run]:
 
 def job_kind(jobs: Jobs, runs: Runs) -> PollSource[Job]:
     """Describe jobs."""
-
-    def pages(
-        status: Literal["queued", "running", "completed"],
-    ) -> Callable[[int], Awaitable[Page[Job]]]:
-        return lambda page: jobs.list_page(
-            status=status, page=page, page_size=_PAGE_SIZE, lenient=True
-        )
 
     async def get(job_id: str) -> Job:
         try:
@@ -95,8 +82,8 @@ def job_kind(jobs: Jobs, runs: Runs) -> PollSource[Job]:
         key=lambda row: row.job_id,
         state=lambda row: str(row.status),
         moment=lambda row: row.created_at,
-        active=(pages("queued"), pages("running")),
-        done=pages("completed"),
+        active=(_pages(jobs.list_page, status="queued"), _pages(jobs.list_page, status="running")),
+        done=_pages(jobs.list_page, status="completed"),
         path="/jobs",
         is_settled=lambda row: all(run.result is not None for run in row.runs),
         get=get,
