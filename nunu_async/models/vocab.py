@@ -32,6 +32,12 @@ class OpenEnum(str):
     known: ClassVar[frozenset[str]] = frozenset()
     """The documented values, in lower case."""
 
+    def __init_subclass__(cls) -> None:
+        # The documented values are the constants that a subclass declares.
+        cls.known |= frozenset(name.lower() for name in cls.__annotations__)
+        for word in cls.known:
+            setattr(cls, word.upper(), cls(word))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, str) and str.lower(self) == str.lower(other)
 
@@ -60,7 +66,6 @@ class RunState(OpenEnum):
     """The state of a run, a player or a step."""
 
     __slots__ = ()
-    known = frozenset({"pending", "initializing", "running", "completed"})
     PENDING: ClassVar[RunState]
     INITIALIZING: ClassVar[RunState]
     RUNNING: ClassVar[RunState]
@@ -74,19 +79,6 @@ class RunResult(OpenEnum):
     """
 
     __slots__ = ()
-    known = frozenset(
-        {
-            "success",
-            "failed",
-            "failure",
-            "error",
-            "stopped",
-            "max_steps",
-            "skipped",
-            "blocked",
-            "timeout",
-        }
-    )
     SUCCESS: ClassVar[RunResult]
     FAILED: ClassVar[RunResult]
     FAILURE: ClassVar[RunResult]
@@ -103,7 +95,6 @@ class TestType(OpenEnum):
 
     __test__ = False  # pytest would take it for a test
     __slots__ = ()
-    known = frozenset({"verification", "task", "discovery", "exploration"})
     VERIFICATION: ClassVar[TestType]
     TASK: ClassVar[TestType]
     DISCOVERY: ClassVar[TestType]
@@ -114,7 +105,6 @@ class ExecutionStatus(OpenEnum):
     """The state of a test-plan execution."""
 
     __slots__ = ()
-    known = frozenset({"queued", "in_progress", "completed"})
     QUEUED: ClassVar[ExecutionStatus]
     IN_PROGRESS: ClassVar[ExecutionStatus]
     COMPLETED: ClassVar[ExecutionStatus]
@@ -124,7 +114,6 @@ class JobStatus(OpenEnum):
     """The state of a job."""
 
     __slots__ = ()
-    known = frozenset({"queued", "starting", "running", "stopping", "cleaning_up", "completed"})
     QUEUED: ClassVar[JobStatus]
     STARTING: ClassVar[JobStatus]
     RUNNING: ClassVar[JobStatus]
@@ -137,7 +126,6 @@ class BugCategory(OpenEnum):
     """What kind of bug."""
 
     __slots__ = ()
-    known = frozenset({"ui", "gameplay", "performance", "crash", "audio", "visual"})
     UI: ClassVar[BugCategory]
     GAMEPLAY: ClassVar[BugCategory]
     PERFORMANCE: ClassVar[BugCategory]
@@ -150,7 +138,6 @@ class BugSeverity(OpenEnum):
     """How bad a bug is."""
 
     __slots__ = ()
-    known = frozenset({"low", "medium", "high", "critical"})
     LOW: ClassVar[BugSeverity]
     MEDIUM: ClassVar[BugSeverity]
     HIGH: ClassVar[BugSeverity]
@@ -161,16 +148,6 @@ class BugConfidence(OpenEnum):
     """How sure the agent is of a bug."""
 
     __slots__ = ()
-    known = frozenset({"low", "medium", "high"})
     LOW: ClassVar[BugConfidence]
     MEDIUM: ClassVar[BugConfidence]
     HIGH: ClassVar[BugConfidence]
-
-
-def _name_members() -> None:
-    for kind in OpenEnum.__subclasses__():
-        for word in kind.known:
-            setattr(kind, word.upper(), kind(word))
-
-
-_name_members()
