@@ -8,7 +8,6 @@ import platform as host
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
-from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
@@ -96,29 +95,36 @@ class NunuClient:
         on_attempt: OnAttempt | None = None,
         clock: Clock | None = None,
     ) -> None:
-        settings = _settings(
-            api_key=api_key,
-            project_id=project_id,
-            base_url=base_url,
-            allow_http=allow_http,
-            path_style=path_style,
-            state_dir=state_dir,
-            tls=ssl_context,
-            trust_env=trust_env,
-        )
-        # Error trackers record the locals of every frame that an error passes through.
+        # Error trackers record the locals of every frame that an error passes through: those of the
+        # frames where it occurred hold the key, the environment and passwords of proxies.
+        refused: ConfigError | None = None
+        try:
+            config = Config.load(
+                os.environ,
+                api_key=api_key,
+                project_id=project_id,
+                base_url=base_url,
+                allow_http=allow_http,
+                path_style=path_style,
+                state_dir=None if state_dir is None else os.fspath(state_dir),
+            )
+            if ssl_context is None and not config.is_local:
+                check_certificates(os.environ)
+            proxies = Proxies.load(os.environ) if trust_env else Proxies()
+        except ConfigError as error:
+            error.__context__ = None
+            refused = error.with_traceback(None)
         del api_key, base_url
-        if isinstance(settings, ConfigError):
-            raise settings
-        config, proxies = settings
-        for name, limit in (
-            ("api_concurrency", api_concurrency),
-            ("storage_concurrency", storage_concurrency),
-        ):
-            if problem := check_at_once(limit):
+        if refused is not None:
+            raise refused
+        problems = {
+            "api_concurrency": check_at_once(api_concurrency),
+            "storage_concurrency": check_at_once(storage_concurrency),
+            "max_bandwidth": check_bandwidth(max_bandwidth),
+        }
+        for name, problem in problems.items():
+            if problem:
                 raise ConfigError(f"{name} {problem}")
-        if problem := check_bandwidth(max_bandwidth):
-            raise ConfigError(f"max_bandwidth {problem}")
         self._on_attempt = checked(on_attempt)
         agent = _user_agent()
         self._config = config
@@ -248,7 +254,8 @@ class NunuClient:
         """Load the code that uploads. Raises: ClientClosed."""
         # A package has its submodule as an attribute once that is fully imported.
         if "many" not in vars(upload):
-            await self._load(_load_uploads)
+            # Both at once, as the client may be closed between two loads.
+            await self._load(lambda: (upload.Uploader, upload.upload_all))
         self._check_open()
 
     def _check_open(self) -> None:
@@ -376,14 +383,11 @@ class NunuClient:
 
     @polling.takes_wait
     async def wait_for_execution(
-        self,
-        execution_id: str,
-        **options: Unpack[polling.WaitArguments[models.TestPlanExecution]],
+        self, execution_id: str, **options: Unpack[polling.WaitArguments[models.TestPlanExecution]]
     ) -> models.TestPlanExecution:
         """Wait until one execution is over; see `wait_for_executions`."""
         await self._load_polling()
-        terms = polling.WaitOptions(**options)
-        return await self._polling.executions.one(execution_id, terms)
+        return await self._polling.executions.one(execution_id, polling.WaitOptions(**options))
 
     @polling.takes_wait
     async def wait_for_executions(
@@ -413,8 +417,7 @@ class NunuClient:
             which end every wait of the client; ClientClosed.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(**options)
-        return await self._polling.executions.many(execution_ids, terms)
+        return await self._polling.executions.many(execution_ids, polling.WaitOptions(**options))
 
     @polling.takes_wait
     def executions_as_completed(
@@ -426,84 +429,65 @@ class NunuClient:
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.WaitOptions(**options)
-        return self._polling.executions.as_completed(execution_ids, terms)
+        return self._polling.executions.as_completed(execution_ids, polling.WaitOptions(**options))
 
     @polling.takes_wait
     async def wait_for_run(
-        self,
-        run_id: str,
-        **options: Unpack[polling.WaitArguments[models.Run]],
+        self, run_id: str, **options: Unpack[polling.WaitArguments[models.Run]]
     ) -> models.Run:
         """Wait until one run is over; see `wait_for_runs`."""
         await self._load_polling()
-        terms = polling.WaitOptions(**options)
-        return await self._polling.runs.one(run_id, terms)
+        return await self._polling.runs.one(run_id, polling.WaitOptions(**options))
 
     @polling.takes_wait
     async def wait_for_runs(
-        self,
-        run_ids: Sequence[str],
-        **options: Unpack[polling.WaitArguments[models.Run]],
+        self, run_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Run]]
     ) -> tuple[models.Run, ...]:
         """Wait until all of these runs are over; return them in the order asked.
 
         As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` returns a run's steps.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(**options)
-        return await self._polling.runs.many(run_ids, terms)
+        return await self._polling.runs.many(run_ids, polling.WaitOptions(**options))
 
     @polling.takes_wait
     def runs_as_completed(
-        self,
-        run_ids: Sequence[str],
-        **options: Unpack[polling.WaitArguments[models.Run]],
+        self, run_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Run]]
     ) -> AsyncGenerator[models.Run, None]:
         """Yield each run once, when it is over; see `wait_for_runs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.WaitOptions(**options)
-        return self._polling.runs.as_completed(run_ids, terms)
+        return self._polling.runs.as_completed(run_ids, polling.WaitOptions(**options))
 
     @polling.takes_wait
     async def wait_for_job(
-        self,
-        job_id: str,
-        **options: Unpack[polling.WaitArguments[models.Job]],
+        self, job_id: str, **options: Unpack[polling.WaitArguments[models.Job]]
     ) -> models.Job:
         """Wait until one job is over; see `wait_for_jobs`."""
         await self._load_polling()
-        terms = polling.WaitOptions(**options)
-        return await self._polling.jobs.one(job_id, terms)
+        return await self._polling.jobs.one(job_id, polling.WaitOptions(**options))
 
     @polling.takes_wait
     async def wait_for_jobs(
-        self,
-        job_ids: Sequence[str],
-        **options: Unpack[polling.WaitArguments[models.Job]],
+        self, job_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Job]]
     ) -> tuple[models.Job, ...]:
         """Wait until all of these jobs are over, retries included; return them in the order asked.
 
         As `wait_for_executions`. Job ids are what a start returns; a job's runs are in `.runs`.
         """
         await self._load_polling()
-        terms = polling.WaitOptions(**options)
-        return await self._polling.jobs.many(job_ids, terms)
+        return await self._polling.jobs.many(job_ids, polling.WaitOptions(**options))
 
     @polling.takes_wait
     def jobs_as_completed(
-        self,
-        job_ids: Sequence[str],
-        **options: Unpack[polling.WaitArguments[models.Job]],
+        self, job_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Job]]
     ) -> AsyncGenerator[models.Job, None]:
         """Yield each job once, when it is over; see `wait_for_jobs`.
 
         Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
         """
-        terms = polling.WaitOptions(**options)
-        return self._polling.jobs.as_completed(job_ids, terms)
+        return self._polling.jobs.as_completed(job_ids, polling.WaitOptions(**options))
 
     @models.takes_start
     async def run_and_wait(
@@ -587,12 +571,7 @@ class NunuClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __reduce__(self) -> NoReturn:
@@ -603,39 +582,6 @@ class NunuClient:
         if (config := getattr(self, "_config", None)) is None:
             return "<NunuClient without settings>"  # in the locals of the error that rejected them
         return f"<NunuClient base_url={config.base_url!r} project_id={config.project_id!r}>"
-
-
-def _settings(
-    *,
-    api_key: str | None,
-    project_id: str | None,
-    base_url: str | None,
-    allow_http: bool,
-    path_style: PathStyle | None,
-    state_dir: str | os.PathLike[str] | None,
-    tls: ssl.SSLContext | None,
-    trust_env: bool,
-) -> tuple[Config, Proxies] | ConfigError:
-    """Return the settings, or the error to raise for them in another frame.
-
-    The frames where it occurred hold the key, the environment and passwords of proxies.
-    """
-    try:
-        config = Config.load(
-            os.environ,
-            api_key=api_key,
-            project_id=project_id,
-            base_url=base_url,
-            allow_http=allow_http,
-            path_style=path_style,
-            state_dir=None if state_dir is None else os.fspath(state_dir),
-        )
-        if tls is None and not config.is_local:
-            check_certificates(os.environ)
-        return config, Proxies.load(os.environ) if trust_env else Proxies()
-    except ConfigError as error:
-        error.__context__ = None
-        return error.with_traceback(None)
 
 
 def _timeouts(value: float | Timeouts | None) -> Timeouts:
@@ -655,8 +601,3 @@ def _load_everything() -> None:
     from nunu_async.preload import load_everything  # noqa: PLC0415 - most programs do not need it
 
     load_everything()
-
-
-def _load_uploads() -> tuple[object, ...]:
-    """Load all that uploads need at once: the client may be closed between two loads."""
-    return upload.Uploader, upload.upload_all
