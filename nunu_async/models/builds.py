@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias
 from unicodedata import bidirectional, category
 
 import attrs
+from attrs.validators import optional
 
 from nunu_async.errors import InputError
 from nunu_async.models.base import Model
+from nunu_async.models.checks import check, is_a, is_whole
 from nunu_async.models.choices import PLATFORMS, POLICIES, DeletionPolicy, Platform
 
 __all__ = [
@@ -42,10 +44,6 @@ _LONGEST_NAME = 255
 _LONGEST_DESCRIPTION = 1000
 _LONGEST_TAG = 50
 _LONGEST_TIMEOUT = 1440
-
-
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_text(field: str, value: object, shortest: int, longest: int) -> None:
@@ -83,38 +81,12 @@ def _to_tags(value: Sequence[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _platform(_: object, attribute: attrs.Attribute[Platform], value: object) -> None:
-    if value not in PLATFORMS:
-        raise InputError(attribute.name, f"must be one of {', '.join(PLATFORMS)}, not {value!r}")
-
-
-def _policy(_: object, attribute: attrs.Attribute[DeletionPolicy | None], value: object) -> None:
-    if value is not None and value not in POLICIES:
-        raise InputError(attribute.name, f"must be one of {', '.join(POLICIES)}, not {value!r}")
-
-
-def _size(_: object, attribute: attrs.Attribute[int], value: object) -> None:
-    if not (_is_int(value) and value > 0):
-        raise InputError(attribute.name, f"must be a positive number of bytes, not {value!r}")
-
-
-def _minutes(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
-    if value is None:
-        return
-    if not (_is_int(value) and 1 <= value <= _LONGEST_TIMEOUT):
-        raise InputError(
-            attribute.name, f"must be 1 to {_LONGEST_TIMEOUT} whole minutes, not {value!r}"
-        )
-
-
-def _flag(_: object, attribute: attrs.Attribute[bool], value: object) -> None:
-    if not isinstance(value, bool):
-        raise InputError(attribute.name, f"must be True or False, not {value!r}")
-
-
-def _choice(_: object, attribute: attrs.Attribute[bool | None], value: object) -> None:
-    if not isinstance(value, bool | None):
-        raise InputError(attribute.name, f"must be True, False or None, not {value!r}")
+_platform = check(PLATFORMS.__contains__, f"one of {', '.join(PLATFORMS)}")
+_policy = optional(check(POLICIES.__contains__, f"one of {', '.join(POLICIES)}"))
+_size = check(is_whole(1), "a positive number of bytes")
+_minutes = optional(check(is_whole(1, _LONGEST_TIMEOUT), f"1 to {_LONGEST_TIMEOUT} whole minutes"))
+_flag = check(is_a(bool), "True or False")
+_choice = check(is_a(bool | None), "True, False or None")
 
 
 @attrs.frozen(kw_only=True)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import UnionType
+from typing import Any
+
+import attrs
 
 from nunu_async.errors import InputError
 
-__all__ = ["describe", "string_list"]
+__all__ = ["check", "describe", "is_a", "is_whole", "string_list"]
+
+Validator = Callable[[object, "attrs.Attribute[Any]", object], None]
 
 _SHOWN = 60
 
@@ -34,3 +41,25 @@ def string_list(field: str, values: object) -> list[str]:
             raise InputError(field, f"must be a list of strings, not of {describe(value)}")
         strings.append(value)
     return strings
+
+
+def check(is_valid: Callable[[object], bool], expected: str) -> Validator:
+    """Return a validator of attrs; the InputError it raises says what was `expected`."""
+
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not is_valid(value):
+            raise InputError(attribute.name, f"must be {expected}, not {describe(value)}")
+
+    return validate
+
+
+def is_a(kind: type | UnionType) -> Callable[[object], bool]:
+    """Return a test for a type, or for one of several."""
+    return lambda value: isinstance(value, kind)
+
+
+def is_whole(least: int, most: float = math.inf) -> Callable[[object], bool]:
+    """Return a test for a whole number between two bounds, both included."""
+    return lambda value: (
+        isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    )

@@ -6,26 +6,30 @@ Source: API reference, "Start Run".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
+from attrs.validators import optional
 
 from nunu_async.errors import InputError
-from nunu_async.models.checks import describe, string_list
+from nunu_async.models.checks import check, is_a, is_whole, string_list
 
 __all__ = ["GpsLocation", "RunOptions", "StartRun"]
 
 _MAX_COUNT = 10
 
 
-def _required(_: object, attribute: attrs.Attribute[str], value: object) -> None:
-    if not (isinstance(value, str) and value.strip()):
-        raise InputError(
-            attribute.name, f"must be a string that is not empty, not {describe(value)}"
-        )
-
-
-_optional_text = attrs.validators.optional(_required)
+_required = check(
+    lambda value: isinstance(value, str) and bool(value.strip()), "a string that is not empty"
+)
+_optional_text = optional(_required)
+_string = check(is_a(str | None), "a string")
+_seconds = optional(check(is_whole(0), "whole seconds from 0 on"))
+_retries = optional(check(is_whole(0, _MAX_COUNT), f"from 0 to {_MAX_COUNT}"))
+_instances = optional(check(is_whole(1, _MAX_COUNT), f"from 1 to {_MAX_COUNT}"))
+_flag = check(is_a(bool), "True or False")
+_choice = optional(_flag)
+_mapping = check(is_a(Mapping | None), "a dictionary")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,24 +40,10 @@ class GpsLocation:
     long: str = attrs.field(validator=_required)
 
 
-def _seconds(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
-    if value is not None and not (type(value) is int and value >= 0):
-        raise InputError(attribute.name, f"must be whole seconds from 0 on, not {describe(value)}")
-
-
-def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool) and not (value is None and attribute.default is None):
-        raise InputError(attribute.name, f"must be True or False, not {describe(value)}")
-
-
-def _string(_: object, attribute: attrs.Attribute[str | None], value: object) -> None:
-    if not isinstance(value, str | None):
-        raise InputError(attribute.name, f"must be a string, not {describe(value)}")
-
-
-def _gps(_: object, attribute: attrs.Attribute[GpsLocation | None], value: object) -> None:
-    if not isinstance(value, GpsLocation | None) and value != "auto":
-        raise InputError(attribute.name, f'must be "auto" or a GpsLocation, not {describe(value)}')
+_gps = check(
+    lambda value: value == "auto" or isinstance(value, GpsLocation | None),
+    '"auto" or a GpsLocation',
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -64,8 +54,8 @@ class RunOptions:
     """Dropped from the documentation during 2026."""
     max_time_seconds: int | None = attrs.field(default=None, validator=_seconds)
     """Dropped from the documentation during 2026."""
-    performance_monitoring: bool | None = attrs.field(default=None, validator=_flag)
-    mobile_auto_grant_permissions: bool | None = attrs.field(default=None, validator=_flag)
+    performance_monitoring: bool | None = attrs.field(default=None, validator=_choice)
+    mobile_auto_grant_permissions: bool | None = attrs.field(default=None, validator=_choice)
     mobile_geolocation: str | None = attrs.field(default=None, validator=_string)
     """Name of a proxy's location."""
     mobile_gpslocation: Literal["auto"] | GpsLocation | None = attrs.field(
@@ -82,22 +72,7 @@ def _to_tags(value: Sequence[str]) -> tuple[str, ...]:
     return tuple(string_list("additional_tags", value))
 
 
-def _count(_: object, attribute: attrs.Attribute[int | None], value: object) -> None:
-    lowest = 0 if attribute.name == "retries" else 1
-    if value is not None and not (type(value) is int and lowest <= value <= _MAX_COUNT):
-        raise InputError(
-            attribute.name, f"must be from {lowest} to {_MAX_COUNT}, not {describe(value)}"
-        )
-
-
-def _mapping(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, Mapping | None):
-        raise InputError(attribute.name, f"must be a dictionary, not {describe(value)}")
-
-
-def _options(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, RunOptions | None):
-        raise InputError(attribute.name, f"must be RunOptions, not {describe(value)}")
+_options = check(is_a(RunOptions | None), "RunOptions")
 
 
 @attrs.frozen(kw_only=True)
@@ -116,8 +91,8 @@ class StartRun:
     name: str | None = attrs.field(default=None, validator=_optional_text)
     agent_config_id: str | None = attrs.field(default=None, validator=_optional_text)
     additional_tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tags)
-    retries: int | None = attrs.field(default=None, validator=_count)
-    instances: int | None = attrs.field(default=None, validator=_count)
+    retries: int | None = attrs.field(default=None, validator=_retries)
+    instances: int | None = attrs.field(default=None, validator=_instances)
     render_templates: bool = attrs.field(default=False, validator=_flag)
     template_data: Mapping[str, object] | None = attrs.field(
         default=None, validator=_mapping, hash=False
