@@ -1,20 +1,35 @@
-"""The record of each attempt that `on_attempt` receives, for metrics and traces."""
+"""The attempt loop of API calls, parts and completes, and the record of each attempt."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TypeAlias
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Self, TypeAlias
 
 import attrs
 
-from nunu_async.errors import ConfigError, NunuError
+from nunu_async.core.clock import Clock, Deadline
+from nunu_async.core.request import Replay
+from nunu_async.core.retry import Attempts, RetryPolicy
+from nunu_async.core.throttle import Throttle
+from nunu_async.errors import (
+    ApiError,
+    ConfigError,
+    DecodeError,
+    NunuError,
+    StorageError,
+    TransportError,
+)
 
-__all__ = ["Attempt", "OnAttempt", "checked", "report"]
+__all__ = ["Attempt", "AttemptLoop", "OnAttempt", "OnRetry", "checked"]
 
 _LOG = logging.getLogger("nunu_async.core")
 _IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; importing inspect costs more than all of this
 
+# Failures that may be worth another attempt; whether one is, `core.retry` decides.
+_FAILURES = (ApiError, DecodeError, StorageError, TransportError)
 _NO_FUNCTION = "on_attempt must be a function, and not a coroutine function"
 
 
@@ -50,6 +65,8 @@ class Attempt:
 
 
 OnAttempt: TypeAlias = Callable[[Attempt], None]
+OnRetry: TypeAlias = Callable[[int, float, NunuError], Awaitable[None]]
+"""Called with the number of a failed attempt, the seconds until the next, and the failure."""
 
 
 def checked(listener: OnAttempt | None) -> OnAttempt | None:
@@ -66,7 +83,155 @@ def checked(listener: OnAttempt | None) -> OnAttempt | None:
     return listener
 
 
-def report(listener: OnAttempt, attempt: Attempt) -> None:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class AttemptLoop:
+    """The attempts of one job; the only place that retries.
+
+    Yields an attempt, and after a failure that may be retried another one, once it has paused::
+
+        async for attempt in attempts:
+            with attempt:
+                return await send()
+        raise attempt.failure
+
+    Attributes:
+        limit: sends, the first included.
+        throttle: what the job shares with others: the pause that a server asked for, and the retry
+            budget, which pays for retries unless they are `free`.
+        deadline: what no pause may pass; None for no limit.
+        at_least: seconds before any retry.
+        on_retry: called before each pause; without it, the retry is logged.
+        on_attempt: called after each attempt, with `operation` and what follows it.
+        number: of the latest attempt, from 1.
+    """
+
+    clock: Clock
+    policy: RetryPolicy
+    limit: int
+    replay: Replay
+    throttle: Throttle | None = None
+    free: bool = False
+    deadline: Deadline | None = None
+    at_least: float = 0.0
+    on_retry: OnRetry | None = None
+    on_attempt: OnAttempt | None = None
+    operation: str = ""
+    method: str = ""
+    path: str = ""
+    part_number: int | None = None
+    number: int = attrs.field(init=False, default=0)
+    _rules: Attempts = attrs.field(init=False)
+    _failed: CurrentAttempt | None = attrs.field(init=False, default=None)
+    _chosen_delay: float | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        budget = None if self.throttle is None or self.free else self.throttle.budget
+        self._rules = Attempts(self.policy, self.limit, budget)
+
+    @property
+    def failure(self) -> NunuError | None:
+        """What the latest failed attempt raised."""
+        return None if self._failed is None else self._failed.failure
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> CurrentAttempt:
+        if self._failed is not None:
+            await self._pause_after(self._failed)
+        self.number += 1
+        return CurrentAttempt(self, self.number)
+
+    async def _pause_after(self, failed: CurrentAttempt) -> None:
+        failure = failed.failure
+        delay, self._chosen_delay = self._chosen_delay, None
+        if delay is None:
+            delay = self._rules.pause_after(
+                failure,
+                replay=self.replay,
+                chance=self.clock.random(),
+                remaining=math.inf if self.deadline is None else self.deadline.remaining(),
+                at_least=self.at_least,
+            )
+            if self.throttle is not None:
+                self.throttle.failed(failure, failed.began, delay)
+        if delay is None:
+            raise StopAsyncIteration
+        if self.on_retry is None:
+            message = "%s: attempt %d failed, next in %.2f s: %s"
+            _LOG.warning(message, self.operation, self.number, delay, failure)
+        else:
+            await self.on_retry(self.number, delay, failure)
+        await self.clock.sleep(delay)
+
+    def retry_at_once(self) -> None:
+        """Retry without a pause, and free of charge; it counts towards the limit."""
+        self._rules.made += 1
+        self._chosen_delay = 0.0
+
+    def retry_in(self, delay: float) -> None:
+        """Retry after `delay` seconds, which does not count towards the limit."""
+        self._chosen_delay = delay
+
+    def ended(self, attempt: CurrentAttempt, error: BaseException | None) -> bool:
+        """Record how an attempt ended; return whether its error may be retried."""
+        if isinstance(error, _FAILURES):
+            attempt.failure = error
+            self._failed = attempt
+        elif error is None:
+            self._rules.succeeded()
+            if self.throttle is not None:
+                self.throttle.succeeded(attempt.began)
+        if self.on_attempt is not None:
+            if isinstance(error, StorageError):
+                attempt.status, attempt.request_id = error.status or None, error.request_id
+            record = Attempt(
+                operation=self.operation,
+                method=self.method,
+                path=self.path,
+                number=attempt.number,
+                status=attempt.status,
+                seconds=self.clock.monotonic() - attempt.began,
+                request_id=attempt.request_id,
+                error=error if isinstance(error, NunuError) else None,
+                part_number=self.part_number,
+            )
+            _report(self.on_attempt, record)
+        return self._failed is attempt
+
+
+@attrs.define(eq=False, repr=False)
+class CurrentAttempt:
+    """One attempt: `with` it, send the request. A failure that may be retried ends the block.
+
+    Attributes:
+        number: 1 for the first.
+        status: of the response, for `on_attempt`; set by the sender of the request, as `request_id`
+            is.
+        began: monotonic seconds, from entering the block.
+        failure: what the block raised; only after it has failed.
+    """
+
+    _loop: AttemptLoop
+    number: int
+    status: int | None = None
+    request_id: str | None = None
+    began: float = attrs.field(init=False)
+    failure: NunuError = attrs.field(init=False)
+
+    def __enter__(self) -> None:
+        self.began = self._loop.clock.monotonic()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._loop.ended(self, error)
+
+
+def _report(listener: OnAttempt, attempt: Attempt) -> None:
     """Call the listener; an exception it raises is logged, and the call goes on."""
     try:
         result: object = listener(attempt)  # type: ignore[func-returns-value] # as its type says

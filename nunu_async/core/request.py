@@ -21,6 +21,9 @@ class Replay(enum.Enum):
     ALWAYS = "always"
     """Idempotent: GET, part PUT, cancel."""
 
+    UNTIL_READ = "until read"
+    """As `ALWAYS`, and also after a response that does not have the documented shape."""
+
     TWICE_UNHEARD = "twice unheard"
     """As `UNLESS_ACTED`, plus two retries where the server may have acted."""
 

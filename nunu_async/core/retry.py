@@ -72,6 +72,7 @@ _REFUSED_CODES: Final = _EXPIRED_CODES | {"AccessDenied"}
 # refusal is final if a fresh URL is refused as well.
 _EXPIRED_RENEWALS: Final = 3
 _OTHER_RENEWALS: Final = 1
+_IDEMPOTENT: Final = (Replay.ALWAYS, Replay.UNTIL_READ)
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
 # "Busy", "locked", "too early": the server may be processing this or an earlier request, even if
 # only one was sent, as an edge may have duplicated it.
@@ -251,14 +252,14 @@ def _may_retry(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - a
             return False
         case ProxyError():
             return failure.status in _TRANSIENT_STATUS
+        case DecodeError():
+            return replay is Replay.UNTIL_READ or (replay is Replay.ALWAYS and failure.garbled)
         case TransportError():
-            return replay is Replay.ALWAYS or not failure.sent
+            return replay in _IDEMPOTENT or not failure.sent
         case ApiError():
-            if replay is Replay.ALWAYS:
+            if replay in _IDEMPOTENT:
                 return failure.status in _TRANSIENT_STATUS
             return failure.status in _NOT_ACTED_STATUS and not failure.in_success
-        case DecodeError():
-            return replay is Replay.ALWAYS and failure.garbled
         case StorageError():
             # A 2xx becomes a StorageError when it cannot be trusted: no ETag, or too early.
             return (

@@ -11,18 +11,17 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 import aiohttp
-import attrs
 from yarl import URL
 
 from nunu_async.config import Config, Timeouts
 from nunu_async.core import responses
-from nunu_async.core.attempt import Attempt, OnAttempt, report
+from nunu_async.core.attempt import AttemptLoop, CurrentAttempt, OnAttempt
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.codec import NotReady, encode, only_ready
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions, way_of
 from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute
-from nunu_async.core.request import Request
-from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
+from nunu_async.core.request import InFlight, Request
+from nunu_async.core.retry import RetryPolicy, may_have_acted
 from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.core.wire import (
@@ -59,28 +58,6 @@ _LARGE = 8 * 1024
 _MAX_BODY = 32 * 1024 * 1024
 # Error details are searched for secrets one by one; this is far more than any error needs.
 _MAX_ERROR_BODY = 1024 * 1024
-
-
-@attrs.define
-class _Answered:
-    """The outcome of one attempt, as far as it is known."""
-
-    status: int | None = None
-    request_id: str | None = None
-    error: NunuError | None = None
-
-    def to_attempt(self, request: Request[T], number: int, seconds: float) -> Attempt:
-        """Return the record for `on_attempt`."""
-        return Attempt(
-            operation=request.operation,
-            method=request.method,
-            path=request.template or request.path,
-            number=number,
-            status=self.status,
-            seconds=seconds,
-            request_id=self.request_id,
-            error=self.error,
-        )
 
 
 class Session:
@@ -133,80 +110,57 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    async def send(self, request: Request[T]) -> T:  # noqa: C901 - one loop, read downwards
+    async def send(self, request: Request[T]) -> T:
         """Send a request, with retries; return its typed result.
 
         Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
         is spent; ClientClosed; ConfigError from another event loop than the first.
         """
-        # Cleanup is rare and must be done: it neither queues nor draws on the retry budget.
-        budget = None if request.urgent else self._traffic.budget
-        attempts = Attempts(self._policy, self._policy.attempts, budget)
-        deadline: Deadline | None = None
-        failure: ApiError | DecodeError | TransportError | None = None
-        while True:
-            self._check_open(failure)
+        flight = request.flight or InFlight()
+        attempts = AttemptLoop(
+            clock=self._clock,
+            policy=self._policy,
+            limit=self._policy.attempts,
+            replay=request.replay,
+            throttle=self._traffic,
+            # Cleanup is rare and must be done: it neither queues nor draws on the retry budget.
+            free=request.urgent,
+            on_attempt=self._on_attempt,
+            operation=request.operation,
+            method=request.method,
+            path=request.template or request.path,
+        )
+        async for attempt in attempts:
+            self._check_open(attempts.failure)
             async with self._urgent if request.urgent else self._gate:
                 # Only now: no time limit counts the time in our own queue.
-                if deadline is None:
-                    deadline = Deadline(self._clock, self._within(request))
-                await self._wait_out_throttle(request, deadline, failure)
-                began = self._clock.monotonic()
-                if request.flight is not None:
-                    request.flight.on_wire = True
-                answered = _Answered()
-                try:
-                    result = await self._attempt(request, deadline, attempts.made + 1, answered)
-                    attempts.succeeded()
-                    self._traffic.succeeded(began)
-                    return result
-                except (ApiError, DecodeError, TransportError) as error:
-                    failure = answered.error = error
-                    if request.flight is not None and may_have_acted(error):
-                        request.flight.unheard += 1
-                finally:
-                    if request.flight is not None:
-                        request.flight.on_wire = False
-                    if self._on_attempt is not None:
-                        seconds = self._clock.monotonic() - began
-                        number = attempts.made + 1
-                        report(self._on_attempt, answered.to_attempt(request, number, seconds))
-            delay = attempts.pause_after(
-                failure,
-                replay=request.replay,
-                chance=self._clock.random(),
-                remaining=deadline.remaining(),
-            )
-            self._traffic.failed(failure, began, delay)
-            if request.flight is not None and request.flight.last:
-                raise failure
+                deadline = attempts.deadline or Deadline(self._clock, self._within(request))
+                attempts.deadline = deadline
+                if not request.urgent:
+                    pause = await self._traffic.ready(deadline.at)
+                    if pause is not None:
+                        remaining = deadline.remaining()
+                        raise attempts.failure or _rate_limited(request, pause, remaining)
+                    self._check_open(attempts.failure)
+                with attempt:
+                    flight.on_wire = True
+                    try:
+                        return await self._attempt(request, deadline, attempt)
+                    finally:
+                        flight.on_wire = False
+            failure = attempt.failure
+            flight.unheard += may_have_acted(failure)
+            if flight.last:
+                break
             if self._closed and isinstance(failure, TransportError):
                 raise ClientClosed(
                     f"this client was closed during {request.operation}, which may have been done"
                 ) from failure
-            if delay is None:
-                raise failure
-            _LOG.warning(
-                "%s: attempt %d failed, next in %.2f s: %s",
-                request.operation,
-                attempts.made,
-                delay,
-                failure,
-            )
-            await self._clock.sleep(delay)
+        raise attempt.failure
 
     async def pause(self, seconds: float) -> None:
         """Pause between two lookups for about `seconds`; jitter keeps many from running in step."""
         await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
-
-    async def _wait_out_throttle(
-        self, request: Request[T], deadline: Deadline, failure: NunuError | None
-    ) -> None:
-        """Wait while the server asks for no requests."""
-        pause = None if request.urgent else await self._traffic.ready(deadline.at)
-        if pause is not None:
-            raise failure or _rate_limited(request, pause, deadline.remaining())
-        self._check_open(failure)
 
     def _within(self, request: Request[T]) -> float:
         return request.within or max(self._timeouts.call, request.patience or 0.0)
@@ -215,8 +169,7 @@ class Session:
         self,
         request: Request[T],
         deadline: Deadline,
-        number: int,
-        answered: _Answered,
+        attempt: CurrentAttempt,
     ) -> T:
         patience = request.patience or self._timeouts.attempt
         remaining = deadline.remaining()
@@ -224,7 +177,7 @@ class Session:
         try:
             async with time_limit(self._clock, min(patience, remaining)):
                 try:
-                    outcome = await self._exchange(request, number, answered)
+                    outcome = await self._exchange(request, attempt)
                 except asyncio.CancelledError as error:
                     # A timeout of the caller's keeps it as its error's cause, frames included.
                     raise error.with_traceback(None) from None
@@ -246,7 +199,7 @@ class Session:
         )
 
     async def _exchange(
-        self, request: Request[T], number: int, answered: _Answered
+        self, request: Request[T], attempt: CurrentAttempt
     ) -> T | ApiError | DecodeError:
         began = self._clock.monotonic()
         try:
@@ -269,18 +222,18 @@ class Session:
                     limit = _MAX_BODY if is_success(response.status) else _MAX_ERROR_BODY
                     body = await read_capped(response, limit)
                     headers = headers_of(response)
-                    answered.status = response.status
+                    attempt.status = response.status
                 finally:
                     del response  # it holds the query, and an error keeps the locals of its frames
                 if len(body) > _LARGE:
                     await self._decode_turns.ready(len(body))
                 secrets = (self._config.api_key, *request.secrets)
                 if self._on_attempt is not None:
-                    answered.request_id = responses.request_id(headers, secrets)
+                    attempt.request_id = responses.request_id(headers, secrets)
                 while True:
                     try:
                         with only_ready():
-                            return responses.read(request, answered.status, headers, body, secrets)
+                            return responses.read(request, attempt.status, headers, body, secrets)
                     except NotReady as needed:
                         prepare = needed.prepare
                     await self._prepare(prepare)
@@ -296,8 +249,8 @@ class Session:
                 "%s %s attempt %d: %s in %.0f ms",
                 request.method,
                 request.template or request.path,
-                number,
-                answered.status or "no answer",
+                attempt.number,
+                attempt.status or "no answer",
                 1000 * (self._clock.monotonic() - began),
             )
         raise failure

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
 from nunu_async.config import Timeouts
+from nunu_async.core.attempt import AttemptLoop, OnRetry
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import InFlight, Replay
 from nunu_async.core.retry import (
-    Attempts,
     RetryPolicy,
     had_no_effect,
     is_in_progress,
@@ -26,13 +26,10 @@ from nunu_async.endpoints.builds import Builds
 from nunu_async.errors import (
     ApiError,
     ClientClosed,
-    DecodeError,
     InputError,
     NotFound,
     NunuError,
     RateLimited,
-    ServerError,
-    TransportError,
     UploadOutcomeUnknown,
 )
 from nunu_async.models.builds import CompletedPart, Ticket
@@ -123,7 +120,7 @@ class Completion:
         clock: Clock,
         policy: RetryPolicy,
         timeouts: Timeouts,
-        on_retry: Callable[[int, float, NunuError], Awaitable[None]],
+        on_retry: OnRetry,
     ) -> None:
         self._builds = builds
         self._clock = clock
@@ -168,20 +165,26 @@ class Completion:
             self.done = True
             _LOG.warning("build %s was cancelled too late: it is complete", ticket.build_id)
 
-    async def _complete_with_retries(
+    async def _complete_with_retries(  # noqa: C901 - one loop, read downwards
         self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]
     ) -> None:
         """Complete once; after a lost response look the build up instead of guessing."""
-        attempts = Attempts(self._policy, self._policy.attempts)
         deadline = Deadline(self._clock, self._timeouts.complete)
-        sent = 0
+        attempts = AttemptLoop(
+            clock=self._clock,
+            policy=self._policy,
+            limit=self._policy.attempts,
+            replay=Replay.UNTIL_READ,
+            deadline=deadline,
+            on_retry=self._on_retry,
+        )
         reached = False  # whether a request may have reached the application server
         in_doubt = False  # whether one may have worked and its response was lost
-        while True:
-            failure = await self._attempt(ticket, parts, deadline, in_doubt=in_doubt)
-            if failure is None:
+        async for attempt in attempts:
+            with attempt:
+                await self._send(ticket, parts, deadline, in_doubt=in_doubt)
                 return
-            sent += 1
+            failure = attempt.failure
             refused = had_no_effect(failure)
             state: BuildState | None = None
             if not refused or (reached and isinstance(failure, NotFound)):
@@ -195,54 +198,43 @@ class Completion:
                     in_doubt = False
             reached = reached or not refused
             self.may_cancel = not in_doubt
-            delay = self._pause_after(failure, attempts, deadline, sent, in_doubt=in_doubt)
-            if delay is None or self._flight.last:
-                if refused and state is None:
-                    if await self._is_built_anyway(failure, ticket, size):
-                        return
-                    in_doubt = in_doubt or not self.may_cancel
-                    self.may_cancel = not in_doubt
-                if in_doubt:
-                    raise _unknown(ticket, failure) from failure
-                raise failure
-            await self._on_retry(sent, delay, failure)
-            await self._clock.sleep(delay)
+            if self._flight.last:
+                break
+            if in_doubt and is_in_progress(failure):
+                delay = self._assembly_pause(failure, attempts.number, deadline.remaining())
+                if delay is None:
+                    break
+                attempts.retry_in(delay)
+        if refused and state is None:
+            if await self._is_built_anyway(failure, ticket, size):
+                return
+            in_doubt = in_doubt or not self.may_cancel
+            self.may_cancel = not in_doubt
+        if in_doubt:
+            raise _unknown(ticket, failure) from failure
+        raise failure
 
-    def _pause_after(
-        self,
-        failure: NunuError,
-        attempts: Attempts,
-        deadline: Deadline,
-        sent: int,
-        *,
-        in_doubt: bool,
-    ) -> float | None:
-        """Return the seconds to wait before the next complete; None to give up."""
-        if not (in_doubt and is_in_progress(failure)):
-            return attempts.pause_after(
-                _as_refusal(failure),
-                replay=Replay.ALWAYS,
-                chance=self._clock.random(),
-                remaining=deadline.remaining(),
-            )
-        # Not a failure that `RetryPolicy.attempts` counts: a server at work has the whole limit.
-        # Wait until its very end, so that the last lookup of the build is not too early.
-        remaining = deadline.remaining()
+    def _assembly_pause(self, failure: NunuError, sent: int, remaining: float) -> float | None:
+        """Return the seconds to wait for a server that is at work; None if it took too long.
+
+        Not a failure that `RetryPolicy.attempts` counts: it has the whole limit. The wait goes on
+        until its very end, so that the last lookup of the build is not too early.
+        """
         pause = pause_between(sent, **ASSEMBLY_PAUSES, chance=self._clock.random())
         delay = max(min(pause, remaining), getattr(failure, "retry_after", None) or 0.0)
         return delay if remaining and delay <= remaining else None
 
-    async def _attempt(
+    async def _send(
         self,
         ticket: Ticket,
         parts: Sequence[CompletedPart],
         deadline: Deadline,
         *,
         in_doubt: bool,
-    ) -> ApiError | DecodeError | TransportError | None:
-        """Send one complete; return the failure, None on success.
+    ) -> None:
+        """Send one complete.
 
-        Raises: what shows that this request was not sent.
+        Raises: ApiError, DecodeError, TransportError; what shows that it was not sent.
         """
         self.may_cancel = False
         try:
@@ -262,9 +254,6 @@ class Completion:
             if in_doubt:
                 raise _unknown(ticket, error) from error
             raise
-        except (ApiError, DecodeError, TransportError) as error:
-            return error
-        return None
 
     async def _is_built_anyway(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
         """Look up the build of an upload that was refused, before it is deleted.
@@ -304,10 +293,3 @@ def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:
         build_id=ticket.build_id,
         stage="complete",
     )
-
-
-def _as_refusal(failure: NunuError) -> NunuError:
-    """Return the error that decides on a retry: a 200 with a bad body is a server error."""
-    if isinstance(failure, DecodeError):
-        return ServerError(status=500, message=str(failure))
-    return failure

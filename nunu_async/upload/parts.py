@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final
 
 import attrs
 
 from nunu_async.config import Timeouts
-from nunu_async.core.attempt import Attempt, OnAttempt, report
+from nunu_async.core.attempt import AttemptLoop, OnAttempt
 from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
-from nunu_async.core.retry import Attempts, RetryPolicy, is_expired, is_signature_refused, renewals
+from nunu_async.core.retry import RetryPolicy, is_expired, is_signature_refused, renewals
 from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.endpoints.builds import Builds, secrets_of
-from nunu_async.errors import NunuError, StorageError, TransportError, UploadError
+from nunu_async.errors import NunuError, UploadError
 from nunu_async.models.builds import Ticket
 from nunu_async.upload.guard import SourceGuard
 from nunu_async.upload.journal_store import Journal
@@ -137,46 +138,9 @@ class PartPipeline:
 
     async def _send(self, signed: SignedPart) -> None:
         part = signed.part
-        tools = self._context
         if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
             await self._guard.before(part)
-        attempts = Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget)
-        renewed = 0
-        while True:
-            async with tools.slots:
-                await tools.traffic.ready()
-                began = self._clock.monotonic()
-                if self._signer.is_old(signed):
-                    signed = await self._signer.renewed(signed)
-                try:
-                    stored = await self._put(signed, attempts.made + 1)
-                    attempts.succeeded()
-                    tools.traffic.succeeded(began)
-                    tools.slots.succeeded()
-                    break
-                except (StorageError, TransportError) as error:
-                    failure = error
-                if is_expired(failure):
-                    self._signer.expired(signed)
-                tools.slots.failed(failure, began, self._clock.monotonic())
-            self._set_sent(part, 0)
-            if self._signer.renews and renewed < renewals(failure):
-                renewed += 1
-                attempts.made += 1
-                tell_retry(self._reporter, part.number, attempts.made, 0.0, failure)
-                signed = await self._signer.renewed(signed)
-                continue
-            delay = attempts.pause_after(
-                failure,
-                replay=Replay.ALWAYS,
-                chance=self._clock.random(),
-                at_least=0.0 if self._signer.renews else _SINGLE_PART_PAUSE,
-            )
-            tools.traffic.failed(failure, began, delay)
-            if delay is None:
-                raise self._failed(part, attempts.made, failure) from failure
-            tell_retry(self._reporter, part.number, attempts.made, delay, failure)
-            await self._clock.sleep(delay)
+        stored = await self._store(signed)
         self.verified += stored.verified
         self._ledger.finish(part.number, part.length, stored.etag, is_md5=stored.is_md5)
         done = len(self._ledger.etags)
@@ -188,39 +152,54 @@ class PartPipeline:
         if self._journal is not None:
             await self._journal.part(part.number, stored.etag, is_md5=stored.is_md5)
 
-    async def _put(self, signed: SignedPart, number: int) -> Stored:
-        """Send a part once, and report the attempt to `on_attempt`."""
+    async def _store(self, signed: SignedPart) -> Stored:
+        """Send a part until storage has it, with fresh URLs where they may help."""
         part = signed.part
         tools = self._context
-        began = self._clock.monotonic()
-        outcome: Stored | NunuError | None = None
-        try:
-            outcome = await tools.storage.put(
-                signed.address,
-                part,
-                self._guard.source,
-                lambda sent: self._set_sent(part, sent),
-                verify=self._verify,
-                secrets=self._secrets,
-            )
-        except NunuError as error:
-            outcome = error
-            raise
-        finally:
-            if tools.on_attempt is not None:
-                attempt = Attempt(
-                    operation="put_part",
-                    method="PUT",
-                    path="",
-                    number=number,
-                    status=getattr(outcome, "status", None) or None,
-                    seconds=self._clock.monotonic() - began,
-                    request_id=getattr(outcome, "request_id", None),
-                    error=outcome if isinstance(outcome, NunuError) else None,
-                    part_number=part.number,
-                )
-                report(tools.on_attempt, attempt)
-        return outcome
+        attempts = AttemptLoop(
+            clock=self._clock,
+            policy=tools.policy,
+            limit=tools.policy.part_attempts,
+            replay=Replay.ALWAYS,
+            throttle=tools.traffic,
+            at_least=0.0 if self._signer.renews else _SINGLE_PART_PAUSE,
+            on_retry=partial(tell_retry, self._reporter, part.number),
+            on_attempt=tools.on_attempt,
+            operation="put_part",
+            method="PUT",
+            part_number=part.number,
+        )
+        needs_renewal = False
+        renewed = 0
+        async for attempt in attempts:
+            if needs_renewal:
+                signed = await self._signer.renewed(signed)
+            async with tools.slots:
+                await tools.traffic.ready()
+                if self._signer.is_old(signed):
+                    signed = await self._signer.renewed(signed)
+                with attempt:
+                    stored = await tools.storage.put(
+                        signed.address,
+                        part,
+                        self._guard.source,
+                        lambda sent: self._set_sent(part, sent),
+                        verify=self._verify,
+                        secrets=self._secrets,
+                    )
+                    attempt.status, attempt.request_id = stored.status, stored.request_id
+                    tools.slots.succeeded()
+                    return stored
+                failure = attempt.failure
+                if is_expired(failure):
+                    self._signer.expired(signed)
+                tools.slots.failed(failure, attempt.began, self._clock.monotonic())
+            self._set_sent(part, 0)
+            needs_renewal = self._signer.renews and renewed < renewals(failure)
+            if needs_renewal:
+                renewed += 1
+                attempts.retry_at_once()
+        raise self._failed(part, attempts.number, failure) from failure
 
     def _set_sent(self, part: Part, count: int) -> None:
         self._ledger.set_sent(part.number, count)
@@ -262,7 +241,7 @@ class PartPipeline:
         return error
 
 
-def tell_retry(
+async def tell_retry(
     reporter: Reporter, part_number: int | None, attempt: int, delay: float, failure: NunuError
 ) -> None:
     """Log and report a retry of a part, or of completing where the number is None."""

@@ -93,7 +93,7 @@ class Upload:
         )
 
     async def _on_retry(self, attempt: int, delay: float, failure: NunuError) -> None:
-        tell_retry(self._reporter, None, attempt, delay, failure)
+        await tell_retry(self._reporter, None, attempt, delay, failure)
         await self._reporter.drain()  # completing may take minutes
 
     async def resume(self, began: float, kept: JournalState) -> UploadedBuild | None:
@@ -127,7 +127,7 @@ class Upload:
                 refusal = _refusal_of_url(ticket, error)
                 if refusal is None or not await self._cancel_once(ticket):
                     raise
-                tell_retry(self._reporter, 1, error.attempts, 0.0, refusal)
+                await tell_retry(self._reporter, 1, error.attempts, 0.0, refusal)
             if refusal is not None:
                 await self._reporter.drain()
                 self._ledger = Ledger()
