@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
-__all__ = ["finish", "first_of"]
+from nunu_async.core.clock import Clock, time_limit
+from nunu_async.core.request import InFlight
+from nunu_async.errors import NunuError
+
+__all__ = ["finish", "finish_in_flight", "first_of"]
 
 T = TypeVar("T")
 
@@ -34,6 +38,45 @@ async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
             task.exception()  # mark it as retrieved: the cancellation is raised instead
         raise cancelled
     return task.result()
+
+
+async def finish_in_flight(
+    work: Coroutine[object, object, T],
+    flight: InFlight,
+    on_cancel: Callable[[asyncio.Task[T]], Awaitable[None]],
+    *,
+    clock: Clock,
+    within: float,
+) -> T:
+    """Run `work`; if the caller is cancelled, wait first for the answer to what is on the wire.
+
+    Without the answer the effect of the request would stay unknown. The wait is for at most
+    `within` seconds; no further attempt is started, and one that is still queued is cancelled.
+    Then `on_cancel` is awaited with the task, which has ended, and the cancellation is raised.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await finish(_wait_for_answer(task, flight, on_cancel, clock, within))
+        raise
+
+
+async def _wait_for_answer(
+    task: asyncio.Task[T],
+    flight: InFlight,
+    on_cancel: Callable[[asyncio.Task[T]], Awaitable[None]],
+    clock: Clock,
+    within: float,
+) -> None:
+    flight.last = True
+    if not flight.on_wire:  # no effect if it was just answered
+        flight.unsent = True
+        task.cancel()
+    with suppress(NunuError, TimeoutError, asyncio.CancelledError):
+        async with time_limit(clock, within):
+            await task
+    await on_cancel(task)
 
 
 def _shielded() -> AbstractContextManager[object]:

@@ -41,12 +41,14 @@ class InFlight:
     Attributes:
         on_wire: the server may be acting on it right now.
         unheard: number of failed attempts on which the server may have acted.
-        last: set by the caller: start no further attempt.
+        last: the caller was cancelled: start no further attempt.
+        unsent: the caller was cancelled while nothing was on the wire.
     """
 
     on_wire: bool = False
     unheard: int = 0
     last: bool = False
+    unsent: bool = False
 
 
 @attrs.frozen(kw_only=True)

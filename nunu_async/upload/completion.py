@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
 from typing import Final
 
 from nunu_async.config import Timeouts
 from nunu_async.core.attempt import AttemptLoop, OnRetry
-from nunu_async.core.cancellation import finish
-from nunu_async.core.clock import Clock, Deadline, time_limit
+from nunu_async.core.cancellation import finish_in_flight
+from nunu_async.core.clock import Clock, Deadline
 from nunu_async.core.request import InFlight, Replay
 from nunu_async.core.retry import (
     RetryPolicy,
@@ -128,8 +128,6 @@ class Completion:
         self._timeouts = timeouts
         self._on_retry = on_retry
         self._flight = InFlight()
-        self._is_looking_up = False
-        self._cancelled_unsent = False
         self.may_cancel = True
         self.done = False
 
@@ -143,25 +141,17 @@ class Completion:
         Raises: ApiError, TransportError or DecodeError when the server did not complete it;
         UploadOutcomeUnknown when that cannot be found out.
         """
-        task = asyncio.ensure_future(self._complete_with_retries(ticket, size, parts))
-        try:
-            await asyncio.shield(task)
-            self.done = True
-        except asyncio.CancelledError:
-            await finish(self._settle_on_cancel(ticket, task))
-            raise
+        await finish_in_flight(
+            self._complete_with_retries(ticket, size, parts),
+            self._flight,
+            partial(self._on_cancel, ticket),
+            clock=self._clock,
+            within=self._timeouts.settle,
+        )
+        self.done = True
 
-    async def _settle_on_cancel(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
-        self._flight.last = True
-        if not (self._flight.on_wire or self._is_looking_up):
-            self._cancelled_unsent = True
-            task.cancel()
-            await asyncio.wait({task})
-        else:
-            with suppress(NunuError, TimeoutError):
-                async with time_limit(self._clock, self._timeouts.settle):
-                    await task
-        if task.done() and not task.cancelled() and task.exception() is None:
+    async def _on_cancel(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
             self.done = True
             _LOG.warning("build %s was cancelled too late: it is complete", ticket.build_id)
 
@@ -247,7 +237,7 @@ class Completion:
             )
         except asyncio.CancelledError:
             # Cancelled while it was queued: this request was not sent.
-            self.may_cancel = self._cancelled_unsent and not in_doubt
+            self.may_cancel = self._flight.unsent and not in_doubt
             raise
         except (InputError, ClientClosed) as error:  # cannot be encoded, or the session is closed
             self.may_cancel = not in_doubt
@@ -276,13 +266,16 @@ class Completion:
     async def _look_up(
         self, ticket: Ticket, size: int, *, within: float | None = None
     ) -> BuildState:
-        """Look up what has become of the build: once, or with retries for `within` seconds."""
-        self._is_looking_up = True
+        """Look up what has become of the build: once, or with retries for `within` seconds.
+
+        It is as important as the request that it is about, and awaited like one.
+        """
+        self._flight.on_wire = True
         try:
             replay = Replay.NEVER if within is None else Replay.ALWAYS
             return await build_state(self._builds, ticket, size, replay=replay, within=within)
         finally:
-            self._is_looking_up = False
+            self._flight.on_wire = False
 
 
 def _unknown(ticket: Ticket, failure: NunuError) -> UploadOutcomeUnknown:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from nunu_async.core.cancellation import finish
+from nunu_async.core.cancellation import finish, finish_in_flight
 from nunu_async.core.clock import time_limit
 from nunu_async.core.request import InFlight, Replay
 from nunu_async.core.retry import is_signature_refused
@@ -266,17 +266,17 @@ class Upload:
         request = self._builds.initiate_upload(
             self._request, replay=Replay.TWICE_UNHEARD, flight=flight
         )
-        task = asyncio.ensure_future(request)
         try:
-            ticket = await asyncio.shield(task)
-            self._orphans += flight.unheard
-            return ticket
-        except asyncio.CancelledError:
-            await finish(self._settle_initiate(task, flight))
-            raise
+            ticket = await finish_in_flight(
+                request,
+                flight,
+                self._cancel_late,
+                clock=self._clock,
+                within=self._timeouts.settle,
+            )
         except NunuError as error:
-            leftover = getattr(error, "leftover", None)
-            if isinstance(leftover, SinglePartTicket | MultipartTicket):
+            leftover = _leftover(error)
+            if leftover is not None:
                 await finish(self._clean_up(leftover, error))
             elif flight.unheard and not isinstance(error, UploadOutcomeUnknown):
                 error.add_note(
@@ -284,21 +284,17 @@ class Upload:
                     "came; they take up space until they expire"
                 )
             raise
+        self._orphans += flight.unheard
+        return ticket
 
-    async def _settle_initiate(self, task: asyncio.Task[Ticket], flight: InFlight) -> None:
-        """Cancel what an in-flight initiate may still reserve, which nothing else could."""
-        flight.last = True
-        if not flight.on_wire:  # queued or pausing; no effect if it was just answered
-            task.cancel()
-        try:
-            async with time_limit(self._clock, self._timeouts.settle):
-                ticket = await task
-        except (NunuError, TimeoutError, asyncio.CancelledError) as error:
-            leftover = getattr(error, "leftover", None)
-            if not isinstance(leftover, SinglePartTicket | MultipartTicket):
-                return  # nothing was reserved, or there is no way to know
-            ticket = leftover
-        await self._cancel_on_server(ticket)
+    async def _cancel_late(self, initiate: asyncio.Task[Ticket]) -> None:
+        """Cancel what an initiate has reserved whose caller was cancelled meanwhile."""
+        if initiate.cancelled():
+            return  # nothing was reserved, or there is no way to know
+        error = initiate.exception()
+        ticket = initiate.result() if error is None else _leftover(error)
+        if ticket is not None:
+            await self._cancel_on_server(ticket)
 
     def _plan(self, ticket: Ticket) -> Plan:
         size = self._source.size
@@ -394,3 +390,9 @@ def _refusal_of_url(ticket: Ticket, error: UploadError) -> NunuError | None:
     if not (isinstance(ticket, SinglePartTicket) and isinstance(cause, NunuError)):
         return None
     return cause if is_signature_refused(cause) else None
+
+
+def _leftover(error: BaseException) -> Ticket | None:
+    """Return the ticket in a response that could not be read otherwise."""
+    leftover = getattr(error, "leftover", None)
+    return leftover if isinstance(leftover, SinglePartTicket | MultipartTicket) else None
