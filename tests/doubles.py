@@ -25,7 +25,7 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.proxies import Proxies
 from nunu_async.errors import NunuError
 from nunu_async.upload.completion import Completion
-from nunu_async.upload.ctime import ctime_of
+from nunu_async.upload.source import Identity
 from nunu_async.upload.storage import Storage
 
 
@@ -302,7 +302,7 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 def ctime(path: Path) -> int:
     with path.open("rb") as file:
-        found = ctime_of(os.fstat(file.fileno()), file.fileno())
+        found = Identity.of(os.fstat(file.fileno()), file.fileno()).ctime_ns
     assert found is not None
     return found
 

@@ -14,7 +14,7 @@ from test_cli_ci import Hurried
 from nunu_async import NunuClient, RetryPolicy
 from nunu_async.errors import ConnectError
 from nunu_async.sandbox import Sandbox
-from nunu_async.upload.threads import BoundedExecutor, DaemonThreadPool
+from nunu_async.upload.threads import DaemonThreadPool
 
 PART = 1000
 
@@ -94,13 +94,12 @@ async def test_uploads_go_on_with_the_threads_there_are(number: int, tmp_path: P
 
 async def test_threads_are_started_as_soon_as_they_can_be(threads: Threads) -> None:
     readers = DaemonThreadPool(2)
-    lane = BoundedExecutor(readers, 4)
     for _ in range(100):
-        assert lane.submit(threading.get_ident).result(0) == threading.get_ident()
+        assert readers.submit(threading.get_ident).result(0) == threading.get_ident()
     threads.left = 2
-    assert lane.submit(threading.get_ident).result(10) != threading.get_ident()
+    assert readers.submit(threading.get_ident).result(10) != threading.get_ident()
     first, second = threading.Event(), threading.Event()
-    waiting = [lane.submit(first.wait), lane.submit(second.wait)]
+    waiting = [readers.submit(first.wait), readers.submit(second.wait)]
     second.set()
     assert waiting[1].result(10)  # the other one's thread still waits
     first.set()

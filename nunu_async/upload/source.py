@@ -12,26 +12,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    contextmanager,
     nullcontext,
     suppress,
 )
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, ParamSpec, Self, TypeVar
 
 import attrs
-from aiofiles.os import wrap
 
 from nunu_async.errors import SourceChanged, SourceError
-from nunu_async.upload.ctime import ctime_of
-from nunu_async.upload.sharing import is_held
-from nunu_async.upload.threads import BoundedExecutor
+
+if sys.platform == "win32":
+    from nunu_async.upload.windows import change_time, is_held
 
 __all__ = ["Identity", "Source", "measure"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None) if hasattr(os, "preadv") else None
 # A FIFO opened without O_NONBLOCK blocks its thread for ever; regular files ignore the flag.
@@ -144,7 +147,11 @@ class Identity:
     @classmethod
     def of(cls, found: os.stat_result, descriptor: int | None = None) -> Self:
         """Build one from a stat result; on Windows only an open file has a ctime."""
-        ctime_ns = ctime_of(found, descriptor)
+        ctime_ns: int | None
+        if sys.platform == "win32":  # whose `st_ctime_ns` is the creation
+            ctime_ns = None if descriptor is None else change_time(descriptor)
+        else:
+            ctime_ns = found.st_ctime_ns
         return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, ctime_ns)
 
     def changes(self, now: Identity) -> str:
@@ -172,21 +179,19 @@ class Source:
         self.size = identity.size
         self._descriptor = descriptor
         self.identity = identity
+        self._executor = executor
         # A file on a hung disk keeps the threads it has, and must not get them all.
-        self._executor = BoundedExecutor(executor, _THREADS)
+        self._threads = asyncio.Semaphore(_THREADS)
         self._lock = threading.Lock()
         self._seek_lock = threading.Lock()
         self._spare: list[int] = []
-        self._reading = 0
+        self._users = 1  # reads in progress, and the owner until `close`
         self._closed = False
         self._nowait = _NOWAIT is not None
         self.sends = _SENDS
         """Whether `send` works on this system, as far as is known."""
         self._since_miss = float("inf")
         self._warm_up = _WARM_UP
-        self._pread = wrap(self._pread_whole)
-        self._stat = wrap(self._measure)
-        self._hash = wrap(self._hash_blocks)
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], executor: Executor) -> Self:
@@ -194,13 +199,32 @@ class Source:
 
         Raises: SourceError for what is missing, unreadable, empty or not a regular file.
         """
-        opening = _Opening(Path(path))
+        is_abandoned = threading.Event()
+        opening = executor.submit(_open, Path(path), is_abandoned.is_set)
         try:
-            descriptor, identity = await wrap(opening.open)(executor=executor)
+            descriptor, identity = await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
-            opening.abandon()
+            is_abandoned.set()
+            opening.add_done_callback(_close_opened)  # the thread cannot be stopped
             raise
         return cls(Path(path), descriptor, identity, executor)
+
+    async def _on_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make a call on a thread; it occupies one of the file's until it has really ended."""
+        loop = asyncio.get_running_loop()
+
+        def release(_: Future[R]) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and the call was hung
+                loop.call_soon_threadsafe(self._threads.release)
+
+        await self._threads.acquire()
+        try:
+            future = self._executor.submit(call, *args, **kwargs)
+        except BaseException:
+            self._threads.release()
+            raise
+        future.add_done_callback(release)
+        return await asyncio.wrap_future(future)
 
     async def read(
         self, offset: int, length: int, on_miss: Callable[[], None] = lambda: None
@@ -220,10 +244,10 @@ class Source:
             self._missed()
             on_miss()
             if got:
-                rest = await self._pread(offset + got, length - got, executor=self._executor)
+                rest = await self._on_thread(self._pread_whole, offset + got, length - got)
                 block[got:] = rest
                 return block
-        return await self._pread(offset, length, executor=self._executor)
+        return await self._on_thread(self._pread_whole, offset, length)
 
     def is_warm(self, since_miss: float) -> bool:
         """Return whether to use `send`, which should not have to wait for the disk.
@@ -262,8 +286,7 @@ class Source:
         Raises: BlockingIOError when the socket is full; another OSError of the connection;
         SourceChanged if the file has become shorter.
         """
-        if self._closed:
-            raise SourceError(str(self.path), "is closed already")
+        self._check_open()
         try:
             sent = _send_file(descriptor, self._descriptor, offset, length)
         except OSError as error:
@@ -282,7 +305,7 @@ class Source:
 
         Raises: SourceChanged if size, modification time or inode have changed.
         """
-        now = await self._stat(executor=self._executor)
+        now = await self._on_thread(self._measure)
         if now != self.identity:
             changes = self.identity.changes(now)
             raise SourceChanged(str(self.path), f"changed while it was being uploaded ({changes})")
@@ -308,7 +331,7 @@ class Source:
         for at in range(offset, end, _READ_AHEAD):  # in steps, between which it can be cancelled
             async with within():
                 count = min(_READ_AHEAD, end - at)
-                await self._hash(digest, at, count, processors, executor=self._executor)
+                await self._on_thread(self._hash_blocks, digest, at, count, processors)
         return digest.hexdigest()
 
     def _hash_blocks(
@@ -323,8 +346,7 @@ class Source:
                 digest.update(block)
 
     def _cached(self, block: bytearray, offset: int) -> int:
-        if self._closed:  # the number may be another file's by now
-            raise SourceError(str(self.path), "is closed already")
+        self._check_open()
         try:
             return _read_cached(self._descriptor, block, offset)
         except BlockingIOError:
@@ -343,8 +365,7 @@ class Source:
 
     def _blocks(self, offset: int, length: int, most: int) -> Iterator[bytes]:
         """Read `length` bytes, `most` at once; on a thread."""
-        self._enter()
-        try:
+        with self._held_open():
             with suppress(AttributeError, OSError):  # a hint, which some systems lack
                 _prefetch(self._descriptor, offset)
             while length:
@@ -361,13 +382,6 @@ class Source:
                 yield block
                 offset += len(block)
                 length -= len(block)
-        except OSError as error:
-            # On a file that could be opened, only ranges that others have locked are denied.
-            if sys.platform == "win32" and isinstance(error, PermissionError):
-                raise SourceError(str(self.path), _LOCKED, errno=error.errno) from None
-            raise _unreadable(self.path, error) from None
-        finally:
-            self._leave()
 
     def _pread_once(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
@@ -398,42 +412,46 @@ class Source:
         return None
 
     def _measure(self) -> Identity:
-        self._enter()
-        try:
+        with self._held_open():
             return Identity.of(os.fstat(self._descriptor), self._descriptor)
+
+    @contextmanager
+    def _held_open(self) -> Iterator[None]:
+        """Keep the file open meanwhile, and raise the system's errors as SourceError.
+
+        A read on a hung disk outlives the upload that wanted it. The last read closes the file:
+        closing it during a read could give that read another file with the same number.
+        """
+        with self._lock:
+            self._check_open()
+            self._users += 1
+        try:
+            yield
         except OSError as error:
+            # On a file that could be opened, only ranges that others have locked are denied.
+            if sys.platform == "win32" and isinstance(error, PermissionError):
+                raise SourceError(str(self.path), _LOCKED, errno=error.errno) from None
             raise _unreadable(self.path, error) from None
         finally:
             self._leave()
 
-    # A read on a hung disk outlives the upload that wanted it. The last read closes the descriptor:
-    # closing it during a read could give that read another file with the same number.
-    def _enter(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise SourceError(str(self.path), "is closed already")
-            self._reading += 1
+    def _check_open(self) -> None:
+        if self._closed:  # the number may be another file's by now
+            raise SourceError(str(self.path), "is closed already")
 
     def _leave(self) -> None:
         with self._lock:
-            self._reading -= 1
-            last = self._closed and self._reading == 0
-        if last:
-            self._close_all()
-
-    def _close_all(self) -> None:
-        for descriptor in (self._descriptor, *self._spare):
-            os.close(descriptor)
+            self._users -= 1
+            is_last = self._users == 0
+        if is_last:
+            for descriptor in (self._descriptor, *self._spare):
+                os.close(descriptor)
 
     def close(self) -> None:
         """Close the file once no read is in progress; does not wait for one."""
-        with self._lock:
-            if self._closed:
-                return
+        if not self._closed:
             self._closed = True
-            idle = self._reading == 0
-        if idle:
-            self._close_all()
+            self._leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -464,7 +482,7 @@ def _open(path: Path, abandoned: Callable[[], bool] = lambda: False) -> tuple[in
         # Windows cannot open a directory at all.
         if isinstance(error, OSError) and os.path.isdir(path):  # noqa: PTH112 - `Path`'s may raise
             raise SourceError(str(path), _directory(path)) from None
-        if isinstance(error, PermissionError) and is_held(path):
+        if sys.platform == "win32" and isinstance(error, PermissionError) and is_held(path):
             raise SourceError(str(path), _HELD, errno=error.errno) from None
         raise _unreadable(path, error) from None
     try:
@@ -499,30 +517,9 @@ def _open_leased(path: Path, abandoned: Callable[[], bool]) -> int:
             time.sleep(_LEASE_PAUSE)
 
 
-class _Opening:
-    """Opens a file on a thread that cannot be stopped; closes it there if `abandon` was called."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._descriptor: int | None = None
-        self._abandoned = False
-
-    def open(self) -> tuple[int, Identity]:
-        """Open and measure, on the thread."""
-        descriptor, identity = _open(self._path, lambda: self._abandoned)
-        with self._lock:
-            self._descriptor = descriptor
-            if self._abandoned:
-                os.close(descriptor)
-        return descriptor, identity
-
-    def abandon(self) -> None:
-        """Close what was opened, now or when it is."""
-        with self._lock:
-            self._abandoned = True
-            if self._descriptor is not None:
-                os.close(self._descriptor)
+def _close_opened(opening: Future[tuple[int, Identity]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
 
 
 def _directory(path: Path) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
-__all__ = ["BoundedExecutor", "DaemonThreadPool"]
+__all__ = ["DaemonThreadPool"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,49 +82,3 @@ class DaemonThreadPool(Executor):
             self._closed = True
             for _ in range(self._started):
                 self._work.put(None)
-
-
-class BoundedExecutor(Executor):
-    """An executor that makes at most `width` calls at once on another one; others wait."""
-
-    def __init__(self, executor: Executor, width: int) -> None:
-        self._executor = executor
-        self._width = width
-        self._lock = threading.Lock()
-        self._running = 0
-        self._waiting: deque[tuple[Future[object], Callable[[], object]]] = deque()
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Queue a call; after the other executor's `shutdown` it fails with RuntimeError."""
-        future: Future[R] = Future()
-        with self._lock:
-            self._waiting.append((cast("Future[object]", future), partial(fn, *args, **kwargs)))
-        self._next()
-        return future
-
-    def _next(self) -> None:
-        while True:
-            with self._lock:
-                if self._running == self._width or not self._waiting:
-                    return
-                self._running += 1
-                future, call = self._waiting.popleft()
-            try:
-                self._executor.submit(self._run, future, call)
-            except RuntimeError as error:
-                with self._lock:
-                    self._running -= 1
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
-
-    def _run(self, future: Future[object], call: Callable[[], object]) -> None:
-        try:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:  # noqa: BLE001 - the future carries it
-                    future.set_exception(error)
-        finally:
-            with self._lock:
-                self._running -= 1
-            self._next()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
 
 import pytest
+from uploads import MakeFile
 
-from nunu_async.upload.threads import BoundedExecutor, DaemonThreadPool
+from nunu_async.upload.source import Source
+from nunu_async.upload.threads import DaemonThreadPool
 
 
 def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
@@ -31,30 +34,39 @@ def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
         readers.submit(work, 1)
 
 
-def test_a_lane_keeps_few_threads_busy_and_loses_no_call() -> None:
+async def test_a_file_keeps_four_threads_busy_at_most_and_loses_no_read(
+    make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     readers = DaemonThreadPool(8)
-    lane, other = BoundedExecutor(readers, 2), BoundedExecutor(readers, 2)
     hung, entered = threading.Event(), threading.Semaphore(0)
+    read_once = Source._pread_once
 
-    def hang() -> bool:
-        entered.release()
-        return hung.wait(30)
+    def hang(source: Source, offset: int, length: int) -> bytes:
+        if source.path.name == "hung.zip":
+            entered.release()
+            hung.wait(30)
+        return read_once(source, offset, length)
 
-    stuck = [lane.submit(hang) for _ in range(5)]
-    assert [other.submit(pow, n, 2).result(timeout=10) for n in range(20)] == [
-        n * n for n in range(20)
-    ]
-    assert all(entered.acquire(timeout=10) for _ in range(2))
-    assert sum(future.running() for future in stuck) == 2
-    assert stuck[4].cancel()
-    failing = lane.submit(lambda: 1 // 0)
-    hung.set()
-    assert all(future.result(timeout=10) for future in stuck[:4])
-    with pytest.raises(ZeroDivisionError):
-        failing.result(timeout=10)
+    monkeypatch.setattr(Source, "_pread_once", hang)
+    async with (
+        await Source.open(make_file(10, "hung.zip"), readers) as stuck,
+        await Source.open(make_file(10, "other.zip"), readers) as other,
+    ):
+        stuck._nowait = other._nowait = False
+        reads = [asyncio.ensure_future(stuck.read(0, 10)) for _ in range(8)]
+        for _ in range(20):
+            assert await other.read(0, 10) == other.path.read_bytes()
+        assert all(entered.acquire(timeout=10) for _ in range(4))
+        assert not entered.acquire(blocking=False)
+        for read in (reads[0], reads[7]):  # one whose thread hangs, and one that waits
+            read.cancel()
+        await asyncio.wait({reads[0], reads[7]}, timeout=10)
+        assert await other.read(0, 10) == other.path.read_bytes()
+        assert not entered.acquire(blocking=False)  # the thread of the first is still busy
+        hung.set()
+        assert await asyncio.gather(*reads[1:7]) == [stuck.path.read_bytes()] * 6
+        assert stuck._threads._value == 4
     readers.shutdown()
-    with pytest.raises(RuntimeError):
-        lane.submit(pow, 1, 1).result(timeout=10)
 
 
 def test_a_read_that_hangs_does_not_keep_the_process() -> None:

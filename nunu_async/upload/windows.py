@@ -1,0 +1,58 @@
+"""What only Windows says about files: when one changed, and whether another program holds it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["change_time", "is_held"]
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+    from typing import Final
+
+    _BASIC_INFO: Final = 0
+    # From 1601, where Windows starts to count, to 1970.
+    _EPOCH: Final = 116_444_736_000_000_000
+    _GENERIC_READ: Final = 0x8000_0000
+    _SHARE_ALL: Final = 7
+    _OPEN_EXISTING: Final = 3
+    _SHARING_VIOLATION: Final = 32
+
+    class _FileBasicInfo(ctypes.Structure):
+        """Source: winbase.h, FILE_BASIC_INFO; times are in steps of 100 ns."""
+
+        _fields_ = (
+            ("CreationTime", ctypes.c_longlong),
+            ("LastAccessTime", ctypes.c_longlong),
+            ("LastWriteTime", ctypes.c_longlong),
+            ("ChangeTime", ctypes.c_longlong),
+            ("FileAttributes", wintypes.DWORD),
+        )
+
+    def change_time(descriptor: int) -> int | None:
+        """Return the ctime in nanoseconds since 1970; None where the file system has none: FAT."""
+        info = _FileBasicInfo()
+        handle = wintypes.HANDLE(msvcrt.get_osfhandle(descriptor))
+        if not ctypes.windll.kernel32.GetFileInformationByHandleEx(
+            handle, _BASIC_INFO, ctypes.byref(info), ctypes.sizeof(info)
+        ):
+            return None
+        return (info.ChangeTime - _EPOCH) * 100 if info.ChangeTime else None
+
+    def is_held(path: str | os.PathLike[str]) -> bool:
+        """Return whether a file cannot be opened because another program does not share it.
+
+        C's `open` has EACCES for that and for missing rights alike.
+        """
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.CreateFileW.restype = wintypes.HANDLE
+        handle = kernel.CreateFileW(
+            os.fspath(path), _GENERIC_READ, _SHARE_ALL, None, _OPEN_EXISTING, 0, None
+        )
+        if handle != wintypes.HANDLE(-1).value:
+            kernel.CloseHandle(wintypes.HANDLE(handle))
+            return False  # it is shared by now
+        return ctypes.get_last_error() == _SHARING_VIOLATION
