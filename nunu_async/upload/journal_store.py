@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar
 
 import attrs
 import platformdirs
+from aiofiles.os import wrap
 
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, time_limit
@@ -35,17 +36,31 @@ from nunu_async.upload.journal import (
     part_line,
     read,
 )
-from nunu_async.upload.locks import try_lock
 from nunu_async.upload.paths import absolute, path_key
 from nunu_async.upload.plan import MOST_MINUTES
 from nunu_async.upload.source import Identity, Source
 
-if sys.platform == "darwin":
+if sys.platform == "win32":
+    from nunu_async.upload.windows import try_lock
+else:
     import fcntl
+
+    def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+        """Lock an open file, which its process's end unlocks; False if it is locked.
+
+        `shared` excludes exclusive locks only. Raises: OSError where files cannot be locked.
+        """
+        # Not `lockf`: its locks belong to the process, and would not keep two uploads of one apart.
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
 
 __all__ = ["Journal", "JournalStore", "PendingUpload"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOG = logging.getLogger("nunu_async.upload.journal")
@@ -77,17 +92,22 @@ class PendingUpload:
     """Whether it belongs to the API and the project of this client."""
     is_busy: bool
     """Whether a process is sending it right now."""
-    file: str
-    """The state of the build file: ``same``, ``changed`` or ``missing``."""
+    file: str = ""
+    """The state of the build file: ``same``, ``changed`` or ``missing``; "" where it was not looked
+    at, as it may be on a dead disk."""
 
 
-@attrs.frozen(kw_only=True)
-class Found:
-    """A journal that was found; its build file, maybe on a dead disk, was not looked at."""
+@attrs.frozen
+class _Disk:
+    """Runs what touches the journals' disk on one thread: in order, and not awaited for ever."""
 
-    path: Path
-    kept: JournalState
-    is_busy: bool
+    executor: Executor
+    _clock: Clock
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work`, even if the caller is cancelled. Raises: TimeoutError if the disk hangs."""
+        async with time_limit(self._clock, _DISK_TIMEOUT):
+            return await asyncio.shield(asyncio.ensure_future(wrap(work)(executor=self.executor)))
 
 
 class JournalStore:
@@ -112,8 +132,7 @@ class JournalStore:
         self._directory = directory
         self._place = (base_url, project_id)
         self._key_mark = key.mark() if key is not None and project_id is None else None
-        self.executor = executor
-        self._clock = clock
+        self._disk = _Disk(executor, clock)
         self.foreign: list[str] = []
         """A sentence for each journal that `left_behind` could not read."""
 
@@ -161,83 +180,60 @@ class JournalStore:
             raise SourceError(
                 ascii(path), "has a path that no journal can hold; it goes up without resume"
             ) from None
-        base_url, project_id = self._place
-        key, folder = await self._locate(path)
-        identity: list[object] = [base_url, project_id, self._key_mark, key]
-        identity += [request.name, request.platform]
-        identity += [request.multipart, request.description, list(request.tags)]
-        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-
-        def head(ticket: MultipartTicket) -> JournalHeader:
-            return JournalHeader(
-                path=path,
-                identity=source.identity,
-                base_url=base_url,
-                project_id=project_id,
-                key_mark=self._key_mark,
-                request=request,
-                ticket=ticket,
-                began=time.time(),
-                verify=verify,
-            )
-
-        journal = await self._open_journal(folder, name, path)
-        journal.head_of = head
-        return journal
-
-    async def _locate(self, path: str) -> tuple[str, Path]:
-        """Return a path's key, and the folder of the journals.
-
-        Not on the event loop: the first may read from a disk, the second, without `HOME`, from a
-        directory service.
-
-        Raises: ConfigError.
-        """
         try:
-            async with time_limit(self._clock, _DISK_TIMEOUT):
-                return await _on(self.executor, lambda: (path_key(path), self.folder))
+            # Not on the event loop: the first may read from a disk, the second, without `HOME`,
+            # from a directory service.
+            key, folder = await self._disk.run(lambda: (path_key(path), self.folder))
         except TimeoutError:
             raise ConfigError(
                 "journals cannot be kept (a disk hangs, or what tells home directories); see "
                 "NUNU_STATE_DIR"
             ) from None
-
-    async def _open_journal(self, folder: Path, name: str, path: str) -> Journal:
-        """Open the journal of this name, or one beside it if that is of another version.
-
-        The other version then finds its own, and can resume or cancel that upload.
-        """
-        journal = Journal(folder / f"{name}{_SUFFIX}", self.executor, self._clock)
+        base_url, project_id = self._place
+        identity: list[object] = [base_url, project_id, self._key_mark, key]
+        identity += [request.name, request.platform]
+        identity += [request.multipart, request.description, list(request.tags)]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+        journal = Journal(folder / f"{name}{_SUFFIX}", self._disk)
         await journal.open(path, create=True)
-        if journal.foreign:
+        if journal.foreign:  # for that version to resume or cancel; ours goes beside it
             _warn_once(_foreign_message(folder / f"{name}{_SUFFIX}", journal.foreign))
-            journal = Journal(folder / f"{name}-{VERSION}{_SUFFIX}", self.executor, self._clock)
+            journal = Journal(folder / f"{name}-{VERSION}{_SUFFIX}", self._disk)
             await journal.open(path, create=True)
+        journal.head_of = partial(
+            JournalHeader,
+            path=path,
+            identity=source.identity,
+            base_url=base_url,
+            project_id=project_id,
+            key_mark=self._key_mark,
+            request=request,
+            verify=verify,
+        )
         return journal
 
-    async def outdated(self, source: Source) -> list[Found]:
+    async def outdated(self, source: Source) -> list[PendingUpload]:
         """Find the journals of earlier states of the file, under any build name."""
 
-        def find() -> list[Found]:
+        def find() -> list[PendingUpload]:
             key = path_key(source.path)
             return [
                 one
                 for one in self._read_all_journals()
-                if self._is_ours(one.kept.head)
+                if one.is_ours
                 and path_key(one.kept.head.path) == key
                 and one.kept.head.identity != source.identity
             ]
 
         try:
-            async with time_limit(self._clock, _DISK_TIMEOUT):
-                return await _on(self.executor, find)
+            return await self._disk.run(find)
         except TimeoutError:
             _LOG.warning("the journals' disk hangs; those of older states are let be")
             return []
 
-    async def take(self, one: Found | PendingUpload) -> Journal:
+    async def take(self, one: PendingUpload) -> Journal:
         """Open and lock a found journal. Raises: SourceError when it is busy; ConfigError."""
-        journal = Journal(one.path, self.executor, self._clock)
+        journal = Journal(one.path, self._disk)
         await journal.open(one.kept.head.path, create=False)
         return journal
 
@@ -254,25 +250,25 @@ class JournalStore:
 
         Raises: ConfigError where the folder cannot be read, or none is known.
         """
-        self.foreign = []
         pending = [
-            PendingUpload(
-                path=one.path,
-                kept=one.kept,
-                is_ours=self._is_ours(one.kept.head),
-                is_busy=one.is_busy,
-                file=_file_state(one.kept.head),
-            )
-            for one in self._read_all_journals(self.foreign.append)
+            attrs.evolve(one, file=_file_state(one.kept.head)) for one in self._read_all_journals()
         ]
-        return sorted(pending, key=lambda left: left.kept.head.began)
+        return sorted(pending, key=lambda one: one.kept.head.began)
 
-    def _read_all_journals(self, on_foreign: Callable[[str], None] | None = None) -> list[Found]:
+    def _read_all_journals(self) -> Iterator[PendingUpload]:
+        self.foreign = []
         try:
             paths = sorted(self.folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
             raise _unusable(self.folder, error) from None
-        return [found for path in paths for found in _inspect(path, on_foreign)]
+        for path in paths:
+            data, is_busy = _read_unlocked(path)
+            kept = read(data)
+            if kept is not None:
+                is_ours = self._is_ours(kept.head)
+                yield PendingUpload(path=path, kept=kept, is_ours=is_ours, is_busy=is_busy)
+            elif format_name := foreign_format(data):
+                self.foreign.append(_foreign_message(path, format_name))
 
 
 class Journal:
@@ -287,15 +283,15 @@ class Journal:
     A disk that is full or hangs ends the journal, not the upload.
     """
 
-    def __init__(self, path: Path, executor: Executor, clock: Clock) -> None:
+    def __init__(self, path: Path, disk: _Disk) -> None:
         self._path = path
-        self._executor = executor
-        self._clock = clock
+        self._disk = disk
         self._hangs = False
         self._descriptor: int | None = None
         self._checksum = 0
         self._broken = False
-        self.head_of: Callable[[MultipartTicket], JournalHeader] | None = None
+        self.head_of: Callable[..., JournalHeader] | None = None
+        """Makes the header from the `ticket`, and the time that it `began`."""
         self.kept: JournalState | None = None
         """The state read from it."""
         self.foreign = ""
@@ -309,29 +305,27 @@ class Journal:
         Raises: SourceError when it is locked already; ConfigError where it cannot be.
         """
         try:
-            async with time_limit(self._clock, _DISK_TIMEOUT):
-                await _on(self._executor, self._open, path, create=create)
+            await self._disk.run(partial(self._open, path, create=create))
         except TimeoutError:
-            self._executor.submit(self._close)  # the one thread does it after the opening
+            self._disk.executor.submit(self._close)  # the one thread does it after the opening
             raise ConfigError(
                 f"journals cannot be kept in {self._path.parent} (the disk hangs); see "
                 "NUNU_STATE_DIR"
             ) from None
         except asyncio.CancelledError:
-            self._executor.submit(self._close)
+            self._disk.executor.submit(self._close)
             raise
 
     async def begin(self, ticket: MultipartTicket) -> None:
         """Write a header, in place of any contents."""
         assert self.head_of is not None  # noqa: S101 - for the type checker: `JournalStore.open` made it
-        head = self.head_of(ticket)
-        await finish(self._do(lambda: self._begin(head)))
+        head = self.head_of(ticket=ticket, began=time.time())
+        await self._finish(lambda: self._begin(head))
 
     async def part(self, number: int, etag: str, *, is_md5: bool = False) -> None:
         """Record that a part is in storage."""
-        await self._do(
-            lambda: self._append(lambda before: part_line(number, etag, before, is_md5=is_md5))
-        )
+        line = partial(part_line, number, etag, is_md5=is_md5)
+        await self._finish(lambda: self._append(line))
 
     async def completing(self) -> None:
         """Record that from now on the upload may be complete.
@@ -339,59 +333,51 @@ class Journal:
         If that fails, the journal is removed: without the mark a later call would take the upload
         for one that may be deleted.
         """
-        await self._do(self._mark)
+        await self._finish(self._mark)
 
     async def void(self) -> None:
         """Empty it, for another upload to begin."""
-        await finish(self._do(self._void))
+        await self._finish(self._void)
 
     async def set_aside(self) -> None:
         """Rename it, for `uploads cancel` to find, and begin an empty one in its place.
 
         Raises: ConfigError where that fails.
         """
-        await self._do(self._set_aside)
+        await self._finish(self._set_aside)
 
     async def forget(self) -> None:
-        """Remove it: there is nothing to resume, and nothing more is recorded."""
-        await finish(self._do(self._remove))
+        """Remove and unlock it: there is nothing to resume, and nothing more is recorded."""
+        await self._finish(self._forget)
 
     async def close(self) -> None:
-        """Unlock it."""
-        await finish(self._do(self._close))
+        """Unlock it, and remove it if there is nothing to resume."""
+        await self._finish(self._close)
 
-    async def _do(self, work: Callable[[], None]) -> None:
-        """Run `work` on the thread; once begun, it is finished even if the caller is cancelled."""
+    async def _finish(self, work: Callable[[], None]) -> None:
+        """Run `work` on the thread, and wait for it even if the caller is cancelled."""
         if self._hangs:
-            self._executor.submit(work)
+            self._disk.executor.submit(work)
             return
         try:
-            async with time_limit(self._clock, _DISK_TIMEOUT):
-                await asyncio.shield(asyncio.ensure_future(_on(self._executor, work)))
+            await finish(self._disk.run(work))
         except TimeoutError:
             self._hangs = self._broken = True
             _LOG.warning("the journal's disk hangs; the upload goes on without")
 
     def _open(self, path: str, *, create: bool) -> None:
+        flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0) | _FLAGS
         try:
             if create:
                 _make_private(self._path.parent)
             for attempt in range(_LOCK_ATTEMPTS):
                 if attempt:
                     time.sleep(_LOCK_PAUSE)
-                descriptor = os.open(
-                    self._path,
-                    os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0) | _FLAGS,
-                    0o600,
-                )
-                try:
-                    # The last holder of the lock may have removed the file before it unlocked it.
-                    if try_lock(descriptor) and _is_at(self._path, descriptor):
-                        self._descriptor = descriptor
-                        break
-                finally:
-                    if self._descriptor is None:
-                        os.close(descriptor)
+                descriptor = self._descriptor = os.open(self._path, flags, 0o600)
+                # The last holder of the lock may have removed the file before it unlocked it.
+                if try_lock(descriptor) and _is_at(self._path, descriptor):
+                    break
+                self._close(remove=False)
             else:
                 raise SourceError(
                     path, "is being uploaded already, by another process or another task"
@@ -416,14 +402,11 @@ class Journal:
         self._void()
         if self._descriptor is None or self._broken:
             return
-        try:
+        with self._writing():
             line, self._checksum = head_line(head)
             _write_all(self._descriptor, line)
             _flush(self._descriptor)
             _sync_folder(self._path.parent)
-        except OSError as error:
-            self._disable(error)
-        else:
             self.build_id = head.ticket.build_id
 
     def _append(
@@ -431,76 +414,64 @@ class Journal:
     ) -> None:
         if self._descriptor is None or self._broken or self.build_id is None:
             return
-        try:
+        with self._writing():
             line, checksum = line_after(self._checksum)
             _write_all(self._descriptor, line)
             if flush:
                 _flush(self._descriptor)
-        except OSError as error:
-            self._disable(error)
-        else:
             self._checksum = checksum
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # No line may follow one that was perhaps written in part.
+            self._broken = True
+            reason = error.strerror or type(error).__name__
+            _LOG.warning("the journal cannot be written (%s); the upload goes on without", reason)
 
     def _mark(self) -> None:
         self._append(mark_line, flush=True)
         if self._broken and self.build_id is not None:
-            self._remove()
-
-    def _disable(self, error: OSError) -> None:
-        # No line may follow one that was perhaps written in part.
-        self._broken = True
-        reason = error.strerror or type(error).__name__
-        _LOG.warning("the journal cannot be written (%s); the upload goes on without", reason)
+            self._forget()
 
     def _void(self) -> None:
         self.build_id = None
-        if self._descriptor is None:
-            return
-        try:
-            os.ftruncate(self._descriptor, 0)
-        except OSError as error:
-            self._disable(error)
+        if self._descriptor is not None:
+            with self._writing():
+                os.ftruncate(self._descriptor, 0)
 
     def _set_aside(self) -> None:
         kept, self.kept, self.build_id = self.kept, None, None
         if self._descriptor is None or kept is None:
             return
         name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
-        descriptor, self._descriptor = self._descriptor, None
         if os.name == "nt":  # cannot rename an open file
-            os.close(descriptor)
+            self._close(remove=False)
         try:
             self._path.rename(self._path.with_name(name))
         except OSError as error:
             raise _unusable(self._path, error) from None
         finally:
-            if os.name != "nt":
-                os.close(descriptor)
+            self._close(remove=False)
         self._open(kept.head.path, create=True)
 
-    def _remove(self) -> None:
+    def _forget(self) -> None:
         self._void()
-        if os.name == "nt" and self._descriptor is not None:  # cannot remove an open file
-            os.close(self._descriptor)
-            self._descriptor = None
-        with suppress(OSError):
-            self._path.unlink()
+        self._close()
 
     def _close(self, *, remove: bool = True) -> None:
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
-        remove = remove and self.build_id is None
-        # Windows cannot remove an open file. Elsewhere it is removed while it is still locked.
-        if remove and os.name != "nt":
-            with suppress(OSError):
-                # After `forget` the name may be that of another upload's journal.
-                if _is_at(self._path, descriptor):
-                    self._path.unlink()
-        os.close(descriptor)
-        if remove and os.name == "nt":
+        if os.name == "nt":  # cannot remove an open file; elsewhere it is still locked meanwhile
+            os.close(descriptor)
+        if remove and self.build_id is None:
             with suppress(OSError):
                 self._path.unlink()
+        if os.name != "nt":
+            os.close(descriptor)
 
 
 def _foreign_message(path: Path, format_name: str) -> str:
@@ -515,31 +486,17 @@ def _warn_once(message: str) -> None:
     _LOG.warning("%s", message)
 
 
-def _inspect(path: Path, on_foreign: Callable[[str], None] | None) -> Iterator[Found]:
-    try:
+def _read_unlocked(path: Path) -> tuple[bytes, bool]:
+    """Return a journal's contents, and whether it is locked; nothing for what cannot be read."""
+    with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    except OSError:
-        return
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return
-        is_busy = not try_lock(descriptor, shared=True)
-        data = _read_all(descriptor)
-        kept = read(data)
-    except OSError:
-        return
-    finally:
-        os.close(descriptor)
-    if kept is not None:
-        yield Found(path=path, kept=kept, is_busy=is_busy)
-    elif on_foreign is not None and (format_name := foreign_format(data)):
-        on_foreign(_foreign_message(path, format_name))
-
-
-async def _on(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(
-        executor, lambda: function(*args, **kwargs)
-    )
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                is_busy = not try_lock(descriptor, shared=True)
+                return _read_all(descriptor), is_busy
+        finally:
+            os.close(descriptor)
+    return b"", False
 
 
 def _make_private(folder: Path) -> None:
@@ -558,13 +515,9 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _read_all(descriptor: int) -> bytes:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    blocks = []
-    left = _LARGEST
-    while left and (block := os.read(descriptor, min(left, 1024 * 1024))):
-        blocks.append(block)
-        left -= len(block)
-    return b"".join(blocks)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read(_LARGEST)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -1,14 +1,15 @@
-"""What only Windows says about files: when one changed, and whether another program holds it."""
+"""Files on Windows: when one changed, whether another program holds it, and a lock on one."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-__all__ = ["change_time", "is_held"]
+__all__ = ["change_time", "is_held", "try_lock"]
 
 if sys.platform == "win32":
     import ctypes
+    import errno
     import msvcrt
     from ctypes import wintypes
     from typing import Final
@@ -20,6 +21,11 @@ if sys.platform == "win32":
     _SHARE_ALL: Final = 7
     _OPEN_EXISTING: Final = 3
     _SHARING_VIOLATION: Final = 32
+
+    # Windows locks bytes, which other processes then cannot read: one far beyond any journal's end.
+    _BEYOND: Final = 1 << 40
+    # Errors for a byte that is locked already; Wine sets no number.
+    _LOCKED: Final = {0, errno.EACCES, errno.EDEADLOCK}
 
     class _FileBasicInfo(ctypes.Structure):
         """Source: winbase.h, FILE_BASIC_INFO; times are in steps of 100 ns."""
@@ -56,3 +62,19 @@ if sys.platform == "win32":
             kernel.CloseHandle(wintypes.HANDLE(handle))
             return False  # it is shared by now
         return ctypes.get_last_error() == _SHARING_VIOLATION
+
+    def try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001 - exclusive only
+        """Lock an open file, which its process's end unlocks; False if it is locked.
+
+        Raises: OSError where files cannot be locked.
+        """
+        os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in _LOCKED:
+                raise
+            return False
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        return True

@@ -1100,7 +1100,7 @@ async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
     else:
         assert small.read_object((await task).build_id) == path.read_bytes()
     # The thread's last word, which nobody waits for.
-    await until(lambda: not any("_on(" in repr(task) for task in asyncio.all_tasks()))
+    await until(lambda: not any("aiofiles" in repr(task) for task in asyncio.all_tasks()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
