@@ -95,7 +95,7 @@ async def test_two_starts_have_two_tags() -> None:
 
 
 @pytest.mark.parametrize("members", [{"marker": False}, {"marker": False, "instances": 2}])
-async def test_without_a_marker_nothing_is_added_and_nothing_looked_for(
+async def test_without_a_marker_nothing_is_added_or_looked_up(
     members: dict[str, Any],
 ) -> None:
     async with answered(None) as wire:
@@ -107,14 +107,14 @@ async def test_without_a_marker_nothing_is_added_and_nothing_looked_for(
 
 
 @pytest.mark.parametrize("marker", [None, 1, "x"])
-async def test_a_marker_is_asked_for_or_not(marker: Any) -> None:
+async def test_an_invalid_marker_is_refused(marker: Any) -> None:
     async with answered(None) as wire:
         with pytest.raises(InputError):
             await start(marker=marker)(wire.nunu)
     assert wire.lines == []
 
 
-async def test_a_start_that_is_not_found_is_not_repeated_and_names_its_tag() -> None:
+async def test_a_start_that_is_not_found_is_not_repeated() -> None:
     server = Lists(None, [])
     async with answered(reply=server) as wire:
         with pytest.raises(TransportError) as caught:
@@ -127,7 +127,7 @@ async def test_a_start_that_is_not_found_is_not_repeated_and_names_its_tag() -> 
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 503])
-async def test_a_definite_no_to_a_start_is_not_looked_into(status: int) -> None:
+async def test_a_refused_start_is_not_looked_up(status: int) -> None:
     async with answered(answer(status)) as wire:
         with pytest.raises(ApiError):
             await start()(wire.nunu)
@@ -135,7 +135,9 @@ async def test_a_definite_no_to_a_start_is_not_looked_into(status: int) -> None:
 
 
 @pytest.mark.parametrize("members", [{"instances": 3}, {"test_plan_id": "p"}])
-async def test_of_several_jobs_all_that_appear_in_time_are_told(members: dict[str, Any]) -> None:
+async def test_of_several_jobs_all_that_appear_in_time_are_returned(
+    members: dict[str, Any],
+) -> None:
     server = Lists(None, ["j-1"], ["j-1", "j-2"], ["j-1", "j-2", "j-3"])
     if "test_plan_id" in members:
         members["multiplayer_test_id"] = None
@@ -150,7 +152,7 @@ async def test_of_several_jobs_all_that_appear_in_time_are_told(members: dict[st
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_where_lists_may_not_be_read_the_loss_is_told(status: int) -> None:
+async def test_where_lists_may_not_be_read_the_loss_is_raised(status: int) -> None:
     def reply(line: str) -> bytes | None:
         return answer(status) if "?" in line else None
 
@@ -161,7 +163,7 @@ async def test_where_lists_may_not_be_read_the_loss_is_told(status: int) -> None
     assert "could not be looked up" in caught.value.__notes__[0]
 
 
-async def test_where_nothing_answers_the_first_loss_is_told_soon() -> None:
+async def test_where_nothing_answers_the_loss_is_raised_soon() -> None:
     async with answered(None) as wire:
         with pytest.raises(TransportError, match="POST /runs") as caught:
             await start()(wire.nunu)
@@ -169,7 +171,7 @@ async def test_where_nothing_answers_the_first_loss_is_told_soon() -> None:
     assert caught.value.marker
 
 
-async def test_a_run_without_a_job_is_told_by_its_own_id() -> None:
+async def test_a_run_without_a_job_is_named_by_its_own_id() -> None:
     """As in January 2026, when rows had no job."""
 
     def reply(line: str) -> bytes | None:
@@ -184,7 +186,7 @@ async def test_a_run_without_a_job_is_told_by_its_own_id() -> None:
     assert (started.job_ids, started.multiplayer_run_id) == ((), RUN)
 
 
-async def test_the_sandbox_finds_a_plan_whose_start_was_not_heard(clock: ManualClock) -> None:
+async def test_a_plan_whose_start_was_lost_is_found(clock: ManualClock) -> None:
     faults = [Fault(on="start_run", do="cut", effect=True)]
     async with (
         Sandbox(faults=faults) as box,

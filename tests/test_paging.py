@@ -212,7 +212,7 @@ async def test_a_server_that_filters_after_cutting_pages_is_read_to_its_end(
     assert len(wire.lines) == 5
 
 
-async def test_a_server_that_caps_pages_without_a_word_is_read_to_its_end() -> None:
+async def test_a_server_that_caps_pages_silently_is_read_to_its_end() -> None:
     rows = named(180)
 
     def reply(target: str) -> Reply:
@@ -562,7 +562,7 @@ async def test_a_page_that_fails_for_a_moment_is_asked_for_again() -> None:
         (told({"data": []}), DecodeError),
     ],
 )
-async def test_what_ends_a_walk_in_the_middle_is_raised_after_the_rows_before_it(
+async def test_an_error_is_raised_after_the_rows_before_it(
     reply: bytes, error: type[Exception]
 ) -> None:
     serve = serving(named(4))

@@ -106,7 +106,7 @@ class AnyCase(UserDict[str, str]):
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
-def test_where_names_have_no_case_a_web_server_passes_no_proxy(name: str) -> None:
+def test_where_names_have_no_case_http_proxy_of_cgi_is_ignored(name: str) -> None:
     proxies = Proxies.load(AnyCase({name: PROXY}))
     assert proxies.way_to("http://nunu.test/x").proxy is not None
     proxies = Proxies.load(AnyCase({name: PROXY, "REQUEST_METHOD": "GET"}))
@@ -151,7 +151,7 @@ def test_where_names_have_no_case_a_web_server_passes_no_proxy(name: str) -> Non
     ],
 )
 @pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
-def test_what_is_named_or_runs_here_is_reached_straight(
+def test_no_proxy_and_loopback_are_reached_directly(
     name: str, without: str, url: str, straight: bool
 ) -> None:
     proxies = Proxies.load({"HTTPS_PROXY": PROXY, name: without})
@@ -173,7 +173,7 @@ def test_what_is_named_or_runs_here_is_reached_straight(
         "http://MARK ED@proxy.test",
     ],
 )
-def test_what_is_no_proxy_is_refused_and_not_shown(
+def test_an_invalid_proxy_is_refused_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
@@ -184,7 +184,7 @@ def test_what_is_no_proxy_is_refused_and_not_shown(
     NunuClient(KEY, trust_env=False)
 
 
-async def test_a_proxy_that_is_none_is_no_matter_to_what_does_not_go_through_it(
+async def test_an_invalid_proxy_matters_only_to_its_own_scheme(
     monkeypatch: pytest.MonkeyPatch, clock: ManualClock, source: Source
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY"):
@@ -334,7 +334,7 @@ async def test_plain_http_goes_to_the_proxy_as_a_whole_address(
 
 
 @pytest.mark.parametrize("settings", [{"trust_env": False}, {"no_proxy": "127.0.0.0/8"}, {}])
-async def test_this_machine_is_reached_straight(
+async def test_this_machine_is_reached_directly(
     monkeypatch: pytest.MonkeyPatch, clock: ManualClock, settings: dict[str, object]
 ) -> None:
     async with raw_server(serve) as proxy, raw_server(serve) as api:
@@ -391,7 +391,7 @@ async def test_no_netrc_is_read(
     assert not any(b"authorization" in head.lower() for head in proxy.heads + straight.heads)
 
 
-async def test_an_injected_session_that_trusts_the_environment_sends_no_netrc(
+async def test_an_injected_session_with_trust_env_sends_no_netrc(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: ManualClock
 ) -> None:
     """It keeps its own headers and cookies, and goes by the proxy of the environment."""
@@ -420,7 +420,7 @@ async def test_an_injected_session_that_trusts_the_environment_sends_no_netrc(
 
 
 @pytest.mark.parametrize("tunnels", [False, True])
-async def test_an_injected_session_keeps_its_proxy_for_what_no_hook_may_see(
+async def test_an_injected_session_keeps_its_proxy_for_uploads(
     clock: ManualClock, tunnels: bool
 ) -> None:
     """With its user and password; a request with an upload id does not go over the session."""
@@ -440,7 +440,7 @@ async def test_an_injected_session_keeps_its_proxy_for_what_no_hook_may_see(
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
-async def test_the_password_of_an_injected_session_goes_where_aiohttp_sends_it(
+async def test_auth_of_an_injected_session_keeps_to_its_base_url(
     clock: ManualClock, elsewhere: bool
 ) -> None:
     """With a `base_url` to that host alone, which is not the API's."""
@@ -461,7 +461,7 @@ async def test_the_password_of_an_injected_session_goes_where_aiohttp_sends_it(
     assert heads == [not elsewhere] * 2
 
 
-async def test_an_injected_session_that_does_not_decompress_is_read_all_the_same(
+async def test_an_injected_session_may_not_decompress(
     clock: ManualClock,
 ) -> None:
     async def packed(
@@ -487,7 +487,7 @@ async def test_an_injected_session_that_does_not_decompress_is_read_all_the_same
     ],
     ids=["407", "403", "502", "503"],
 )
-async def test_a_proxy_that_refuses_is_told_apart_and_shows_nothing(
+async def test_a_refusal_by_a_proxy_is_a_proxy_error(
     monkeypatch: pytest.MonkeyPatch,
     clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
@@ -526,7 +526,7 @@ async def test_a_proxy_that_is_not_there_is_named_without_its_password(
     shown_nowhere(got.value, caplog.text)
 
 
-async def test_a_proxy_that_is_silent_is_given_up_as_a_connection_is(
+async def test_a_silent_proxy_ends_with_the_connect_timeout(
     monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
     async def silent(
@@ -544,7 +544,7 @@ async def test_a_proxy_that_is_silent_is_given_up_as_a_connection_is(
     assert len(proxy.heads) == 5
 
 
-async def test_a_tunnel_that_breaks_mid_part_is_an_accident(
+async def test_a_tunnel_that_breaks_during_a_part_is_retried(
     clock: ManualClock, source: Source, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:

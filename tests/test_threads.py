@@ -152,7 +152,7 @@ threading.Thread(target=work).start()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_client_works_or_fails_in_our_words_after_the_main_thread_has_ended(
+async def test_a_client_works_or_fails_cleanly_after_the_main_thread(
     host: str, tmp_path: Path
 ) -> None:
     """From Python 3.12 on no thread can be started then, and no name can be looked up on any."""

@@ -158,7 +158,7 @@ async def test_a_socket_that_takes_little_at_a_time_gets_it_all(
 
 
 @needs_sendfile
-async def test_with_verify_the_kernel_sends_and_a_thread_reads_for_the_md5(
+async def test_with_verify_a_thread_reads_for_the_md5(
     clock: ManualClock, source: Source, kernel: Kernel
 ) -> None:
     tag = {"ETag": f'"{hashlib.md5(source.path.read_bytes()).hexdigest()}"'}  # noqa: S324 - S3's
@@ -176,7 +176,7 @@ async def test_with_verify_the_kernel_sends_and_a_thread_reads_for_the_md5(
 
 @needs_sendfile
 @pytest.mark.parametrize("cold", [(0, SIZE), (5 * MIB + 100_000, 7 * MIB)])
-async def test_a_disk_that_takes_its_time_never_holds_the_loop(
+async def test_a_slow_disk_never_blocks_the_loop(
     clock: ManualClock, source: Source, kernel: Kernel, cold: tuple[int, int]
 ) -> None:
     """The kernel would wait for it in the middle of sending; a thread does it instead."""
@@ -227,7 +227,7 @@ async def from_memory_until_warm(source: Source) -> int:
 
 
 @needs_sendfile
-async def test_a_hole_in_the_page_cache_is_soon_past_and_a_cold_file_is_not(
+async def test_a_hole_in_the_page_cache_is_short_a_cold_file_is_not(
     source: Source, kernel: Kernel
 ) -> None:
     assert is_warm(source)
@@ -248,9 +248,7 @@ async def test_misses_that_lie_far_apart_stay_holes(source: Source, kernel: Kern
 
 
 @needs_sendfile
-async def test_what_is_missed_while_a_hole_is_passed_belongs_to_it(
-    source: Source, kernel: Kernel
-) -> None:
+async def test_misses_while_a_hole_is_passed_belong_to_it(source: Source, kernel: Kernel) -> None:
     for _ in range(3):
         await miss(source, kernel)
         for _ in range(15):
@@ -260,7 +258,7 @@ async def test_what_is_missed_while_a_hole_is_passed_belongs_to_it(
 
 
 @needs_sendfile
-async def test_a_part_in_a_hole_is_not_led_astray_by_what_others_send(
+async def test_a_part_in_a_hole_ignores_what_others_send(
     clock: ManualClock, make_file: Callable[..., Path], kernel: Kernel
 ) -> None:
     """The hole ends in the middle of a part, where all others have long been sent from memory."""
@@ -323,7 +321,7 @@ async def test_past_a_hole_the_kernel_goes_on_within_the_part(
 
 @needs_sendfile
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENOMEM])
-async def test_a_system_that_cannot_is_asked_once(
+async def test_a_system_without_the_call_is_tried_once(
     clock: ManualClock, source: Source, kernel: Kernel, number: int
 ) -> None:
     kernel.fails = [None, number]
@@ -387,7 +385,7 @@ async def test_a_connection_that_breaks_under_the_kernel_is_a_transport_error(
 
 
 @needs_sendfile
-async def test_a_refusal_is_heard_while_the_socket_is_full(
+async def test_a_refusal_is_read_while_the_socket_is_full(
     clock: ManualClock, source: Source, kernel: Kernel
 ) -> None:
     async def refuse(
@@ -468,7 +466,7 @@ async def test_all_files_of_a_client_share_one_limit(
     assert [one.error for one in told] == [None] * 3
 
 
-async def test_a_limit_gives_an_upload_the_time_that_it_takes(
+async def test_a_limit_lengthens_the_time_for_an_upload(
     box: Sandbox, clock: ManualClock, make_file: Callable[..., Path]
 ) -> None:
     async with NunuClient(
@@ -479,7 +477,9 @@ async def test_a_limit_gives_an_upload_the_time_that_it_takes(
     assert asked.body["upload_timeout"] == 17  # sixteen may share it
 
 
-async def test_what_the_client_holds_back_is_no_stall(clock: ManualClock, source: Source) -> None:
+async def test_bytes_that_the_client_holds_back_are_no_stall(
+    clock: ManualClock, source: Source
+) -> None:
     """One KiB a second is far below the floor, and a grain takes longer than some limits."""
     async with raw_server(Taken()) as server, storage_for(clock, max_bandwidth=1024) as storage:
         before = clock.now
@@ -506,7 +506,7 @@ async def test_an_idle_client_does_not_save_its_bytes_up(clock: ManualClock) -> 
     assert clock.now - before == pytest.approx(10, rel=0.05)
 
 
-async def test_a_turn_that_is_given_up_is_nobody_s_loss() -> None:
+async def test_a_cancelled_turn_costs_no_other_part_time() -> None:
     clock = HeldClock()
     pace = BandwidthLimiter(clock, 1000.0)
     turns = [asyncio.ensure_future(pace.turn(1000, bool)) for _ in range(10)]
@@ -524,7 +524,9 @@ async def test_a_turn_that_is_given_up_is_nobody_s_loss() -> None:
 
 
 @pytest.mark.parametrize("rate", [None, pytest.param(10_000, marks=needs_queued), 400_000])
-async def test_a_limit_hides_no_peer_that_takes_nothing(source: Source, rate: int | None) -> None:
+async def test_a_limit_does_not_hide_a_peer_that_reads_nothing(
+    source: Source, rate: int | None
+) -> None:
     """At that rate it would take minutes to fill the buffers of this side."""
     clock = ManualClock()
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # it accepts nobody
@@ -541,7 +543,7 @@ async def test_a_limit_hides_no_peer_that_takes_nothing(source: Source, rate: in
             assert clock.now - before < 200  # the system may take a little more once
 
 
-async def test_a_pause_that_lasts_too_long_is_made_good(clock: ManualClock) -> None:
+async def test_a_pause_that_lasts_too_long_is_made_up_for(clock: ManualClock) -> None:
     pace = BandwidthLimiter(clock, 1000.0)
     before = clock.now
     for _ in range(100):
@@ -583,7 +585,7 @@ async def test_a_part_that_cannot_be_read_says_which_and_why(
     assert (caught.value.errno, caught.value.part_number) == (number, 3)
 
 
-async def test_a_file_that_is_not_there_says_so_in_a_number(tmp_path: Path) -> None:
+async def test_a_missing_file_has_an_errno(tmp_path: Path) -> None:
     readers = DaemonThreadPool(1)
     with pytest.raises(SourceError, match="No such file") as caught:
         await Source.open(tmp_path / "game.zip", readers)

@@ -84,7 +84,7 @@ def looked(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tupl
     st.lists(st.integers(0, 2000), min_size=1, max_size=400),
     st.sets(st.integers(0, 399), min_size=1, max_size=20),
 )
-def test_whatever_has_its_place_is_found_in_one_look(ages: list[int], wanted: set[int]) -> None:
+def test_a_row_of_known_position_is_found_in_one_round(ages: list[int], wanted: set[int]) -> None:
     shelf, history = shelf_and_history(ages)
     names = {f"r{number % len(ages)}" for number in wanted}
     look, cost = looked(shelf, history, names)
@@ -99,7 +99,7 @@ def test_whatever_has_its_place_is_found_in_one_look(ages: list[int], wanted: se
     st.sets(st.integers(0, 199), min_size=1, max_size=20),
     st.sets(st.integers(0, 50), max_size=4),
 )
-def test_what_is_not_there_or_cannot_be_read_ends_the_search_all_the_same(
+def test_missing_and_invalid_rows_end_the_search_too(
     ages: list[int], wanted: set[int], broken: set[int]
 ) -> None:
     """Many began in the same second, some pages fail, and some rows are gone."""
@@ -137,7 +137,7 @@ def sought(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tupl
     return look, shelf.requests - before
 
 
-def test_a_stranger_is_looked_for_a_part_of_the_list_at_a_time_down_to_the_end() -> None:
+def test_an_unknown_id_is_searched_for_down_to_the_end() -> None:
     shelf, history = shelf_and_history([*range(1000), None])
     costs = []
     for _ in range(10):
@@ -151,13 +151,13 @@ def test_a_stranger_is_looked_for_a_part_of_the_list_at_a_time_down_to_the_end()
     assert len(costs) == 5
 
 
-def test_a_stranger_that_is_nowhere_is_known_to_be_so_after_the_end_alone() -> None:
+def test_an_unknown_id_is_missing_only_after_the_end() -> None:
     shelf, history = shelf_and_history(range(1000))
     conclusive = [not sought(shelf, history, {"nobody"})[0].inconclusive for _ in range(8)]
     assert conclusive == [False, False, False, True, False, False, False, True]
 
 
-def test_a_page_that_cannot_be_read_hides_only_itself() -> None:
+def test_an_unreadable_page_hides_only_its_own_rows() -> None:
     shelf, history = shelf_and_history(range(40))
     shelf.broken = {0, 3}
     look, _ = sought(shelf, history, {"r1", "r30"})

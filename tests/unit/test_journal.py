@@ -92,7 +92,7 @@ def test_every_line_is_json() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"", b"\0" * 100, b"\n", b"[", b'["00000000",{"part":9}]\n'])
-def test_cut_at_any_byte_it_says_what_was_whole(tail: bytes) -> None:
+def test_cut_at_any_byte_the_whole_lines_are_read(tail: bytes) -> None:
     """Also where the file system has filled up what it lost, or something else follows."""
     numbers = (5, 6, 7, 8)
     data, ends = written(*numbers, completing=True)
@@ -121,7 +121,7 @@ def test_what_is_appended_to_a_cut_journal_is_read_with_it(data: st.DataObject) 
 
 
 @given(st.data())
-def test_a_spoilt_byte_ends_the_reading_and_never_changes_what_is_read(
+def test_a_corrupt_byte_ends_the_reading_and_changes_nothing(
     data: st.DataObject,
 ) -> None:
     text, ends = written(*range(1, 7))
@@ -141,7 +141,7 @@ def test_bytes_from_anywhere_are_no_journal(data: bytes) -> None:
     assert read(data) is None
 
 
-def test_the_lines_of_another_upload_are_not_believed() -> None:
+def test_the_lines_of_another_upload_are_ignored() -> None:
     """A file that was begun anew, and of which an old block came back."""
     ours, _ = head_line(HEAD)
     other, ends = written(1, 2)
@@ -152,7 +152,7 @@ def test_the_lines_of_another_upload_are_not_believed() -> None:
     assert told(read(ours)).etags == {}
 
 
-def test_parts_that_the_upload_does_not_have_are_passed_over() -> None:
+def test_parts_that_the_upload_does_not_have_are_skipped() -> None:
     data, checksum = head_line(HEAD)
     for number in (0, PARTS + 1, PARTS):
         line, checksum = part_line(number, "e", checksum)
@@ -187,7 +187,7 @@ def line_of(content: object) -> bytes:
         (b"", ""),
     ],
 )
-def test_a_journal_of_another_version_is_told_from_a_torn_one(data: bytes, name: str) -> None:
+def test_a_journal_of_another_version_is_not_a_torn_one(data: bytes, name: str) -> None:
     assert read(data) is None
     assert foreign_format(data) == name
 
@@ -222,7 +222,7 @@ def test_any_time_of_a_file_is_read_as_it_was(mtime_ns: int) -> None:
 
 
 @pytest.mark.parametrize("size", [None, "5", 5.0, True, [5]])
-def test_a_figure_of_a_file_is_an_integer_or_the_head_is_none(size: object) -> None:
+def test_figures_of_a_file_must_be_integers(size: object) -> None:
     content = json.loads(head_line(HEAD)[0])[1]
     content["head"]["identity"]["size"] = size
     assert read(line_of(content)) is None

@@ -27,7 +27,7 @@ BUSY = StorageError(part_number=1, status=429)
     ],
     ids=str,
 )
-def test_only_who_wants_fewer_gets_fewer(failure: NunuError, width: int) -> None:
+def test_only_throttling_narrows_the_width(failure: NunuError, width: int) -> None:
     slots = AdaptiveLimiter(16)
     slots.failed(failure, 1.0, 2.0)
     assert slots.width == width
@@ -56,7 +56,7 @@ def test_the_width_stays_between_one_and_the_limit(goes_well: list[bool], limit:
     assert slots.width == limit
 
 
-async def test_they_come_in_in_order_and_a_cancelled_one_takes_no_place() -> None:
+async def test_places_go_in_order_and_none_to_a_cancelled_waiter() -> None:
     slots = AdaptiveLimiter(2)
     came: list[int] = []
     leave = asyncio.Event()
@@ -110,7 +110,7 @@ async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
     assert slots.used == 0
 
 
-async def test_a_cancelled_one_keeps_nobody_waiting() -> None:
+async def test_a_cancelled_waiter_blocks_no_other() -> None:
     slots = AdaptiveLimiter(1)
     async with slots:
         waiting = asyncio.ensure_future(slots.__aenter__())
@@ -127,7 +127,7 @@ async def test_a_cancelled_one_keeps_nobody_waiting() -> None:
     await slots.__aexit__(None, None, None)
 
 
-async def test_one_cancelled_in_the_turn_in_which_another_leaves_ends_as_cancelled() -> None:
+async def test_a_waiter_cancelled_as_a_place_is_freed_is_cancelled() -> None:
     slots = AdaptiveLimiter(1)
     await slots.__aenter__()
     waiting = asyncio.ensure_future(slots.__aenter__())

@@ -116,7 +116,7 @@ async def test_senders_that_outrun_the_api_are_asked_for_further_ahead() -> None
     parts=st.integers(1, 90),
     steps=st.lists(st.integers(0, 5), max_size=40),
 )
-def test_every_part_is_taken_once_and_every_sender_is_sent_home(
+def test_every_part_is_taken_once_and_every_sender_ends(
     senders: int, parts: int, steps: list[int]
 ) -> None:
     async def play() -> list[int]:
@@ -138,7 +138,7 @@ def test_every_part_is_taken_once_and_every_sender_is_sent_home(
     assert sorted(asyncio.run(play())) == list(range(1, parts + 1))
 
 
-async def test_an_api_that_fails_ends_it_all() -> None:
+async def test_an_api_that_fails_ends_every_sender() -> None:
     class Broken(Answers):
         async def sign(self, numbers: Sequence[int]) -> list[SignedPart]:
             await super().sign(numbers)
@@ -216,7 +216,7 @@ async def signed_ahead(signer: PartUrls, urls: Urls, numbers: Sequence[int]) -> 
     return signed
 
 
-async def test_who_asks_for_a_fresh_url_meanwhile_is_served_by_the_next_request() -> None:
+async def test_fresh_urls_wanted_meanwhile_share_the_next_request() -> None:
     urls = Urls()
     signer = signer_of(urls)
     taken = [signer.latest(one) for one in await signed_ahead(signer, urls, range(1, 17))]
@@ -235,7 +235,7 @@ async def test_who_asks_for_a_fresh_url_meanwhile_is_served_by_the_next_request(
     assert all(one.batch > old.batch for one, old in zip(fresh, taken, strict=True))
 
 
-async def test_those_that_ask_in_one_turn_are_asked_for_at_once() -> None:
+async def test_urls_wanted_in_one_turn_share_a_request() -> None:
     urls = Urls(holds=False)
     signer = signer_of(urls)
     taken = [signer.latest(one) for one in await signer.sign(range(1, 8))]
@@ -244,7 +244,7 @@ async def test_those_that_ask_in_one_turn_are_asked_for_at_once() -> None:
     assert urls.asked[1:] == [tuple(range(1, 8))]
 
 
-async def test_what_expired_with_a_refused_url_is_renewed_along_with_it() -> None:
+async def test_urls_that_expired_with_a_refused_one_are_renewed() -> None:
     urls = Urls()
     signer = signer_of(urls)
     ahead = await signed_ahead(signer, urls, range(1, 7))
@@ -281,7 +281,7 @@ async def test_urls_that_are_too_old_are_renewed_together() -> None:
     assert len(urls.asked) == 2
 
 
-async def test_one_that_waits_no_longer_takes_no_url_from_the_others() -> None:
+async def test_a_cancelled_sender_takes_no_url_from_others() -> None:
     urls = Urls()
     signer = signer_of(urls)
     taken = [signer.latest(one) for one in await signed_ahead(signer, urls, [1, 2, 3])]
@@ -295,7 +295,7 @@ async def test_one_that_waits_no_longer_takes_no_url_from_the_others() -> None:
         assert [(await wait).part.number for wait in waits[1:]] == [2, 3]
 
 
-async def test_a_request_that_fails_fails_all_who_wait_for_it_and_nobody_later() -> None:
+async def test_a_failed_request_fails_its_waiters_and_no_later_one() -> None:
     urls = Urls()
     signer = signer_of(urls)
     taken = [signer.latest(one) for one in await signed_ahead(signer, urls, [1, 2, 3, 4])]
@@ -317,7 +317,7 @@ async def test_a_request_that_fails_fails_all_who_wait_for_it_and_nobody_later()
     steps=st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=30),
     cancelled=st.sets(st.integers(0, 60)),
 )
-def test_everyone_gets_the_url_of_his_part_in_few_requests(
+def test_every_sender_gets_its_url_in_few_requests(
     steps: list[tuple[int, bool]], cancelled: set[int]
 ) -> None:
     """However the asking, the answers and cancellations are mixed."""
@@ -351,7 +351,7 @@ def test_everyone_gets_the_url_of_his_part_in_few_requests(
     asyncio.run(play())
 
 
-async def test_an_address_is_one_part_s_for_the_whole_upload() -> None:
+async def test_a_url_belongs_to_one_part_for_the_whole_upload() -> None:
     signer = signer_of(Forgetful())
     first, _ = await signer.sign([1, 2])
     async with renewing(signer):

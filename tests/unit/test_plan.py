@@ -72,17 +72,17 @@ def test_any_other_count_of_parts_is_refused(plan: Plan, total_parts: int) -> No
 
 @pytest.mark.parametrize("part_size", [0, -1, -(10**9)])
 @pytest.mark.parametrize("total_parts", [-1, 0, 1])
-def test_a_part_size_that_is_none_is_refused(part_size: int, total_parts: int) -> None:
+def test_an_invalid_part_size_is_refused(part_size: int, total_parts: int) -> None:
     with pytest.raises(PlanMismatch):
         Plan(10, part_size, total_parts)
 
 
-def test_a_refusal_tells_both_sides() -> None:
+def test_a_refusal_names_both_counts() -> None:
     with pytest.raises(PlanMismatch, match=r"34 parts of 100 bytes.* 1001 bytes"):
         Plan(1001, 100, 34)
 
 
-def test_a_monstrous_count_is_refused_without_work() -> None:
+def test_a_huge_count_is_refused_without_work() -> None:
     tracemalloc.start()
     began = time.process_time()
     try:
@@ -95,7 +95,7 @@ def test_a_monstrous_count_is_refused_without_work() -> None:
     assert time.process_time() - began < 1
 
 
-def test_a_monstrous_plan_that_fits_costs_nothing_until_it_is_used() -> None:
+def test_a_huge_plan_costs_nothing_until_it_is_used() -> None:
     tracemalloc.start()
     try:
         plan = Plan(size=10**12, part_size=1, total_parts=10**12)
@@ -151,7 +151,7 @@ def test_every_batch_is_full_but_the_last(plan: Plan, length: int) -> None:
 @pytest.mark.parametrize(
     ("concurrency", "expected"), [(1, 3), (2, 3), (3, 3), (4, 4), (10, 10), (11, 10), (1000, 10)]
 )
-def test_a_batch_serves_every_sender_within_the_service_s_advice(
+def test_a_batch_serves_every_sender_within_the_advised_size(
     concurrency: int, expected: int
 ) -> None:
     assert batch_size(concurrency) == expected
@@ -162,7 +162,7 @@ def test_a_batch_serves_every_sender_within_the_service_s_advice(
     spare=st.lists(st.integers(101, 200), unique=True, max_size=40),
     length=st.integers(1, 10),
 )
-def test_batches_are_as_few_as_can_be_and_filled_with_what_is_spare(
+def test_batches_are_few_and_filled_with_spare_numbers(
     wanted: list[int], spare: list[int], length: int
 ) -> None:
     batches = list(filled_batches(wanted, iter(spare), length))

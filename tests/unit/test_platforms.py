@@ -64,7 +64,7 @@ def test_only_the_last_extension_counts(name: str, platform: str) -> None:
         "",
     ],
 )
-def test_a_name_that_decides_nothing_is_refused_with_every_choice(name: str) -> None:
+def test_an_ambiguous_name_is_refused_with_every_choice(name: str) -> None:
     with pytest.raises(InputError) as refused:
         infer_platform(name)
     assert refused.value.field == "platform"

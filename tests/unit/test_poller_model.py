@@ -171,7 +171,7 @@ ROWS = st.lists(
     wanted=st.lists(st.integers(0, 30), min_size=1, max_size=20),
     split=st.booleans(),
 )
-def test_nobody_ends_early_twice_or_never(
+def test_each_wait_ends_once_and_in_time(
     by_id: bool,
     begin: list[tuple[str, bool, int]],
     script: list[list[Move]],
@@ -235,9 +235,7 @@ def test_nobody_ends_early_twice_or_never(
 @pytest.mark.parametrize(
     ("newer", "older"), [(0, 0), (0, 9000), (9000, 0), (9000, 9000), (2, 5), (200, 1)]
 )
-async def test_a_long_history_costs_a_few_requests_whether_older_or_newer(
-    newer: int, older: int
-) -> None:
+async def test_many_older_or_newer_rows_cost_few_requests(newer: int, older: int) -> None:
     """The rows that are waited for stand deep in the list of what is over when they get there."""
     ours = [Row(f"r{n}", "running", BEGAN + timedelta(days=2, minutes=n)) for n in range(8)]
     past = [Row(f"p{n}", "completed", BEGAN + timedelta(days=1, seconds=-n)) for n in range(older)]

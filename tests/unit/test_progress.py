@@ -113,7 +113,7 @@ async def heard_while_held(events: Sequence[UploadEvent]) -> list[UploadEvent]:
     return slow.heard
 
 
-async def test_a_listener_hears_events_in_order() -> None:
+async def test_a_listener_gets_events_in_order() -> None:
     heard: list[UploadEvent] = []
     reporter = Reporter(heard.append)
     pump = asyncio.ensure_future(reporter.pump())
@@ -132,7 +132,7 @@ async def test_a_listener_hears_events_in_order() -> None:
     assert heard == events
 
 
-async def test_a_listener_that_keeps_up_hears_every_count() -> None:
+async def test_a_listener_that_keeps_up_gets_every_count() -> None:
     heard: list[UploadEvent] = []
     reporter = Reporter(heard.append)
     pump = asyncio.ensure_future(reporter.pump())
@@ -145,7 +145,7 @@ async def test_a_listener_that_keeps_up_hears_every_count() -> None:
     assert heard == [sent(1), sent(2), sent(3)]
 
 
-async def test_a_slow_listener_hears_only_the_newest_count() -> None:
+async def test_a_slow_listener_gets_only_the_newest_count() -> None:
     events = [sent(1), sent(2), sent(3), sent(4)]
     assert await heard_while_held(events) == [sent(1), sent(4)]
 
@@ -180,7 +180,7 @@ async def test_the_end_lets_an_idle_pump_return() -> None:
     assert not idle
 
 
-async def test_what_was_told_before_the_end_is_delivered_first() -> None:
+async def test_events_before_the_end_are_delivered_first() -> None:
     heard: list[UploadEvent] = []
     reporter = Reporter(heard.append)
     pump = asyncio.ensure_future(reporter.pump())
@@ -200,7 +200,7 @@ async def test_an_end_before_the_pump_starts_loses_nothing() -> None:
     assert heard == [done(1)]
 
 
-async def test_telling_never_waits_for_the_listener() -> None:
+async def test_emitting_never_waits_for_the_listener() -> None:
     heard: list[UploadEvent] = []
     reporter = Reporter(heard.append)
     reporter.emit(done(1))

@@ -26,14 +26,14 @@ def board_of(*names: str, interval: float = 10.0) -> tuple[PollSchedule[Someone]
     return board, one
 
 
-def test_the_first_look_is_at_once() -> None:
+def test_the_first_poll_is_at_once() -> None:
     board, _ = board_of("a", "b")
     assert board.next_poll(0.99) == -math.inf
     assert board.due(1000.0) == {"a", "b"}
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
-def test_the_next_look_is_an_interval_later_and_never_sooner(chance: float) -> None:
+def test_the_next_poll_is_an_interval_later_and_never_sooner(chance: float) -> None:
     board, _ = board_of("a")
     board.due(0.0)
     board.record_poll({"a"}, 5.0)
@@ -42,7 +42,7 @@ def test_the_next_look_is_an_interval_later_and_never_sooner(chance: float) -> N
     assert board.due(15.0) == {"a"}
 
 
-def test_turns_that_are_a_tenth_of_an_interval_apart_are_one_look() -> None:
+def test_polls_due_within_a_tenth_of_an_interval_are_one() -> None:
     board, _ = board_of("a", "b", "c")
     for name, looked in (("a", 0.0), ("b", 1.0), ("c", 1.01)):
         board.due(looked)
@@ -51,7 +51,7 @@ def test_turns_that_are_a_tenth_of_an_interval_apart_are_one_look() -> None:
     assert board.due(11.0) == {"a", "b"}
 
 
-def test_nobody_is_kept_waiting_for_a_tenth_of_somebody_elses_interval() -> None:
+def test_a_short_interval_is_not_delayed_by_a_long_one() -> None:
     board, _ = board_of("a", interval=100.0)
     for name in ("b", "c"):
         board.watch(name, Someone(10.0))
@@ -62,7 +62,7 @@ def test_nobody_is_kept_waiting_for_a_tenth_of_somebody_elses_interval() -> None
     assert board.due(100.0) == {"a", "b"}
 
 
-def test_whoever_comes_later_does_not_wait_for_the_turn_of_others() -> None:
+def test_a_later_wait_does_not_wait_for_the_polls_of_others() -> None:
     board, _ = board_of("a")
     board.due(0.0)
     board.record_poll({"a"}, 0.0)
@@ -71,7 +71,7 @@ def test_whoever_comes_later_does_not_wait_for_the_turn_of_others() -> None:
     assert board.due(3.0) == {"b"}
 
 
-def test_newcomers_cause_fifty_requests_a_second_at_most() -> None:
+def test_new_waits_cause_fifty_requests_a_second_at_most() -> None:
     board, _ = board_of("a")
     board.due(0.0)
     board.record_poll({"a"}, 0.0)
@@ -82,7 +82,7 @@ def test_newcomers_cause_fifty_requests_a_second_at_most() -> None:
     assert board.next_poll(0.5) == 1.0
 
 
-def test_the_shortest_interval_counts_as_long_as_its_owner_waits() -> None:
+def test_the_shortest_interval_counts_while_its_wait_lasts() -> None:
     board, slow = board_of("a", interval=60.0)
     quick = Someone(5.0)
     board.watch("a", quick)
@@ -95,7 +95,7 @@ def test_the_shortest_interval_counts_as_long_as_its_owner_waits() -> None:
     assert len(board) == 0
 
 
-def test_leaving_twice_or_as_a_stranger_does_nothing() -> None:
+def test_removing_twice_or_an_unknown_wait_does_nothing() -> None:
     board, one = board_of("a")
     board.leave("a", Someone())
     board.leave("b", one)
@@ -105,7 +105,7 @@ def test_leaving_twice_or_as_a_stranger_does_nothing() -> None:
     assert len(board) == 0
 
 
-def test_a_row_seen_by_the_way_has_had_its_look() -> None:
+def test_a_row_seen_in_passing_counts_as_polled() -> None:
     board, _ = board_of("a", "b")
     board.due(0.0)
     board.record_poll({"a", "b"}, 0.0)
@@ -125,16 +125,14 @@ def test_a_row_seen_by_the_way_has_had_its_look() -> None:
         ([0.0, 600.0], True),
     ],
 )
-def test_an_id_is_given_up_after_a_quarter_of_a_minute_and_two_looks(
-    looks: list[float], gone: bool
-) -> None:
+def test_an_id_is_given_up_after_15_seconds_and_two_polls(looks: list[float], gone: bool) -> None:
     board, _ = board_of("a")
     for now in looks[:-1]:
         assert board.record_absence(["a"], now) == []
     assert board.record_absence(["a"], looks[-1]) == (["a"] if gone else [])
 
 
-def test_a_sight_starts_the_grace_anew() -> None:
+def test_a_row_that_was_seen_starts_the_grace_again() -> None:
     """And one that was seen has longer to come back."""
     board, _ = board_of("a")
     board.record_absence(["a"], 0.0)
@@ -144,7 +142,7 @@ def test_a_sight_starts_the_grace_anew() -> None:
     assert board.record_absence(["a"], 340.0) == ["a"]
 
 
-def test_looks_at_lists_that_move_tell_little() -> None:
+def test_polls_of_moving_lists_prove_little() -> None:
     board, _ = board_of("a")
     gone = [board.record_absence(["a"], float(now), moving=True) for now in range(0, 200, 10)]
     assert gone == [[]] * 19 + [["a"]]
@@ -173,7 +171,7 @@ def test_a_long_interval_is_not_shortened_by_failures() -> None:
     assert board.record_failure(0.0, None) == 3600.0
 
 
-def test_a_place_is_known_of_what_was_seen_and_not_missed() -> None:
+def test_the_position_of_a_row_is_known_until_it_is_missed() -> None:
     board, _ = board_of("a", "b", "c")
     old, new = (datetime(2026, 4, day, tzinfo=UTC) for day in (1, 2))
     board.record_row("a", "running", new, 0.0)
@@ -186,7 +184,7 @@ def test_a_place_is_known_of_what_was_seen_and_not_missed() -> None:
 UUID = "A0B00000-0000-4000-8000-00000000000F"
 
 
-def test_uuids_are_one_in_any_case_and_other_ids_are_not() -> None:
+def test_uuids_are_equal_in_any_case_and_other_ids_are_not() -> None:
     assert fold(UUID) == fold(UUID.lower()) == UUID.lower()
     assert fold("RunAbc") == "RunAbc"
 
@@ -202,7 +200,7 @@ def test_uuids_are_one_in_any_case_and_other_ids_are_not() -> None:
         max_size=40,
     )
 )
-def test_nobody_is_looked_at_sooner_than_asked_nor_forgotten(
+def test_no_id_is_polled_too_soon_or_forgotten(
     steps: list[tuple[str, str, int, float]],
 ) -> None:
     """Each watched id is due at its time, and never sooner but for newcomers to it."""

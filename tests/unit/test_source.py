@@ -180,7 +180,7 @@ async def test_a_link_to_a_file_is_as_good_as_the_file(
         assert source.size == len(CONTENT)
 
 
-def test_measuring_tells_the_size(path: Path) -> None:
+def test_measuring_returns_the_size(path: Path) -> None:
     assert measure(path) == len(CONTENT)
 
 
@@ -250,7 +250,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "problem"), REFUSED)
-async def test_what_is_no_file_is_refused_at_once(
+async def test_a_path_that_is_no_file_is_refused_at_once(
     tmp_path: Path, threads: Executor, make: Callable[[Path], None], problem: str
 ) -> None:
     odd = tmp_path / "odd"
@@ -261,7 +261,7 @@ async def test_what_is_no_file_is_refused_at_once(
     assert refused.value.path == str(odd)
 
 
-def test_a_folder_that_is_an_app_is_refused_with_the_way_to_pack_it(tmp_path: Path) -> None:
+def test_an_app_folder_is_refused_with_how_to_pack_it(tmp_path: Path) -> None:
     app = tmp_path / "My Game.app"
     app.mkdir()
     with pytest.raises(SourceError, match=r"is a directory, as every \.app is.*ditto -c -k"):
@@ -279,7 +279,7 @@ def test_what_is_no_file_has_no_measure(
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE])
-async def test_a_path_that_cannot_even_be_looked_at_is_refused(
+async def test_a_path_that_cannot_be_examined_is_refused(
     path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """As one in a folder that is closed to the caller: neither opened nor asked what it is."""
@@ -400,7 +400,7 @@ async def test_a_system_that_takes_no_hints_is_read_all_the_same(
     reason="the system has no such call",
 )
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
-async def test_a_system_without_the_call_for_cached_bytes_is_read_all_the_same(
+async def test_without_the_call_for_cached_bytes_files_are_read(
     path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """EPERM is what older container runtimes answer to calls that they do not know."""
@@ -463,7 +463,7 @@ async def test_a_lease_is_waited_for(path: Path, threads: Executor) -> None:
 
 
 @needs_leases
-async def test_who_waits_for_a_lease_can_be_cancelled(path: Path) -> None:
+async def test_waiting_for_a_lease_can_be_cancelled(path: Path) -> None:
     with leased(path, "keep"), ThreadPoolExecutor(1) as executor:  # which waits for its thread
         opening = asyncio.ensure_future(Source.open(path, executor))
         done, _ = await asyncio.wait({opening}, timeout=0.1)
@@ -473,7 +473,7 @@ async def test_who_waits_for_a_lease_can_be_cancelled(path: Path) -> None:
         assert opening.cancelled()
 
 
-async def test_a_lease_that_nobody_gives_up_is_a_source_error(
+async def test_a_lease_that_is_not_released_is_a_source_error(
     path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:
@@ -603,7 +603,7 @@ async def test_leaving_the_block_by_an_error_closes_the_file(path: Path, threads
     assert descriptors_of(path) == 0
 
 
-async def test_closing_twice_closes_nobody_else_s_file(
+async def test_closing_twice_closes_no_other_file(
     path: Path, tmp_path: Path, threads: Executor
 ) -> None:
     source = await Source.open(path, threads)
@@ -630,7 +630,7 @@ async def test_a_closed_source_refuses_to_check(path: Path, threads: Executor) -
         await source.check()
 
 
-async def test_a_closed_source_never_reads_somebody_else_s_file(
+async def test_a_closed_source_never_reads_another_file(
     path: Path, tmp_path: Path, threads: Executor, way: str
 ) -> None:
     """Even when the system has given the old descriptor's number to another file."""
@@ -676,7 +676,7 @@ async def test_the_last_read_under_way_closes_the_file(path: Path, threads: Exec
 
 
 @needs_descriptor_list
-async def test_a_read_that_nobody_waits_for_still_closes_the_file(path: Path, gate: Gate) -> None:
+async def test_an_abandoned_read_still_closes_the_file(path: Path, gate: Gate) -> None:
     source, reading = await held_read(path, gate)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -707,7 +707,7 @@ async def test_what_is_queued_when_the_file_closes_is_refused(
 
 
 @needs_descriptor_list
-async def test_cancelling_an_open_that_has_not_begun_leaves_nothing_open(
+async def test_cancelling_an_open_before_it_begins_leaves_nothing_open(
     path: Path, gate: Gate
 ) -> None:
     gate.open.clear()
@@ -725,7 +725,7 @@ async def test_cancelling_an_open_that_has_not_begun_leaves_nothing_open(
 
 @needs_descriptor_list
 @pytest.mark.parametrize("later", range(8))
-async def test_cancelling_an_open_that_has_just_ended_leaves_nothing_open(
+async def test_cancelling_an_open_that_has_ended_leaves_nothing_open(
     path: Path, gate: Gate, later: int
 ) -> None:
     """Whichever turn of the loop the cancellation comes in after the thread is done."""
@@ -765,7 +765,7 @@ def without_pread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_pread")
-async def test_without_pread_a_slow_read_holds_up_no_other_and_no_close(path: Path) -> None:
+async def test_without_pread_a_slow_read_delays_no_other_and_no_close(path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         source = await HeldSource.open(path, pool)
         source._nowait = False
@@ -785,7 +785,7 @@ async def test_without_pread_a_slow_read_holds_up_no_other_and_no_close(path: Pa
 
 @needs_posix
 @pytest.mark.usefixtures("without_pread")
-async def test_without_pread_a_file_that_another_replaced_is_read_as_it_was_opened(
+async def test_without_pread_a_replaced_file_is_read_as_it_was_opened(
     path: Path, threads: Executor
 ) -> None:
     async with await Source.open(path, threads) as source:
@@ -814,7 +814,7 @@ def test_two_spellings_of_one_path_have_one_key(
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="elsewhere no open keeps others from one")
-async def test_a_file_that_another_program_does_not_share_is_told_so(
+async def test_a_file_that_another_program_does_not_share_is_reported(
     path: Path, threads: Executor
 ) -> None:
     import _winapi  # noqa: PLC0415 - Windows alone has it
@@ -833,7 +833,7 @@ async def test_a_file_that_another_program_does_not_share_is_told_so(
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="elsewhere no lock keeps others from reading")
-async def test_a_part_that_another_program_has_locked_is_told_so(
+async def test_a_part_that_another_program_has_locked_is_reported(
     path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Windows answers; Wine's locks keep nobody from reading."""

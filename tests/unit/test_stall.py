@@ -72,7 +72,7 @@ def test_the_time_before_the_first_byte_does_not_count() -> None:
     assert judged(limits, [(now, nothing) for now in range(15, 900, 15)] + late) == []
 
 
-def test_what_trickles_out_of_the_kernel_at_the_end_is_seen() -> None:
+def test_bytes_that_trickle_out_of_the_kernel_are_counted() -> None:
     given = 4 * KIB * KIB
     seen = [
         (now, TransferStats(given, 0, given - int(4000 * now), handed_over=True))
@@ -92,18 +92,18 @@ def test_a_part_that_waits_for_its_answer_is_not_slow(queued: int) -> None:
 
 
 @pytest.mark.parametrize("off", [{"trickle_rate": 0}, {"trickle_window": 0}])
-def test_a_floor_of_0_is_none(off: dict[str, float]) -> None:
+def test_a_floor_of_0_turns_detection_off(off: dict[str, float]) -> None:
     assert judged(Timeouts(**off), steadily(1, 36_000)) == []
 
 
-def test_a_short_window_is_looked_at_often_enough() -> None:
+def test_a_short_window_is_checked_often_enough() -> None:
     limits = Timeouts(trickle_rate=100, trickle_window=2)
     assert StallDetector(limits, 0.0).every == 0.5
     assert StallDetector(Timeouts(trickle_rate=0, trickle_window=2), 0.0).every == 15
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 59), st.integers(0, 4_000_000)), min_size=1, max_size=200))
-def test_whoever_keeps_above_the_floor_between_all_looks_is_left_alone(
+def test_a_steady_rate_above_the_floor_is_never_a_stall(
     steps: list[tuple[float, int]],
 ) -> None:
     now, left = 0.0, 0

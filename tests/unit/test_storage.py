@@ -121,7 +121,7 @@ async def test_a_cookie_of_the_storage_does_not_come_back(
     assert b"cookie" not in server.heads[1].lower()
 
 
-async def test_a_netrc_entry_for_the_storage_is_ignored(
+async def test_a_netrc_entry_for_storage_is_ignored(
     clock: ManualClock, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -167,7 +167,9 @@ def test_a_dropped_put_is_one_on_uvloop_too(make_file: Callable[..., Path]) -> N
         runner.run(put())
 
 
-async def test_an_early_success_is_not_believed(clock: ManualClock, source: Source) -> None:
+async def test_a_success_before_the_whole_body_is_an_error(
+    clock: ManualClock, source: Source
+) -> None:
     async def early(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
@@ -181,7 +183,7 @@ async def test_an_early_success_is_not_believed(clock: ManualClock, source: Sour
 
 
 @needs_queued
-async def test_a_success_with_bytes_still_in_the_kernel_is_not_believed(
+async def test_a_success_with_bytes_still_in_the_kernel_is_an_error(
     clock: ManualClock, source: Source
 ) -> None:
     """All bytes are handed over; but what storage has read its answer would acknowledge."""
@@ -248,7 +250,7 @@ async def test_without_one_etag_a_part_is_not_accepted(
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
 
-async def test_an_etag_that_could_not_be_handed_on_is_not_accepted(
+async def test_an_etag_that_no_request_can_hold_is_not_accepted(
     clock: ManualClock, source: Source
 ) -> None:
     """Completing with it failed on our side, and the upload was neither completed nor cancelled."""
@@ -260,7 +262,7 @@ async def test_an_etag_that_could_not_be_handed_on_is_not_accepted(
 
 @pytest.mark.parametrize("signature", ["0123456789abcdef" * 4, "short/sg"])
 @pytest.mark.parametrize("status", [400, 403, 502])
-async def test_an_echo_of_the_presigned_address_is_not_told(
+async def test_an_echo_of_the_presigned_url_is_not_shown(
     clock: ManualClock, source: Source, status: int, signature: str
 ) -> None:
     """As written, with its values unquoted, and in a header."""
@@ -285,7 +287,7 @@ async def test_an_echo_of_the_presigned_address_is_not_told(
 
 
 @pytest.mark.parametrize("status", [200, 400])
-async def test_an_echo_of_the_upload_id_is_not_told_wherever_it_stands(
+async def test_an_echo_of_the_upload_id_is_not_shown(
     clock: ManualClock, source: Source, status: int
 ) -> None:
     """In the path of an address it is one word among innocent ones, and only the ticket knows."""
@@ -315,7 +317,7 @@ async def test_an_echo_of_the_upload_id_is_not_told_wherever_it_stands(
         (b"<Code>A\x1b[31mB</Code>", "A\\x1b[31mB", "no explanation in the answer"),
     ],
 )
-async def test_what_the_storage_says_is_told(
+async def test_an_error_has_the_code_and_message_of_storage(
     clock: ManualClock, source: Source, body: bytes, code: str | None, message: str | None
 ) -> None:
     async with raw_server(taking(answer(503, body))) as server, storage_for(clock) as storage:
@@ -384,7 +386,7 @@ async def test_another_md5_is_no_success(clock: ManualClock, source: Source, len
 
 
 @pytest.mark.parametrize("etag", ["0" * 32, ""])
-async def test_no_error_of_an_answer_repeats_what_its_headers_echo(
+async def test_no_error_shows_what_headers_echo(
     clock: ManualClock, source: Source, etag: str
 ) -> None:
     secret = "deadbeef" * 8
@@ -396,7 +398,7 @@ async def test_no_error_of_an_answer_repeats_what_its_headers_echo(
     assert secret not in disclosed(caught.value)
 
 
-async def test_a_disk_that_hangs_while_a_part_is_hashed_is_a_stall_of_that_part_alone(
+async def test_a_disk_that_hangs_in_hashing_stalls_that_part_alone(
     clock: ManualClock, source: Source, make_file: Callable[..., Path]
 ) -> None:
     hangs, begun = threading.Event(), threading.Event()
@@ -437,7 +439,7 @@ async def pass_time(clock: ManualClock, task: asyncio.Future[object]) -> None:
         await asyncio.sleep(0)
 
 
-async def test_two_etags_are_an_error_also_where_one_of_them_is_right(
+async def test_two_etags_are_an_error_even_if_one_is_right(
     clock: ManualClock, source: Source
 ) -> None:
     part = Part(1, 0, 10)
@@ -448,7 +450,7 @@ async def test_two_etags_are_an_error_also_where_one_of_them_is_right(
 
 
 @pytest.mark.parametrize("honest", [True, False])
-async def test_an_answer_before_the_last_bytes_are_out_is_settled_by_the_md5(
+async def test_an_answer_before_the_last_bytes_is_settled_by_the_md5(
     clock: ManualClock, source: Source, honest: bool
 ) -> None:
     """The kernel takes all of it at once, and whether the peer did cannot be seen."""
@@ -491,7 +493,7 @@ def test_only_the_right_md5_makes_an_early_success_good(
         assert "before all of it was sent" in verdict.message
 
 
-async def test_the_md5_is_made_on_the_readers_threads_and_only_when_asked_for(
+async def test_the_md5_is_computed_on_a_thread_and_only_if_asked_for(
     clock: ManualClock, make_file: Callable[..., Path]
 ) -> None:
     class Counting(ThreadPoolExecutor):
@@ -533,7 +535,7 @@ async def test_an_endless_error_body_is_cut(clock: ManualClock, source: Source) 
 
 
 @pytest.mark.parametrize("ending", ["fin", "rst"])
-async def test_a_refusal_that_breaks_off_is_a_refusal_all_the_same(
+async def test_a_refusal_that_breaks_off_is_still_a_refusal(
     clock: ManualClock, source: Source, ending: str
 ) -> None:
     """Its status was heard: a lost connection would be tried eight times in vain."""
@@ -552,7 +554,7 @@ async def test_a_refusal_that_breaks_off_is_a_refusal_all_the_same(
     assert caught.value.status == 413
 
 
-async def test_a_success_with_a_long_body_is_one_and_its_connection_is_not_kept(
+async def test_a_success_with_a_long_body_closes_its_connection(
     clock: ManualClock, source: Source
 ) -> None:
     closed = asyncio.Event()
@@ -784,9 +786,7 @@ async def test_a_cancelled_put_stops_sending_at_once(clock: ManualClock, source:
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
-    source: Source, cancelled: bool
-) -> None:
+async def test_an_error_after_the_last_write_is_raised(source: Source, cancelled: bool) -> None:
     """Also on loops whose transports take no orders once they are closed, as those of uvloop."""
 
     async def never_read(
@@ -816,7 +816,7 @@ async def test_what_ends_a_connection_whose_last_bytes_are_not_out_is_told(
     assert not body.handed_over
 
 
-async def test_a_block_that_is_dropped_as_it_is_written_was_not_handed_over(
+async def test_a_block_dropped_while_it_is_written_does_not_count(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transport that fails at once has an empty buffer, as one that has sent everything."""
@@ -846,7 +846,7 @@ async def test_a_block_that_is_dropped_as_it_is_written_was_not_handed_over(
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="reads have descriptors of their own")
 @pytest.mark.parametrize("ends", ["cancelled", "stalled"])
-async def test_a_put_to_a_peer_that_takes_nothing_leaves_no_connection(
+async def test_a_put_to_a_peer_that_reads_nothing_leaves_no_connection(
     clock: ManualClock, source: Source, open_descriptors: Callable[[], int], ends: str
 ) -> None:
     """An orderly close would wait for the peer to take what is buffered, and that is for ever."""
@@ -895,7 +895,7 @@ async def test_a_put_to_a_peer_that_takes_nothing_leaves_no_connection(
         "http://localhost:80/x",
     ],
 )
-async def test_an_address_no_server_should_give_is_refused_and_not_shown(
+async def test_an_unsafe_address_is_refused_and_not_shown(
     clock: ManualClock, source: Source, url: str
 ) -> None:
     async with storage_for(clock) as storage:
@@ -911,7 +911,7 @@ async def test_an_address_no_server_should_give_is_refused_and_not_shown(
     "host", ["169.254.169.254", "[fe80::1]", "224.0.0.1", "2852039166", "[::ffff:169.254.169.254]"]
 )
 @pytest.mark.parametrize("allow_loopback", [True, False])
-def test_an_address_where_no_storage_is_is_refused(host: str, allow_loopback: bool) -> None:
+def test_a_private_or_local_address_is_refused(host: str, allow_loopback: bool) -> None:
     told = refusal_of(f"https://{host}/k?sig=1", allow_http=True, allow_loopback=allow_loopback)
     assert told == "leads to where no storage is"
 
@@ -926,9 +926,7 @@ def test_an_address_where_no_storage_is_is_refused(host: str, allow_loopback: bo
         ("http://store.internal/k", True, False),
     ],
 )
-def test_an_address_that_is_meant_is_accepted(
-    url: str, allow_http: bool, allow_loopback: bool
-) -> None:
+def test_an_allowed_address_is_accepted(url: str, allow_http: bool, allow_loopback: bool) -> None:
     assert refusal_of(url, allow_http=allow_http, allow_loopback=allow_loopback) == ""
 
 

@@ -14,7 +14,7 @@ from nunu_async.upload.source import Source
 from nunu_async.upload.threads import DaemonThreadPool
 
 
-def test_readers_serve_many_calls_on_few_threads_and_end() -> None:
+def test_a_pool_serves_many_calls_on_few_threads_and_ends() -> None:
     readers = DaemonThreadPool(3)
     seen: set[str] = set()
 

@@ -121,7 +121,7 @@ def test_no_budget_is_no_limit() -> None:
     assert all(budget.take(14) for _ in range(1000))
 
 
-def test_a_retry_that_would_not_be_made_is_not_paid_for() -> None:
+def test_a_retry_that_is_not_made_costs_nothing() -> None:
     budget = RetryBudget(500)
     for failure, remaining in ((failed(404), math.inf), (failed(429, 300.0), math.inf)):
         assert (
@@ -139,7 +139,7 @@ def test_a_retry_that_would_not_be_made_is_not_paid_for() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, math.nan])
-def test_a_nonsense_budget_is_refused(value: Any) -> None:
+def test_an_invalid_budget_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"RetryPolicy\.budget"):
         RetryPolicy(budget=value)
 
@@ -195,7 +195,7 @@ async def test_an_outage_costs_a_budget_of_retries_and_no_more(
     assert pickle.loads(pickle.dumps(starved[0])).retry_budget_exhausted  # noqa: S301 - our own
 
 
-async def test_what_is_healthy_again_earns_its_retries_back(clock: ManualClock) -> None:
+async def test_successes_fill_the_budget_again(clock: ManualClock) -> None:
     ill = True
     async with (
         raw_server(Server(lambda *_: answer(500) if ill else answer(body=BUILD))) as raw,
@@ -211,7 +211,7 @@ async def test_what_is_healthy_again_earns_its_retries_back(clock: ManualClock) 
         assert budget.left == 500
 
 
-async def test_a_retry_that_succeeds_has_its_price_back(clock: ManualClock) -> None:
+async def test_a_retry_that_succeeds_is_refunded(clock: ManualClock) -> None:
     server = Server(lambda _, seen: answer(500) if seen % 2 == 0 else answer(body=BUILD))
     async with (
         raw_server(server) as raw,
@@ -237,7 +237,7 @@ async def test_a_budget_can_be_set_and_taken_off(
     assert caught.value.retry_budget_exhausted is (budget is not None)
 
 
-async def test_cleaning_up_is_not_paid_for(clock: ManualClock) -> None:
+async def test_cleanup_costs_no_budget(clock: ManualClock) -> None:
     server = Server(
         lambda line, seen: (
             answer(500) if line.startswith("GET") or seen < 5 else answer(body=b'{"success": true}')
@@ -279,7 +279,7 @@ async def test_storage_has_a_budget_of_its_own_for_each_part_under_way(
 # --- The pause that all share.
 
 
-async def test_nobody_asks_while_the_server_wants_no_requests() -> None:
+async def test_no_request_is_sent_during_the_pause_after_a_429() -> None:
     """Of many calls only those under way find out; then none until the time is over."""
     clock = HeldClock()
     limited = True
@@ -340,7 +340,7 @@ async def test_the_gate_does_not_open_for_all_at_one_moment() -> None:
     assert max(sum(t <= moment < t + 1 for moment in later) for t in range(1040, 1051)) <= 12
 
 
-async def test_a_429_that_names_no_time_holds_the_others_too() -> None:
+async def test_a_429_that_names_no_time_delays_the_others_too() -> None:
     clock = HeldClock()
     server = Server(lambda _, seen: answer(429) if seen < 1 else answer(body=BUILD), clock=clock)
     async with (
@@ -359,7 +359,7 @@ async def test_a_429_that_names_no_time_holds_the_others_too() -> None:
     assert clock.sleeps[1] == 0.5 + 0.5 * 0.25 * 0.5
 
 
-async def test_a_503_that_names_no_time_holds_nobody() -> None:
+async def test_a_503_that_names_no_time_delays_no_other() -> None:
     clock = HeldClock()
     server = Server(lambda _, seen: answer(503) if seen < 1 else answer(body=BUILD))
     async with (
@@ -373,7 +373,7 @@ async def test_a_503_that_names_no_time_holds_nobody() -> None:
         await first
 
 
-async def test_cleaning_up_does_not_wait_for_the_others() -> None:
+async def test_cleanup_does_not_wait_for_the_others() -> None:
     clock = HeldClock()
     server = Server(
         lambda line, _: (
@@ -394,7 +394,7 @@ async def test_cleaning_up_does_not_wait_for_the_others() -> None:
 
 
 @pytest.mark.parametrize("asked", ["50", "9999999999"])
-async def test_a_pause_longer_than_the_call_is_told_at_once_and_nothing_is_sent(
+async def test_a_pause_longer_than_the_call_is_an_error_at_once(
     asked: str,
 ) -> None:
     clock = HeldClock()
@@ -438,7 +438,7 @@ async def test_a_throttled_part_holds_the_other_parts() -> None:
     assert clock.sleeps == [2.0 + 0.5 * 0.25 * 2.0]
 
 
-async def test_a_limit_that_goes_on_is_asked_after_less_and_less_often() -> None:
+async def test_a_lasting_limit_is_probed_less_and_less_often() -> None:
     clock = ManualClock()
     traffic = Throttle(clock, RetryPolicy())
     pauses: list[float] = []
@@ -471,7 +471,7 @@ async def test_a_limit_that_goes_on_is_asked_after_less_and_less_often() -> None
         )
     )
 )
-def test_no_answers_hold_anybody_longer_than_the_longest_wait(
+def test_no_answers_delay_a_call_beyond_the_longest_wait(
     told: list[tuple[int, float | None, float | None, float]],
 ) -> None:
     clock = ManualClock()
@@ -542,7 +542,7 @@ FORMS = [
     ("headers", "pause"), [row[1:] for row in FORMS], ids=[row[0] for row in FORMS]
 )
 @pytest.mark.parametrize("status", [429, 503])
-async def test_every_form_of_retry_after_ends_in_a_sane_pause(
+async def test_every_form_of_retry_after_is_a_sane_pause(
     clock: ManualClock,
     status: int,
     headers: dict[str, str],

@@ -22,7 +22,7 @@ from nunu_async import (
 from nunu_async.sandbox import Fault, Sandbox
 
 
-async def test_a_scope_of_anyio_that_is_cancelled_takes_no_core_meanwhile(
+async def test_a_cancelled_scope_of_anyio_does_not_spin(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     """Such a scope cancels what is in it anew at each turn of the loop."""
@@ -146,7 +146,7 @@ async def test_a_timeout_around_an_upload_stays_a_timeout(
     check_nothing_is_left(box)
 
 
-async def test_every_slot_is_free_again_after_many_cancellations(
+async def test_every_place_is_free_again_after_many_cancellations(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     path = make_file(4 * PART)
@@ -183,7 +183,7 @@ async def test_a_late_part_never_arrives_after_the_delete(
     check_nothing_is_left(box)
 
 
-async def test_a_cancellation_after_a_failure_says_that_the_upload_is_kept(
+async def test_cancelled_after_a_failure_it_says_the_upload_is_kept(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     """In each turn of the loop from the last event on, the closing of the journal included."""
@@ -215,7 +215,7 @@ async def test_a_cancellation_after_a_failure_says_that_the_upload_is_kept(
     assert all("is kept on the server with 1 of 1 parts" in "".join(told) for told in notes)
 
 
-async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
+async def test_cancelled_during_the_cleanup_it_says_what_came_of_it(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     gate = Gate()
@@ -239,7 +239,7 @@ async def test_a_cancellation_during_the_cleanup_says_what_became_of_the_upload(
 # --- The request to cancel.
 
 
-async def test_a_failed_cancellation_is_told_and_never_in_place_of_the_cause(
+async def test_a_failed_cancellation_never_hides_the_cause(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
@@ -250,7 +250,7 @@ async def test_a_failed_cancellation_is_told_and_never_in_place_of_the_cause(
     assert "failed too" in str(caught.value)
 
 
-async def test_cancelling_on_the_server_is_tried_again(
+async def test_the_request_to_cancel_is_repeated(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
@@ -261,7 +261,7 @@ async def test_cancelling_on_the_server_is_tried_again(
     assert states(box) == ["cancelled"]
 
 
-async def test_the_page_of_an_edge_is_no_word_that_an_upload_is_gone(
+async def test_a_404_page_of_a_proxy_does_not_count_as_cancelled(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
@@ -283,7 +283,7 @@ async def test_an_upload_that_is_gone_already_counts_as_cancelled(
     assert caught.value.cancelled is True
 
 
-async def test_cleaning_up_does_not_queue_behind_other_requests(
+async def test_cleanup_does_not_queue_behind_other_requests(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     gate = Gate()
@@ -308,7 +308,7 @@ async def test_cleaning_up_does_not_queue_behind_other_requests(
         assert slower.exception() is not None
 
 
-async def test_a_cancellation_that_is_never_answered_is_given_up(
+async def test_a_cancellation_without_an_answer_is_given_up(
     box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
@@ -322,7 +322,7 @@ async def test_a_cancellation_that_is_never_answered_is_given_up(
     assert caught.value.cancelled is False
 
 
-async def test_a_cancellation_is_not_put_off_beyond_its_limit(
+async def test_a_cancellation_is_not_delayed_beyond_its_limit(
     box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))

@@ -35,7 +35,7 @@ async def test_closing_the_client_ends_its_uploads_properly(
         await start(nunu, make_file(PART))
 
 
-async def test_a_listener_that_closes_the_client_does_not_hang(
+async def test_a_listener_may_close_the_client(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     nunu = client(box, clock)
@@ -52,7 +52,7 @@ async def test_a_listener_that_closes_the_client_does_not_hang(
 
 
 @pytest.mark.parametrize("calls", [2, 3])
-async def test_closing_again_meanwhile_does_not_break_the_cleaning_up(
+async def test_closing_twice_at_once_does_not_break_the_cleanup(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, calls: int
 ) -> None:
     """As a signal handler and the end of an `async with` do it: the second must wait, too."""
@@ -65,7 +65,7 @@ async def test_closing_again_meanwhile_does_not_break_the_cleaning_up(
     assert states(box) == ["cancelled"]
 
 
-async def test_a_listener_told_of_the_end_that_a_close_brought_may_close_again(
+async def test_a_listener_may_close_a_client_that_is_being_closed(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     nunu = client(box, clock)
@@ -101,7 +101,7 @@ async def test_a_close_that_is_cancelled_closes_every_connection(
             assert sessions._connector.closed
 
 
-async def test_the_client_can_be_closed_while_nothing_runs_and_no_descriptor_is_left(
+async def test_a_closed_client_leaves_no_descriptor_open(
     make_file: MakeFile, open_descriptors: Callable[[], int]
 ) -> None:
     before = open_descriptors()

@@ -95,7 +95,7 @@ async def test_a_second_complete_that_is_unknown_deletes_nothing(
     assert states(box) == ["completed"]
 
 
-async def test_a_complete_that_worked_unheard_is_found_by_asking_for_the_build(
+async def test_a_complete_with_a_lost_answer_is_settled_by_a_lookup(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="complete_upload", do="cut", effect=True))
@@ -109,7 +109,7 @@ async def test_a_complete_that_worked_unheard_is_found_by_asking_for_the_build(
 # --- What cannot be complete is cancelled.
 
 
-async def test_a_complete_that_cannot_be_written_has_asked_for_nothing(
+async def test_a_complete_that_cannot_be_encoded_may_be_cancelled(
     box: Sandbox, nunu: NunuClient, clock: ManualClock
 ) -> None:
     """No request can hold it: the upload may still be cancelled."""
@@ -124,7 +124,7 @@ async def test_a_complete_that_cannot_be_written_has_asked_for_nothing(
 
 
 @pytest.mark.parametrize(("status", "requests"), [(503, 5), (429, 5), (500, 5), (400, 1)])
-async def test_a_complete_that_fails_for_good_is_tried_as_often_as_the_policy_says(
+async def test_a_failing_complete_is_tried_as_often_as_the_policy_says(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, status: int, requests: int
 ) -> None:
     """One count, and not one for each layer; then the upload is cancelled: nothing was built."""
@@ -138,7 +138,7 @@ async def test_a_complete_that_fails_for_good_is_tried_as_often_as_the_policy_sa
 # --- While it is tried again.
 
 
-async def test_retries_of_a_complete_are_told_while_they_happen(
+async def test_retries_of_a_complete_are_events(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     """The server may assemble a build for minutes, and who waits for it wants to know."""
@@ -153,7 +153,7 @@ async def test_retries_of_a_complete_are_told_while_they_happen(
     assert sent == [("Retrying", 1), ("Retrying", 2), ("Retrying", 3), ("Completed", 4)]
 
 
-async def test_a_listener_that_fails_at_a_retry_of_a_complete_deletes_nothing(
+async def test_a_listener_that_fails_at_such_a_retry_deletes_nothing(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="complete_upload", status=409, effect=True))
@@ -171,7 +171,7 @@ async def test_a_listener_that_fails_at_a_retry_of_a_complete_deletes_nothing(
 # --- Cancelled meanwhile.
 
 
-async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
+async def test_the_answer_to_a_complete_is_awaited_before_any_delete(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     """The build exists by then: it must not be deleted."""
@@ -197,7 +197,7 @@ async def test_a_complete_under_way_is_heard_before_anything_is_deleted(
         assert box.read_object(upload.build_id) == path.read_bytes()
 
 
-async def test_a_complete_that_is_never_answered_does_not_hold_the_caller_for_ever(
+async def test_a_complete_without_an_answer_is_awaited_briefly(
     box: Sandbox, nunu: NunuClient, clock: ManualClock, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="complete_upload", do="stall"))
@@ -212,7 +212,7 @@ async def test_a_complete_that_is_never_answered_does_not_hold_the_caller_for_ev
     assert box.journal.of("cancel_upload") == []
 
 
-async def test_cancelling_while_a_refused_complete_pauses_frees_the_upload_at_once(
+async def test_cancelling_before_a_retry_after_429_cancels_the_upload(
     box: Sandbox, make_file: MakeFile
 ) -> None:
     clock = HeldClock()
@@ -224,7 +224,7 @@ async def test_cancelling_while_a_refused_complete_pauses_frees_the_upload_at_on
     assert states(box) == ["cancelled"]
 
 
-async def test_cancelling_between_two_completes_begins_no_third(
+async def test_cancelling_before_a_retry_after_500_cancels_the_upload(
     box: Sandbox, make_file: MakeFile
 ) -> None:
     """The server answered 500 and has no build: the upload is let go at once."""
@@ -246,7 +246,7 @@ async def test_cancelling_between_two_completes_begins_no_third(
     ],
     ids=["the server wants no requests", "another request has the only slot"],
 )
-async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go(
+async def test_cancelling_before_the_complete_is_sent_cancels_the_upload(
     box: Sandbox, make_file: MakeFile, fault: Fault
 ) -> None:
     """Nothing was asked that could have made it a build."""
@@ -271,7 +271,7 @@ async def test_cancelling_while_the_complete_has_not_gone_out_lets_the_upload_go
     assert states(box) == ["cancelled"]
 
 
-async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
+async def test_cancelling_during_the_lookup_awaits_its_answer(
     box: Sandbox, make_file: MakeFile
 ) -> None:
     """The server refused to complete it and has no build: the upload is let go."""
@@ -294,7 +294,7 @@ async def test_cancelling_while_the_build_is_asked_for_hears_the_answer(
 
 
 @pytest.mark.parametrize("resume", [False, True])
-async def test_a_cancellation_after_the_end_says_that_the_build_is_there(
+async def test_cancelled_after_the_end_it_says_the_build_is_there(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, resume: bool
 ) -> None:
     """In each turn of the loop from the last event on; or nobody would know of the build."""
@@ -326,7 +326,7 @@ async def test_a_cancellation_after_the_end_says_that_the_build_is_there(
     assert len(notes) >= resume
 
 
-async def test_a_listener_that_raises_at_the_end_says_that_the_build_is_there(
+async def test_a_listener_that_raises_at_the_end_leaves_the_build(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     def fail(event: UploadEvent) -> None:

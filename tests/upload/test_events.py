@@ -53,7 +53,7 @@ async def test_the_byte_count_falls_back_when_a_part_is_sent_again(
     assert counts[-1] == size
 
 
-async def test_a_coroutine_function_may_listen(
+async def test_a_listener_may_be_a_coroutine_function(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     events: list[UploadEvent] = []
@@ -111,7 +111,7 @@ async def test_a_listener_may_upload_another_file(
 
 @pytest.mark.parametrize("event_of", [UploadStarted, Completed])
 @pytest.mark.parametrize("several", [False, True], ids=["one", "many"])
-async def test_listeners_upload_while_as_many_uploads_are_under_way_as_may_be(
+async def test_listeners_upload_even_when_all_places_are_taken(
     box: Sandbox, make_file: MakeFile, event_of: type[UploadEvent], several: bool
 ) -> None:
     """And so do the listeners of those."""

@@ -62,7 +62,7 @@ async def test_one_that_fails_stops_no_other(
     assert sorted(states(box)) == ["cancelled", *["completed"] * 5]
 
 
-async def test_all_files_share_the_client_s_limit(
+async def test_all_files_share_the_limit_of_the_client(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     paths = files(make_file, 12, 3 * PART)
@@ -92,7 +92,7 @@ async def test_each_file_may_have_settings_of_its_own(
     assert (first.build.verified, second.build.verified) == (None, second.build.parts)
 
 
-async def test_failing_fast_gives_up_what_is_under_way(
+async def test_fail_fast_cancels_the_other_uploads(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", do="stall", times=3))
@@ -103,7 +103,7 @@ async def test_failing_fast_gives_up_what_is_under_way(
     assert set(states(box)) <= {"cancelled", "completed"}
 
 
-async def test_what_is_wrong_with_an_argument_is_told_before_anything_is_sent(
+async def test_wrong_arguments_are_refused_before_anything_is_sent(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     (path, other) = files(make_file, 2)
@@ -120,7 +120,7 @@ async def test_what_is_wrong_with_an_argument_is_told_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
-async def test_a_listener_that_is_cancelled_by_nobody_ends_all_with_an_error(
+async def test_a_stray_cancellation_of_a_listener_is_an_error(
     box: Sandbox, clock: ManualClock, make_file: MakeFile, at_once: int
 ) -> None:
     """As one that awaits a future which somebody else has cancelled."""
@@ -150,7 +150,7 @@ async def test_no_files_are_no_results(nunu: NunuClient) -> None:
     assert await nunu.upload_builds([]) == ()
 
 
-async def test_cancelled_it_gives_up_every_upload_and_tells_of_each(
+async def test_a_cancelled_call_cancels_and_reports_every_upload(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", do="stall", times=None))
@@ -169,7 +169,7 @@ async def test_cancelled_it_gives_up_every_upload_and_tells_of_each(
         assert "was cancelled on the server" in result.error.__notes__[0]
 
 
-async def test_closing_the_client_fails_what_is_not_up(
+async def test_closing_the_client_fails_what_is_not_complete(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", do="stall", times=None))
@@ -182,7 +182,7 @@ async def test_closing_the_client_fails_what_is_not_up(
     assert set(states(box)) == {"cancelled"}
 
 
-async def test_progress_tells_of_which_file_and_what_it_raises_ends_all(
+async def test_on_progress_gets_the_file_and_may_end_all(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     paths = files(make_file, 4)
@@ -199,9 +199,7 @@ async def test_progress_tells_of_which_file_and_what_it_raises_ends_all(
     assert set(states(box)) <= {"cancelled", "completed"}
 
 
-async def test_a_client_that_is_closed_at_any_turn_says_so(
-    box: Sandbox, make_file: MakeFile
-) -> None:
+async def test_a_client_can_be_closed_at_any_turn(box: Sandbox, make_file: MakeFile) -> None:
     """Also while names and files are looked at on a thread."""
     (path,) = files(make_file, 1)
     for turns in range(25):

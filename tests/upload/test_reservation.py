@@ -119,7 +119,7 @@ async def test_a_reservation_that_cannot_be_used_is_freed(
     assert "upload_id=mpu-000001" in seen.target
 
 
-async def test_an_answer_without_ids_is_an_error_and_nothing_more(
+async def test_an_answer_without_ids_is_an_error(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="initiate_upload", status=200, body={"upload_type": "multipart"}))
@@ -128,7 +128,7 @@ async def test_an_answer_without_ids_is_an_error_and_nothing_more(
     assert box.journal.operations() == ["initiate_upload"]
 
 
-async def test_a_part_plan_that_does_not_fit_the_file_ends_before_the_first_byte(
+async def test_a_part_plan_that_does_not_fit_the_file_is_refused(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     ticket = {
@@ -146,7 +146,7 @@ async def test_a_part_plan_that_does_not_fit_the_file_ends_before_the_first_byte
 
 
 @pytest.mark.parametrize("odd", ["x\r\nWARNING forged", "x\x1b[2J", "x\u202ey", 1000 * "x"])
-async def test_a_build_id_that_no_message_could_show_is_refused_and_freed(
+async def test_an_unprintable_build_id_is_refused_and_freed(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, caplog: pytest.LogCaptureFixture, odd: str
 ) -> None:
     """It would stand in notes, messages and logs, as the server wrote it."""
@@ -167,7 +167,7 @@ async def test_a_build_id_that_no_message_could_show_is_refused_and_freed(
 
 
 @pytest.mark.parametrize("lost", LOST_ANSWERS.values(), ids=LOST_ANSWERS)
-async def test_an_initiate_that_deletes_and_was_not_heard_is_named_and_not_repeated(
+async def test_a_lost_initiate_that_deletes_is_not_repeated(
     lost: bytes | None,
 ) -> None:
     async with answered(lost) as wire:
@@ -179,7 +179,7 @@ async def test_an_initiate_that_deletes_and_was_not_heard_is_named_and_not_repea
 
 
 @pytest.mark.parametrize("lost", LOST_ANSWERS.values(), ids=LOST_ANSWERS)
-async def test_an_initiate_that_deletes_nothing_is_not_repeated_either(lost: bytes | None) -> None:
+async def test_a_lost_initiate_that_deletes_nothing_is_not_repeated(lost: bytes | None) -> None:
     async with answered(lost) as wire:
         with pytest.raises((ApiError, DecodeError, TransportError)):
             await wire.nunu.builds.initiate_upload(PLAIN)
@@ -187,7 +187,7 @@ async def test_an_initiate_that_deletes_nothing_is_not_repeated_either(lost: byt
 
 
 @pytest.mark.parametrize(("status", "sent"), [(402, 1), (429, 5), (503, 5)])
-async def test_a_definite_no_to_an_initiate_that_deletes_stays_one(status: int, sent: int) -> None:
+async def test_a_refused_initiate_that_deletes_raises_the_refusal(status: int, sent: int) -> None:
     async with answered(answer(status)) as wire:
         with pytest.raises(ApiError) as caught:
             await wire.nunu.builds.initiate_upload(DELETING)
@@ -195,7 +195,7 @@ async def test_a_definite_no_to_an_initiate_that_deletes_stays_one(status: int, 
     assert len(wire.lines) == sent
 
 
-async def test_an_initiate_that_never_left_is_no_riddle(clock: ManualClock) -> None:
+async def test_an_initiate_that_was_not_sent_is_a_connect_error(clock: ManualClock) -> None:
     async with NunuClient("nunu_key_0001", base_url="http://127.0.0.1:9", clock=clock) as nunu:
         with pytest.raises(ConnectError):
             await nunu.builds.initiate_upload(DELETING)
@@ -216,7 +216,7 @@ async def test_an_upload_that_may_have_deleted_others_says_so(
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-async def test_an_upload_whose_reservation_was_not_heard_of_asks_again(
+async def test_an_upload_reserves_again_after_a_lost_answer(
     clock: ManualClock, make_file: Callable[..., Path], times: int
 ) -> None:
     """Twice at most: each may leave a reservation that nobody can free."""
@@ -234,7 +234,7 @@ async def test_an_upload_whose_reservation_was_not_heard_of_asks_again(
         assert len(box.journal.of("initiate_upload")) == min(times + 1, 3)
 
 
-async def test_a_refusal_after_a_lost_reservation_says_what_may_be_held(
+async def test_a_refusal_after_a_lost_reservation_mentions_it(
     clock: ManualClock, make_file: Callable[..., Path]
 ) -> None:
     """The space that it wants may be taken by that very reservation."""
@@ -252,7 +252,7 @@ async def test_a_refusal_after_a_lost_reservation_says_what_may_be_held(
     assert "up to 1 reservations" in note
 
 
-async def test_an_upload_whose_reservation_was_heard_of_leaves_no_other(
+async def test_an_upload_without_a_lost_answer_has_no_orphans(
     clock: ManualClock, make_file: Callable[..., Path]
 ) -> None:
     async with (
@@ -267,7 +267,7 @@ async def test_an_upload_whose_reservation_was_heard_of_leaves_no_other(
 # --- Cancelled meanwhile.
 
 
-async def test_cancelling_while_initiate_is_unanswered_leaves_no_reservation(
+async def test_cancelling_during_an_initiate_leaves_no_reservation(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     gate = Gate()
@@ -287,7 +287,7 @@ async def test_cancelling_while_initiate_is_unanswered_leaves_no_reservation(
         check_nothing_is_left(box)
 
 
-async def test_a_reservation_that_cannot_be_read_is_freed_when_cancelled_too(
+async def test_cancelled_during_it_an_invalid_reservation_is_freed(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     """Its answer says nothing of parts, and still names the build."""
@@ -309,7 +309,7 @@ async def test_a_reservation_that_cannot_be_read_is_freed_when_cancelled_too(
         assert box.journal[-1].build_id == "b"
 
 
-async def test_cancelling_between_two_initiates_begins_no_second(
+async def test_cancelling_between_two_initiates_sends_no_second(
     box: Sandbox, make_file: MakeFile
 ) -> None:
     clock = HeldClock()
@@ -326,7 +326,7 @@ async def test_cancelling_between_two_initiates_begins_no_second(
 # --- Once more, for a single part.
 
 
-async def test_a_single_part_whose_url_is_refused_is_reserved_once_more(
+async def test_a_single_part_with_a_refused_url_is_reserved_again(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403))
@@ -343,7 +343,7 @@ async def test_a_single_part_whose_url_is_refused_is_reserved_once_more(
     assert (sent[-1], max(sent)) == (PART, PART)
 
 
-async def test_a_single_part_is_reserved_no_third_time(
+async def test_a_single_part_is_not_reserved_a_third_time(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403, times=None))
@@ -354,7 +354,7 @@ async def test_a_single_part_is_reserved_no_third_time(
     assert states(box) == ["cancelled", "cancelled"]
 
 
-async def test_a_single_part_that_is_refused_otherwise_is_not_reserved_again(
+async def test_a_single_part_refused_otherwise_is_not_reserved_again(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=400, times=None))

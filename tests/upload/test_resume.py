@@ -144,7 +144,7 @@ async def test_the_same_command_after_kills_sends_only_what_is_missing(
         assert journals(state) == []
 
 
-async def test_a_kill_at_any_moment_costs_a_part_for_each_sender_at_most(
+async def test_a_kill_costs_a_part_for_each_sender_at_most(
     make_file: MakeFile, state: Path, tmp_path: Path
 ) -> None:
     path = make_file(200 * 1000)
@@ -168,7 +168,7 @@ async def test_a_kill_at_any_moment_costs_a_part_for_each_sender_at_most(
 
 
 @pytest.mark.parametrize("effect", [True, False])
-async def test_killed_during_complete_the_build_is_asked_for_before_anything_is_sent(
+async def test_killed_during_complete_it_looks_the_build_up_first(
     make_file: MakeFile, state: Path, tmp_path: Path, effect: bool
 ) -> None:
     path = make_file(5 * PART)
@@ -261,7 +261,7 @@ async def test_the_end_of_one_upload_leaves_the_journal_of_the_next_alone(
 # --- what stays, and for how long
 
 
-async def test_a_cancelled_upload_stays_and_is_gone_on_with(
+async def test_a_cancelled_upload_stays_and_is_resumed(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART - 7)
@@ -285,7 +285,7 @@ async def test_a_cancelled_upload_stays_and_is_gone_on_with(
     assert journals(state) == []
 
 
-async def test_without_resume_everything_is_cancelled_as_ever(
+async def test_without_resume_the_upload_is_cancelled(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     await interrupt(small, state, make_file(PARTS * PART), resume=False)
@@ -293,7 +293,7 @@ async def test_without_resume_everything_is_cancelled_as_ever(
     assert journals(state) == []
 
 
-async def test_a_failure_says_how_to_go_on(
+async def test_a_failure_says_how_to_resume(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     small.add_fault(Fault(on="put_part", part=9, status=500, times=2))
@@ -335,7 +335,7 @@ async def test_a_closed_client_keeps_what_it_sent(
     ],
     ids=str,
 )
-async def test_whatever_passes_is_no_reason_to_give_up_what_is_sent(
+async def test_transient_errors_keep_the_parts_that_were_sent(
     small: Sandbox, make_file: MakeFile, state: Path, fault: Fault
 ) -> None:
     path = make_file(6 * PART)
@@ -354,7 +354,7 @@ async def test_whatever_passes_is_no_reason_to_give_up_what_is_sent(
     assert journals(state) == []
 
 
-async def test_an_upload_in_one_part_is_cancelled_and_starts_anew(
+async def test_an_upload_in_one_part_is_cancelled_and_starts_again(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PART)
@@ -384,7 +384,7 @@ async def test_a_file_that_changes_meanwhile_leaves_nothing(
 
 @pytest.mark.parametrize("name", ["n", "another"])
 @pytest.mark.parametrize("how", ["rewritten", "touched", "replaced"])
-async def test_a_changed_file_starts_anew_and_the_old_upload_is_cancelled(
+async def test_a_changed_file_starts_again_and_cancels_the_old_upload(
     small: Sandbox, make_file: MakeFile, state: Path, name: str, how: str
 ) -> None:
     path = make_file(PARTS * PART)
@@ -419,7 +419,7 @@ def rewrite_in_place(path: Path, offset: int) -> None:
     ctime_moves(path, rewrite)
 
 
-async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
+async def test_a_file_rewritten_in_place_between_calls_is_not_resumed(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -435,7 +435,7 @@ async def test_a_file_rewritten_in_place_between_two_calls_is_not_gone_on_with(
     assert small.read_object(build.build_id) == path.read_bytes()
 
 
-async def test_what_was_rewritten_beyond_the_sent_parts_is_sent_as_it_is_now(
+async def test_bytes_rewritten_beyond_the_sent_parts_are_sent(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -463,7 +463,7 @@ async def test_a_change_of_metadata_between_two_calls_costs_no_part(
     assert len(answered(small)) == PARTS
 
 
-async def test_a_file_rewritten_while_the_rest_is_sent_is_noticed_as_well(
+async def test_a_file_rewritten_while_the_rest_is_sent_is_noticed(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -488,7 +488,7 @@ def killed_while_completing(state: Path) -> None:
         file.write(mark_line(kept.checksum)[0])
 
 
-async def test_a_build_of_what_the_file_held_before_is_no_success_now(
+async def test_a_build_of_the_old_content_is_no_success(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     """The server has completed it, the answer was lost with the process, the file is rewritten."""
@@ -511,7 +511,7 @@ async def test_a_build_of_what_the_file_held_before_is_no_success_now(
 
 
 @pytest.mark.parametrize("moved", ["ctime", "mtime"])
-async def test_what_may_be_assembled_is_not_deleted_because_the_file_was_rewritten(
+async def test_a_rewritten_file_deletes_no_build_that_may_be_assembled(
     small: Sandbox, make_file: MakeFile, state: Path, moved: str
 ) -> None:
     path = make_file(PARTS * PART)
@@ -535,7 +535,7 @@ async def test_what_may_be_assembled_is_not_deleted_because_the_file_was_rewritt
     assert kept.head.ticket.build_id == old
 
 
-async def test_where_no_etag_is_an_md5_a_moved_ctime_ends_a_resume(
+async def test_without_md5_etags_a_moved_ctime_ends_a_resume(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -554,7 +554,7 @@ async def test_where_no_etag_is_an_md5_a_moved_ctime_ends_a_resume(
     assert states(small) == ["cancelled"]
 
 
-async def test_a_journal_without_a_ctime_is_gone_on_with_by_the_other_figures(
+async def test_a_journal_without_a_ctime_can_be_resumed(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -587,7 +587,7 @@ async def test_a_file_that_keeps_changing_is_given_up(
 
 
 @pytest.mark.parametrize("seconds", [-86_400 * 365 * 20, 9_400_000_000, 13_000_000_000])
-async def test_a_file_of_the_past_or_the_far_future_is_gone_on_with(
+async def test_a_file_of_the_past_or_the_far_future_can_be_resumed(
     small: Sandbox, make_file: MakeFile, state: Path, seconds: int
 ) -> None:
     path = make_file(PARTS * PART)
@@ -607,7 +607,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("content", "name"), FOREIGN)
-async def test_a_journal_of_another_version_is_left_where_that_version_finds_it(
+async def test_a_journal_of_another_version_stays_where_it_is(
     small: Sandbox,
     make_file: MakeFile,
     state: Path,
@@ -633,7 +633,7 @@ async def test_a_journal_of_another_version_is_left_where_that_version_finds_it(
     assert journal.read_bytes() == content
 
 
-async def test_a_list_names_journals_of_another_version_and_leaves_them(
+async def test_commands_name_and_leave_journals_of_another_version(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     content, name = FOREIGN[0]
@@ -648,7 +648,7 @@ async def test_a_list_names_journals_of_another_version_and_leaves_them(
         assert (folder / "a.jsonl").read_bytes() == content
 
 
-async def test_an_old_upload_that_could_not_be_cancelled_is_not_lost_sight_of(
+async def test_an_old_upload_not_cancelled_is_cancelled_by_the_next_call(
     small: Sandbox, state: Path, make_file: MakeFile
 ) -> None:
     """Its credential is in the journal alone; the next call tries again."""
@@ -679,7 +679,7 @@ async def test_another_name_leaves_the_upload_of_the_same_file_alone(
     assert states(small) == ["completed"] * 4
 
 
-async def test_a_key_of_another_project_does_not_go_on_with_it(
+async def test_a_key_of_another_project_does_not_resume(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     """It implies the project where none is named; its build must not land in the other one."""
@@ -700,7 +700,7 @@ async def test_a_key_of_another_project_does_not_go_on_with_it(
     assert journals(state) == []
 
 
-async def test_cancelled_at_any_turn_of_the_loop_the_next_call_ends_it(
+async def test_cancelled_at_any_turn_the_next_call_ends_it(
     make_file: MakeFile, tmp_path: Path
 ) -> None:
     """Cancel after 0, 1, 2, ... turns until the upload survives; then make the same call."""
@@ -748,7 +748,7 @@ async def forget(box: Sandbox, build_id: str) -> None:
         await nunu.builds.cancel_upload(ticket)
 
 
-async def test_an_upload_that_the_server_has_forgotten_starts_anew(
+async def test_an_upload_that_the_server_has_forgotten_starts_again(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -772,7 +772,7 @@ async def test_an_upload_that_the_server_has_forgotten_starts_anew(
     ],
     ids=str,
 )
-async def test_wherever_that_shows_the_old_upload_is_cancelled_first(
+async def test_any_sign_of_that_cancels_the_old_upload_first(
     small: Sandbox, make_file: MakeFile, state: Path, fault: Fault
 ) -> None:
     path = make_file(PARTS * PART)
@@ -785,7 +785,7 @@ async def test_wherever_that_shows_the_old_upload_is_cancelled_first(
 
 
 @pytest.mark.parametrize("status", [404, 400])
-async def test_no_page_of_an_edge_makes_it_start_anew(
+async def test_an_error_page_of_a_proxy_does_not_start_it_again(
     small: Sandbox, make_file: MakeFile, state: Path, status: int
 ) -> None:
     path = make_file(PARTS * PART)
@@ -797,7 +797,7 @@ async def test_no_page_of_an_edge_makes_it_start_anew(
     assert (await upload(small, state, path)).build_id == old
 
 
-async def test_expired_while_completing_it_starts_anew(make_file: MakeFile, state: Path) -> None:
+async def test_expired_while_completing_it_starts_again(make_file: MakeFile, state: Path) -> None:
     """The complete was never acted on, and a day later neither operation knows the upload."""
     time = [1000.0]
     path = make_file(6 * PART)
@@ -835,7 +835,7 @@ async def test_a_build_that_is_still_assembled_is_waited_for(
     assert journals(state) == []
 
 
-async def test_where_the_server_does_not_say_nothing_is_sent_or_deleted(
+async def test_without_a_build_state_nothing_is_sent_or_deleted(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(6 * PART)
@@ -876,7 +876,7 @@ async def test_a_listener_that_fails_on_a_found_build_deletes_nothing(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such modes on Windows")
-async def test_a_journal_is_for_its_owner_only_and_holds_no_key_and_no_url(
+async def test_a_journal_is_private_and_holds_no_key_and_no_url(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     (state / "uploads").mkdir(parents=True)
@@ -904,7 +904,7 @@ async def test_a_journal_is_for_its_owner_only_and_holds_no_key_and_no_url(
     assert len(kept.etags) == 10
 
 
-async def test_a_torn_journal_costs_the_parts_whose_lines_are_lost(
+async def test_a_torn_journal_costs_only_the_lost_lines(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -923,7 +923,7 @@ async def test_a_torn_journal_costs_the_parts_whose_lines_are_lost(
     assert len(answered(small)) == PARTS + 5
 
 
-async def test_a_journal_without_a_head_is_none(
+async def test_a_journal_without_a_header_is_ignored(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -935,7 +935,7 @@ async def test_a_journal_without_a_head_is_none(
     assert journals(state) == []
 
 
-async def test_a_disk_that_takes_no_more_lines_ends_the_journal_and_not_the_upload(
+async def test_a_full_disk_ends_the_journal_and_not_the_upload(
     small: Sandbox,
     make_file: MakeFile,
     state: Path,
@@ -962,7 +962,7 @@ async def test_a_disk_that_takes_no_more_lines_ends_the_journal_and_not_the_uplo
     assert len(answered(small)) == PARTS + 8  # two lines were written
 
 
-async def test_a_disk_that_hangs_ends_the_journal_and_not_the_upload(
+async def test_a_hanging_disk_ends_the_journal_and_not_the_upload(
     small: Sandbox,
     make_file: MakeFile,
     state: Path,
@@ -1018,7 +1018,7 @@ async def test_without_the_mark_before_completing_there_is_no_journal(
     assert states(small) == ["cancelled"]
 
 
-async def test_what_may_be_assembled_is_not_deleted_because_the_file_has_changed(
+async def test_a_changed_file_deletes_no_build_that_may_be_assembled(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     """Only `uploads cancel` may: there somebody has asked for it."""
@@ -1041,7 +1041,7 @@ async def test_what_may_be_assembled_is_not_deleted_because_the_file_has_changed
     assert kept.completing
 
 
-async def test_no_journal_of_another_file_holds_up_an_upload(
+async def test_a_journal_of_another_file_delays_no_upload(
     small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may name a file on a dead disk, and not all that is called a journal is a file."""
@@ -1066,7 +1066,7 @@ async def test_no_journal_of_another_file_holds_up_an_upload(
 
 
 @pytest.mark.parametrize("moment", ["opening", "setting aside"])
-async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
+async def test_a_disk_that_hangs_elsewhere_is_given_up_too(
     small: Sandbox,
     make_file: MakeFile,
     state: Path,
@@ -1104,7 +1104,7 @@ async def test_a_disk_that_hangs_elsewhere_is_given_up_as_well(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
-async def test_a_path_that_is_no_text_is_refused_before_anything_is_sent(
+async def test_a_path_that_is_not_unicode_is_refused(
     small: Sandbox, tmp_path: Path, state: Path
 ) -> None:
     folder = tmp_path / os.fsdecode(b"b\xff")
@@ -1117,7 +1117,7 @@ async def test_a_path_that_is_no_text_is_refused_before_anything_is_sent(
     assert (await upload(small, state, path, resume=False)).parts == 3
 
 
-async def test_a_cancelled_call_keeps_no_lock_on_what_it_would_have_given_up(
+async def test_a_cancelled_call_releases_the_locks_of_old_journals(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -1134,7 +1134,7 @@ async def test_a_cancelled_call_keeps_no_lock_on_what_it_would_have_given_up(
         assert [left.is_busy for left in nunu._shelf.left_behind()] == [False, False]
 
 
-async def test_a_head_that_cannot_be_written_leaves_an_upload_as_without_resume(
+async def test_without_a_header_it_uploads_as_without_resume(
     small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int, data: bytes) -> int:
@@ -1147,7 +1147,7 @@ async def test_a_head_that_cannot_be_written_leaves_an_upload_as_without_resume(
     assert journals(state) == []
 
 
-async def test_a_state_directory_that_cannot_be_used_is_told_before_anything_is_sent(
+async def test_an_unusable_state_directory_is_refused_first(
     small: Sandbox, make_file: MakeFile
 ) -> None:
     path = make_file(PARTS * PART)
@@ -1168,7 +1168,7 @@ async def test_the_environment_names_the_state_directory(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="each system has its own place")
-async def test_else_it_is_the_system_s_place_for_state(
+async def test_the_default_is_the_state_directory_of_the_system(
     small: Sandbox, make_file: MakeFile, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NUNU_STATE_DIR")
@@ -1181,7 +1181,7 @@ async def test_else_it_is_the_system_s_place_for_state(
     assert journal.parent == state / "nunu_async" / "uploads"
 
 
-async def test_files_of_others_among_the_journals_are_passed_over(
+async def test_other_files_among_the_journals_are_skipped(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
     path = make_file(PARTS * PART)
@@ -1224,7 +1224,7 @@ async def test_nothing_stays_open(
         (5 * 1024 * GIB, 1440, 1440),
     ],
 )
-def test_the_time_for_an_upload_is_what_1_mib_a_second_takes(
+def test_an_upload_gets_the_time_that_1_mib_a_second_takes(
     size: int, single: int, several: int
 ) -> None:
     assert upload_minutes(size, multipart=False) == single
@@ -1252,7 +1252,7 @@ def test_a_limit_below_that_makes_it_longer() -> None:
     ],
     ids=str,
 )
-async def test_the_server_is_told_where_its_own_time_would_not_do(
+async def test_upload_timeout_is_sent_if_the_default_is_too_short(
     tmp_path: Path, state: Path, size: int, options: dict[str, object], asked: int | None
 ) -> None:
     path = tmp_path / "game.zip"

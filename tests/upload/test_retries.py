@@ -56,7 +56,7 @@ from nunu_async.sandbox import Fault, Sandbox
     ],
     ids=str,
 )
-async def test_one_accident_does_not_end_an_upload(
+async def test_a_single_fault_does_not_end_an_upload(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, fault: Fault
 ) -> None:
     box.add_fault(fault)
@@ -80,7 +80,7 @@ async def test_the_third_put_of_a_part_may_be_the_one_that_works(
     assert clock.sleeps == [0.25, 0.5]  # half of 0.5 and of 1.0: chance is 0.5 here
 
 
-async def test_a_part_that_never_works_is_tried_as_often_as_the_policy_says(
+async def test_a_failing_part_is_tried_as_often_as_the_policy_says(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", part=1, status=500, times=None))
@@ -156,7 +156,7 @@ async def test_a_refused_part_does_not_take_others_down(
     assert box.journal.connections("storage") <= 4
 
 
-async def test_storage_that_is_throttled_gets_fewer_parts_at_once_and_then_more(
+async def test_throttled_storage_gets_fewer_parts_at_once_then_more(
     clock: ManualClock, make_file: MakeFile
 ) -> None:
     """Two parts that are under way together are refused, which halves the width once."""
@@ -192,7 +192,7 @@ async def test_a_refused_signature_gets_one_fresh_url(
     assert clock.sleeps == []
 
 
-async def test_an_address_of_another_part_is_not_sent_to(
+async def test_a_url_of_another_part_is_not_used(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     """Two numbers changed places: each part would lie where the other belongs."""
@@ -207,7 +207,7 @@ async def test_an_address_of_another_part_is_not_sent_to(
 @pytest.mark.parametrize(
     "query", ["?sig=1", "?partNumber=1&partNumber=2", "?partNumber=2&partNumber=1"]
 )
-async def test_one_address_is_not_used_for_two_parts(
+async def test_one_url_is_not_used_for_two_parts(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, query: str
 ) -> None:
     """The second would overwrite the first."""
@@ -294,7 +294,7 @@ async def test_a_url_that_expired_again_is_replaced_again(
 # --- In vain.
 
 
-async def test_a_hopeless_part_ends_the_upload_and_says_why(
+async def test_a_part_that_fails_for_good_ends_the_upload(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     xml = "<Error><Code>AccessDenied</Code><Message>no entry</Message></Error>"
@@ -314,7 +314,7 @@ async def test_a_hopeless_part_ends_the_upload_and_says_why(
     assert box.journal[-1].operation == "cancel_upload"
 
 
-async def test_an_upload_that_the_server_has_let_go_of_says_after_how_long(
+async def test_an_upload_that_the_server_dropped_says_after_how_long(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     body = "<Error><Code>NoSuchUpload</Code></Error>"
@@ -339,7 +339,7 @@ async def test_an_upload_that_the_server_has_let_go_of_says_after_how_long(
     ],
     ids=["no-parts", "no-urls", "odd-urls", "refused-complete", "broken-complete"],
 )
-async def test_after_any_failure_the_upload_is_cancelled_and_the_cause_raised(
+async def test_any_failure_cancels_the_upload_and_is_raised(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, fault: Fault, error: type[Exception]
 ) -> None:
     box.add_fault(fault)

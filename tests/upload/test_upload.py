@@ -92,7 +92,7 @@ async def test_multipart_is_asked_for_above_128_mib(clock: ManualClock, tmp_path
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-async def test_whatever_the_server_answers_is_obeyed(
+async def test_the_upload_type_of_the_answer_counts(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, wanted: bool
 ) -> None:
     """Asked for one kind of upload, the server hands out the other."""
@@ -177,7 +177,7 @@ async def test_urls_are_signed_just_ahead_of_need(
         assert 1 <= len(numbers) <= 10
 
 
-async def test_a_slow_api_does_not_keep_senders_waiting_once_for_each_batch(
+async def test_a_slow_api_delays_the_senders_only_once(
     make_file: MakeFile,
 ) -> None:
     gate = Gate()
@@ -287,7 +287,7 @@ async def test_a_file_deleted_meanwhile_still_arrives(
         ),
     ],
 )
-async def test_a_file_that_cannot_be_uploaded_is_refused_before_anything_is_sent(
+async def test_an_unusable_file_is_refused_before_anything_is_sent(
     box: Sandbox, nunu: NunuClient, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "build.exe"
@@ -324,7 +324,7 @@ async def test_a_file_that_cannot_be_uploaded_is_refused_before_anything_is_sent
     ],
     ids=str,
 )
-async def test_an_argument_outside_the_documented_limits_is_refused_before_anything_is_sent(
+async def test_an_argument_out_of_bounds_is_refused_first(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, wrong: dict[str, object]
 ) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
@@ -332,7 +332,7 @@ async def test_an_argument_outside_the_documented_limits_is_refused_before_anyth
     assert len(box.journal) == 0
 
 
-async def test_an_extension_that_decides_nothing_is_refused_with_the_choices(
+async def test_an_ambiguous_extension_is_refused_with_the_choices(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     with pytest.raises(InputError, match=r"windows, macos, linux"):

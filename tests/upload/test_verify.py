@@ -55,7 +55,7 @@ async def test_a_part_that_always_arrives_otherwise_ends_the_upload(
     assert box.journal.of("complete_upload") == []
 
 
-async def test_the_md5_of_a_part_begins_anew_with_each_attempt(
+async def test_the_md5_of_a_part_starts_again_with_each_attempt(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     for part, after in ((1, 1), (2, 1000), (3, PART - 1)):

@@ -28,7 +28,7 @@ BAD_IDS: list[Any] = [
 
 
 @pytest.mark.parametrize("names", BAD_IDS, ids=repr)
-async def test_ids_that_are_none_are_refused_before_anything_is_sent(
+async def test_invalid_ids_are_refused_before_anything_is_sent(
     world: OpenWorld, names: Any
 ) -> None:
     on = await world()
@@ -41,7 +41,7 @@ async def test_ids_that_are_none_are_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("name", [None, 1, b"x", "", "a/b", ["x"]], ids=repr)
-async def test_an_id_that_is_none_is_refused_before_anything_is_sent(
+async def test_an_invalid_id_is_refused_before_anything_is_sent(
     world: OpenWorld, name: Any
 ) -> None:
     on = await world()
@@ -57,7 +57,7 @@ async def test_an_id_that_is_none_is_refused_before_anything_is_sent(
     ids=lambda value: repr(value)[:12],
 )
 @pytest.mark.parametrize("field", ["timeout", "interval"])
-async def test_a_time_that_cannot_be_meant_is_refused_before_anything_is_sent(
+async def test_an_invalid_time_is_refused_before_anything_is_sent(
     world: OpenWorld, field: str, seconds: Any
 ) -> None:
     on = await world()

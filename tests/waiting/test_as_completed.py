@@ -15,7 +15,7 @@ from nunu_async import WaitTimeout
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_is_given_once_as_it_is_over(world: OpenWorld, kind: str) -> None:
+async def test_each_row_is_yielded_once_as_it_ends(world: OpenWorld, kind: str) -> None:
     on = await world()
     names = [on.add(kind, seconds) for seconds in (95, 35, 0, 65, 5)]
     seen = [id_of(row) async for row in on.each(kind, [*names, *names[:2]])]
@@ -23,7 +23,7 @@ async def test_each_is_given_once_as_it_is_over(world: OpenWorld, kind: str) -> 
     assert seen == [names[2], names[4], names[1], names[3], names[0]]
 
 
-async def test_each_is_given_as_soon_as_it_is_over(world: OpenWorld) -> None:
+async def test_each_row_is_yielded_as_soon_as_it_ends(world: OpenWorld) -> None:
     clock = HeldClock()
     on = await world(clock)
     names = [on.add("run", 5), on.add("run", math.inf)]
@@ -66,7 +66,7 @@ async def test_nothing_is_asked_before_the_first_step(world: OpenWorld) -> None:
     assert not others()
 
 
-async def test_a_caller_that_takes_its_time_gets_all_that_was_over_in_time(
+async def test_a_slow_caller_gets_all_that_ended_in_time(
     world: OpenWorld,
 ) -> None:
     clock = HeldClock()

@@ -17,7 +17,7 @@ from nunu_async.sandbox import Outcome, Script
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["note", "note_slowly"])
 @pytest.mark.parametrize("count", [1, 6])
-async def test_every_change_is_told_in_order(
+async def test_every_change_is_reported_in_order(
     world: OpenWorld, kind: str, how: str, count: int
 ) -> None:
     on = await world()
@@ -69,7 +69,7 @@ async def test_a_change_of_case_is_no_change() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_whoever_comes_later_is_told_the_first_sight_too(world: OpenWorld, kind: str) -> None:
+async def test_a_later_wait_gets_the_first_state_too(world: OpenWorld, kind: str) -> None:
     clock = HeldClock()
     on = await world(clock)
     name = on.add(kind, 40)
@@ -89,7 +89,7 @@ async def test_whoever_comes_later_is_told_the_first_sight_too(world: OpenWorld,
 
 @pytest.mark.parametrize("is_slow", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_a_listener_raises_ends_that_wait_only(
+async def test_an_error_of_a_callback_ends_that_wait_only(
     world: OpenWorld, kind: str, is_slow: bool
 ) -> None:
     def fail(change: Change[Any]) -> None:
@@ -111,7 +111,7 @@ async def test_what_a_listener_raises_ends_that_wait_only(
     assert [id_of(row) for row in await other] == names
 
 
-async def test_a_listener_is_told_of_every_id_that_was_asked_for(world: OpenWorld) -> None:
+async def test_a_callback_gets_every_id_that_was_passed(world: OpenWorld) -> None:
     """Also where a caller has the same UUID in two cases."""
     on = await world()
     name = on.add("execution", 20)

@@ -87,7 +87,7 @@ async def test_a_wait_can_be_cancelled_at_any_turn_of_the_loop(world: OpenWorld,
         assert on.clock.waiting == 0
 
 
-async def test_looks_end_with_the_last_wait(world: OpenWorld) -> None:
+async def test_polling_ends_with_the_last_wait(world: OpenWorld) -> None:
     clock = HeldClock()
     on = await world(clock)
     await on.many("run", [on.add("run", 0) for _ in range(5)])
@@ -153,9 +153,7 @@ async def test_a_wait_on_a_closed_client_ends_at_once(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_closing_while_a_look_is_on_the_wire_ends_the_wait(
-    world: OpenWorld, kind: str
-) -> None:
+async def test_closing_during_a_poll_ends_the_wait(world: OpenWorld, kind: str) -> None:
     clock = HeldClock()
     on = await world(clock)
     on.box.add_fault(Fault(on="*", do="stall"))
@@ -166,7 +164,7 @@ async def test_closing_while_a_look_is_on_the_wire_ends_the_wait(
         await task
 
 
-async def test_a_wait_that_begins_while_the_client_is_being_closed_ends_too(
+async def test_a_wait_that_begins_during_the_close_ends_too(
     world: OpenWorld,
 ) -> None:
     clock = HeldClock()

@@ -104,7 +104,7 @@ async def test_a_refused_key_does_not_wait_for_an_answer_that_hangs() -> None:
         assert isinstance(task.exception(), AuthenticationError)
 
 
-async def test_a_new_wait_after_a_refused_one_looks_anew(world: OpenWorld) -> None:
+async def test_a_new_wait_after_a_refused_one_polls_again(world: OpenWorld) -> None:
     on = await world()
     name = on.add("execution", 5)
     on.box.add_fault(Fault(on="list_test_plan_executions", status=403))
@@ -132,7 +132,7 @@ async def test_trouble_that_passes_never_ends_a_wait(
 
 
 @pytest.mark.parametrize("trouble", ["503", "429 and when", "cut"])
-async def test_trouble_from_the_first_request_on_never_ends_a_wait(
+async def test_trouble_from_the_first_request_never_ends_a_wait(
     world: OpenWorld, trouble: str
 ) -> None:
     on = await world()
@@ -146,7 +146,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hea
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_server_that_is_away_for_a_while_never_ends_a_wait(kind: str) -> None:
+async def test_a_server_that_is_down_for_a_while_never_ends_a_wait(kind: str) -> None:
     """Nobody listens at all: connections are refused."""
     clock = HeldClock()
     async with raw_server(silent) as gone:
@@ -283,7 +283,7 @@ def with_a_bad_row(kind: str) -> list[dict[str, Any]]:
     return [*rows, run(multiplayer_run_id="bad", project_id=None)]
 
 
-async def test_a_row_of_somebody_else_that_cannot_be_read_concerns_nobody() -> None:
+async def test_an_invalid_row_of_another_run_is_skipped() -> None:
     rows = with_a_bad_row("execution")
     async with answered(reply=lists(rows, "status", set())) as wire:
         ids = [f"completed-{number}" for number in range(5)]
@@ -291,14 +291,14 @@ async def test_a_row_of_somebody_else_that_cannot_be_read_concerns_nobody() -> N
         assert [row.id for row in found] == ids
 
 
-async def test_it_costs_no_request_more_for_runs_either() -> None:
+async def test_an_invalid_row_costs_no_further_request() -> None:
     rows = with_a_bad_row("run")
     async with answered(reply=lists(rows, "state", set())) as wire:
         await wire.nunu.wait_for_runs([f"completed-{number}" for number in range(5)])
         assert len(wire.lines) == 2
 
 
-async def test_a_row_that_is_waited_for_and_cannot_be_read_ends_its_wait_with_the_reason() -> None:
+async def test_an_invalid_row_ends_its_own_wait_with_the_reason() -> None:
     rows = with_a_bad_row("execution")
     async with answered(reply=lists(rows, "status", set())) as wire:
         with pytest.raises(DecodeError, match="total_tests"):
@@ -308,7 +308,7 @@ async def test_a_row_that_is_waited_for_and_cannot_be_read_ends_its_wait_with_th
             await wire.nunu.wait_for_execution("nobody", timeout=10_000)
 
 
-async def test_a_page_without_the_rows_that_cannot_be_read() -> None:
+async def test_a_lenient_page_skips_invalid_rows() -> None:
     rows = with_a_bad_row("execution")
     async with answered(told(page(rows))) as wire:
         with pytest.raises(DecodeError):

@@ -39,7 +39,7 @@ async def test_an_unknown_id_is_not_found_after_a_while_and_only_it(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_unknown_id_is_nothing_to_another_wait(world: OpenWorld, kind: str) -> None:
+async def test_an_unknown_id_leaves_other_waits_alone(world: OpenWorld, kind: str) -> None:
     on = await world()
     name = on.add(kind, 90)
     lost = spawn(on.many(kind, [unknown(kind), name]))
@@ -52,7 +52,9 @@ async def test_an_unknown_id_is_nothing_to_another_wait(world: OpenWorld, kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_is_given_before_an_unknown_id_is_raised(world: OpenWorld, kind: str) -> None:
+async def test_known_rows_are_yielded_before_an_unknown_id_raises(
+    world: OpenWorld, kind: str
+) -> None:
     on = await world()
     names = [on.add(kind, 5), on.add(kind, 100)]
     seen: list[str] = []
@@ -78,7 +80,7 @@ async def test_a_row_that_appears_late_is_found(world: OpenWorld, kind: str) -> 
     assert (await on.one(kind, name, interval=4)).is_terminal
 
 
-async def test_what_is_over_for_long_is_found_below_many_newer_ones() -> None:
+async def test_an_old_execution_is_found_below_many_newer_ones() -> None:
     """Executions can be looked for in lists only; the one wanted is the 12,001st."""
     old = UUID.format(0)
 

@@ -218,7 +218,7 @@ async def outcome_of(  # noqa: C901 - a server and its clients
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("ways", WAYS, ids=lambda ways: ", ".join(sorted(ways))[:60] or "still")
 @pytest.mark.parametrize("kind", ["execution", "run"])
-async def test_nobody_is_early_late_or_lost(kind: str, ways: frozenset[str], seed: int) -> None:
+async def test_no_wait_ends_early_late_or_never(kind: str, ways: frozenset[str], seed: int) -> None:
     mover, finished, tasks = await outcome_of(kind, ways, seed)
     failed = [task.exception() for task in tasks if not task.cancelled() and task.exception()]
     assert not failed, Counter(map(repr, failed)).most_common(3)
@@ -228,7 +228,7 @@ async def test_nobody_is_early_late_or_lost(kind: str, ways: frozenset[str], see
         assert when - mover.told[name] <= INTERVAL
 
 
-async def test_a_row_that_no_list_shows_for_a_round_is_waited_for() -> None:
+async def test_a_row_missing_from_one_round_is_waited_for() -> None:
     """Once at first, once amid: between two lists it is in neither."""
     looks = 0
     name = "d1e2f3a4-b5c6-4d7e-8f90-a1b2c3d4e5f6"
@@ -256,7 +256,7 @@ async def test_a_row_that_no_list_shows_for_a_round_is_waited_for() -> None:
     assert looks == 9
 
 
-async def test_an_active_row_on_the_list_of_the_completed_does_not_end_a_wait() -> None:
+async def test_an_active_row_in_the_completed_list_ends_no_wait() -> None:
     """Only what a row itself says counts, whatever list it stands in."""
     looks = 0
     name = "d1e2f3a4-b5c6-4d7e-8f90-a1b2c3d4e5f6"
@@ -278,7 +278,7 @@ async def test_an_active_row_on_the_list_of_the_completed_does_not_end_a_wait() 
 
 
 @pytest.mark.parametrize("pages", [0, 1, 10**6])
-async def test_a_count_of_pages_that_is_wrong_for_good_loses_nobody(pages: int) -> None:
+async def test_a_wrong_count_of_pages_loses_no_wait(pages: int) -> None:
     """Full pages come on being asked for, whatever the count of them says."""
     names = [f"r{number:05}" for number in range(350)]
     looks = 0

@@ -56,7 +56,7 @@ async def test_pauses_grow_while_trouble_lasts_and_shrink_after_it(
 @pytest.mark.parametrize(("status", "asked"), [(429, 45), (503, 130), (429, 400)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 5])
-async def test_a_server_that_says_when_is_left_in_peace_until_then(
+async def test_a_poll_waits_as_long_as_retry_after_says(
     kind: str, count: int, asked: int, status: int
 ) -> None:
     times: list[float] = []
@@ -76,7 +76,7 @@ async def test_a_server_that_says_when_is_left_in_peace_until_then(
     assert min(gaps) >= asked, gaps
 
 
-async def test_a_pause_of_years_is_an_hour() -> None:
+async def test_a_pause_is_an_hour_at_most() -> None:
     said = [told({"error": "later"}, 429, retry_after="1000000000")]
     fine = told(page([execution(id=EXECUTION, status="completed")]))
 

@@ -18,7 +18,7 @@ from nunu_async.models.runs import Run
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 5])
-async def test_the_first_look_is_at_once(world: OpenWorld, kind: str, count: int) -> None:
+async def test_the_first_poll_is_at_once(world: OpenWorld, kind: str, count: int) -> None:
     on = await world(HeldClock())
     names = [on.add(kind, 0) for _ in range(count)]
     rows = await on.many(kind, names)
@@ -27,7 +27,7 @@ async def test_the_first_look_is_at_once(world: OpenWorld, kind: str, count: int
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_first_look_of_a_later_wait_is_at_once_too(world: OpenWorld, kind: str) -> None:
+async def test_a_later_wait_polls_at_once_too(world: OpenWorld, kind: str) -> None:
     on = await world()
     for count in (5, 1, 5):
         await on.many(kind, [on.add(kind, 0) for _ in range(count)])
@@ -35,7 +35,7 @@ async def test_the_first_look_of_a_later_wait_is_at_once_too(world: OpenWorld, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_whoever_comes_while_others_pause_is_looked_at_within_a_second(
+async def test_a_wait_that_begins_during_a_pause_polls_within_a_second(
     world: OpenWorld, kind: str
 ) -> None:
     on = await world(HeldClock())
@@ -56,9 +56,7 @@ async def test_whoever_comes_while_others_pause_is_looked_at_within_a_second(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_results_come_in_the_order_asked_and_twice_where_asked_twice(
-    world: OpenWorld, kind: str
-) -> None:
+async def test_results_come_in_the_order_asked_duplicates_too(world: OpenWorld, kind: str) -> None:
     on = await world()
     names = [on.add(kind, seconds) for seconds in (40, 0, 5, 90, 20, 61)]
     asked = [names[3], names[0], names[3], *names, names[5]]
@@ -68,7 +66,7 @@ async def test_results_come_in_the_order_asked_and_twice_where_asked_twice(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_failed_is_a_result(world: OpenWorld, kind: str) -> None:
+async def test_a_failed_run_is_a_result(world: OpenWorld, kind: str) -> None:
     on = await world()
     names = [on.add(kind, 20, "FAILED"), on.add(kind, 10), on.add(kind, 0, "ERROR")]
     rows = await on.many(kind, names)
@@ -77,7 +75,7 @@ async def test_what_failed_is_a_result(world: OpenWorld, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_failed_is_raised_where_that_was_asked_for(world: OpenWorld, kind: str) -> None:
+async def test_a_failed_run_is_raised_if_asked_for(world: OpenWorld, kind: str) -> None:
     on = await world()
     names = [on.add(kind, 20, "FAILED"), on.add(kind, 50), on.add(kind, 0, "ERROR")]
     with pytest.raises(RunFailed) as caught:
@@ -97,7 +95,7 @@ async def test_what_failed_is_raised_where_that_was_asked_for(world: OpenWorld, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_run_that_is_over_is_not_waited_for_whatever_its_state_is_called(kind: str) -> None:
+async def test_an_end_time_ends_a_wait_whatever_the_state(kind: str) -> None:
     body = {"completed_at": "2026-04-11T06:20:00Z"}
     if kind == "run":
         body = run(state="CANCELLED", result=None, **body)
@@ -118,7 +116,7 @@ async def test_a_run_that_is_over_is_not_waited_for_whatever_its_state_is_called
     assert not row.succeeded
 
 
-async def test_what_is_over_without_a_result_is_looked_at_a_few_times_more() -> None:
+async def test_a_run_over_without_a_result_is_polled_again() -> None:
     """A server that lags behind may take it back, or tell the result a moment later."""
     over = {"state": "COMPLETED", "completed_at": "2026-04-11T06:20:00Z"}
     rows = [
@@ -140,7 +138,7 @@ async def test_what_is_over_without_a_result_is_looked_at_a_few_times_more() -> 
     assert len(rows) == 1, seen
 
 
-async def test_what_stays_without_a_result_is_returned_as_it_is() -> None:
+async def test_a_result_that_never_comes_is_given_up() -> None:
     row = run(state="COMPLETED", result=None)
     asked: list[str] = []
 
@@ -156,7 +154,7 @@ async def test_what_stays_without_a_result_is_returned_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "queued"])
-async def test_an_end_in_year_1_is_none(state: str) -> None:
+async def test_an_end_in_year_1_means_not_over(state: str) -> None:
     """As some servers write what is not set."""
     body = {"completed_at": "0001-01-01T00:00:00Z", "created_at": "2026-04-11T06:20:00Z"}
     made = codec.structure(run(state=state, result=None, **body), Run)

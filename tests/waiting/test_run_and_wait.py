@@ -40,7 +40,7 @@ def starting(on: World, what: str = "test", **terms: Any) -> Coroutine[Any, Any,
 
 @pytest.mark.parametrize("what", ["test", "plan", "instructions"])
 @pytest.mark.parametrize("dialect", ["J", "M", "L"])
-async def test_what_is_started_is_waited_for(world: OpenWorld, what: str, dialect: str) -> None:
+async def test_started_runs_are_waited_for(world: OpenWorld, what: str, dialect: str) -> None:
     if dialect == "J" and what != "test":
         pytest.skip("January knows one job only")
     on = await world(box={"dialect": dialect})
@@ -60,7 +60,7 @@ async def test_what_is_started_is_waited_for(world: OpenWorld, what: str, dialec
 
 
 @pytest.mark.parametrize("dialect", ["J", "M", "L"])
-async def test_changes_of_what_was_started_are_told(world: OpenWorld, dialect: str) -> None:
+async def test_changes_of_started_runs_are_reported(world: OpenWorld, dialect: str) -> None:
     on = await world(box={"dialect": dialect})
     notes = Notes()
     done = await starting(on, on_change=notes.note)
@@ -69,7 +69,7 @@ async def test_changes_of_what_was_started_are_told(world: OpenWorld, dialect: s
     assert len(path) >= 2
 
 
-async def test_a_coroutine_function_can_be_told_of_the_start(world: OpenWorld) -> None:
+async def test_on_start_may_be_a_coroutine_function(world: OpenWorld) -> None:
     on = await world()
     heard = []
 
@@ -82,7 +82,7 @@ async def test_a_coroutine_function_can_be_told_of_the_start(world: OpenWorld) -
     assert heard == [done.started]
 
 
-async def test_what_was_started_and_failed_is_raised_where_asked_for(world: OpenWorld) -> None:
+async def test_a_started_run_that_failed_is_raised_if_asked_for(world: OpenWorld) -> None:
     on = await world()
     on.box.scripts.append(Script(result="FAILED"))
     with pytest.raises(RunFailed) as caught:
@@ -91,7 +91,7 @@ async def test_what_was_started_and_failed_is_raised_where_asked_for(world: Open
     assert (await starting(on, raise_on_failure=True)).succeeded
 
 
-async def test_what_was_started_goes_on_after_a_timeout(world: OpenWorld) -> None:
+async def test_started_runs_go_on_after_a_timeout(world: OpenWorld) -> None:
     on = await world()
     on.box.scripts.append(Script(run_seconds=math.inf))
     heard: list[StartedRun] = []
@@ -102,7 +102,7 @@ async def test_what_was_started_goes_on_after_a_timeout(world: OpenWorld) -> Non
 
 
 @pytest.mark.parametrize("what", ["test", "plan"])
-async def test_cancelling_the_wait_stops_what_was_started(world: OpenWorld, what: str) -> None:
+async def test_cancelling_the_wait_stops_the_runs(world: OpenWorld, what: str) -> None:
     clock = HeldClock()
     on = await world(clock)
     on.box.scripts.extend([Script(run_seconds=math.inf)] * 2)
@@ -118,7 +118,7 @@ async def test_cancelling_the_wait_stops_what_was_started(world: OpenWorld, what
 
 
 @pytest.mark.parametrize("latency", ["before", "after"])
-async def test_cancelling_the_start_stops_what_it_starts(world: OpenWorld, latency: str) -> None:
+async def test_cancelling_the_start_stops_the_runs(world: OpenWorld, latency: str) -> None:
     """The server may have acted already, or still be about to."""
     clock = HeldClock()
     gate = asyncio.Event()
@@ -146,7 +146,7 @@ async def test_cancelling_the_start_stops_what_it_starts(world: OpenWorld, laten
     assert clock.waiting == 0
 
 
-async def test_a_start_that_is_never_answered_does_not_hold_a_cancellation_for_ever(
+async def test_a_start_without_an_answer_delays_a_cancellation_briefly(
     world: OpenWorld,
 ) -> None:
     clock = HeldClock()
@@ -165,7 +165,7 @@ async def test_a_start_that_is_never_answered_does_not_hold_a_cancellation_for_e
     assert clock.waiting == 0
 
 
-async def test_cancelling_while_the_listener_is_told_stops_what_was_started(
+async def test_cancelling_during_on_start_stops_the_runs(
     world: OpenWorld,
 ) -> None:
     on = await world()
@@ -182,9 +182,7 @@ async def test_cancelling_while_the_listener_is_told_stops_what_was_started(
 
 
 @pytest.mark.parametrize("moment", ["start", "wait"])
-async def test_cancelling_stops_nothing_where_that_was_asked_for(
-    world: OpenWorld, moment: str
-) -> None:
+async def test_cancelling_stops_no_run_if_asked_for(world: OpenWorld, moment: str) -> None:
     clock = HeldClock()
     on = await world(clock)
     if moment == "start":
@@ -200,7 +198,7 @@ async def test_cancelling_stops_nothing_where_that_was_asked_for(
     assert clock.waiting == 0
 
 
-async def test_a_stop_that_fails_does_not_take_the_place_of_the_cancellation(
+async def test_a_failed_stop_does_not_hide_the_cancellation(
     world: OpenWorld,
 ) -> None:
     clock = ManualClock()
@@ -229,7 +227,7 @@ async def test_run_and_wait_can_be_cancelled_at_any_turn_of_the_loop(world: Open
 
 
 @pytest.mark.parametrize("moment", ["start", "wait"])
-async def test_closing_the_client_ends_it_with_a_clear_error(world: OpenWorld, moment: str) -> None:
+async def test_closing_the_client_says_which_runs_go_on(world: OpenWorld, moment: str) -> None:
     clock = HeldClock()
     on = await world(clock)
     if moment == "start":
@@ -250,7 +248,7 @@ async def test_closing_the_client_ends_it_with_a_clear_error(world: OpenWorld, m
     assert clock.waiting == 0
 
 
-async def test_a_start_that_is_refused_is_raised_and_nothing_is_waited_for(
+async def test_a_refused_start_is_raised_at_once(
     world: OpenWorld,
 ) -> None:
     on = await world()
@@ -266,7 +264,7 @@ async def test_a_start_that_is_refused_is_raised_and_nothing_is_waited_for(
     assert not others()
 
 
-async def test_a_stop_that_does_not_stop_is_heard_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_job_that_was_not_stopped_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     begun = asyncio.Event()
     refused = {"job_id": JOB, "ok": False, "status": 500, "error": "busy"}
 
@@ -290,7 +288,7 @@ async def test_a_stop_that_does_not_stop_is_heard_of(caplog: pytest.LogCaptureFi
     assert f"job {JOB} was not stopped: busy" in caplog.text
 
 
-async def test_what_a_listener_raises_stops_what_was_started() -> None:
+async def test_an_error_of_a_callback_stops_the_runs() -> None:
     def change(_: Change[Job]) -> None:
         raise LookupError("mine")
 
@@ -305,7 +303,7 @@ async def test_what_a_listener_raises_stops_what_was_started() -> None:
         assert [run.result(2e9) for run in box.runs] == ["STOPPED"]
 
 
-async def test_a_start_that_names_an_execution_alone_is_waited_for_as_such() -> None:
+async def test_a_start_that_names_only_an_execution_is_waited_for() -> None:
     rows = [execution(id=EXECUTION, status="completed")]
     job = {
         "job_id": JOB,

@@ -65,7 +65,7 @@ async def test_a_thousand_runs_or_jobs_cost_ten_pages(world: OpenWorld, kind: st
     await asyncio.wait(tasks)
 
 
-async def test_what_is_over_for_long_does_not_make_a_look_dearer(world: OpenWorld) -> None:
+async def test_old_executions_make_no_poll_dearer(world: OpenWorld) -> None:
     costs = []
     for history in (0, 3000):
         clock = HeldClock()
@@ -84,7 +84,7 @@ async def test_what_is_over_for_long_does_not_make_a_look_dearer(world: OpenWorl
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_waits_that_began_one_by_one_still_share_their_looks(alone: bool) -> None:
+async def test_waits_that_began_one_by_one_share_their_polls(alone: bool) -> None:
     """On a server that takes its time, so that rows of one look are seen at different times.
 
     Where the first of many is `alone` for a turn, as each eager task is, a look begins for it.
@@ -171,7 +171,7 @@ def told_page(names: Sequence[str], number: int) -> bytes:
     return told(page(rows, number=number, size=100, count=len(names)))
 
 
-async def test_thousands_of_ids_in_upper_case_do_not_hold_up_the_loop() -> None:
+async def test_many_ids_in_upper_case_cost_no_more_each() -> None:
     """What each of them costs does not grow with their number."""
     costs = []
     for count in (500, 4000):
@@ -213,7 +213,7 @@ async def test_each_wait_keeps_its_own_interval(world: OpenWorld) -> None:
     assert asked[patient] <= 3 + 1
 
 
-async def test_the_shared_looks_have_the_context_of_none_of_those_who_wait() -> None:
+async def test_shared_polls_run_in_the_context_of_no_wait() -> None:
     """A request for one caller must not be told as another's, who may be long gone."""
     caller = contextvars.ContextVar("caller", default="nobody")
     seen: list[str] = []

@@ -15,7 +15,7 @@ from nunu_async import Change, NunuClient, TestPlanExecution, WaitTimeout
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [2, 5])
-async def test_a_timeout_tells_what_is_over_and_the_last_state_of_the_rest(
+async def test_a_timeout_has_results_and_the_last_states_of_the_rest(
     world: OpenWorld, kind: str, count: int
 ) -> None:
     on = await world()
@@ -60,7 +60,7 @@ async def test_a_timeout_before_the_first_answer_knows_no_state() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_timeout_of_one_wait_is_nothing_to_another(world: OpenWorld, kind: str) -> None:
+async def test_a_timeout_of_one_wait_leaves_others_alone(world: OpenWorld, kind: str) -> None:
     on = await world()
     names = [on.add(kind, 100) for _ in range(4)]
     short = spawn(on.many(kind, names, timeout=30))
@@ -82,7 +82,7 @@ async def test_a_timeout_also_names_what_the_server_does_not_know(world: OpenWor
 
 
 @pytest.mark.parametrize("how", ["one", "many", "as_completed"])
-async def test_what_is_over_without_a_result_in_time_is_no_timeout(how: str) -> None:
+async def test_a_result_missing_at_the_timeout_is_no_timeout(how: str) -> None:
     """And another wait for it goes on looking for the result."""
     row = run(state="COMPLETED", result=None)
     name = row["multiplayer_run_id"]
@@ -104,7 +104,7 @@ async def test_what_is_over_without_a_result_in_time_is_no_timeout(how: str) -> 
         )
 
 
-async def test_a_timeout_does_not_wait_for_what_else_there_is_to_tell() -> None:
+async def test_a_timeout_does_not_wait_for_further_callbacks() -> None:
     seen: list[str] = []
 
     async with answered(reply=lists(executions(50, "in_progress"), "status", set())) as wire:

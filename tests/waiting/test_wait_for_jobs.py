@@ -66,9 +66,7 @@ async def test_a_job_that_is_stopped_is_over(world: OpenWorld) -> None:
 
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("style", ["as told", "upper"])
-async def test_jobs_of_a_server_without_jobs_are_made_out_from_their_runs(
-    count: int, style: str
-) -> None:
+async def test_without_a_jobs_endpoint_jobs_are_built_from_runs(count: int, style: str) -> None:
     names = [UUID.format(number) for number in range(count)]
     asked = Counter[str]()
     ends = 4
