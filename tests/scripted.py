@@ -48,8 +48,8 @@ class Wire:
     def header(self, name: str, number: int = -1) -> str | None:
         """A header of one of the requests."""
         for line in self.server.heads[number].decode().split("\r\n")[1:]:
-            told, _, value = line.partition(": ")
-            if told.lower() == name.lower():
+            found, _, value = line.partition(": ")
+            if found.lower() == name.lower():
                 return value
         return None
 
@@ -68,21 +68,21 @@ async def answered(
     ) -> None:
         bodies.append(await reader.readexactly(body_length(head)))
         if reply is not None:
-            told = reply(head.split(b" ", 2)[1].decode())
+            data = reply(head.split(b" ", 2)[1].decode())
         else:
-            told = left.pop(0) if len(left) > 1 else left[0]
-        if told is None:
+            data = left.pop(0) if len(left) > 1 else left[0]
+        if data is None:
             writer.transport.abort()
         else:
-            writer.write(told)
+            writer.write(data)
 
     async with raw_server(exchange) as server:
-        asked = {"api_key": KEY, "base_url": server.url, "clock": clock} | settings
-        async with NunuClient(**asked) as nunu:
+        usual = {"api_key": KEY, "base_url": server.url, "clock": clock} | settings
+        async with NunuClient(**usual) as nunu:
             yield Wire(nunu, server, clock, bodies)
 
 
-def told(data: object, status: int = 200, **headers: str) -> bytes:
+def json_answer(data: object, status: int = 200, **headers: str) -> bytes:
     """Write an answer of JSON; underscores in names of headers become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return answer(status, json.dumps(data).encode(), named)
@@ -96,7 +96,7 @@ def page(
     count: int | None = None,
     pages: int | None = None,
 ) -> dict[str, Any]:
-    """Make a page of a list that has as many rows as it shows, unless told otherwise."""
+    """Make a page of a list that has as many rows as it shows, unless `count` says otherwise."""
     count = len(rows) if count is None else count
     return {
         "data": rows,
@@ -231,12 +231,12 @@ STARTED = {"message": "queued", "build_id": BUILD, "job_ids": [JOB]}
 # What may come instead of the answer to a request on which the server has acted.
 LOST_ANSWERS: dict[str, Reply] = {
     "dropped": None,
-    "500": told({"error": "oops"}, 500),
+    "500": json_answer({"error": "oops"}, 500),
     "502": answer(502, b"<html>"),
     "504": answer(504),
     "520": answer(520),
     "408": answer(408),
     "no json": answer(200, b"<html>"),
     "empty": answer(200, b""),
-    "no ids": told({"upload_type": "multipart"}),
+    "no ids": json_answer({"upload_type": "multipart"}),
 }

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from scripted import BUILD, EXECUTION, PLAN, answered, execution, page, told
+from scripted import BUILD, EXECUTION, PLAN, answered, execution, json_answer, page
 
 from nunu_async import DecodeError, InputError, PermissionDenied
 from nunu_async.models.test_plan_executions import TestPlanExecution
@@ -18,7 +18,7 @@ COUNTS = {"passed": 3, "failed": 1, "stopped": 0, "queued": 1, "running": 1}
 
 
 async def listed(row: object) -> TestPlanExecution:
-    async with answered(told(page([row]))) as wire:
+    async with answered(json_answer(page([row]))) as wire:
         (made,) = (await wire.nunu.test_plan_executions.list_page()).data
     return made
 
@@ -58,7 +58,7 @@ async def listed(row: object) -> TestPlanExecution:
     ],
 )
 async def test_a_list_asks_for_what_was_asked(filters: dict[str, Any], query: str) -> None:
-    async with answered(told(page([]))) as wire:
+    async with answered(json_answer(page([]))) as wire:
         await wire.nunu.test_plan_executions.list_page(**filters)
     assert wire.lines == [f"GET /api/v1/test-plan-executions?{query}"]
     assert wire.bodies == [b""]
@@ -66,8 +66,8 @@ async def test_a_list_asks_for_what_was_asked(filters: dict[str, Any], query: st
 
 async def test_a_walk_asks_with_the_same_filters_for_every_page() -> None:
     async with answered(
-        told(page([execution(id="a")], size=1, count=2)),
-        told(page([execution(id="b")], number=1, size=1, count=2)),
+        json_answer(page([execution(id="a")], size=1, count=2)),
+        json_answer(page([execution(id="b")], number=1, size=1, count=2)),
     ) as wire:
         walk = wire.nunu.test_plan_executions.list(status="queued", sort_order="asc", page_size=1)
         rows = [row.id async for row in walk]
@@ -94,7 +94,7 @@ async def test_a_walk_asks_with_the_same_filters_for_every_page() -> None:
 async def test_what_breaks_a_limit_is_refused_by_name_and_not_sent(
     filters: dict[str, Any], field: str
 ) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.test_plan_executions.list_page(**filters)
         assert caught.value.field == field
@@ -206,7 +206,7 @@ async def test_a_whole_number_may_come_with_a_point() -> None:
 
 async def test_a_page_tells_where_it_stands_and_what_it_came_in() -> None:
     body = page([execution()], number=3, size=1, count=9) | {"took_ms": 4}
-    async with answered(told(body, X_Request_Id="req-1")) as wire:
+    async with answered(json_answer(body, X_Request_Id="req-1")) as wire:
         made = await wire.nunu.test_plan_executions.list_page(page=3, page_size=1)
     place = made.pagination
     assert (place.page, place.page_size, place.total_count, place.total_pages) == (3, 1, 9, 9)
@@ -217,7 +217,7 @@ async def test_a_page_tells_where_it_stands_and_what_it_came_in() -> None:
 
 async def test_a_key_without_the_permission_is_told() -> None:
     words = "API key missing required permission: project:read-runs"
-    async with answered(told({"error": words}, 403)) as wire:
+    async with answered(json_answer({"error": words}, 403)) as wire:
         with pytest.raises(PermissionDenied) as caught:
             await wire.nunu.test_plan_executions.list_page()
     assert caught.value.message == words

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from scripted import BUILD, EXECUTION, JOB, PROJECT, RUN, TEST, answered, page, told
+from scripted import BUILD, EXECUTION, JOB, PROJECT, RUN, TEST, answered, json_answer, page
 
 from nunu_async import InputError, Job, JobStatus, NotFound, NunuClient
 from nunu_async.core import codec
@@ -44,7 +44,7 @@ def job(**members: Any) -> dict[str, Any]:
 
 
 async def test_a_job_is_read_whole_and_comes_back() -> None:
-    async with answered(told(job(new="x"), x_request_id="q-1")) as wire:
+    async with answered(json_answer(job(new="x"), x_request_id="q-1")) as wire:
         found = await wire.nunu.jobs.get(JOB)
     assert wire.lines == [f"GET /api/v1/jobs/{JOB}"]
     assert found.to_dict() == job(new="x")
@@ -97,7 +97,7 @@ def test_success_is_every_instance_in_the_end(
 
 
 async def test_the_list_is_asked_for_with_every_filter() -> None:
-    async with answered(told(page([job()], size=50))) as wire:
+    async with answered(json_answer(page([job()], size=50))) as wire:
         listing = wire.nunu.jobs.list(
             status="running",
             test_plan_execution_id=EXECUTION,
@@ -115,7 +115,7 @@ async def test_the_list_is_asked_for_with_every_filter() -> None:
 
 async def test_one_page_is_one_request_under_the_project_too() -> None:
     body = page([job()])
-    async with answered(told(body), project_id=PROJECT, path_style="project") as wire:
+    async with answered(json_answer(body), project_id=PROJECT, path_style="project") as wire:
         found = await wire.nunu.jobs.list_page(page=3)
     assert wire.lines == [f"GET /api/v1/project/{PROJECT}/jobs?page=3&page_size=20"]
     assert json.loads(json.dumps(found.data[0].to_dict())) == job()
@@ -144,6 +144,6 @@ async def test_what_cannot_be_meant_is_not_sent(arguments: dict[str, Any], field
 
 
 async def test_an_unknown_job_is_not_found() -> None:
-    async with answered(told({"error": "job not found"}, 404)) as wire:
+    async with answered(json_answer({"error": "job not found"}, 404)) as wire:
         with pytest.raises(NotFound, match="job not found"):
             await wire.nunu.jobs.get(JOB)

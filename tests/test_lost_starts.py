@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from doubles import ManualClock, answer
-from scripted import LOST_ANSWERS, RUN, STARTED, answered, page, run, told
+from scripted import LOST_ANSWERS, RUN, STARTED, answered, json_answer, page, run
 
 from nunu_async import ApiError, InputError, NunuClient, StartedRun, TransportError
 from nunu_async.sandbox import Fault, Sandbox
@@ -45,11 +45,11 @@ class Lists:
                 run(job_id=one, multiplayer_run_id=f"r-{one}", tags=[self.tag]) for one in now[::-1]
             ]
             foreign = run(job_id="foreign", multiplayer_run_id="f", tags=["x"])
-            return told(page([*rows, foreign], size=100))
+            return json_answer(page([*rows, foreign], size=100))
         if line.startswith("/api/v1/jobs?"):
             if not self.jobs:
-                return told({"error": "no such page"}, 404)
-            return told(page([job(one, self.tag) for one in self.now[::-1]], size=100))
+                return json_answer({"error": "no such page"}, 404)
+            return json_answer(page([job(one, self.tag) for one in self.now[::-1]], size=100))
         return self.lost
 
 
@@ -86,7 +86,7 @@ async def test_a_start_with_a_lost_answer_is_found_by_its_tag(
 
 
 async def test_two_starts_have_two_tags() -> None:
-    async with answered(told(STARTED, 201)) as wire:
+    async with answered(json_answer(STARTED, 201)) as wire:
         for _ in range(2):
             await start()(wire.nunu)
     first, second = (json.loads(body)["additional_tags"] for body in wire.bodies)
@@ -178,7 +178,7 @@ async def test_a_run_without_a_job_is_named_by_its_own_id() -> None:
         if "/runs?" in line:
             row = run(tags=parse_qs(urlsplit(line).query)["tags"])
             del row["job_id"]
-            return told(page([row]))
+            return json_answer(page([row]))
         return answer(404) if "/jobs?" in line else None
 
     async with answered(reply=reply) as wire:

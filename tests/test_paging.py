@@ -13,7 +13,7 @@ import pytest
 from doubles import ManualClock, answer, raw_server, until
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import KEY, Reply, answered, execution, page, run, told
+from scripted import KEY, Reply, answered, execution, json_answer, page, run
 from yarl import URL
 
 from nunu_async import BadRequest, DecodeError, Listing, NunuClient, Page, Pagination, ServerError
@@ -34,7 +34,7 @@ def serving(rows: Rows, make: Callable[..., dict[str, Any]] = run) -> Callable[[
     def reply(target: str) -> Reply:
         number, size = asked_for(target)
         shown = [make(**{name: row}) for row in rows[number * size : (number + 1) * size]]
-        return told(page(shown, number=number, size=size, count=len(rows)))
+        return json_answer(page(shown, number=number, size=size, count=len(rows)))
 
     return reply
 
@@ -205,7 +205,9 @@ async def test_a_server_that_filters_after_cutting_pages_is_read_to_its_end(
         cut = rows[number * size : (number + 1) * size]
         shown = [run(multiplayer_run_id=row) for row in cut if row is not None]
         total = len(kept) if filtered_count else count
-        return told(page(shown, number=number, size=size, count=total, pages=-(-count // size)))
+        return json_answer(
+            page(shown, number=number, size=size, count=total, pages=-(-count // size))
+        )
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=20)) == kept
@@ -218,7 +220,7 @@ async def test_a_server_that_caps_pages_silently_is_read_to_its_end() -> None:
     def reply(target: str) -> Reply:
         number, size = asked_for(target)
         shown = [run(multiplayer_run_id=row) for row in rows[number * 50 : (number + 1) * 50]]
-        return told(page(shown, number=number, size=size, count=len(rows), pages=4))
+        return json_answer(page(shown, number=number, size=size, count=len(rows), pages=4))
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=100)) == rows
@@ -230,7 +232,7 @@ async def test_short_pages_of_a_count_without_end_do_not_keep_a_walk_going(repea
     def reply(target: str) -> Reply:
         number, size = asked_for(target)
         shown = [run(multiplayer_run_id="a")] if repeats or not number else []
-        return told(page(shown, number=number, size=size, count=ENDLESS, pages=ENDLESS))
+        return json_answer(page(shown, number=number, size=size, count=ENDLESS, pages=ENDLESS))
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == ["a"]
@@ -243,7 +245,7 @@ async def test_a_server_with_smaller_pages_than_asked_for_is_read_to_its_end() -
     def reply(target: str) -> Reply:
         number, _ = asked_for(target)
         shown = [run(multiplayer_run_id=row) for row in rows[number * 10 : number * 10 + 10]]
-        return told(page(shown, number=number, size=10, count=25))
+        return json_answer(page(shown, number=number, size=10, count=25))
 
     async with answered(reply=reply) as wire:
         assert await ids(wire.nunu.runs.list(page_size=100)) == rows
@@ -421,7 +423,7 @@ def limited(reply: Callable[[str], Reply], most: int = 30) -> Callable[[str], Re
     def counted(target: str) -> Reply:
         nonlocal asked
         asked += 1
-        return told({"error": "endless"}, 400) if asked > most else reply(target)
+        return json_answer({"error": "endless"}, 400) if asked > most else reply(target)
 
     return counted
 
@@ -434,7 +436,7 @@ async def test_a_server_that_ignores_the_page_number_is_left_in_time(echo: bool)
     def reply(target: str) -> Reply:
         number = asked_for(target)[0] if echo else 0
         rows = [run(multiplayer_run_id=name) for name in named(3)]
-        return told(page(rows, number=number, size=3, count=ENDLESS, pages=ENDLESS))
+        return json_answer(page(rows, number=number, size=3, count=ENDLESS, pages=ENDLESS))
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == named(3)
@@ -454,7 +456,7 @@ async def test_a_server_that_gives_the_same_pages_in_turns_is_left_in_time(
         asked += 1
         rows = [run(multiplayer_run_id=name) for name in named(size, size * (number % turns))]
         count = 1000 + growth * asked
-        return told(page(rows, number=number, size=size, count=count, pages=ENDLESS))
+        return json_answer(page(rows, number=number, size=size, count=count, pages=ENDLESS))
 
     async with answered(reply=limited(reply, 100)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == named(3 * turns)
@@ -470,7 +472,7 @@ async def test_a_count_that_is_of_the_page_alone_does_not_keep_a_walk_going() ->
     def reply(target: str) -> Reply:
         number, size = asked_for(target)
         shown = [run(multiplayer_run_id=row) for row in rows[number * size : (number + 1) * size]]
-        return told(page(shown, number=number, size=size, count=len(shown), pages=3))
+        return json_answer(page(shown, number=number, size=size, count=len(shown), pages=3))
 
     async with answered(reply=limited(reply, 250)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == rows
@@ -487,7 +489,7 @@ async def test_a_count_of_pages_without_end_does_not_keep_a_walk_going(
     def reply(target: str) -> Reply:
         number, size = asked_for(target)
         shown = [run(multiplayer_run_id=row) for row in rows[number * size : (number + 1) * size]]
-        return told(page(shown, number=number, size=size, count=count, pages=pages))
+        return json_answer(page(shown, number=number, size=size, count=count, pages=pages))
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == rows
@@ -498,7 +500,7 @@ async def test_a_count_of_pages_without_end_does_not_keep_a_walk_going(
 async def test_a_count_of_no_pages_ends_after_the_rows_that_came(pages: int) -> None:
     def reply(target: str) -> Reply:
         rows = [run(multiplayer_run_id=name) for name in named(3)]
-        return told(page(rows, size=3, count=0, pages=pages))
+        return json_answer(page(rows, size=3, count=0, pages=pages))
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == named(3)
@@ -510,7 +512,7 @@ async def test_an_empty_page_ends_a_walk() -> None:
         number, size = asked_for(target)
         names = [] if number == 1 else named(3, 3 * number)
         rows = [run(multiplayer_run_id=name) for name in names]
-        return told(page(rows, number=number, size=size, count=9))
+        return json_answer(page(rows, number=number, size=size, count=9))
 
     async with answered(reply=limited(reply)) as wire:
         pages = [p async for p in wire.nunu.runs.list(page_size=3).pages()]
@@ -525,7 +527,7 @@ async def test_a_page_size_that_makes_no_sense_ends_bounded(size: int, rows: int
         shown = [run(multiplayer_run_id=name) for name in named(rows)]
         body = page(shown, size=3, count=rows, pages=ENDLESS)
         body["pagination"]["page_size"] = size
-        return told(body)
+        return json_answer(body)
 
     async with answered(reply=limited(reply)) as wire:
         assert await ids(wire.nunu.runs.list(page_size=3)) == named(rows)
@@ -534,7 +536,7 @@ async def test_a_page_size_that_makes_no_sense_ends_bounded(size: int, rows: int
 
 async def test_a_row_that_stands_twice_on_one_page_is_given_once() -> None:
     rows = [run(multiplayer_run_id=name) for name in ("a", "a", "b")]
-    async with answered(told(page(rows))) as wire:
+    async with answered(json_answer(page(rows))) as wire:
         assert await ids(wire.nunu.runs.list()) == ["a", "b"]
 
 
@@ -556,10 +558,10 @@ async def test_a_page_that_fails_for_a_moment_is_asked_for_again() -> None:
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (told({"error": "no"}, 400), BadRequest),
-        (told({"error": "no"}, 500), ServerError),
+        (json_answer({"error": "no"}, 400), BadRequest),
+        (json_answer({"error": "no"}, 500), ServerError),
         (answer(200, b"<html>"), DecodeError),
-        (told({"data": []}), DecodeError),
+        (json_answer({"data": []}), DecodeError),
     ],
 )
 async def test_an_error_is_raised_after_the_rows_before_it(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import BUILD, JOB, KEY, PLAN, PROJECT, RUN, answered, told
+from scripted import BUILD, JOB, KEY, PLAN, PROJECT, RUN, answered, json_answer
 from yarl import URL
 
 from nunu_async import (
@@ -98,7 +98,7 @@ EACH = pytest.mark.parametrize("name", OPERATIONS)
 
 async def line_of(name: str, **settings: Any) -> tuple[str, str | None]:
     """Return the request line of an operation, and the key it was sent with."""
-    async with answered(told({"error": "no"}, 400), **settings) as wire:
+    async with answered(json_answer({"error": "no"}, 400), **settings) as wire:
         with pytest.raises(BadRequest):
             await OPERATIONS[name][0](wire.nunu)
     (line,) = wire.lines
@@ -157,7 +157,7 @@ async def test_an_organization_key_takes_the_path_of_a_project(name: str) -> Non
 
 async def test_a_base_url_with_a_path_keeps_it_before_either_family() -> None:
     for style, family in (("key", ""), ("project", f"/project/{PROJECT}")):
-        async with answered(told({"error": "no"}, 400)) as wire:
+        async with answered(json_answer({"error": "no"}, 400)) as wire:
             nunu = NunuClient(
                 KEY,
                 base_url=f"{wire.server.url}/proxy/nunu",
@@ -172,7 +172,7 @@ async def test_a_base_url_with_a_path_keeps_it_before_either_family() -> None:
 
 async def test_a_path_that_names_a_project_itself_is_left_as_it_is() -> None:
     async with answered(
-        told({"error": "no"}, 400), project_id=PROJECT, path_style="project"
+        json_answer({"error": "no"}, 400), project_id=PROJECT, path_style="project"
     ) as wire:
         with pytest.raises(BadRequest):
             await wire.nunu.request("GET", "/project/other/runs")
@@ -180,7 +180,9 @@ async def test_a_path_that_names_a_project_itself_is_left_as_it_is() -> None:
 
 
 async def test_an_error_names_the_path_below_the_base_url() -> None:
-    async with answered(told({"error": "no"}, 401), project_id=PROJECT, path_style="project") as w:
+    async with answered(
+        json_answer({"error": "no"}, 401), project_id=PROJECT, path_style="project"
+    ) as w:
         with pytest.raises(AuthenticationError) as caught:
             await w.nunu.runs.get(RUN)
     assert caught.value.path.endswith(f"/runs/{RUN}")
@@ -203,7 +205,7 @@ async def test_the_environment_chooses_the_family_in_the_same_way(
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    async with answered(told({"error": "no"}, 400), api_key=None) as wire:
+    async with answered(json_answer({"error": "no"}, 400), api_key=None) as wire:
         with pytest.raises(BadRequest):
             await wire.nunu.runs.get(RUN)
     assert wire.lines == [f"GET {path}"]

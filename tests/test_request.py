@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles import answer
-from scripted import KEY, PROJECT, answered, told
+from scripted import KEY, PROJECT, answered, json_answer
 
 from nunu_async import (
     ApiError,
@@ -28,7 +28,7 @@ from nunu_async import (
     [{}, {"a": [1, None, "ü", 0.5, True]}, [], [{"id": "a"}, 2], "text", 7, 0.5, True, None],
 )
 async def test_the_decoded_json_is_given_as_it_came(body: object) -> None:
-    async with answered(told(body)) as wire:
+    async with answered(json_answer(body)) as wire:
         assert await wire.nunu.request("GET", "/jobs") == body
 
 
@@ -76,7 +76,7 @@ async def test_what_is_not_json_is_told_by_method_and_path(body: bytes) -> None:
 async def test_parameters_go_out_in_order_and_quoted(
     params: dict[str, Any] | None, query: str
 ) -> None:
-    async with answered(told([])) as wire:
+    async with answered(json_answer([])) as wire:
         await wire.nunu.request("GET", "/jobs", params=params)
     assert wire.lines == [f"GET /api/v1/jobs{query}"]
 
@@ -85,7 +85,7 @@ async def test_parameters_go_out_in_order_and_quoted(
     "value", [None, 1.5, b"a", ["a,b"], [1], {"a": 1}, object(), {"a"}, [["a"]]]
 )
 async def test_a_parameter_that_has_no_one_spelling_is_refused_by_name(value: Any) -> None:
-    async with answered(told([])) as wire:
+    async with answered(json_answer([])) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.request("GET", "/jobs", params={"tags": value})
     assert caught.value.field == "tags"
@@ -101,7 +101,7 @@ async def test_a_parameter_that_has_no_one_spelling_is_refused_by_name(value: An
     ],
 )
 async def test_a_body_goes_out_as_json(body: dict[str, object] | None, sent: bytes) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         await wire.nunu.request("PATCH", "/tests/1", json=body)
     assert wire.lines == ["PATCH /api/v1/tests/1"]
     assert wire.bodies == [sent]
@@ -111,7 +111,7 @@ async def test_a_body_goes_out_as_json(body: dict[str, object] | None, sent: byt
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1}, "\ud800"])
 async def test_a_body_that_json_cannot_carry_is_refused(value: object) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.request("POST", "/tests", json={"a": value})
     assert caught.value.field == "body"
@@ -120,14 +120,14 @@ async def test_a_body_that_json_cannot_carry_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("method", ["get", "Get", "GET"])
 async def test_a_method_counts_in_any_case(method: str) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         await wire.nunu.request(method, "/jobs")
     assert wire.lines == ["GET /api/v1/jobs"]
 
 
 @pytest.mark.parametrize("method", ["", "HEAD", "CONNECT", "TRACE", "GET /x", "GET\r\nX: y", "ü"])
 async def test_a_method_that_the_api_does_not_have_is_refused(method: str) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.request(method, "/jobs")
     assert caught.value.field == "method"
@@ -146,7 +146,7 @@ async def test_a_method_that_the_api_does_not_have_is_refused(method: str) -> No
     ],
 )
 async def test_a_path_that_could_lead_elsewhere_is_refused(path: str) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.request("GET", path)
     assert caught.value.field == "path"
@@ -156,7 +156,7 @@ async def test_a_path_that_could_lead_elsewhere_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("params", ["a=b", [("a", "b")], [["a", "b"]], 5, {5: "a"}, {("a",): "b"}])
 async def test_parameters_that_are_no_dictionary_of_text_are_refused(params: Any) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.request("GET", "/runs", params=params)
     assert caught.value.field == "params"
@@ -181,7 +181,7 @@ async def test_parameters_that_are_no_dictionary_of_text_are_refused(params: Any
     ],
 )
 async def test_a_refusal_says_what_to_write_instead(method: Any, path: Any, words: str) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await wire.nunu.request(method, path)
     assert str(caught.value) == words
@@ -193,7 +193,7 @@ async def test_a_refusal_says_what_to_write_instead(method: Any, path: Any, word
 )
 async def test_a_step_up_behind_a_quoted_slash_is_refused_too(path: str) -> None:
     """Proxies commonly unquote a path, and some take a backslash for a slash, before they route."""
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError):
             await wire.nunu.request("GET", path)
     assert wire.lines == []
@@ -205,7 +205,7 @@ async def test_a_step_up_behind_a_quoted_slash_is_refused_too(path: str) -> None
 )
 async def test_a_path_goes_out_byte_for_byte(path: str) -> None:
     for family in ({}, {"project_id": PROJECT, "path_style": "project"}):
-        async with answered(told({}), **family) as wire:
+        async with answered(json_answer({}), **family) as wire:
             await wire.nunu.request("GET", path)
         base = f"/api/v1/project/{PROJECT}" if family else "/api/v1"
         assert wire.lines == [f"GET {base}{path}"]
@@ -214,7 +214,9 @@ async def test_a_path_goes_out_byte_for_byte(path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "requests"), [("GET", 5), ("DELETE", 5), ("POST", 1), ("PUT", 1), ("PATCH", 1)]
 )
-@pytest.mark.parametrize("lost", [None, told({"error": "oops"}, 500)], ids=["dropped", "500"])
+@pytest.mark.parametrize(
+    "lost", [None, json_answer({"error": "oops"}, 500)], ids=["dropped", "500"]
+)
 async def test_only_what_does_no_harm_twice_is_sent_twice(
     method: str, requests: int, lost: bytes | None
 ) -> None:
@@ -228,14 +230,14 @@ async def test_only_what_does_no_harm_twice_is_sent_twice(
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("status", [429, 503])
 async def test_what_the_server_did_not_act_on_is_sent_again(method: str, status: int) -> None:
-    async with answered(told({"error": "wait"}, status), told({"a": 1})) as wire:
+    async with answered(json_answer({"error": "wait"}, status), json_answer({"a": 1})) as wire:
         assert await wire.nunu.request(method, "/jobs", json={"b": 2}) == {"a": 1}
     assert len(wire.lines) == 2
     assert wire.bodies == [b'{"b": 2}'] * 2
 
 
 async def test_waiting_that_was_asked_for_is_done() -> None:
-    async with answered(told({}, 429, Retry_After="3"), told({})) as wire:
+    async with answered(json_answer({}, 429, Retry_After="3"), json_answer({})) as wire:
         await wire.nunu.request("POST", "/jobs")
     (pause,) = wire.clock.sleeps
     assert pause >= 3
@@ -243,7 +245,7 @@ async def test_waiting_that_was_asked_for_is_done() -> None:
 
 async def test_an_error_is_typed_and_tells_all_it_knows() -> None:
     body = {"error": "version conflict", "code": "STALE", "details": {"latest_version": 4}}
-    async with answered(told(body, 409, X_Request_Id="req-1")) as wire:
+    async with answered(json_answer(body, 409, X_Request_Id="req-1")) as wire:
         with pytest.raises(ApiError) as caught:
             await wire.nunu.request("PATCH", "/tests/1", json={"expected_version": 3})
     error = caught.value
@@ -257,7 +259,7 @@ async def test_an_error_is_typed_and_tells_all_it_knows() -> None:
     ("status", "kind"), [(401, AuthenticationError), (404, NotFound), (418, ApiError)]
 )
 async def test_an_error_has_the_class_of_its_status(status: int, kind: type[ApiError]) -> None:
-    async with answered(told({"error": "no"}, status)) as wire:
+    async with answered(json_answer({"error": "no"}, status)) as wire:
         with pytest.raises(ApiError) as caught:
             await wire.nunu.request("GET", "/jobs")
     assert type(caught.value) is kind
@@ -281,7 +283,7 @@ async def test_a_key_that_the_server_echoes_is_shown_nowhere(
 ) -> None:
     body = {"error": f"bad key {KEY}", "code": "X", "details": {"key": KEY, KEY: [KEY]}}
     caplog.set_level(logging.DEBUG)
-    async with answered(told(body, status, X_Echo=KEY, X_Request_Id=KEY)) as wire:
+    async with answered(json_answer(body, status, X_Echo=KEY, X_Request_Id=KEY)) as wire:
         with pytest.raises(ApiError) as caught:
             await wire.nunu.request("GET", "/jobs", params={"search": "private words"})
     error = caught.value
@@ -298,7 +300,7 @@ async def test_an_upload_id_that_the_server_echoes_is_shown_nowhere(
     body = {"error": f"upload {secret} is busy", "details": {secret: [secret]}}
     caplog.set_level(logging.DEBUG)
     members: Any = {given: {"upload_id": secret, "build_id": "the-build"}}
-    async with answered(told(body, 503, X_Echo=secret)) as wire:
+    async with answered(json_answer(body, 503, X_Echo=secret)) as wire:
         with pytest.raises(ServerError) as caught:
             await wire.nunu.request("DELETE", "/builds/upload", **members)
     assert secret.encode() in wire.bodies[0] + wire.lines[0].encode()
@@ -308,7 +310,7 @@ async def test_an_upload_id_that_the_server_echoes_is_shown_nowhere(
 
 @pytest.mark.parametrize("style", ["key", "project"])
 async def test_the_one_path_below_no_project_stays_so(style: Any) -> None:
-    async with answered(told({}), project_id=PROJECT, path_style=style) as wire:
+    async with answered(json_answer({}), project_id=PROJECT, path_style=style) as wire:
         await wire.nunu.request("GET", "/minions/download", params={"platform": "linux-x86_64"})
         await wire.nunu.request("GET", "/minions/downloads")
     base = "/api/v1" if style == "key" else f"/api/v1/project/{PROJECT}"
@@ -322,7 +324,7 @@ async def test_a_body_nested_beyond_python_s_limit_is_refused() -> None:
     body: dict[str, object] = {}
     for _ in range(100_000):
         body = {"a": body}
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError, match="nested too deep"):
             await wire.nunu.request("POST", "/tests", json=body)
     assert wire.lines == []
@@ -336,14 +338,14 @@ async def test_a_garbled_answer_that_echoes_the_key_does_not_show_it() -> None:
 
 
 async def test_too_much_is_told_after_all_attempts() -> None:
-    async with answered(told({"error": "slow down"}, 429)) as wire:
+    async with answered(json_answer({"error": "slow down"}, 429)) as wire:
         with pytest.raises(RateLimited):
             await wire.nunu.request("GET", "/jobs")
     assert len(wire.lines) == 5
 
 
 async def test_a_server_that_is_not_there_is_told() -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         pass
     async with NunuClient(KEY, base_url=wire.server.url, clock=wire.clock) as nunu:
         with pytest.raises(ConnectError):
@@ -353,7 +355,7 @@ async def test_a_server_that_is_not_there_is_told() -> None:
 
 @pytest.mark.parametrize("params", [{"search": "\ud800"}, {"\ud800": "x"}, {"tags": ["\udfff"]}])
 async def test_a_parameter_that_no_url_can_carry_is_refused(params: dict[str, Any]) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError):
             await wire.nunu.request("GET", "/jobs", params=params)
     assert wire.lines == []

@@ -24,11 +24,11 @@ from scripted import (
     artifact,
     bug,
     details,
+    json_answer,
     page,
     player,
     run,
     step,
-    told,
 )
 
 from nunu_async import (
@@ -61,7 +61,7 @@ def start(**members: Any) -> Call:
 
 async def read(body: object, call: Call) -> Any:
     """Return what `call` makes of a body."""
-    async with answered(told(body)) as wire:
+    async with answered(json_answer(body)) as wire:
         return await call(wire.nunu)
 
 
@@ -117,7 +117,7 @@ def deep(levels: int) -> dict[str, object]:
     ],
 )
 async def test_a_list_asks_for_what_was_asked(filters: dict[str, Any], query: str) -> None:
-    async with answered(told(page([]))) as wire:
+    async with answered(json_answer(page([]))) as wire:
         await wire.nunu.runs.list_page(**filters)
     assert wire.lines == [f"GET /api/v1/runs?{query}"]
     assert wire.bodies == [b""]
@@ -125,8 +125,8 @@ async def test_a_list_asks_for_what_was_asked(filters: dict[str, Any], query: st
 
 async def test_a_walk_asks_with_the_same_filters_for_every_page() -> None:
     async with answered(
-        told(page([run(multiplayer_run_id="a")], size=1, count=2)),
-        told(page([run(multiplayer_run_id="b")], number=1, size=1, count=2)),
+        json_answer(page([run(multiplayer_run_id="a")], size=1, count=2)),
+        json_answer(page([run(multiplayer_run_id="b")], number=1, size=1, count=2)),
     ) as wire:
         runs = [r async for r in wire.nunu.runs.list(tags=["t"], bugs=True, page_size=1)]
     assert [r.multiplayer_run_id for r in runs] == ["a", "b"]
@@ -137,7 +137,7 @@ async def test_a_walk_asks_with_the_same_filters_for_every_page() -> None:
 
 
 async def test_a_walk_asks_for_pages_of_100() -> None:
-    async with answered(told(page([], size=100))) as wire:
+    async with answered(json_answer(page([], size=100))) as wire:
         assert [r async for r in wire.nunu.runs.list()] == []
     assert wire.lines == ["GET /api/v1/runs?page=0&page_size=100"]
 
@@ -223,7 +223,7 @@ async def test_a_walk_asks_for_pages_of_100() -> None:
     ],
 )
 async def test_a_request_goes_out_as_documented(call: Call, line: str, body: bytes) -> None:
-    async with answered(told({"error": "no"}, 400)) as wire:
+    async with answered(json_answer({"error": "no"}, 400)) as wire:
         with pytest.raises(BadRequest):
             await call(wire.nunu)
     assert wire.lines == [line]
@@ -320,7 +320,7 @@ async def test_a_request_goes_out_as_documented(call: Call, line: str, body: byt
     ],
 )
 async def test_what_breaks_a_limit_is_refused_by_name_and_not_sent(call: Call, field: str) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await call(wire.nunu)
     assert caught.value.field == field
@@ -336,7 +336,7 @@ async def test_what_breaks_a_limit_is_refused_by_name_and_not_sent(call: Call, f
     ],
 )
 async def test_an_id_that_could_lead_elsewhere_is_refused(call: str, run_id: str) -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError) as caught:
             await getattr(wire.nunu.runs, call)(run_id)
     assert caught.value.field == "run_id"
@@ -345,7 +345,7 @@ async def test_an_id_that_could_lead_elsewhere_is_refused(call: str, run_id: str
 
 @pytest.mark.parametrize("run_id", ["abcdefghijk", "abcdefghijkl", "k3v9q0zt7mx-1", "x" * 128])
 async def test_an_id_may_be_of_any_usual_length(run_id: str) -> None:
-    async with answered(told(details())) as wire:
+    async with answered(json_answer(details())) as wire:
         await wire.nunu.runs.get(run_id)
     assert wire.lines == [f"GET /api/v1/runs/{run_id}"]
 
@@ -381,7 +381,7 @@ def test_a_place_that_is_no_text_is_refused(place: dict[str, Any]) -> None:
 
 async def test_what_is_refused_is_shown_in_short() -> None:
     read = await got()
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         for call, words in (
             (lambda nunu: nunu.runs.get(read), "must be a run id as text, not RunDetails"),
             (lambda nunu: nunu.runs.stop([read]), "must be a list of strings, not of RunDetails"),
@@ -398,7 +398,7 @@ async def test_what_is_refused_is_shown_in_short() -> None:
 
 
 async def test_a_walk_with_an_impossible_filter_is_refused_before_its_first_step() -> None:
-    async with answered(told({})) as wire:
+    async with answered(json_answer({})) as wire:
         with pytest.raises(InputError):
             wire.nunu.runs.list(page_size=0)
         with pytest.raises(InputError):
@@ -443,7 +443,7 @@ async def test_a_walk_with_an_impossible_filter_is_refused_before_its_first_step
 async def test_every_published_start_becomes_the_one_type(
     status: int, body: dict[str, Any], expected: dict[str, Any] | None
 ) -> None:
-    async with answered(told(body, status)) as wire:
+    async with answered(json_answer(body, status)) as wire:
         started = await start(test_plan_id=PLAN)(wire.nunu)
     assert started.to_dict() == (expected or body)
     assert started.response.status == status
@@ -465,7 +465,7 @@ async def test_every_published_start_becomes_the_one_type(
     ],
 )
 async def test_a_start_of_another_shape_is_told(body: object, problem: str) -> None:
-    async with answered(told(body, 201)) as wire:
+    async with answered(json_answer(body, 201)) as wire:
         with pytest.raises(DecodeError) as caught:
             await start(test_plan_id=PLAN)(wire.nunu)
     assert caught.value.operation == "start_run"
@@ -496,7 +496,7 @@ async def test_a_start_whose_answer_states_an_error_raises_it_and_is_not_repeate
 ) -> None:
     """The body of a 200 or 201 says what became of it; the status line did not."""
     body = {"ok": False, "status": status, "error": "the plan has no tests"}
-    async with answered(told(body, 201)) as wire:
+    async with answered(json_answer(body, 201)) as wire:
         with pytest.raises(error_for_status(status), match="the plan has no tests") as caught:
             await start(test_plan_id=PLAN)(wire.nunu)
     assert caught.value.status == status
@@ -516,13 +516,13 @@ async def test_a_start_whose_answer_states_an_error_raises_it_and_is_not_repeate
     ],
 )
 async def test_words_of_an_answer_that_says_it_failed_are_not_lost(body: dict[str, Any]) -> None:
-    async with answered(told(body, 201)) as wire:
+    async with answered(json_answer(body, 201)) as wire:
         with pytest.raises(DecodeError, match="the server says: no agents left"):
             await start(test_plan_id=PLAN)(wire.nunu)
 
 
 async def test_a_start_with_null_for_its_data_may_have_begun_something() -> None:
-    async with answered(told({"ok": True, "status": 201, "data": None}, 201)) as wire:
+    async with answered(json_answer({"ok": True, "status": 201, "data": None}, 201)) as wire:
         with pytest.raises(DecodeError) as caught:
             await start(test_plan_id=PLAN)(wire.nunu)
     (note,) = caught.value.__notes__
@@ -584,7 +584,7 @@ async def test_a_start_on_several_devices_has_the_jobs_of_them_all(name: str) ->
         {"device_label": "c", "ok": True, "status": 201, "data": {"job_ids": ["j-2", "j-3"]}},
     ]
     body = {"ok": True, "requested_count": 3, "started_count": 2, name: devices}
-    async with answered(told(body, 207)) as wire:
+    async with answered(json_answer(body, 207)) as wire:
         started = await start(test_plan_id=PLAN)(wire.nunu)
     assert started.job_ids == ("j-1", "j-2", "j-3")
     assert started.extra[name] == devices
@@ -607,7 +607,7 @@ async def test_a_start_is_never_repeated_after_a_lost_answer(lost: bytes | None)
 
 @pytest.mark.parametrize("status", [500, 502, 504, 520])
 async def test_a_start_is_never_repeated_where_the_server_may_have_acted(status: int) -> None:
-    async with answered(told({"error": "oops"}, status)) as wire:
+    async with answered(json_answer({"error": "oops"}, status)) as wire:
         with pytest.raises(ServerError):
             await start(test_plan_id=PLAN)(wire.nunu)
     assert len(wire.lines) == 1
@@ -615,7 +615,7 @@ async def test_a_start_is_never_repeated_where_the_server_may_have_acted(status:
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_start_is_repeated_where_the_server_did_not_act(status: int) -> None:
-    async with answered(told({"error": "wait"}, status), told(STARTED, 201)) as wire:
+    async with answered(json_answer({"error": "wait"}, status), json_answer(STARTED, 201)) as wire:
         started = await start(test_plan_id=PLAN)(wire.nunu)
     assert started.job_ids == (JOB,)
     assert len(wire.lines) == 2
@@ -626,7 +626,7 @@ async def test_a_start_is_repeated_where_the_server_did_not_act(status: int) -> 
 
 
 async def test_a_partial_stop_is_a_result() -> None:
-    async with answered(told(STOPPED, 207)) as wire:
+    async with answered(json_answer(STOPPED, 207)) as wire:
         result = await wire.nunu.runs.stop([JOB, "j-2"])
     assert not result.ok
     assert [outcome.job_id for outcome in result.stopped] == [JOB]
@@ -655,7 +655,7 @@ async def test_a_whole_stop_has_no_failures() -> None:
     ids=["late", "legacy"],
 )
 async def test_a_stop_of_nothing_known_is_not_found(body: object) -> None:
-    async with answered(told(body, 404)) as wire:
+    async with answered(json_answer(body, 404)) as wire:
         with pytest.raises(NotFound) as caught:
             await wire.nunu.runs.stop([JOB])
     assert caught.value.message == "no jobs found"
@@ -663,7 +663,7 @@ async def test_a_stop_of_nothing_known_is_not_found(body: object) -> None:
 
 
 async def test_a_stop_is_sent_again_after_a_lost_answer() -> None:
-    async with answered(None, told(STOPPED, 207)) as wire:
+    async with answered(None, json_answer(STOPPED, 207)) as wire:
         await wire.nunu.runs.stop([JOB])
     assert len(wire.lines) == 2
 
@@ -1065,7 +1065,7 @@ EACH = pytest.mark.parametrize("name", EVERY)
 async def every(name: str) -> list[Model]:
     """Return what one call gives, as a list of models."""
     body, call = EVERY[name]
-    async with answered(told(body, **TELLING)) as wire:
+    async with answered(json_answer(body, **TELLING)) as wire:
         answer = await call(wire.nunu)
     if isinstance(answer, Page):
         return [answer, *answer.data]
@@ -1084,8 +1084,10 @@ async def test_an_answer_tells_of_the_response_it_came_in(name: str) -> None:
 
 async def test_a_page_of_a_walk_tells_of_its_own_response() -> None:
     async with answered(
-        told(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
-        told(page([run(multiplayer_run_id="b")], size=1, count=2, number=1), X_Request_Id="r1"),
+        json_answer(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
+        json_answer(
+            page([run(multiplayer_run_id="b")], size=1, count=2, number=1), X_Request_Id="r1"
+        ),
     ) as wire:
         listing = wire.nunu.runs.list(page_size=1)
         pages = [p async for p in listing.pages()]
@@ -1097,8 +1099,10 @@ async def test_a_page_of_a_walk_tells_of_its_own_response() -> None:
 
 async def test_a_row_of_a_walk_tells_of_the_response_its_page_came_in() -> None:
     async with answered(
-        told(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
-        told(page([run(multiplayer_run_id="b")], size=1, count=2, number=1), X_Request_Id="r1"),
+        json_answer(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
+        json_answer(
+            page([run(multiplayer_run_id="b")], size=1, count=2, number=1), X_Request_Id="r1"
+        ),
     ) as wire:
         seen = [row.response async for row in wire.nunu.runs.list(page_size=1)]
     assert [info.request_id for info in seen if info] == ["r0", "r1"]
@@ -1111,7 +1115,7 @@ async def test_a_row_of_a_walk_tells_of_the_response_its_page_came_in() -> None:
 async def test_an_error_tells_of_the_response_it_came_in(
     name: str, status: int, body: object
 ) -> None:
-    async with answered(told(body, status, **TELLING)) as wire:
+    async with answered(json_answer(body, status, **TELLING)) as wire:
         with pytest.raises((BadRequest, DecodeError)) as caught:
             await EVERY[name][1](wire.nunu)
     assert caught.value.response.status == status
@@ -1161,7 +1165,9 @@ async def test_a_model_is_a_key_of_a_dictionary(name: str) -> None:
 
 
 async def test_equal_answers_are_equal_whatever_their_responses() -> None:
-    async with answered(told(details(), X_Request_Id="1"), told(details(), X_Request_Id="2")) as w:
+    async with answered(
+        json_answer(details(), X_Request_Id="1"), json_answer(details(), X_Request_Id="2")
+    ) as w:
         first, second = await w.nunu.runs.get(RUN), await w.nunu.runs.get(RUN)
     assert first == second
     assert first.response != second.response

@@ -13,7 +13,7 @@ import attrs
 import pytest
 from disclosed import disclosed
 from doubles import ManualClock, RawServer, answer, body_length, completion_of, raw_server, until
-from scripted import KEY, answered, told
+from scripted import KEY, answered, json_answer
 
 from nunu_async import (
     ApiError,
@@ -741,7 +741,7 @@ async def test_every_attempt_is_one_debug_line_without_ids(
 async def test_a_body_of_megabytes_is_sent_without_a_warning() -> None:
     """Every warning is an error here: aiohttp has one for bytes of more than a MiB."""
     body = {"text": "x" * 3 * 1024 * 1024}
-    async with answered(told({"ok": True})) as wire:
+    async with answered(json_answer({"ok": True})) as wire:
         assert await wire.nunu.request("POST", "/anything", json=body) == {"ok": True}
     assert [json.loads(sent) for sent in wire.bodies] == [body]
     assert wire.header("Transfer-Encoding") is None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from contract import CORE, PROJECT, document, operations
-from scripted import BUILD, CONFIG, JOB, RUN, TEST, answered, told
+from scripted import BUILD, CONFIG, JOB, RUN, TEST, answered, json_answer
 
 from nunu_async import (
     ApiError,
@@ -132,7 +132,7 @@ def test_every_core_operation_has_examples_and_a_method() -> None:
 async def test_an_example_is_read_without_loss(
     operation: str, family: str, status: int, body: dict[str, Any]
 ) -> None:
-    async with answered(told(body, status), **settings(family)) as wire:
+    async with answered(json_answer(body, status), **settings(family)) as wire:
         answer = await CALLS[operation](wire.nunu)
     assert len(wire.lines) == 1
     if operation in CONFIRMATIONS:
@@ -152,7 +152,7 @@ async def test_an_example_is_read_without_loss(
 async def test_an_example_of_an_error_is_raised_with_all_it_says(
     operation: str, family: str, status: int, body: dict[str, Any]
 ) -> None:
-    async with answered(told(body, status), **settings(family)) as wire:
+    async with answered(json_answer(body, status), **settings(family)) as wire:
         with pytest.raises(ApiError) as caught:
             await CALLS[operation](wire.nunu)
     error = caught.value
@@ -171,7 +171,7 @@ async def test_the_request_goes_where_the_operation_is(operation: str, family: s
     described = {
         f"{verb} {path}" for told, verb, path, _ in operations(with_jobs=True) if told == family
     }
-    async with answered(told({"error": "no"}, 400), **settings(family)) as wire:
+    async with answered(json_answer({"error": "no"}, 400), **settings(family)) as wire:
         with pytest.raises(BadRequest):
             await CALLS[operation](wire.nunu)
     verb, _, target = wire.lines[0].partition(" ")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles import HeldClock, until
-from scripted import Reply, answered, told
+from scripted import Reply, answered, json_answer
 from waits import KINDS, UUID, Notes, OpenWorld, id_of, job, spawn
 
 from nunu_async import Change
@@ -60,7 +60,7 @@ async def test_a_change_of_case_is_no_change() -> None:
         nonlocal asked
         asked += 1
         state = ["RUNNING", "running", "Running"][asked % 3] if asked < 9 else "completed"
-        return told(job(job_id=name, status=state))
+        return json_answer(job(job_id=name, status=state))
 
     notes = Notes()
     async with answered(reply=reply) as wire:

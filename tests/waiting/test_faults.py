@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from doubles import HeldClock, ManualClock, cancel, raw_server, until
-from scripted import KEY, Reply, answered, execution, page, run, told
+from scripted import KEY, Reply, answered, execution, json_answer, page, run
 from waits import (
     BROKEN,
     KINDS,
@@ -84,10 +84,10 @@ async def test_a_refused_key_does_not_wait_for_an_answer_that_hangs() -> None:
         if query["page"] == "0":
             rows = [execution(id=f"other-{number}") for number in range(100)]
             body = page(rows, size=100, count=300)
-            writer.write(told(body))
+            writer.write(json_answer(body))
         elif query["page"] == "1":
             await hung.wait()
-            writer.write(told({"error": "no"}, 401))
+            writer.write(json_answer({"error": "no"}, 401))
         else:
             hung.set()
             await reader.read()
@@ -267,7 +267,7 @@ async def test_runs_are_asked_for_one_by_one_where_their_list_is_broken() -> Non
         if "?" in target:
             return BROKEN
         asked.append(target.rpartition("/")[2])
-        return told(run(multiplayer_run_id=asked[-1], players=[]))
+        return json_answer(run(multiplayer_run_id=asked[-1], players=[]))
 
     async with answered(reply=reply) as wire:
         found = await wire.nunu.wait_for_runs(ids, timeout=10_000)
@@ -310,7 +310,7 @@ async def test_an_invalid_row_ends_its_own_wait_with_the_reason() -> None:
 
 async def test_a_lenient_page_skips_invalid_rows() -> None:
     rows = with_a_bad_row("execution")
-    async with answered(told(page(rows))) as wire:
+    async with answered(json_answer(page(rows))) as wire:
         with pytest.raises(DecodeError):
             await wire.nunu.test_plan_executions.list_page()
         found = await wire.nunu.test_plan_executions.list_page(lenient=True)

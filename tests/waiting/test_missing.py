@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripted import Reply, answered, execution, page, told
+from scripted import Reply, answered, execution, json_answer, page
 from waits import EPOCH, KINDS, UUID, OpenWorld, id_of, noted, spawn
 from yarl import URL
 
@@ -88,10 +88,10 @@ async def test_an_old_execution_is_found_below_many_newer_ones() -> None:
         query = URL(target).query
         number = int(query["page"])
         if query["status"] != "completed":
-            return told(page([], number=number, size=100))
+            return json_answer(page([], number=number, size=100))
         names = [f"new-{number}-{place}" for place in range(100)] if number < 120 else [old]
         rows = [execution(id=name, status="completed") for name in names]
-        return told(page(rows, number=number, size=100, count=12_001))
+        return json_answer(page(rows, number=number, size=100, count=12_001))
 
     async with answered(reply=reply) as wire:
         row = await wire.nunu.wait_for_execution(old, interval=60)

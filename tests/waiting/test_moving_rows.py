@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from doubles import HeldClock, ManualClock, raw_server
-from scripted import KEY, execution, page, run, told
+from scripted import KEY, execution, json_answer, page, run
 from waits import id_of
 from yarl import URL
 
@@ -124,12 +124,12 @@ class Mover:
         if "page" not in url.query:
             found = self.one(url.path.rsplit("/", 1)[1])
             if found is None:
-                return told({"error": "not found"}, 404), []
-            return told(found), over([found])
+                return json_answer({"error": "not found"}, 404), []
+            return json_answer(found), over([found])
         state = url.query.get("status") or url.query["state"]
         size = min(int(url.query["page_size"]), 20 if "small pages" in self.ways else 100)
         body = self.listed(state, int(url.query["page"]), size)
-        return told(body), over(body["data"])
+        return json_answer(body), over(body["data"])
 
 
 def over(rows: list[dict[str, Any]]) -> list[str]:
@@ -244,7 +244,7 @@ async def test_a_row_missing_from_one_round_is_waited_for() -> None:
             rows = [execution(id=name)]
         if query["status"] == "completed" and looks >= 9:
             rows = [execution(id=name, status="completed")]
-        writer.write(told(page(rows, size=100)))
+        writer.write(json_answer(page(rows, size=100)))
 
     clock = ManualClock()
     async with (
@@ -267,7 +267,7 @@ async def test_an_active_row_in_the_completed_list_ends_no_wait() -> None:
         nonlocal looks
         looks += 1
         status = "completed" if looks > 20 else "in_progress"
-        writer.write(told(page([execution(id=name, status=status)], size=100)))
+        writer.write(json_answer(page([execution(id=name, status=status)], size=100)))
 
     async with (
         raw_server(exchange) as server,
@@ -293,7 +293,7 @@ async def test_a_wrong_count_of_pages_loses_no_wait(pages: int) -> None:
         number = int(query["page"])
         part = names[number * 100 : number * 100 + 100] if query["status"] == state else []
         rows = [execution(id=name, status=state) for name in part]
-        writer.write(told(page(rows, number=number, size=100, count=350, pages=pages)))
+        writer.write(json_answer(page(rows, number=number, size=100, count=350, pages=pages)))
 
     async with (
         raw_server(exchange) as server,

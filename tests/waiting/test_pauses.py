@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from doubles import HeldClock, ManualClock, cancel
-from scripted import EXECUTION, Reply, answered, execution, page, told
+from scripted import EXECUTION, Reply, answered, execution, json_answer, page
 from waits import KINDS, ONCE, TROUBLES, UUID, OpenWorld, paused, said, spawn
 
 from nunu_async.sandbox import Fault
@@ -66,7 +66,7 @@ async def test_a_poll_waits_as_long_as_retry_after_says(
     def reply(target: str) -> Reply:
         times.append(clock.now)
         if len(times) < 6:
-            return told({"error": "slow down"}, status, Retry_After=str(asked))
+            return json_answer({"error": "slow down"}, status, Retry_After=str(asked))
         return said(kind, target, dict.fromkeys(names, "completed"))
 
     async with answered(reply=reply, clock=clock) as wire:
@@ -77,8 +77,8 @@ async def test_a_poll_waits_as_long_as_retry_after_says(
 
 
 async def test_a_pause_is_an_hour_at_most() -> None:
-    said = [told({"error": "later"}, 429, retry_after="1000000000")]
-    fine = told(page([execution(id=EXECUTION, status="completed")]))
+    said = [json_answer({"error": "later"}, 429, retry_after="1000000000")]
+    fine = json_answer(page([execution(id=EXECUTION, status="completed")]))
 
     async with answered(reply=lambda _: said.pop() if said else fine) as wire:
         await wire.nunu.wait_for_execution(EXECUTION)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from doubles import HeldClock, cancel
-from scripted import JOB, Reply, answered, execution, page, run, told
+from scripted import JOB, Reply, answered, execution, json_answer, page, run
 from waits import KINDS, UUID, OpenWorld, id_of, noted, said, spawn
 
 from nunu_async import RunFailed, TestPlanExecution, WaitTimeout
@@ -108,7 +108,7 @@ async def test_an_end_time_ends_a_wait_whatever_the_state(kind: str) -> None:
     def reply(target: str) -> Reply:
         # What is called otherwise than all the lists are for stands in none of them but the last.
         is_row = target.partition("?")[0].endswith(name)
-        return told(body if is_row else page([body] if "completed" in target else []))
+        return json_answer(body if is_row else page([body] if "completed" in target else []))
 
     async with answered(reply=reply) as wire:
         row = await getattr(wire.nunu, f"wait_for_{kind}")(name)
@@ -130,8 +130,8 @@ async def test_a_run_over_without_a_result_is_polled_again() -> None:
 
     def reply(target: str) -> Reply:
         if "/runs?" in target:
-            return told(page([]))
-        return told(rows.pop(0) if len(rows) > 1 else rows[0])
+            return json_answer(page([]))
+        return json_answer(rows.pop(0) if len(rows) > 1 else rows[0])
 
     async with answered(reply=reply) as wire:
         assert (await wire.nunu.wait_for_run(rows[0]["multiplayer_run_id"])).succeeded
@@ -144,7 +144,7 @@ async def test_a_result_that_never_comes_is_given_up() -> None:
 
     def reply(target: str) -> Reply:
         asked.append(target)
-        return told(page([]) if "/runs?" in target else row)
+        return json_answer(page([]) if "/runs?" in target else row)
 
     async with answered(reply=reply) as wire:
         found = await wire.nunu.wait_for_run(row["multiplayer_run_id"])

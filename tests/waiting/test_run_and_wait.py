@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from doubles import HeldClock, ManualClock, cancel, until
-from scripted import EXECUTION, JOB, Reply, answered, execution, page, told
+from scripted import EXECUTION, JOB, Reply, answered, execution, json_answer, page
 from waits import EPOCH, UUID, Notes, OpenWorld, World, lists, others, spawn
 
 from nunu_async import (
@@ -271,11 +271,11 @@ async def test_a_job_that_was_not_stopped_is_logged(caplog: pytest.LogCaptureFix
     def reply(target: str) -> Reply:
         if target.endswith("/runs/stop"):
             body = {"ok": False, "message": "", "received_count": 1, "stopped_count": 0}
-            return told(body | {"results": [refused]}, 207)
+            return json_answer(body | {"results": [refused]}, 207)
         if target.endswith("/runs"):
-            return told({"job_ids": [JOB]}, 201)
+            return json_answer({"job_ids": [JOB]}, 201)
         begun.set()
-        return told({"error": "later"}, 503)
+        return json_answer({"error": "later"}, 503)
 
     async with answered(reply=reply) as wire:
         task = asyncio.ensure_future(
@@ -314,10 +314,10 @@ async def test_a_start_that_names_only_an_execution_is_waited_for() -> None:
 
     def reply(target: str) -> Reply:
         if target.endswith("/runs"):
-            return told({"job_ids": [], "test_plan_execution_id": EXECUTION}, 201)
+            return json_answer({"job_ids": [], "test_plan_execution_id": EXECUTION}, 201)
         if "/jobs?" in target:
             assert f"test_plan_execution_id={EXECUTION}" in target
-            return told(page([job]))
+            return json_answer(page([job]))
         return lists(rows, "status", set())(target)
 
     async with answered(reply=reply) as wire:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import aiohttp
 import pytest
 from doubles import HeldClock, ManualClock, cancel
-from scripted import Reply, answered, execution, page, told
+from scripted import Reply, answered, execution, json_answer, page
 from waits import KINDS, UUID, OpenWorld, opened, paused, spawn
 from yarl import URL
 
@@ -102,7 +102,7 @@ async def test_waits_that_began_one_by_one_share_their_polls(alone: bool) -> Non
         number = int(query["page"])
         shown = rows if query["status"] == "in_progress" else []
         part = [execution(id=name) for name in shown[number * 100 : number * 100 + 100]]
-        return told(page(part, number=number, size=100, count=len(shown)))
+        return json_answer(page(part, number=number, size=100, count=len(shown)))
 
     async with answered(reply=reply, clock=clock) as wire:
         tasks = []
@@ -168,7 +168,7 @@ async def test_a_wait_takes_little_memory(kind: str) -> None:
 def told_page(names: Sequence[str], number: int) -> bytes:
     part = names[number * 100 : (number + 1) * 100]
     rows = [execution(id=name.lower(), status="completed") for name in part]
-    return told(page(rows, number=number, size=100, count=len(names)))
+    return json_answer(page(rows, number=number, size=100, count=len(names)))
 
 
 async def test_many_ids_in_upper_case_cost_no_more_each() -> None:
@@ -181,7 +181,7 @@ async def test_many_ids_in_upper_case_cost_no_more_each() -> None:
         def reply(target: str, rows: list[bytes] = rows) -> Reply:
             query = URL(target).query
             if query["status"] != "completed":
-                return told(page([], size=100))
+                return json_answer(page([], size=100))
             return rows[int(query["page"])]
 
         async with answered(reply=reply) as wire:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from doubles import HeldClock, raw_server, until
-from scripted import KEY, Reply, answered, page, run, told
+from scripted import KEY, Reply, answered, json_answer, page, run
 from waits import KINDS, UUID, OpenWorld, executions, id_of, lists, others, spawn
 
 from nunu_async import Change, NunuClient, TestPlanExecution, WaitTimeout
@@ -88,7 +88,7 @@ async def test_a_result_missing_at_the_timeout_is_no_timeout(how: str) -> None:
     name = row["multiplayer_run_id"]
 
     def reply(target: str) -> Reply:
-        return told(page([]) if "/runs?" in target else row)
+        return json_answer(page([]) if "/runs?" in target else row)
 
     async with answered(reply=reply) as wire:
         if how == "one":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from doubles import HeldClock
-from scripted import Reply, answered, page, run, told
+from scripted import Reply, answered, json_answer, page, run
 from waits import UUID, OpenWorld, World, spawn
 from yarl import URL
 
@@ -74,7 +74,7 @@ async def test_without_a_jobs_endpoint_jobs_are_built_from_runs(count: int, styl
     def reply(target: str) -> Reply:
         url = URL(target)
         if "/jobs" in url.path:
-            return told({"error": "not found"}, 404)
+            return json_answer({"error": "not found"}, 404)
         name = url.query["job_id"].lower()
         asked[name] += 1
         is_over = asked[name] >= ends
@@ -89,7 +89,7 @@ async def test_without_a_jobs_endpoint_jobs_are_built_from_runs(count: int, styl
             ),
             run(multiplayer_run_id="other", job_id=UUID.format(77), state="RUNNING"),
         ]
-        return told(page(rows, size=100))
+        return json_answer(page(rows, size=100))
 
     wanted = [name.upper() for name in names] if style == "upper" else names
     async with answered(reply=reply) as wire:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 from doubles import HeldClock, ManualClock, is_accepting, until
-from scripted import Reply, execution, page, run, told
+from scripted import Reply, execution, json_answer, page, run
 from yarl import URL
 
 from nunu_async import Change, NunuClient, RetryPolicy
@@ -163,8 +163,8 @@ def said(kind: str, target: str, states: dict[str, str]) -> Reply:
     if "page" not in url.query:
         name = url.path.rsplit("/", 1)[1]
         if name not in states:
-            return told({"error": "not found"}, 404)
-        return told(row_of(kind, name, states[name]))
+            return json_answer({"error": "not found"}, 404)
+        return json_answer(row_of(kind, name, states[name]))
     is_over = {name for name, state in states.items() if state.lower() == "completed"}
     first = "in_progress" if kind == "execution" else "running"
     if asked == "completed":
@@ -176,7 +176,7 @@ def said(kind: str, target: str, states: dict[str, str]) -> Reply:
     number, size = int(url.query["page"]), int(url.query["page_size"])
     part = shown[number * size : (number + 1) * size]
     rows = [row_of(kind, name, states[name]) for name in part]
-    return told(page(rows, number=number, size=size, count=len(shown)))
+    return json_answer(page(rows, number=number, size=size, count=len(shown)))
 
 
 TROUBLES: dict[str, dict[str, Any]] = {
@@ -198,7 +198,7 @@ TROUBLES: dict[str, dict[str, Any]] = {
 }
 
 
-BROKEN = told({"error": "broken"}, 500)
+BROKEN = json_answer({"error": "broken"}, 500)
 
 
 def lists(rows: list[dict[str, Any]], state: str, broken: set[tuple[str, int]]) -> Any:
@@ -211,7 +211,7 @@ def lists(rows: list[dict[str, Any]], state: str, broken: set[tuple[str, int]]) 
             return BROKEN
         found = [row for row in rows if row[state].lower() == query[state]]
         shown = found[number * size : (number + 1) * size]
-        return told(page(shown, number=number, size=size, count=len(found)))
+        return json_answer(page(shown, number=number, size=size, count=len(found)))
 
     return reply
 
