@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     # It has no public name.
     _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
-__all__ = ["build_parser", "parse"]
-
 _ENVIRONMENT = """\
 environment:
   NUNU_API_KEY      the API key (then NUNU_API_TOKEN); never taken as an argument,

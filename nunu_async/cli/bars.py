@@ -24,8 +24,6 @@ from nunu_async.upload.paths import short_names
 if TYPE_CHECKING:
     from nunu_async.cli.display import Board
 
-__all__ = ["Bars"]
-
 _NARROW = 70
 
 

@@ -37,8 +37,6 @@ from nunu_async.models.runs import RunDetails, StartedRun
 from nunu_async.upload.job import BuildFile, UploadedBuild
 from nunu_async.upload.source import measure
 
-__all__ = ["ci"]
-
 _MAX_IDS = 20
 
 _COLUMNS: tuple[Column[Verdict], ...] = (

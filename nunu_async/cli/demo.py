@@ -31,8 +31,6 @@ from nunu_async.upload.job import UploadedBuild
 from nunu_async.upload.platforms import infer_platform
 from nunu_async.upload.source import measure
 
-__all__ = ["demo"]
-
 # Nine parts, the last one shorter.
 _PART_SIZE = 8 * 1024 * 1024
 _DEMO_SIZE = 8 * _PART_SIZE + 4_891_137

@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # drawing takes a while to load
 
     from nunu_async.cli.bars import Bars
 
-__all__ = ["Board"]
-
 
 class Board(View):
     """The progress of every file of a command, shown as bars.

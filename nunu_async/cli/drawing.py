@@ -10,8 +10,6 @@ from rich.text import Text
 
 from nunu_async.cli.terminal import GAP, colour, width_of_output
 
-__all__ = ["drawn", "table"]
-
 
 def drawn(*parts: RenderableType) -> str:
     """Render for standard output, to the terminal's width; without limit elsewhere."""

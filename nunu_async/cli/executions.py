@@ -8,8 +8,6 @@ from nunu_async.cli.rows import Column, at_a_time, cell, run_with_client, span, 
 from nunu_async.client import NunuClient
 from nunu_async.models.test_plan_executions import TestPlanExecution
 
-__all__ = ["list_executions"]
-
 _EXECUTIONS: tuple[Column[TestPlanExecution], ...] = (
     Column(title="EXECUTION", text=lambda row: cell(row.id)),
     Column(title="STATUS", text=lambda row: cell(row.status.lower())),

@@ -7,8 +7,6 @@ from typing import Any
 
 import attrs
 
-__all__ = ["fields_from"]
-
 
 def fields_from(target: type[attrs.AttrsInstance], values: Mapping[str, object]) -> dict[str, Any]:
     """Return those of the values that are fields of a class, by name."""

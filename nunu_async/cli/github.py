@@ -15,8 +15,6 @@ from nunu_async.cli.rows import NOTHING, cell, span
 from nunu_async.cli.verdict import Kind, Verdict
 from nunu_async.redact import sanitize
 
-__all__ = ["outputs", "publish", "summary"]
-
 OUTPUTS = "GITHUB_OUTPUT"
 SUMMARY = "GITHUB_STEP_SUMMARY"
 # Limit of a step's summary in bytes; a larger one is dropped entirely.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["harmless"]
-
 # Commands that CI runners execute from job output. GitHub: `::name ...::` at the start of a line,
 # and `##[name]` anywhere (actions/runner, ActionCommand.cs); Azure Pipelines: `##vso[`, `##[`;
 # TeamCity: `##teamcity[`; GitLab: `section_start:`, `section_end:`; Travis: `travis_fold:`.

@@ -11,8 +11,6 @@ from nunu_async.cli.verdict import Verdict
 from nunu_async.models.base import is_set
 from nunu_async.redact import sanitize
 
-__all__ = ["junit_xml"]
-
 _MAX_CHARACTERS = 10_000
 _ELEMENTS = {"failed": "failure", "error": "error", "pending": "error", "skipped": "skipped"}
 

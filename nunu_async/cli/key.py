@@ -7,8 +7,6 @@ import os
 from nunu_async.config import KEY_VARIABLES
 from nunu_async.errors import ConfigError
 
-__all__ = ["check_key"]
-
 
 def check_key() -> None:
     """Raise ConfigError if no API key is set; its message names what works without one."""

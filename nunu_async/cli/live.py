@@ -21,8 +21,6 @@ if TYPE_CHECKING:  # drawing takes a while to load
     from rich.live import Live
     from rich.progress import Progress
 
-__all__ = ["HEARTBEAT", "View", "show"]
-
 HEARTBEAT = 10.0
 """Seconds after which a line is due at the latest: CI kills jobs without output."""
 

@@ -10,20 +10,6 @@ from typing import TextIO
 
 from nunu_async.cli.harmless import harmless
 
-__all__ = [
-    "USAGE",
-    "Screen",
-    "close",
-    "count",
-    "echo_err",
-    "echo_lost",
-    "exit_code",
-    "prepare",
-    "print_text",
-    "usage_error",
-    "with_notes",
-]
-
 USAGE = 2
 """The exit code of usage and configuration errors."""
 _lost: list[str] = []

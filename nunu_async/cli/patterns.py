@@ -15,8 +15,6 @@ from typing import Final
 from nunu_async.errors import SourceError
 from nunu_async.upload.paths import path_key
 
-__all__ = ["expand"]
-
 # The folder was removed meanwhile, or is no folder: it holds no matches.
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
 

@@ -39,22 +39,6 @@ from nunu_async.redact import sanitize
 if TYPE_CHECKING:  # not needed to list executions
     from nunu_async.models.runs import Run
 
-__all__ = [
-    "NOTHING",
-    "Column",
-    "as_json",
-    "at_a_time",
-    "build_of",
-    "cell",
-    "reported",
-    "run_with_client",
-    "span",
-    "tell_rows",
-    "tell_table",
-    "when",
-    "word",
-]
-
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 

@@ -9,8 +9,6 @@ from contextlib import suppress
 
 from nunu_async.cli.output import echo_err
 
-__all__ = ["run"]
-
 _INTERRUPTED = 130
 # SIGHUP too: closing a terminal must not leave a partial upload reserved on the server. SIGBREAK is
 # Ctrl-Break, which job runners on Windows send.

@@ -28,8 +28,6 @@ from nunu_async.errors import NotFound, NunuError
 from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import BugOccurrence, Run
 
-__all__ = ["MAYBE", "bugs", "get", "list_runs", "start", "stop"]
-
 # Added to errors that leave open whether the run was started.
 MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
 

@@ -6,8 +6,6 @@ import time
 
 from nunu_async.sandbox import Bug, Build, Outcome, Sandbox, Script
 
-__all__ = ["add_samples"]
-
 _SECONDS_APART = 600.0
 _RUNS_OF_ONE_EXECUTION = 5
 _BUILD = Build("b0110000-0000-4000-8000-000000000001", "Nightly 41")

@@ -17,8 +17,6 @@ from nunu_async.cli.samples import add_samples
 from nunu_async.cli.stdout import write
 from nunu_async.sandbox import Sandbox
 
-__all__ = ["serve"]
-
 # Syntax to set a variable, by suffix of --env-file; by default that of the system's shell.
 _SHELLS: Final[dict[str, Callable[[str, str], str]]] = {
     "": lambda name, value: f"export {name}={shlex.quote(value)}",

@@ -21,8 +21,6 @@ if TYPE_CHECKING:  # drawing takes a while to load
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-__all__ = ["Standings"]
-
 R = TypeVar("R", bound=Row)
 
 _MAX_RECENT = 5

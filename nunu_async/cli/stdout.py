@@ -12,8 +12,6 @@ from typing import TextIO
 from nunu_async.cli.harmless import harmless
 from nunu_async.cli.output import echo_err, echo_lost
 
-__all__ = ["echo", "write"]
-
 # A pipe that select reports as writable takes this many bytes without blocking (POSIX, PIPE_BUF; at
 # least 512, 4096 on Linux). A larger write could block the event loop until the reader reads.
 _BLOCK = getattr(select, "PIPE_BUF", 512)

@@ -17,8 +17,6 @@ from nunu_async.models.runs import PlayerDetails, RunDetails
 from nunu_async.models.vocab import RunResult
 from nunu_async.redact import sanitize
 
-__all__ = ["summary"]
-
 _LONGEST_REPORT = 10_000
 
 

@@ -7,17 +7,6 @@ import shutil
 import sys
 from typing import Literal, TextIO
 
-__all__ = [
-    "ENDLESS",
-    "GAP",
-    "colour",
-    "is_plain",
-    "is_terminal",
-    "overflow_in",
-    "width_of",
-    "width_of_output",
-]
-
 ENDLESS = 1_000_000
 GAP = 2
 _COLOURS = {

@@ -9,8 +9,6 @@ from typing import TypeVar
 
 from nunu_async.upload.threads import DaemonThreadPool
 
-__all__ = ["beside_the_loop"]
-
 T = TypeVar("T")
 
 

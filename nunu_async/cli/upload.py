@@ -28,17 +28,6 @@ from nunu_async.upload.paths import short_names
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure
 
-__all__ = [
-    "TIMEOUTS",
-    "Results",
-    "as_object",
-    "job_for",
-    "line_of",
-    "upload",
-    "upload_all",
-    "words_of",
-]
-
 # Ctrl-C takes at most ten seconds: for a pending answer, then for the cancel request.
 TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 

@@ -31,8 +31,6 @@ from nunu_async.upload.paths import path_key
 from nunu_async.upload.resume import abandon
 from nunu_async.upload.threads import DaemonThreadPool
 
-__all__ = ["cancel", "list_uploads", "resume"]
-
 _NOTHING = "nunu-async: nothing was left behind"
 
 # On a narrow terminal the file is kept: people identify their uploads by it.

@@ -16,18 +16,6 @@ from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.models.vocab import JobStatus, RunResult
 from nunu_async.redact import sanitize
 
-__all__ = [
-    "Kind",
-    "Row",
-    "Verdict",
-    "decisive_run",
-    "judge",
-    "milliseconds",
-    "name_of",
-    "result_of",
-    "standing_of",
-]
-
 Row: TypeAlias = Run | Job | TestPlanExecution
 Kind: TypeAlias = Literal["passed", "failed", "error", "skipped", "pending"]
 

@@ -22,8 +22,6 @@ from nunu_async.endpoints.ids import path_id
 from nunu_async.errors import NotFound, NunuError, WaitTimeout
 from nunu_async.polling.schedule import fold
 
-__all__ = ["TIMED_OUT", "some", "tell_columns", "wait"]
-
 TIMED_OUT = 3
 _MAX_SHOWN = 5
 _HINTS = {
