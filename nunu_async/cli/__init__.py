@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if os.environ.get("SSLKEYLOGFILE") and (problem := _key_log_problem()):
         return output.usage_error(problem)
-    command = _command(arguments)
+    # Imported here: help and usage errors need no terminal drawing and no server.
+    module, _, function = arguments.function.partition(".")
+    command: _Command = getattr(import_module(f"nunu_async.cli.{module}"), function)
     from nunu_async.cli.run import run  # noqa: PLC0415
 
     output.prepare()
@@ -52,13 +54,6 @@ def _key_log_problem() -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-def _command(arguments: argparse.Namespace) -> _Command:
-    # Imported here: help and usage errors need no terminal drawing and no server.
-    module, _, function = arguments.function.partition(".")
-    command: _Command = getattr(import_module(f"nunu_async.cli.{module}"), function)
-    return command
 
 
 class _LogHandler(logging.Handler):

@@ -25,7 +25,7 @@ from nunu_async.cli.runs import MAYBE
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import echo
 from nunu_async.cli.threads import beside_the_loop
-from nunu_async.cli.upload import TIMEOUTS, as_object, job_for, line_of, words_of
+from nunu_async.cli.upload import as_object, client_for, job_for, line_of, words_of
 from nunu_async.cli.verdict import Verdict, decisive_run, judge
 from nunu_async.cli.wait import TIMED_OUT, some, tell_columns
 from nunu_async.client import NunuClient
@@ -138,11 +138,7 @@ async def ci(arguments: argparse.Namespace) -> int:
     try:
         check_key()
         state = await beside_the_loop(lambda stopped: _prepare(arguments, stopped))
-        client = NunuClient(
-            storage_concurrency=arguments.concurrency,
-            max_bandwidth=arguments.max_bandwidth,
-            timeout=TIMEOUTS,
-        )
+        client = client_for(arguments)
     except NunuError as error:
         return usage_error(error)
     async with client:

@@ -9,23 +9,13 @@ from typing import Literal, TextIO
 
 ENDLESS = 1_000_000
 GAP = 2
-_COLOURS = {
-    "success": "green",
-    "passed": "green",
-    "running": "cyan",
-    "in_progress": "cyan",
-    "failed": "red",
-    "failure": "red",
-    "error": "red",
-    "timeout": "red",
-    "blocked": "red",
-    "critical": "red",
-    "high": "red",
-    "stopped": "yellow",
-    "max_steps": "yellow",
-    "skipped": "yellow",
-    "medium": "yellow",
+_WORDS = {
+    "green": ("success", "passed"),
+    "cyan": ("running", "in_progress"),
+    "red": ("failed", "failure", "error", "timeout", "blocked", "critical", "high"),
+    "yellow": ("stopped", "max_steps", "skipped", "medium"),
 }
+_COLOURS = {word: colour for colour, words in _WORDS.items() for word in words}
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 
 import attrs
 from rich.filesize import decimal
@@ -34,9 +35,14 @@ TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
 @attrs.define
 class Results:
-    """The results of a command, by file."""
+    """The results of a command, by file.
+
+    Attributes:
+        files: all files, in the order in which their results are printed.
+    """
 
     as_json: bool
+    files: list[str] = attrs.field(factory=list)
     built: dict[str, UploadedBuild] = attrs.field(factory=dict)
     failed: dict[str, BaseException] = attrs.field(factory=dict)
 
@@ -48,16 +54,16 @@ class Results:
         misconfigured = all(isinstance(error, ConfigError) for error in self.failed.values())
         return USAGE if misconfigured and not self.built else 1
 
-    async def tell(self, files: Iterable[str]) -> None:
+    async def tell(self) -> None:
         """Print one JSON object or a line per file.
 
         Results that cannot be written to standard output are printed to standard error.
         """
         if self.as_json:
             # ASCII, so that a file name that is not valid Unicode cannot make the JSON invalid.
-            await echo(json.dumps(self._object(files)), is_json=True)
+            await echo(json.dumps(self._object()), is_json=True)
             return
-        for file in files:
+        for file in self.files:
             if file in self.built:
                 await echo(line_of(file, self.built[file]))
             elif file in self.failed:
@@ -65,17 +71,17 @@ class Results:
                 has_name = isinstance(error, SourceError) and error.path == file
                 echo_err(f"nunu-async: {'' if has_name else f'{file}: '}{words_of(error)}")
 
-    def _object(self, files: Iterable[str]) -> dict[str, list[dict[str, object]]]:
-        order = list(files)
+    def _object(self) -> dict[str, list[dict[str, object]]]:
+        built = [file for file in self.files if file in self.built]
         return {
-            "builds": [as_object(file, self.built[file]) for file in order if file in self.built],
+            "builds": [as_object(file, self.built[file]) for file in built],
             "failed": [
                 {
                     "file": file,
                     "error": type(self.failed[file]).__name__,
                     "message": words_of(self.failed[file]),
                 }
-                for file in order
+                for file in self.files
                 if file in self.failed
             ],
         }
@@ -115,32 +121,28 @@ def words_of(error: BaseException) -> str:
     return with_notes(error, "stopped")
 
 
-@attrs.frozen
-class _Files:
-    """The files that the arguments name, as checked before anything is sent."""
+def _check_files(
+    arguments: argparse.Namespace, stopped: Callable[[], bool]
+) -> tuple[dict[str, BuildFile], dict[str, int], Results]:
+    """Find, measure and check every file; blocks.
 
-    jobs: dict[str, BuildFile] = attrs.field(factory=dict)
-    sizes: dict[str, int] = attrs.field(factory=dict)
-    failed: dict[str, BaseException] = attrs.field(factory=dict)
-    names: list[str] = attrs.field(factory=list)
-    """All files, including those that cannot be sent."""
-
-
-def _check_files(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _Files:
-    """Find, measure and check every file; blocks."""
+    Returns what to upload, the sizes in bytes, and the errors so far.
+    """
+    jobs: dict[str, BuildFile] = {}
+    sizes: dict[str, int] = {}
     names, failed = expand(arguments.files, stopped)
-    files = _Files(failed=failed, names=[*names, *(name for name in failed if name not in names)])
     suffixes = short_names(names) if len(names) > 1 else [None]
     for file, suffix in zip(names, suffixes, strict=False):
         if stopped():
             break
         try:
-            files.sizes[file] = measure(file)
-            files.jobs[file] = job_for(arguments, file, suffix)
-            files.jobs[file].request(os.path.basename(file), files.sizes[file])
+            sizes[file] = measure(file)
+            jobs[file] = job_for(arguments, file, suffix)
+            jobs[file].request(os.path.basename(file), sizes[file])
         except NunuError as error:
             failed[file] = error
-    return files
+    files = list(dict.fromkeys([*names, *failed]))
+    return jobs, sizes, Results(arguments.json, files, failed=failed)
 
 
 async def upload(arguments: argparse.Namespace) -> int:
@@ -149,54 +151,52 @@ async def upload(arguments: argparse.Namespace) -> int:
     All files are checked before the first is sent: one wrong name among ten is reported at once,
     not after an hour.
     """
-    results = Results(arguments.json)
     try:
-        checked = await beside_the_loop(lambda stopped: _check_files(arguments, stopped))
+        jobs, sizes, results = await beside_the_loop(partial(_check_files, arguments))
     except asyncio.CancelledError as error:
         if arguments.json:
-            results.failed = dict.fromkeys(arguments.files, error)
-            await results.tell(dict.fromkeys(arguments.files))
+            failed: dict[str, BaseException] = dict.fromkeys(arguments.files, error)
+            await Results(as_json=True, files=list(failed), failed=failed).tell()
         raise
-    jobs, sizes, files = checked.jobs, checked.sizes, checked.names
-    results.failed |= checked.failed
     if results.failed:
         if arguments.json:  # every file has an entry; text names only the files to correct
-            for file in files:
+            for file in results.files:
                 results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
-        await results.tell(files)
+        await results.tell()
         return USAGE
     try:
         check_key()
-        client = NunuClient(
-            storage_concurrency=arguments.concurrency,
-            max_bandwidth=arguments.max_bandwidth,
-            api_concurrency=arguments.concurrency,
-            timeout=TIMEOUTS,
-        )
+        client = client_for(arguments, api_concurrency=arguments.concurrency)
     except ConfigError as error:
         if arguments.json:
-            results.failed = dict.fromkeys(files, error)
-            await results.tell(files)
+            results.failed = dict.fromkeys(results.files, error)
+            await results.tell()
         else:
             echo_err(f"nunu-async: {error}")
         return USAGE
-    board = Board(sizes)
-    try:
-        async with client, show(board):
-            await upload_all(client, jobs, board, results)
-    finally:
-        # Builds that were uploaded are printed even after a cancellation.
-        for file in files:
-            if file not in results.built:
-                results.failed.setdefault(file, asyncio.CancelledError())
-        await results.tell(files)
+    async with client:
+        await upload_all(client, jobs, Board(sizes), results)
     return results.exit_code
+
+
+def client_for(arguments: argparse.Namespace, api_concurrency: int = 32) -> NunuClient:
+    """Return a client for uploads, within the limits that the arguments set."""
+    return NunuClient(
+        storage_concurrency=arguments.concurrency,
+        max_bandwidth=arguments.max_bandwidth,
+        api_concurrency=api_concurrency,
+        timeout=TIMEOUTS,
+    )
 
 
 async def upload_all(
     client: NunuClient, jobs: dict[str, BuildFile], board: Board, results: Results
 ) -> None:
-    """Upload files and record their results; a failure does not stop the others."""
+    """Upload files, and print the results of all files.
+
+    A failure does not stop the others. Builds that were uploaded are printed even after a
+    cancellation.
+    """
     labels = {id(job): file for file, job in jobs.items()}
 
     def note(result: UploadResult) -> None:
@@ -208,11 +208,18 @@ async def upload_all(
             if not isinstance(result.error, asyncio.CancelledError):
                 board.give_up(file)
 
-    await client.upload_builds(
-        jobs.values(),
-        on_progress=lambda job, event: board.note(labels[id(job)], event),
-        on_result=note,
-    )
+    try:
+        async with show(board):
+            await client.upload_builds(
+                jobs.values(),
+                on_progress=lambda job, event: board.note(labels[id(job)], event),
+                on_result=note,
+            )
+    finally:
+        for file in jobs:
+            if file not in results.built:
+                results.failed.setdefault(file, asyncio.CancelledError())
+        await results.tell()
 
 
 def job_for(arguments: argparse.Namespace, file: str, suffix: str | None = None) -> BuildFile:

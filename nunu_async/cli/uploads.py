@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import time
@@ -15,12 +14,11 @@ from rich.filesize import decimal
 
 from nunu_async.cli.display import Board
 from nunu_async.cli.fields import fields_from
-from nunu_async.cli.live import show
 from nunu_async.cli.output import echo_err
 from nunu_async.cli.rows import Column, cell, reported, run_with_client, span, tell_table
 from nunu_async.cli.stdout import echo, write
 from nunu_async.cli.threads import beside_the_loop
-from nunu_async.cli.upload import TIMEOUTS, Results, upload_all
+from nunu_async.cli.upload import TIMEOUTS, Results, client_for, upload_all
 from nunu_async.client import NunuClient
 from nunu_async.config import KEY_VARIABLES, Config
 from nunu_async.core.clock import SystemClock
@@ -40,12 +38,7 @@ _COLUMNS: tuple[Column[PendingUpload], ...] = (
     Column(title="PARTS", text=lambda upload: f"{len(upload.kept.etags)}/{_parts(upload)}", rank=1),
     Column(title="SIZE", text=lambda upload: decimal(upload.kept.head.identity.size), rank=1),
     Column(title="AGE", text=lambda upload: span(_age(upload) * 1000)),
-    Column(
-        title="FILE",
-        text=lambda upload: cell(upload.kept.head.path),
-        least=12,
-        keeps_end=True,
-    ),
+    Column(title="FILE", text=lambda row: cell(row.kept.head.path), least=12, keeps_end=True),
     Column(title="NAME", text=lambda upload: cell(upload.kept.head.request.name), least=8),
 )
 
@@ -127,28 +120,14 @@ async def resume(arguments: argparse.Namespace) -> int:
                 build_id = head.ticket.build_id
                 reason = f"{problem}; `nunu-async uploads cancel {build_id}` gives the upload up"
                 results.failed[label] = SourceError(head.path, reason)
+        results.files = list(sizes)
         board = Board(sizes)
         for label in results.failed:
             board.give_up(label)
-        try:
-            async with show(board):
-                await upload_all(nunu, jobs, board, results)
-        finally:
-            for label in jobs:
-                if label not in results.built:
-                    results.failed.setdefault(label, asyncio.CancelledError())
-            if sizes or arguments.json:
-                await results.tell(sizes)
+        await upload_all(nunu, jobs, board, results)
         return 1 if results.failed else code
 
-    def client() -> NunuClient:
-        return NunuClient(
-            storage_concurrency=arguments.concurrency,
-            max_bandwidth=arguments.max_bandwidth,
-            timeout=TIMEOUTS,
-        )
-
-    return await run_with_client(command, client)
+    return await run_with_client(command, lambda: client_for(arguments))
 
 
 async def _select(

@@ -104,13 +104,12 @@ async def wait(arguments: argparse.Namespace) -> int:
     async def command(nunu: NunuClient) -> int:
         for key in ids:  # check all of them before anything is sent
             path_id(f"{kind}_id", key)
-        match kind:
-            case "run":
-                return await _wait(nunu.wait_for_run, kind, ids, arguments)
-            case "job":
-                return await _wait(nunu.wait_for_job, kind, ids, arguments)
-            case _:
-                return await _wait(nunu.wait_for_execution, kind, ids, arguments)
+        functions: dict[str, Callable[..., Awaitable[Row]]] = {
+            "run": nunu.wait_for_run,
+            "job": nunu.wait_for_job,
+            "execution": nunu.wait_for_execution,
+        }
+        return await _wait(functions[kind], kind, ids, arguments)
 
     return await run_with_client(command)
 
