@@ -76,24 +76,21 @@ class _Search:
         self._matches: list[str] = []
         # With the index in the pattern: ``*/x/**`` may reach one folder at several indexes.
         self._searched: set[tuple[object, int]] = set()
-        self._folders: list[tuple[str, int]] = []
-        self._links: deque[tuple[str, int]] = deque()
+        # Folders are put at the front, links at the end.
+        self._pending: deque[tuple[str, int]] = deque()
         drive, rest = os.path.splitdrive(pattern)
         separators = os.sep + (os.altsep or "")
         bare = rest.lstrip(separators)
         self._root = drive + rest[: len(rest) - len(bare)]
-        self._parts: list[str] = []
-        for part in re.split(f"[{re.escape(separators)}]+", bare):
-            if part != "**" or self._parts[-1:] != ["**"]:
-                self._parts.append(part)
+        self._parts = re.split(f"[{re.escape(separators)}]+", bare)
         if self._parts[-1] == "**":
             self._parts.append("*")
 
     def run(self) -> list[str]:
         """Search; return the matches, sorted."""
-        self._folders.append((self._root, 0))
-        while (self._folders or self._links) and not self._stopped():
-            folder, index = self._folders.pop() if self._folders else self._links.popleft()
+        self._pending.append((self._root, 0))
+        while self._pending and not self._stopped():
+            folder, index = self._pending.popleft()
             if self._is_new(folder, index):
                 self._search(folder, index)
         return sorted(self._matches)
@@ -123,12 +120,12 @@ class _Search:
         if not glob.has_magic(part):
             path = os.path.join(folder, part)
             if not is_last:
-                self._folders.append((path, index + 1))
+                self._pending.appendleft((path, index + 1))
             elif os.path.lexists(path):
                 self._match(path, is_folder=os.path.isdir(path))
             return
         if part == "**":
-            self._folders.append((folder, index + 1))
+            self._pending.appendleft((folder, index + 1))
         for entry in self._entries(folder, part):
             path = os.path.join(folder, entry.name)
             is_link = entry.is_symlink()
@@ -140,8 +137,11 @@ class _Search:
                 self._match(path, is_folder=is_folder)
             elif is_folder or (is_link and part != "**"):
                 # Below `**`, which any name matches, links that are no folders are ignored.
-                next_index = index if part == "**" else index + 1
-                (self._links if is_link else self._folders).append((path, next_index))
+                following = (path, index if part == "**" else index + 1)
+                if is_link:
+                    self._pending.append(following)
+                else:
+                    self._pending.appendleft(following)
 
     def _entries(self, folder: str, part: str) -> Iterator[os.DirEntry[str]]:
         matches = re.compile(fnmatch.translate(os.path.normcase(part))).match
