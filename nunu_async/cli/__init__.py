@@ -61,18 +61,16 @@ class _LogHandler(logging.Handler):
 
     def __init__(self, level: str) -> None:
         super().__init__()
-        self.setFormatter(
-            logging.Formatter("nunu-async: %(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S")
-        )
+        self.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
         number = logging.getLevelNamesMapping().get(level.strip().upper())
         self._has_level = number is not None
         if number is not None:
             logging.getLogger("nunu_async").setLevel(number)
         elif level.strip():
-            output.echo_err(f"nunu-async: NUNU_LOG is not a level such as debug: {level!a}")
+            output.echo_err(f"NUNU_LOG is not a level such as debug: {level!a}")
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(_ALWAYS_SHOWN) and record.levelno >= logging.WARNING:
-            output.echo_err(f"nunu-async: {record.getMessage()}")
+            output.echo_err(f"{record.getMessage()}")
         elif self._has_level:
             output.echo_err(self.format(record))

@@ -111,14 +111,14 @@ class _CiState:
         self.standings.expect(ids)
         execution = started.test_plan_execution_id
         plan = f", execution {cell(execution)}" if execution is not None else ""
-        echo_err(f"nunu-async: started {count(len(ids), 'job')}{plan}: {_quoted(ids)}")
+        echo_err(f"started {count(len(ids), 'job')}{plan}: {_quoted(ids)}")
 
     def note_interrupted(self, error: asyncio.CancelledError) -> None:
         """Record and print a cancellation; the client has cleaned up already."""
         self.interrupted = True
         if self.built is None:
             self.error = words_of(error)
-            echo_err(f"nunu-async: {self.file}: {self.error}")
+            echo_err(f"{self.file}: {self.error}")
             return
         if self.started is None:
             self.error = "interrupted; what was about to be started was stopped, if it began"
@@ -127,7 +127,7 @@ class _CiState:
             self.error = f"interrupted; the server was asked to stop {jobs}: {ids}"
         else:
             self.error = "interrupted once all jobs were over"
-        echo_err(f"nunu-async: {self.error}")
+        echo_err(f"{self.error}")
 
 
 async def ci(arguments: argparse.Namespace) -> int:
@@ -152,7 +152,7 @@ async def ci(arguments: argparse.Namespace) -> int:
             raise
         except NunuError as error:
             state.error = with_notes(error)
-            echo_err(f"nunu-async: {state.error}")
+            echo_err(f"{state.error}")
             _print_next_steps(state)
         finally:
             await _report(state)
@@ -182,7 +182,7 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
         state.built = await client.upload_build(
             **attrs.asdict(state.upload, recurse=False), on_progress=board.listener(state.file)
         )
-    echo_err(f"nunu-async: {line_of(state.file, state.built)}")
+    echo_err(f"{line_of(state.file, state.built)}")
     start = attrs.evolve(state.start, build_id=state.built.build_id)
     try:
         async with show(state.standings):
@@ -197,7 +197,7 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
             )
     except WaitTimeout:
         state.timed_out = True
-        echo_err(f"nunu-async: not over after {arguments.timeout:g} s: {some(state.pending)}")
+        echo_err(f"not over after {arguments.timeout:g} s: {some(state.pending)}")
         _print_next_steps(state)
     except NunuError as error:
         if state.started is None and may_have_acted(error):
@@ -216,7 +216,7 @@ async def _read_failed(client: NunuClient, state: _CiState) -> None:
         try:
             state.details[run_id] = await client.runs.get(run_id)
         except NunuError as error:
-            echo_err(f"nunu-async: cannot read why run {cell(run_id)} failed: {error}")
+            echo_err(f"cannot read why run {cell(run_id)} failed: {error}")
 
     async with asyncio.TaskGroup() as group:
         for job in state.standings.finished.values():
@@ -229,17 +229,17 @@ def _print_next_steps(state: _CiState) -> None:
     """Print commands to wait for or stop the pending jobs, which this command leaves running."""
     if state.started is None:
         if state.built is not None:
-            echo_err(f"nunu-async: the build is up: {state.built.build_id}")
+            echo_err(f"the build is up: {state.built.build_id}")
         return
     ids = _quoted(list(state.pending))
     if not ids:
         return
     if not state.started.job_ids:
-        echo_err(f"nunu-async: it goes on; `nunu-async wait run {ids}` waits for it")
+        echo_err(f"it goes on; `nunu-async wait run {ids}` waits for it")
         return
-    echo_err("nunu-async: what is not over goes on:")
-    echo_err(f"nunu-async: `nunu-async wait job {ids}` waits for it")
-    echo_err(f"nunu-async: `nunu-async runs stop {ids}` stops it")
+    echo_err("what is not over goes on:")
+    echo_err(f"`nunu-async wait job {ids}` waits for it")
+    echo_err(f"`nunu-async runs stop {ids}` stops it")
 
 
 def _quoted(ids: Sequence[str]) -> str:
@@ -260,7 +260,7 @@ async def _report(state: _CiState) -> None:
     elif state.started is not None:
         await tell_columns(verdicts, _COLUMNS)
         passed = sum(verdict.kind == "passed" for verdict in verdicts)
-        echo_err(f"nunu-async: {passed} of {count(len(verdicts), 'job')} succeeded")
+        echo_err(f"{passed} of {count(len(verdicts), 'job')} succeeded")
 
 
 def _build_label(state: _CiState) -> str:

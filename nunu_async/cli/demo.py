@@ -70,7 +70,7 @@ async def demo(arguments: argparse.Namespace) -> int:
     """
     if not _has_threads():
         echo_err(
-            "nunu-async: the demo's server needs threads, and none can be started; is there a "
+            "the demo's server needs threads, and none can be started; is there a "
             "limit on processes (ulimit -u, or a container's)?"
         )
         return 1
@@ -108,7 +108,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                     clock.speed_up()
                     finished = await _test(nunu, box, build.build_id)
             except NunuError as error:
-                echo_err(f"nunu-async: the demo failed: {error}")
+                echo_err(f"the demo failed: {error}")
                 return 1
     passed = await _report_tests(finished, build.build_id)
     return 0 if arrived and passed else 1
@@ -126,7 +126,7 @@ async def _check(path: Path, size: int, stored: Build, box: Sandbox) -> bool:
     if same:
         await echo(f"What arrived is what was sent: SHA-256 {sent[:16]}... on both sides.")
     else:
-        echo_err(f"nunu-async: what arrived differs: sent {sent}, found {received}")
+        echo_err(f"what arrived differs: sent {sent}, found {received}")
     return same and keyless
 
 
@@ -152,7 +152,7 @@ async def _report_tests(finished: FinishedRun, build_id: str) -> bool:
         await echo(f"{name_of(job)}: {result_of(job)} after {span(milliseconds(job))}.")
     same_build = all(job.build_id == build_id for job in finished.jobs)
     if not (finished.succeeded and same_build):
-        echo_err("nunu-async: the tests did not all pass on that build")
+        echo_err("the tests did not all pass on that build")
     return finished.succeeded and same_build
 
 

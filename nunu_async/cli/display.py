@@ -101,7 +101,7 @@ class Board(View):
             remaining = ", completing"
         files = f"{len(self.finished)} of {len(self.sizes)} files, " if len(self.sizes) > 1 else ""
         totals = f"{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s"
-        return f"nunu-async: {files}{totals}{remaining}"
+        return f"{files}{totals}{remaining}"
 
 
 def _duration(seconds: float) -> str:
@@ -118,4 +118,4 @@ def _retry_line(file: str, event: Retrying) -> str:
     step = "completing" if event.part_number is None else f"part {event.part_number}"
     reason = event.reason.removeprefix(f"{step}: ")
     message = f"attempt {event.attempt} failed, next in {event.delay:.1f} s: {reason}"
-    return f"nunu-async: {file}: {step}: {message}"
+    return f"{file}: {step}: {message}"

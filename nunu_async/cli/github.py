@@ -58,7 +58,7 @@ def publish(
                 if text:
                     file.write(newline + text.encode())
             if not text and variable == SUMMARY:
-                echo_err(f"nunu-async: {SUMMARY} ({cell(path)}) is full; no summary is added to it")
+                echo_err(f"{SUMMARY} ({cell(path)}) is full; no summary is added to it")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             echo_lost(f"cannot write {variable} ({cell(path)}): {reason}")

@@ -30,17 +30,17 @@ def prepare() -> None:
             )
 
 
-def echo_err(line: str) -> None:
-    """Write a line to standard error; a closed or absent stream is no error."""
+def echo_err(message: str) -> None:
+    """Write a message to standard error, where a closed or absent stream is no error."""
     with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
-        sys.stderr.write(harmless(line) + "\n")
+        sys.stderr.write(harmless(f"nunu-async: {message}") + "\n")
         sys.stderr.flush()
 
 
 def echo_lost(message: str) -> None:
     """Print that a result could not be written; the command's exit code is then at least 1."""
     _lost.append(message)
-    echo_err(f"nunu-async: {message}")
+    echo_err(message)
 
 
 def exit_code(code: int) -> int:
@@ -50,7 +50,7 @@ def exit_code(code: int) -> int:
 
 def usage_error(reason: object) -> int:
     """Print why a command cannot begin; return the exit code."""
-    echo_err(f"nunu-async: {reason}")
+    echo_err(str(reason))
     return USAGE
 
 
@@ -69,7 +69,7 @@ def print_text(text: str) -> bool:
     except BrokenPipeError:
         close()  # a pager that was quit before the end
     except OSError as error:
-        echo_err(f"nunu-async: cannot write to standard output: {error.strerror}")
+        echo_err(f"cannot write to standard output: {error.strerror}")
         close()
         return False
     return True

@@ -85,15 +85,15 @@ async def reported(command: Callable[[], Awaitable[int]]) -> int:
     except (ConfigError, InputError) as error:
         return usage_error(error)
     except NunuError as error:
-        echo_err(f"nunu-async: {with_notes(error)}")
+        echo_err(f"{with_notes(error)}")
         return 1
     except BrokenPipeError:
         return 0
     except OSError as error:
-        echo_err(f"nunu-async: cannot write the result: {error.strerror}")
+        echo_err(f"cannot write the result: {error.strerror}")
         return 1
     except RecursionError:  # `to_dict` returns unknown members at any depth
-        echo_err("nunu-async: cannot write the result: it is nested too deep for JSON")
+        echo_err("cannot write the result: it is nested too deep for JSON")
         return 1
 
 
@@ -127,11 +127,11 @@ async def tell_rows(
     shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]
     more = limit is None and len(shown) > _TABLE_ROWS
     if not shown:
-        echo_err(f"nunu-async: no {noun}s")
+        echo_err(f"no {noun}s")
         return 0
     await tell_table(shown[:_TABLE_ROWS] if more else shown, columns)
     if more:
-        echo_err(f"nunu-async: the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
+        echo_err(f"the first {count(_TABLE_ROWS, noun)}; --limit N shows more")
     return 0
 
 
@@ -146,7 +146,7 @@ async def tell_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
         await asyncio.sleep(0)  # lets a signal interrupt a long table
     if missing:
         names = ", ".join(missing)
-        echo_err(f"nunu-async: not shown for want of room: {names}; --json has all")
+        echo_err(f"not shown for want of room: {names}; --json has all")
 
 
 async def _first(rows: AsyncIterable[M], limit: int | None) -> AsyncIterator[M]:

@@ -45,10 +45,10 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
     def stop(number: int) -> None:
         received.append(number)
         if len(received) == 1:
-            echo_err("nunu-async: stopping ...")
+            echo_err("stopping ...")
             task.cancel()
         else:
-            echo_err("nunu-async: still stopping; the server has ten seconds to answer, at most")
+            echo_err("still stopping; the server has ten seconds to answer, at most")
 
     undo_all = [_handle(loop, number, stop) for number in _SIGNALS]
     try:

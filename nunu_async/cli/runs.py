@@ -117,7 +117,7 @@ async def start(arguments: argparse.Namespace) -> int:
                 **fields_from(StartRun, vars(arguments)), marker=arguments.marker
             )
         except asyncio.CancelledError:
-            echo_err(f"nunu-async: {MAYBE}")
+            echo_err(f"{MAYBE}")
             raise
         except NunuError as error:
             if may_have_acted(error):
@@ -127,15 +127,13 @@ async def start(arguments: argparse.Namespace) -> int:
             await echo(as_json(started), is_json=True)
             return 0
         if started.test_plan_execution_id is not None:
-            echo_err(f"nunu-async: execution {cell(started.test_plan_execution_id)}")
+            echo_err(f"execution {cell(started.test_plan_execution_id)}")
         ids = started.job_ids
         if not ids and started.multiplayer_run_id is not None:
             ids = (started.multiplayer_run_id,)
-            echo_err(
-                "nunu-async: the server named a run, and no job; `nunu-async wait run` takes it"
-            )
+            echo_err("the server named a run, and no job; `nunu-async wait run` takes it")
         if not ids and started.test_plan_execution_id is None:
-            echo_err("nunu-async: the server named nothing that it started")
+            echo_err("the server named nothing that it started")
             return 1
         for job_id in ids:
             await echo(cell(job_id))
@@ -156,9 +154,9 @@ async def stop(arguments: argparse.Namespace) -> int:
         missing = [job_id for job_id in job_ids if job_id.lower() not in known]
         for outcome in answer.failed:
             reason = cell(outcome.error or outcome.message or outcome.status)
-            echo_err(f"nunu-async: {cell(outcome.job_id)}: not stopped: {reason}")
+            echo_err(f"{cell(outcome.job_id)}: not stopped: {reason}")
         for job_id in missing:
-            echo_err(f"nunu-async: {cell(job_id)}: not stopped: no such job")
+            echo_err(f"{cell(job_id)}: not stopped: no such job")
         if arguments.json:
             await echo(as_json(answer), is_json=True)
         else:

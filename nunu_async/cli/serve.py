@@ -48,7 +48,7 @@ async def serve(arguments: argparse.Namespace) -> int:
     except OSError as error:
         # Not `str(error)`, which doubles the backslashes of a path.
         prefix = f"{error.filename}: " if error.filename else ""
-        echo_err(f"nunu-async: cannot start the sandbox: {prefix}{error.strerror or error}")
+        echo_err(f"cannot start the sandbox: {prefix}{error.strerror or error}")
         return 1
     add_samples(sandbox, arguments.sample_runs)
     suffix = os.path.splitext(file)[1].lower() if file else ".cmd" if os.name == "nt" else ""
@@ -58,17 +58,17 @@ async def serve(arguments: argparse.Namespace) -> int:
         if file is None:
             await write(text)
             if os.name == "nt":
-                echo_err(f"nunu-async: in PowerShell: {'; '.join(_export_lines(sandbox, '.ps1'))}")
+                echo_err(f"in PowerShell: {'; '.join(_export_lines(sandbox, '.ps1'))}")
         else:
             _write(file, text)
         kill = f"taskkill /F /PID {os.getpid()}" if os.name == "nt" else f"kill {os.getpid()}"
-        echo_err(f"nunu-async: the sandbox is running; Ctrl-C or `{kill}` ends it")
+        echo_err(f"the sandbox is running; Ctrl-C or `{kill}` ends it")
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         return 0  # an interrupt is the normal end of a server
     except OSError as error:
         target = "standard output; see --env-file" if file is None else f"--env-file {file}"
-        echo_err(f"nunu-async: cannot write the environment to {target}: {error.strerror}")
+        echo_err(f"cannot write the environment to {target}: {error.strerror}")
         return 1
     finally:
         if file is not None:
@@ -91,7 +91,7 @@ def _print_ids(sandbox: Sandbox) -> None:
         ("test plan", sandbox.test_plans),
     ):
         for item in items:
-            echo_err(f"nunu-async: {noun:17} {item.id}  {item.name}")
+            echo_err(f"{noun:17} {item.id}  {item.name}")
 
 
 def _remove_stale(file: str) -> None:

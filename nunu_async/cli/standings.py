@@ -13,7 +13,7 @@ from nunu_async.cli.live import HEARTBEAT, View
 from nunu_async.cli.output import count
 from nunu_async.cli.rows import NOTHING, cell, span
 from nunu_async.cli.terminal import colour, overflow_in
-from nunu_async.cli.verdict import Row, name_of, standing_of
+from nunu_async.cli.verdict import Row, name_of, standing_of, state_of
 from nunu_async.core.clock import Clock
 from nunu_async.polling.subscription import Change
 
@@ -69,7 +69,6 @@ class Standings(View, Generic[R]):
         self.unreported: list[_StateChange] = []
         self._labels: dict[str, str] = dict.fromkeys(ids, _UNSEEN)
         self._order: dict[str, None] = {_UNSEEN: None}
-        self._states: dict[str, str | None] = dict.fromkeys(ids)
 
     @property
     def ids(self) -> list[str]:
@@ -83,32 +82,31 @@ class Standings(View, Generic[R]):
 
     def state(self, key: str) -> str | None:
         """Return the last state of an id, as the API spells it; None if it was not seen yet."""
-        return self._states[key]
+        row = self.rows.get(key)
+        return None if row is None else state_of(row)
 
     def expect(self, ids: Sequence[str]) -> None:
         """Add ids to wait for."""
         for key in ids:
             self._labels.setdefault(key, _UNSEEN)
-            self._states.setdefault(key, None)
 
     def note(self, change: Change[R]) -> None:
         """Record a change of state."""
-        key, row = change.id, change.row
-        word = standing_of(row)
-        name = name_of(row)
+        self.settle(change.row, change.id)
+        key, name = cell(change.id), name_of(change.row)
         before = None if change.before is None else cell(change.before.lower())
         state_change = _StateChange(
-            self.elapsed, cell(key), cell(key) if name == NOTHING else name, before, word
+            at=self.elapsed,
+            key=key,
+            name=key if name == NOTHING else name,
+            before=before,
+            after=standing_of(change.row),
         )
-        self.rows[key] = row
-        self._labels[key] = word
-        self._states[key] = change.after
-        self._order.setdefault(word)
         self.recent.append(state_change)
         self.unreported.append(state_change)
 
     def settle(self, row: R, key: str) -> None:
-        """Record the final row of an id that no change reported."""
+        """Record the latest row of an id."""
         self.rows[key] = row
         self._labels[key] = standing_of(row)
         self._order.setdefault(self._labels[key])
@@ -125,7 +123,7 @@ class Standings(View, Generic[R]):
         """The line to begin with, once ids are known."""
         if not self._labels:
             return ""
-        return f"nunu-async: waiting for {count(len(self._labels), self.noun)}"
+        return f"waiting for {count(len(self._labels), self.noun)}"
 
     @property
     def has_news(self) -> bool:
@@ -140,7 +138,7 @@ class Standings(View, Generic[R]):
         if len(changes) > _MAX_CHANGES:
             described.append(f"{len(changes) - _MAX_CHANGES} more changes")
         totals = f"{_time(self.elapsed)}: {count(len(self._labels), self.noun)}: {counts}"
-        return f"nunu-async: {'; '.join([totals, *described])}"
+        return f"{'; '.join([totals, *described])}"
 
     def drawing(self, console: Console) -> Live:
         """Return what draws the counts and, below them, the last changes."""

@@ -24,7 +24,7 @@ async def echo(line: str, *, is_json: bool = False) -> None:
     try:
         await write(line + "\n", is_json=is_json)
     except asyncio.CancelledError:
-        echo_err(f"nunu-async: the result was not written: {line}")
+        echo_err(f"the result was not written: {line}")
         raise
     except OSError as error:
         echo_lost(f"cannot write the result ({error.strerror}): {line}")

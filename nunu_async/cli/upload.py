@@ -69,7 +69,7 @@ class Results:
             elif file in self.failed:
                 error = self.failed[file]
                 has_name = isinstance(error, SourceError) and error.path == file
-                echo_err(f"nunu-async: {'' if has_name else f'{file}: '}{words_of(error)}")
+                echo_err(f"{'' if has_name else f'{file}: '}{words_of(error)}")
 
     def _object(self) -> dict[str, list[dict[str, object]]]:
         built = [file for file in self.files if file in self.built]
@@ -172,7 +172,7 @@ async def upload(arguments: argparse.Namespace) -> int:
             results.failed = dict.fromkeys(results.files, error)
             await results.tell()
         else:
-            echo_err(f"nunu-async: {error}")
+            echo_err(f"{error}")
         return USAGE
     async with client:
         await upload_all(client, jobs, Board(sizes), results)

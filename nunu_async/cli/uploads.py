@@ -29,7 +29,7 @@ from nunu_async.upload.paths import path_key
 from nunu_async.upload.resume import abandon
 from nunu_async.upload.threads import DaemonThreadPool
 
-_NOTHING = "nunu-async: nothing was left behind"
+_NOTHING = "nothing was left behind"
 
 # On a narrow terminal the file is kept: people identify their uploads by it.
 _COLUMNS: tuple[Column[PendingUpload], ...] = (
@@ -88,9 +88,7 @@ async def cancel(arguments: argparse.Namespace) -> int:
             if outcome in messages:
                 await echo(messages[outcome])
             else:
-                echo_err(
-                    f"nunu-async: build {build_id} could not be cancelled on the server; try later"
-                )
+                echo_err(f"build {build_id} could not be cancelled on the server; try later")
                 code = 1
         return code
 
@@ -156,12 +154,10 @@ async def _select(
         build_id = upload.kept.head.ticket.build_id
         if not upload.is_ours:
             owner = _owner(upload)
-            echo_err(
-                f"nunu-async: build {build_id} was left behind at {owner}, and is skipped here"
-            )
+            echo_err(f"build {build_id} was left behind at {owner}, and is skipped here")
             code = 1 if arguments.names else code
         elif upload.is_busy:
-            echo_err(f"nunu-async: build {build_id} is being sent right now, and is skipped")
+            echo_err(f"build {build_id} is being sent right now, and is skipped")
             code = 1
         else:
             selected[build_id] = upload
@@ -170,7 +166,7 @@ async def _select(
 
 def _print_foreign(store: JournalStore) -> None:
     for line in store.foreign:
-        echo_err(f"nunu-async: {cell(line)}")
+        echo_err(f"{cell(line)}")
 
 
 def _find(name: str, uploads: Sequence[PendingUpload]) -> list[PendingUpload]:

@@ -147,9 +147,12 @@ def result_of(row: Row) -> str:  # noqa: PLR0911 - one return per outcome
 
 def standing_of(row: Row) -> str:
     """Return the state of a row in one word; its result once it is terminal."""
-    if row.is_terminal:
-        return result_of(row)
-    return _word(row.state if isinstance(row, Run) else row.status)
+    return result_of(row) if row.is_terminal else _word(state_of(row))
+
+
+def state_of(row: Row) -> str:
+    """Return the state of a row, as the API spells it."""
+    return str(row.state if isinstance(row, Run) else row.status)
 
 
 def name_of(row: Row) -> str:

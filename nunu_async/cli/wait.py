@@ -144,11 +144,11 @@ async def _wait(
                 group.create_task(wait_for_one(key))
     except asyncio.CancelledError:
         if outcome.pending:
-            echo_err(f"nunu-async: still pending: {some(outcome.pending)}")
+            echo_err(f"still pending: {some(outcome.pending)}")
         await _print_results(outcome, as_json=arguments.json)
         raise
     if outcome.timed_out:
-        echo_err(f"nunu-async: not over after {arguments.timeout:g} s: {some(outcome.pending)}")
+        echo_err(f"not over after {arguments.timeout:g} s: {some(outcome.pending)}")
     await _print_results(outcome, as_json=arguments.json)
     return outcome.exit_code(arguments.fail_on)
 
@@ -161,7 +161,7 @@ async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> None:
         by_message.setdefault(message, []).append(key)
     for message, ids in by_message.items():  # a rejected API key fails every id alike
         subject = ids[0] if len(ids) == 1 else count(len(ids), outcome.standings.noun)
-        echo_err(f"nunu-async: {subject}: {message}")
+        echo_err(f"{subject}: {message}")
     if as_json:
         await echo(json.dumps(outcome.to_dict()), is_json=True)
     else:
