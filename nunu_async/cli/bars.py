@@ -66,14 +66,15 @@ class Bars:
     def update(self, file: str) -> None:
         """Move the bar of a file, and that of all files, to where the board says they are."""
         board, progress = self._board, self.progress
+        state = board.states[file]
         if file not in self._tasks:
             label = escape(_cut(self._names[file], self._width))
             self._tasks[file] = progress.add_task(label, total=board.sizes[file])
         progress.update(
             self._tasks[file],
             completed=board.sent[file],
-            completing=file in board.completing,
-            visible=not (self._several and file in board.finished),
+            completing=state == "completing",
+            visible=not self._several or state in ("sending", "completing"),
         )
         progress.update(self._total, completed=board.sent_now, total=board.size_now)
 

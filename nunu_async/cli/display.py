@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.filesize import decimal
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # drawing takes a while to load
 
     from nunu_async.cli.bars import Bars
 
+_State: TypeAlias = Literal["sending", "completing", "uploaded", "abandoned"]
+
 
 class Board(View):
     """The progress of every file of a command, shown as bars.
@@ -34,8 +36,8 @@ class Board(View):
     Attributes:
         sizes: size of each file in bytes.
         sent: bytes sent of each file.
-        finished: the files that were uploaded or abandoned.
-        completing: the files that are sent in full and that the server is assembling.
+        states: state of each file; one that is completing is sent in full, and the server is
+            assembling it.
     """
 
     def __init__(
@@ -44,26 +46,25 @@ class Board(View):
         super().__init__(clock, tick=first, pause=first, refresh=0.1)
         self.sizes = sizes
         self.sent = dict.fromkeys(sizes, 0)
-        self.finished: set[str] = set()
-        self.completing: set[str] = set()
-        self._given_up: set[str] = set()
+        self.states: dict[str, _State] = dict.fromkeys(sizes, "sending")
         self._bars: Bars | None = None
 
     @property
     def sent_now(self) -> int:
         """Bytes sent of all files that were not abandoned."""
-        return sum(self.sent[file] for file in self.sizes if file not in self._given_up)
+        return sum(self.sent[file] for file in self._counted())
 
     @property
     def size_now(self) -> int:
         """Size in bytes of all files that were not abandoned."""
-        return sum(size for file, size in self.sizes.items() if file not in self._given_up)
+        return sum(self.sizes[file] for file in self._counted())
+
+    def _counted(self) -> list[str]:
+        return [file for file, state in self.states.items() if state != "abandoned"]
 
     def give_up(self, file: str) -> None:
         """Mark a file as abandoned; its bytes no longer count."""
-        self.completing.discard(file)
-        self.finished.add(file)
-        self._given_up.add(file)
+        self.states[file] = "abandoned"
 
     def listener(self, file: str) -> Listener:
         """Return an `on_progress` callback for one file."""
@@ -74,10 +75,9 @@ class Board(View):
         if isinstance(event, BytesSent):
             self.sent[file] = event.sent
         elif isinstance(event, Completing):
-            self.completing.add(file)
+            self.states[file] = "completing"
         elif isinstance(event, Completed):
-            self.completing.discard(file)
-            self.finished.add(file)
+            self.states[file] = "uploaded"
         elif isinstance(event, Cancelled | Kept):
             self.give_up(file)
         elif isinstance(event, Retrying):
@@ -97,9 +97,11 @@ class Board(View):
         sent, size, seconds = self.sent_now, self.size_now, self.elapsed
         rate = sent / seconds if seconds > 0 else 0.0
         remaining = f", about {_duration((size - sent) / rate)} left" if rate > 0 else ""
-        if sent == size and self.completing:
+        states = list(self.states.values())
+        if sent == size and "completing" in states:
             remaining = ", completing"
-        files = f"{len(self.finished)} of {len(self.sizes)} files, " if len(self.sizes) > 1 else ""
+        finished = states.count("uploaded") + states.count("abandoned")
+        files = f"{finished} of {len(states)} files, " if len(states) > 1 else ""
         totals = f"{decimal(sent)} of {decimal(size)}, {decimal(int(rate))}/s"
         return f"{files}{totals}{remaining}"
 
