@@ -84,16 +84,8 @@ class _CiState:
     def succeeded(self) -> bool:
         """Whether every job is known to have succeeded."""
         finished = self.standings.finished
-        return bool(self.started and finished and not self.pending) and all(
-            job.succeeded for job in finished.values()
-        )
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code, unless a signal ended the command."""
-        if self.timed_out:
-            return TIMED_OUT
-        return 0 if self.succeeded else 1
+        is_over = bool(self.started and finished and not self.pending)
+        return is_over and all(job.succeeded for job in finished.values())
 
     def verdicts(self) -> list[Verdict]:
         """Return a verdict for each job, or one for the error if none was started."""
@@ -156,7 +148,9 @@ async def ci(arguments: argparse.Namespace) -> int:
             _print_next_steps(state)
         finally:
             await _report(state)
-    return state.exit_code
+    if state.timed_out:
+        return TIMED_OUT
+    return 0 if state.succeeded else 1
 
 
 def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiState:

@@ -22,13 +22,11 @@ from nunu_async.cli.stdout import echo
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.verdict import milliseconds, name_of, result_of
 from nunu_async.client import NunuClient
-from nunu_async.errors import InputError, NunuError
+from nunu_async.errors import NunuError
 from nunu_async.models.builds import Build
-from nunu_async.models.choices import Platform
 from nunu_async.models.jobs import FinishedRun, Job
 from nunu_async.sandbox import Sandbox, Script
 from nunu_async.upload.job import UploadedBuild
-from nunu_async.upload.platforms import infer_platform
 from nunu_async.upload.source import measure
 
 # Nine parts, the last one shorter.
@@ -98,7 +96,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                         build = await nunu.upload_build(
                             path,
                             name="demo",
-                            platform=_platform(path.name),
+                            platform="windows",  # any will do for the sandbox
                             multipart=True,
                             on_progress=board.listener(str(path)),
                         )
@@ -185,13 +183,6 @@ def _make_file(folder: Path, stopped: Callable[[], bool]) -> Path:
         while remaining and not stopped():
             remaining -= file.write(os.urandom(min(remaining, 1024 * 1024)))
     return path
-
-
-def _platform(file_name: str) -> Platform:
-    try:
-        return infer_platform(file_name)
-    except InputError:
-        return "windows"  # any will do for the sandbox
 
 
 def _sha256(path: Path) -> str:

@@ -23,14 +23,7 @@ import attrs
 from nunu_async.cli.key import check_key
 from nunu_async.cli.output import count, echo_err, usage_error, with_notes
 from nunu_async.cli.stdout import write
-from nunu_async.cli.terminal import (
-    ENDLESS,
-    GAP,
-    is_plain,
-    overflow_in,
-    width_of,
-    width_of_output,
-)
+from nunu_async.cli.terminal import ENDLESS, GAP, is_plain, overflow_in, width_of, width_of_output
 from nunu_async.client import NunuClient
 from nunu_async.errors import ConfigError, InputError, NunuError
 from nunu_async.models.base import Model

@@ -170,18 +170,14 @@ def _print_foreign(store: JournalStore) -> None:
 
 
 def _find(name: str, uploads: Sequence[PendingUpload]) -> list[PendingUpload]:
-    key, path_error = None, None
-    try:
-        key = path_key(name)
-    except SourceError as error:  # the working directory is gone; a build id needs none
-        path_error = error
-    found = [
-        upload
-        for upload in uploads
-        if name == upload.kept.head.ticket.build_id or key == path_key(upload.kept.head.path)
-    ]
-    if path_error is not None and not found:
-        raise InputError("BUILD", str(path_error))
+    """Return the uploads of a build id, or else of a file. Raises: InputError if there are none."""
+    found = [upload for upload in uploads if name == upload.kept.head.ticket.build_id]
+    if not found:
+        try:
+            key = path_key(name)
+        except SourceError as error:  # the working directory is gone
+            raise InputError("BUILD", str(error)) from None
+        found = [upload for upload in uploads if key == path_key(upload.kept.head.path)]
     if not found:
         raise InputError("BUILD", f"no upload of {name!a} was left behind")
     return found
