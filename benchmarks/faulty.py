@@ -118,9 +118,9 @@ class Ledger(Journal):
         self.expired: list[str] = []
         """Orphans whose time was over; few, or it is all over anyway."""
 
-    def arrive(self, **given: Any) -> Seen:  # noqa: ANN401 - as the base takes it
+    def arrive(self, seen: Seen, transport: asyncio.BaseTransport | None) -> None:
         """Count a request, and look at what its first line tells."""
-        seen = super().arrive(**given)
+        super().arrive(seen, transport)
         self._seen.clear()
         self.latest = seen
         self.requests[seen.operation] += 1
@@ -134,7 +134,6 @@ class Ledger(Journal):
             if entry is not None and seen.operation == "cancel_upload":
                 is_built = entry.upload.is_sealed or entry.upload.state == "completed"
                 self._must_not("deleted_when_complete", is_built, entry)
-        return seen
 
     def _part(self, seen: Seen) -> None:
         self.counts["key_at_storage"] += "X-Api-Key" in seen.headers
@@ -276,7 +275,7 @@ async def _serve(setup: Setup, pipe: Connection) -> None:
     chance = Chance(setup, ledger)
     # Chance is nothing that a test would want from a sandbox, so it takes none.
     box.journal, box._faults = ledger, chance  # noqa: SLF001 - see above
-    ledger.box, ledger.depot = box, box._depot  # noqa: SLF001 - see above
+    ledger.box, ledger.depot = box, box._project.depot  # noqa: SLF001 - see above
     for number in range(200):
         box.add_run(created=time.time() - 86_400 + number)
     loop = asyncio.get_running_loop()
@@ -306,7 +305,7 @@ async def _serve(setup: Setup, pipe: Connection) -> None:
         loop.add_reader(pipe.fileno(), asked)
         while not closed.done():
             await asyncio.wait({closed}, timeout=1.0)
-            await box._objects.delete(ledger.forget())  # type: ignore[union-attr]  # noqa: SLF001 - it is started
+            await box._project.objects.delete(ledger.forget())  # noqa: SLF001 - see above
 
 
 @attrs.frozen

@@ -1,32 +1,22 @@
 """The API origin of the sandbox."""
 
+import json
 import re
-from collections.abc import Callable
-from http import HTTPStatus
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import (
-    ApiRequest,
-    ApiResponse,
-    Call,
-    HttpError,
-    Project,
-    bad_request,
-    error_response,
-    parse,
-    read_query,
-)
+from nunu_async.sandbox.exchange import ApiRequest, Call, HttpError, bad_request
 from nunu_async.sandbox.journal import Origin, Seen
 from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Body
 from nunu_async.sandbox.operations import OPERATIONS
+from nunu_async.sandbox.project import Project
 
 _PREFIX = "/api/v1"
 _SCOPE = re.compile(r"/project/([^/]+)(/.*)")
 _BODY_LIMIT = 1024 * 1024
-_TOO_LONG = f"body must be at most {_BODY_LIMIT} bytes"
 
 
 class Api:
@@ -34,10 +24,9 @@ class Api:
 
     name: Origin = "api"
 
-    def __init__(self, project: Project, keys: Keyring, *, now: Callable[[], float]) -> None:
+    def __init__(self, project: Project, keys: Keyring) -> None:
         self._project = project
         self._keys = keys
-        self._now = now
 
     def identify(self, method: str, target: str) -> Call:
         """Identify the operation; a project in the path is recorded, not checked."""
@@ -55,13 +44,14 @@ class Api:
                 return Call(operation.name, params=params)
         return Call("unknown", params=params)
 
-    def refusal(self, status: int) -> web.Response:
-        """Build an error response with the standard phrase of the status."""
-        try:
-            phrase = HTTPStatus(status).phrase.lower()
-        except ValueError:
-            phrase = f"status {status}"
-        return web.json_response({"error": phrase}, status=status)
+    def error_response(self, error: HttpError) -> web.Response:
+        """Build the JSON response for an error."""
+        body: dict[str, object] = {"error": error.error}
+        if error.code is not None:
+            body["code"] = error.code
+        if error.details is not None:
+            body["details"] = error.details
+        return web.json_response({**body, **error.extra}, status=error.status)
 
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
@@ -69,59 +59,48 @@ class Api:
         """Check key, project, body and ids in this order, then run the operation."""
         # The body is read even if the request is then refused: that keeps the connection usable.
         raw = await _read(request, body)
-        seen.body, problem = parse(raw)
-        if len(raw) > _BODY_LIMIT:
-            problem = _TOO_LONG
+        seen.body, problem = _parse(raw)
         seen.build_id = _build_id(call, seen.body, request.raw_path)
-        try:
-            reply = await self._dispatch(request, call, seen, problem)
-        except HttpError as exc:
-            return error_response(exc)
-        finally:
-            released = self._project.depot.take_released()
-            await self._project.objects.delete([upload.build_id for upload in released])
-        return web.json_response(reply.body, status=reply.status)
-
-    async def _dispatch(
-        self, request: web.BaseRequest, call: Call, seen: Seen, problem: str | None
-    ) -> ApiResponse:
         operation = OPERATIONS.get(call.operation)
         if operation is None:
             raise HttpError(404, "not found")
-        now = self._now()
+        now = self._project.now()
         key = None
         if operation.permission is not None:
-            key = self._check_key(request.headers.getall("X-Api-Key", []), call)
-            if not self._project.is_named_by(call):
-                raise HttpError(403, "API key does not belong to this project")
-            if key_problem := key.problem(operation.permission, now):
-                raise HttpError(403, key_problem)
+            key = self._check_key(request, call, operation.permission, now)
         if request.method == "POST":
-            if problem == _TOO_LONG:
-                raise HttpError(413, _TOO_LONG)
+            if len(raw) > _BODY_LIMIT:
+                raise HttpError(413, f"body must be at most {_BODY_LIMIT} bytes")
             if request.content_type != "application/json":
                 bad_request("Content-Type must be application/json")
             if problem is not None:
                 bad_request(problem)
-        query = read_query(request.raw_path)
-        return await operation.handler(
-            ApiRequest(
-                project=self._project,
-                now=now,
-                call=call,
-                query=query,
-                body=seen.body,
-                seen=seen,
-                key=key,
-            )
+        asked = ApiRequest(
+            project=self._project,
+            now=now,
+            call=call,
+            query=_read_query(request.raw_path),
+            body=seen.body,
+            seen=seen,
+            key=key,
         )
+        try:
+            return await operation.handler(asked)
+        finally:
+            released = self._project.depot.take_released()
+            await self._project.objects.delete([upload.build_id for upload in released])
 
-    def _check_key(self, keys: list[str], call: Call) -> Key:
-        if not keys:
+    def _check_key(self, request: web.BaseRequest, call: Call, permission: str, now: float) -> Key:
+        given = request.headers.getall("X-Api-Key", [])
+        if not given:
             raise HttpError(401, "API key required")
-        key = self._keys.find(",".join(keys), is_scoped="project_id" in call.params)
+        key = self._keys.find(",".join(given), is_scoped="project_id" in call.params)
         if key is None:
             raise HttpError(401, "Invalid API key")
+        if not self._project.is_named_by(call):
+            raise HttpError(403, "API key does not belong to this project")
+        if problem := key.problem(permission, now):
+            raise HttpError(403, problem)
         return key
 
 
@@ -130,6 +109,29 @@ async def _read(request: web.BaseRequest, body: Body) -> bytes:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     return await body.block(_BODY_LIMIT + 1)
+
+
+def _parse(raw: bytes) -> tuple[Any, str | None]:
+    """Parse JSON strictly; return the value, and what is wrong with it or None."""
+    try:
+        parsed = json.loads(raw.decode(), parse_constant=_reject_constant)
+        json.dumps(parsed, ensure_ascii=False).encode()  # rejects lone surrogates
+    except (ValueError, RecursionError):
+        return None, "body must be JSON"
+    return parsed, None
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _read_query(target: str) -> dict[str, str]:
+    """Read the query of a request target. Raises: HttpError when a parameter comes twice."""
+    pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True)
+    query = dict(pairs)
+    if len(query) != len(pairs):
+        bad_request("a query parameter was given twice")
+    return query
 
 
 def _build_id(call: Call, body: object, target: str) -> str | None:

@@ -1,20 +1,17 @@
-"""The parsed requests, the responses and the errors that all API operations share."""
+"""The parsed requests and the errors that all operations share."""
 
-import json
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
-from urllib.parse import parse_qsl
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
-from aiohttp import web
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.dialects import Dialect
-from nunu_async.sandbox.history import History
 from nunu_async.sandbox.journal import Seen
 from nunu_async.sandbox.keys import Key
-from nunu_async.sandbox.objects import ObjectStore
-from nunu_async.sandbox.state import Depot
+
+if TYPE_CHECKING:
+    from nunu_async.sandbox.project import Project
 
 
 @attrs.frozen
@@ -39,28 +36,10 @@ class Call:
 
 
 @attrs.frozen(kw_only=True)
-class Project:
-    """What the operations of the API read and change."""
-
-    depot: Depot
-    objects: ObjectStore
-    history: History
-    dialect: Dialect
-    secret: bytes
-    """Signs the URLs of storage."""
-    url_life: float
-    storage_url: Callable[[], str]
-
-    def is_named_by(self, call: Call) -> bool:
-        """Return whether a path names this project, or none."""
-        return call.params.get("project_id", self.depot.project_id) == self.depot.project_id
-
-
-@attrs.frozen(kw_only=True)
 class ApiRequest:
     """A parsed request, as operations get it."""
 
-    project: Project
+    project: "Project"
     now: float
     call: Call
     query: Mapping[str, str]
@@ -68,14 +47,6 @@ class ApiRequest:
     seen: Seen
     key: Key | None
     """None when the operation needs no key."""
-
-
-@attrs.frozen
-class ApiResponse:
-    """The JSON response of an operation."""
-
-    body: Mapping[str, Any]
-    status: int = 200
 
 
 def bad_request(problem: str) -> NoReturn:
@@ -91,34 +62,9 @@ def check(rule: shapes.Rule, value: object, where: str = "") -> None:
         bad_request(f"{exc}")
 
 
-def parse(raw: bytes) -> tuple[Any, str | None]:
-    """Parse JSON strictly; return the value, and what is wrong with it or None."""
+def usual_error(status: int) -> HttpError:
+    """Return an error with the standard phrase of its status."""
     try:
-        parsed = json.loads(raw.decode(), parse_constant=_reject_constant)
-        json.dumps(parsed, ensure_ascii=False).encode()  # rejects lone surrogates
-    except (ValueError, RecursionError):
-        return None, "body must be JSON"
-    return parsed, None
-
-
-def read_query(target: str) -> dict[str, str]:
-    """Read the query of a request target. Raises: HttpError when a parameter comes twice."""
-    pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True)
-    query = dict(pairs)
-    if len(query) != len(pairs):
-        bad_request("a query parameter was given twice")
-    return query
-
-
-def error_response(error: HttpError) -> web.Response:
-    """Build the response for an error."""
-    body: dict[str, object] = {"error": error.error}
-    if error.code is not None:
-        body["code"] = error.code
-    if error.details is not None:
-        body["details"] = error.details
-    return web.json_response(body | dict(error.extra), status=error.status)
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+        return HttpError(status, HTTPStatus(status).phrase.lower())
+    except ValueError:
+        return HttpError(status, f"status {status}")

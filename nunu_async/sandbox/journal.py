@@ -11,12 +11,10 @@ Origin = Literal["api", "storage"]
 Outcome = Literal["open", "answered", "cut", "stalled", "gone"]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, kw_only=True)
 class Seen:
     """One request, from its arrival on; filled in while it is handled."""
 
-    number: int
-    """1 for the first request of the sandbox, both origins counted together."""
     origin: Origin
     operation: str
     """`unknown` when the method and path match no operation."""
@@ -25,9 +23,11 @@ class Seen:
     """The request target exactly as it was received."""
     headers: Mapping[str, str]
     """Case-insensitive."""
-    in_flight: int
+    number: int = 0
+    """1 for the first request of the sandbox, both origins counted together."""
+    in_flight: int = 0
     """Requests open on this origin at the arrival, this one included."""
-    connection: int
+    connection: int = 0
     """Number of the TCP connection, from 1 for each origin; 0 when it was lost at once."""
     part_number: int | None = None
     build_id: str | None = None
@@ -92,32 +92,13 @@ class Journal:
             for transport, (owner, _) in self._connection_numbers.items()
         )
 
-    def arrive(
-        self,
-        *,
-        origin: Origin,
-        operation: str,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        part_number: int | None,
-        transport: asyncio.BaseTransport | None,
-    ) -> Seen:
-        """Record a request; the listeners call this once per request."""
-        self._open[origin] += 1
-        seen = Seen(
-            number=len(self._seen) + 1,
-            origin=origin,
-            operation=operation,
-            method=method,
-            target=target,
-            headers=headers,
-            part_number=part_number,
-            in_flight=self._open[origin],
-            connection=self._connection_number(origin, transport),
-        )
+    def arrive(self, seen: Seen, transport: asyncio.BaseTransport | None) -> None:
+        """Record a request, and number it; the listeners call this once per request."""
+        self._open[seen.origin] += 1
         self._seen.append(seen)
-        return seen
+        seen.number = len(self._seen)
+        seen.in_flight = self._open[seen.origin]
+        seen.connection = self._connection_number(seen.origin, transport)
 
     def settle(self, seen: Seen, outcome: Outcome, status: int | None = None) -> None:
         """Record how a request ended; later calls replace the outcome and the status."""

@@ -1,7 +1,6 @@
 """The HTTP server of one origin: journals requests, applies faults and sends responses."""
 
 import asyncio
-import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import attrs
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import Call
+from nunu_async.sandbox.exchange import Call, HttpError, usual_error
 from nunu_async.sandbox.faults import Fault, Faults
 from nunu_async.sandbox.journal import Journal, Origin, Seen
 
@@ -22,6 +21,7 @@ _READ = 1024 * 1024
 _LINGER = 1.0
 _DRAIN_LIMIT = 64 * 1024  # the connection is kept if at most this much of a body is unread
 _SHUTDOWN = 0.05
+_BACKLOG = 128
 _MAX_LINE = 16 * 1024  # 255 characters of 4 bytes, escaped twice, are 5 KiB
 _RESET = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close sends RST
 
@@ -66,7 +66,7 @@ class Body:
         return chunk
 
 
-class Room(Protocol):
+class Handler(Protocol):
     """Handles the requests of one origin."""
 
     name: Origin
@@ -78,18 +78,18 @@ class Room(Protocol):
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
     ) -> web.Response:
-        """Run the operation and build its response. Raises: PeerGoneError."""
+        """Run the operation and build its response. Raises: HttpError, PeerGoneError."""
         ...
 
-    def refusal(self, status: int) -> web.Response:
-        """Build the usual error response of the origin for a status."""
+    def error_response(self, error: HttpError) -> web.Response:
+        """Build the response for an error."""
         ...
 
 
 class Listener:
     """Serves one origin on its own port."""
 
-    def __init__(self, handler: Room, *, journal: Journal, faults: Faults, sleep: Sleep) -> None:
+    def __init__(self, handler: Handler, *, journal: Journal, faults: Faults, sleep: Sleep) -> None:
         self._handler = handler
         self._journal = journal
         self._faults = faults
@@ -97,12 +97,6 @@ class Listener:
         self._tasks: set[asyncio.Task[object]] = set()
         self._connections: set[asyncio.Task[None]] = set()
         self._is_closing = False
-        self._server: web.Server | None = None
-        self._runner: web.ServerRunner | None = None
-        self._site: web.TCPSite | None = None
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port. Raises: OSError when it is taken, with nothing left open."""
         self._server = web.Server(
             self._handle,
             access_log=None,
@@ -111,28 +105,26 @@ class Listener:
             max_line_size=_MAX_LINE,
             auto_decompress=False,
         )
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=_SHUTDOWN)
-        await self._runner.setup()
-        try:
-            self._site = web.TCPSite(self._runner, host, port)
-            await self._site.start()
-        except BaseException:
-            await self.close()
-            raise
-        bound_port: int = self._runner.addresses[0][1]
+        self._listening: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port. Raises: OSError when it is taken, with nothing left open."""
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._server, host, port, backlog=_BACKLOG)
+        bound_port: int = self._listening.sockets[0].getsockname()[1]
         return bound_port
 
     async def close(self) -> None:
         """Stop listening, cancel open requests and abort connections."""
-        if self._runner is None or self._server is None:
+        if self._listening is None:
             return
         self._is_closing = True
-        runner, self._runner = self._runner, None
-        for site in runner.sites:
-            await site.stop()
+        self._listening.close()
         transports = [connection.transport for connection in self._server.connections]
         await _cancel_all(self._tasks)
-        await runner.cleanup()
+        await asyncio.sleep(0)  # requests that arrived just now begin, and are refused
+        self._server.pre_shutdown()
+        await self._server.shutdown(_SHUTDOWN)
         # aiohttp drops a connection whose peer closed it while lingering, but leaves its task.
         await _cancel_all(self._connections)
         for transport in transports:
@@ -151,15 +143,15 @@ class Listener:
         if task is not None:
             self._tasks.add(task)
         call = self._handler.identify(request.method, request.raw_path)
-        seen = self._journal.arrive(
+        seen = Seen(
             origin=self._handler.name,
             operation=call.operation,
             method=request.method,
             target=request.raw_path,
             headers=request.headers,
             part_number=call.part_number,
-            transport=request.transport,
         )
+        self._journal.arrive(seen, request.transport)
         try:
             response = await self._respond(request, call, seen)
             return await self._send(request, seen, response)
@@ -181,9 +173,9 @@ class Listener:
         fault = plan.fault
         if fault is None or fault.do == "corrupt":
             body.corrupt = fault is not None
-            return await self._handler.serve(request, call, body, seen)
+            return await self._serve(request, call, body, seen)
         if fault.effect:
-            await self._handler.serve(request, call, body, seen)
+            await self._serve(request, call, body, seen)
         elif fault.after is not None:
             await body.skip(fault.after)
         if fault.do == "cut":
@@ -195,18 +187,24 @@ class Listener:
             await asyncio.get_running_loop().create_future()  # until close() cancels this task
         return self._fault_response(fault)
 
+    async def _serve(
+        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
+    ) -> web.Response:
+        try:
+            return await self._handler.serve(request, call, body, seen)
+        except HttpError as exc:
+            return self._handler.error_response(exc)
+
     def _fault_response(self, fault: Fault) -> web.Response:
         status = fault.status or 500
-        content, kind = fault.body, "application/octet-stream"
-        if content is None:
-            response = self._handler.refusal(status)
+        if fault.body is None:
+            response = self._handler.error_response(usual_error(status))
+        elif isinstance(fault.body, Mapping):
+            response = web.json_response(dict(fault.body), status=status)
+        elif isinstance(fault.body, str):
+            response = web.Response(status=status, text=fault.body)
         else:
-            if isinstance(content, Mapping):
-                content, kind = json.dumps(dict(content)), "application/json"
-            elif isinstance(content, str):
-                kind = "text/plain"
-            data = content.encode() if isinstance(content, str) else content
-            response = web.Response(status=status, body=data, content_type=kind)
+            response = web.Response(status=status, body=fault.body)
         response.headers.update(fault.headers)
         return response
 

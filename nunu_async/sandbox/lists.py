@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic
 
 import attrs
+from aiohttp import web
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, bad_request, check
+from nunu_async.sandbox.exchange import ApiRequest, bad_request, check
 from nunu_async.sandbox.history import Criterion, Job, RowT, Run
 
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -44,7 +45,7 @@ def read_criteria(
 
 def page_response(
     request: ApiRequest, found: Sequence[RowT], serialize: Callable[[RowT, float], Any]
-) -> ApiResponse:
+) -> web.Response:
     """Build the response with the page that the query asks for. Raises: HttpError."""
     page, size = request.query.get("page", "0"), request.query.get("page_size", f"{_PAGE_SIZE}")
     if not _NUMBER.fullmatch(page):
@@ -54,4 +55,4 @@ def page_response(
     start = int(page) * int(size)
     data = [serialize(row, request.now) for row in found[start : start + int(size)]]
     dialect = request.project.dialect
-    return ApiResponse(dialect.page(data, len(found), int(page), int(size)))
+    return web.json_response(dialect.page(data, len(found), int(page), int(size)))

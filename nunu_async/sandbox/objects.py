@@ -80,8 +80,11 @@ class ObjectStore:
         self._parts: dict[str, dict[int, _Stored]] = {}
         self._objects: dict[str, _Stored] = {}
         self._serial = itertools.count(1)
-        if directory is not None:
-            (directory / ".parts").mkdir(parents=True, exist_ok=True)
+
+    def open(self) -> None:
+        """Create the directory. Raises: OSError."""
+        if self._directory is not None:
+            (self._directory / ".parts").mkdir(parents=True, exist_ok=True)
 
     def attempt(self, build_id: str, part_number: int) -> Attempt:
         """Begin a PUT. Raises: OSError."""

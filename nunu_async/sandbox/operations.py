@@ -3,9 +3,10 @@
 from collections.abc import Callable, Coroutine
 
 import attrs
+from aiohttp import web
 
 from nunu_async.sandbox import runs, starts, uploads
-from nunu_async.sandbox.exchange import ApiRequest, ApiResponse
+from nunu_async.sandbox.exchange import ApiRequest
 from nunu_async.sandbox.keys import MANAGE_BUILDS, OPERATE_RUNS, READ_RUNS
 
 
@@ -18,7 +19,7 @@ class Operation:
     """A regular expression; its groups are the parameters."""
     permission: str | None
     """None when it needs no key."""
-    handler: Callable[[ApiRequest], Coroutine[object, object, ApiResponse]]
+    handler: Callable[[ApiRequest], Coroutine[object, object, web.Response]]
 
     @property
     def name(self) -> str:

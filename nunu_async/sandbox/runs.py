@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from aiohttp import web
+
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, HttpError, check
+from nunu_async.sandbox.exchange import ApiRequest, HttpError, check
 from nunu_async.sandbox.history import Execution, Job, Run
 from nunu_async.sandbox.lists import Filter, has_tags, page_response, read_criteria
 from nunu_async.sandbox.world import Build, TestPlan
@@ -58,24 +60,24 @@ _NAMES: dict[str, Callable[[Execution], tuple[bool, str]]] = {
 _STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
 
 
-async def list_runs(request: ApiRequest) -> ApiResponse:
+async def list_runs(request: ApiRequest) -> web.Response:
     """List runs; `bugs=false`, which no API page explains, lists those without bugs."""
     criteria = read_criteria(request.query, _RUN_FILTERS)
     runs = request.project.history.runs(request.now, *criteria)
     return page_response(request, runs, request.project.dialect.run)
 
 
-async def get_run(request: ApiRequest) -> ApiResponse:
+async def get_run(request: ApiRequest) -> web.Response:
     """Read one run."""
-    return ApiResponse(request.project.dialect.details(_find(request), request.now))
+    return web.json_response(request.project.dialect.details(_find(request), request.now))
 
 
-async def list_run_bugs(request: ApiRequest) -> ApiResponse:
+async def list_run_bugs(request: ApiRequest) -> web.Response:
     """List all bugs of one run."""
-    return ApiResponse(request.project.dialect.bugs(_find(request), request.now))
+    return web.json_response(request.project.dialect.bugs(_find(request), request.now))
 
 
-async def stop_runs(request: ApiRequest) -> ApiResponse:
+async def stop_runs(request: ApiRequest) -> web.Response:
     """Stop jobs; unknown ids are counted as received, and get no result."""
     check(_STOP, request.body)
     project = request.project
@@ -104,10 +106,10 @@ async def stop_runs(request: ApiRequest) -> ApiResponse:
         "stopped_count": stopped,
         "results": results,
     }
-    return ApiResponse(body, 200 if is_all else 207)
+    return web.json_response(body, status=200 if is_all else 207)
 
 
-async def list_test_plan_executions(request: ApiRequest) -> ApiResponse:
+async def list_test_plan_executions(request: ApiRequest) -> web.Response:
     """List test plan executions; those without the name to sort by are greatest."""
     query = request.query
     criteria = read_criteria(query, _EXECUTION_FILTERS)
@@ -122,21 +124,21 @@ async def list_test_plan_executions(request: ApiRequest) -> ApiResponse:
     return page_response(request, executions, request.project.dialect.execution)
 
 
-async def list_jobs(request: ApiRequest) -> ApiResponse:
+async def list_jobs(request: ApiRequest) -> web.Response:
     """List jobs; not one of the ten core operations."""
     criteria = read_criteria(request.query, _JOB_FILTERS)
     jobs = request.project.history.jobs(request.now, *criteria)
     return page_response(request, jobs, request.project.dialect.job)
 
 
-async def get_job(request: ApiRequest) -> ApiResponse:
+async def get_job(request: ApiRequest) -> web.Response:
     """Read one job; not one of the ten core operations, but needed to wait for jobs."""
     job_id = request.call.params["job_id"]
     check(shapes.uuid, job_id, "job id")
     job = request.project.history.find_job(job_id.lower(), request.now)
     if job is None:
         raise HttpError(404, "job not found")
-    return ApiResponse(request.project.dialect.job(job, request.now))
+    return web.json_response(request.project.dialect.job(job, request.now))
 
 
 def _find(request: ApiRequest) -> Run:

@@ -4,7 +4,6 @@ import asyncio
 import math
 import os
 import re
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,13 +13,13 @@ from typing import Self
 
 from nunu_async.sandbox.api import Api
 from nunu_async.sandbox.dialects import LETTERS, Dialect, Letter
-from nunu_async.sandbox.exchange import Project
 from nunu_async.sandbox.faults import Fault, Faults
 from nunu_async.sandbox.history import Execution, ExecutionStatus, History, Run, RunState
 from nunu_async.sandbox.journal import Journal
 from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Listener, Sleep
 from nunu_async.sandbox.objects import ObjectStore
+from nunu_async.sandbox.project import Project
 from nunu_async.sandbox.state import Depot, Upload
 from nunu_async.sandbox.storage import Storage
 from nunu_async.sandbox.world import (
@@ -77,11 +76,8 @@ class Sandbox:
             raise ValueError("api_key must not be empty")
         if not _PROJECT.fullmatch(project_id):
             raise ValueError(f"project_id {project_id!r} must be letters, digits, - and _")
-        for name, value in (
-            ("part_size", part_size),
-            ("max_file_size", max_file_size),
-            ("url_life", url_life),
-        ):
+        positive = {"part_size": part_size, "max_file_size": max_file_size, "url_life": url_life}
+        for name, value in positive.items():
             if value <= 0:
                 raise ValueError(f"{name} must be more than 0, not {value}")
         if capacity is not None and capacity < 0:
@@ -94,23 +90,27 @@ class Sandbox:
         self._faults = Faults(faults)
         self._keys = Keyring({**keys, api_key: Key()})
         self._history = History(script)
-        self._dialect: Letter = dialect
-        self._depot = Depot(
-            project_id=project_id,
-            part_size=part_size,
-            multipart_from=multipart_from,
-            capacity=capacity,
-            max_file_size=max_file_size,
+        self._project = Project(
+            depot=Depot(
+                project_id=project_id,
+                part_size=part_size,
+                multipart_from=multipart_from,
+                capacity=capacity,
+                max_file_size=max_file_size,
+            ),
+            objects=ObjectStore(None if directory is None else Path(directory)),
+            history=self._history,
+            dialect=Dialect(dialect, project_id=project_id, storage_url=lambda: self.storage_url),
+            url_life=url_life,
+            storage_url=lambda: self.storage_url,
+            now=now,
         )
-        self._directory = None if directory is None else Path(directory)
-        self._url_life = url_life
         self._host = host
         self._ports = (port, storage_port)
-        self._bound_ports: tuple[int, int] | None = None
+        self._bound_ports: list[int] = []
         self._now = now
         self._sleep = sleep
-        self._objects: ObjectStore | None = None
-        self._listeners: list[Listener] = []
+        self._listeners: list[Listener] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -151,8 +151,8 @@ class Sandbox:
     @property
     def uploads(self) -> Mapping[str, Upload]:
         """Every upload by build id, oldest first; those past their deadline are expired."""
-        self._depot.sweep(self._now())
-        return MappingProxyType(self._depot.uploads)
+        self._project.depot.sweep(self._now())
+        return MappingProxyType(self._project.depot.uploads)
 
     @property
     def tests(self) -> list[MultiplayerTest]:
@@ -301,71 +301,51 @@ class Sandbox:
 
     def read_object(self, build_id: str) -> bytes:
         """Return the bytes of a completed object. Raises: KeyError when there is none."""
-        return self._store_of(build_id).read(build_id)
+        return self._project.objects.read(build_id)
 
     def object_path(self, build_id: str) -> Path | None:
         """Return the path of a completed object; None in memory. Raises: KeyError without one."""
-        return self._store_of(build_id).path(build_id)
+        return self._project.objects.path(build_id)
 
     def object_sha256(self, build_id: str) -> str:
         """Return the hash of a completed object in hex. Raises: KeyError when there is none."""
-        return self._store_of(build_id).sha256(build_id)
+        return self._project.objects.sha256(build_id)
 
     async def start(self) -> None:
         """Listen on both ports; a sandbox can be started once only.
 
         Raises: OSError when a port is taken, RuntimeError on a second start.
         """
-        if self._objects is not None:
+        if self._listeners is not None:
             raise RuntimeError("sandbox was already started")
-        self._objects = ObjectStore(self._directory)
-        secret = secrets.token_bytes(32)
-        project = Project(
-            depot=self._depot,
-            objects=self._objects,
-            history=self._history,
-            dialect=Dialect(
-                self._dialect, project_id=self.project_id, storage_url=lambda: self.storage_url
-            ),
-            secret=secret,
-            url_life=self._url_life,
-            storage_url=lambda: self.storage_url,
-        )
-        api = Api(project, self._keys, now=self._now)
-        storage = Storage(depot=self._depot, objects=self._objects, secret=secret, now=self._now)
+        self._project.objects.open()
         self._listeners = [
             Listener(handler, journal=self.journal, faults=self._faults, sleep=self._sleep)
-            for handler in (api, storage)
+            for handler in (Api(self._project, self._keys), Storage(self._project))
         ]
         try:
-            port, storage_port = [
+            self._bound_ports = [
                 await listener.start(self._host, port)
                 for listener, port in zip(self._listeners, self._ports, strict=True)
             ]
         except BaseException:
             await self.close()
             raise
-        self._bound_ports = (port, storage_port)
 
     async def close(self) -> None:
         """Cancel open and stalled requests, stop listening, delete unfinished parts.
 
         Completed objects stay readable. Closing twice, or before the start, does nothing.
         """
-        listeners, self._listeners = self._listeners, []
+        listeners = self._listeners or []
         for listener in listeners:
             await listener.close()
-        if listeners and self._objects is not None:
-            await self._objects.close()
+        if listeners:
+            await self._project.objects.close()
+            listeners.clear()
 
     def _origin(self, index: int) -> str:
-        if self._bound_ports is None:
+        if not self._bound_ports:
             raise RuntimeError("sandbox was not started")
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._bound_ports[index]}"
-
-    def _store_of(self, build_id: str) -> ObjectStore:
-        upload = self._depot.uploads[build_id]
-        if self._objects is None or not upload.is_stored:
-            raise KeyError(build_id)
-        return self._objects

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import attrs
+from aiohttp import web
 
 from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, HttpError, bad_request, check
+from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request, check
 from nunu_async.sandbox.history import Execution, Job, Order
 from nunu_async.sandbox.uploads import find_build
 from nunu_async.sandbox.world import Build, DeploymentConfig, MultiplayerTest, Outcome, TestPlan
@@ -114,7 +115,7 @@ class _Start:
         return members
 
 
-async def start_run(request: ApiRequest) -> ApiResponse:
+async def start_run(request: ApiRequest) -> web.Response:
     """Start a test, a test plan or one-off instructions."""
     body = _check(request)
     config, player_configs = _configs(request, body)
@@ -134,7 +135,7 @@ async def start_run(request: ApiRequest) -> ApiResponse:
     start = _Start(request, order, tests, plan)
     if body.get("run_on_all_configured_devices"):
         return _start_everywhere(start)
-    return ApiResponse(request.project.dialect.started(*start.run(config)), 201)
+    return web.json_response(request.project.dialect.started(*start.run(config)), status=201)
 
 
 def _check(request: ApiRequest) -> Body:
@@ -227,7 +228,7 @@ def _target(request: ApiRequest) -> tuple[TestPlan | None, Sequence[MultiplayerT
     return None, (test,)
 
 
-def _start_everywhere(start: _Start) -> ApiResponse:
+def _start_everywhere(start: _Start) -> web.Response:
     config = start.order.config
     results: list[Body] = []
     job_ids: list[str] = []
@@ -252,8 +253,8 @@ def _start_everywhere(start: _Start) -> ApiResponse:
         "device_runs" if "instructions" in start.request.body else "results": results,
     }
     if started == requested:
-        return ApiResponse(body, 201)
-    return ApiResponse(body, 207 if started else 500)
+        return web.json_response(body, status=201)
+    return web.json_response(body, status=207 if started else 500)
 
 
 def _find(request: ApiRequest, known: Sequence[Named], item_id: str, what: str) -> Named:

@@ -11,24 +11,12 @@ from urllib.parse import quote
 
 import attrs
 
+from nunu_async.sandbox.exchange import HttpError
+
 UploadState = Literal["uploading", "completed", "cancelled", "expired"]
 
 _SINGLE_MINUTES = 10
 _MULTIPART_MINUTES = 60
-
-
-class QuotaExceededError(Exception):
-    """A build does not fit into the quota; all sizes are bytes."""
-
-    def __init__(self, *, used: int, capacity: int, needed: int) -> None:
-        super().__init__(f"{needed} bytes do not fit beside {used} of {capacity}")
-        self.used = used
-        self.capacity = capacity
-        self.needed = needed
-
-
-class FileTooLargeError(Exception):
-    """The file exceeds the limit for one build."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -100,13 +88,13 @@ class Depot:
     def initiate(self, request: Mapping[str, Any], now: float) -> Upload:
         """Reserve space for a build, for a valid request body.
 
-        Raises: FileTooLargeError; QuotaExceededError when it does not fit; with auto_delete, when
+        Raises: HttpError when the file is too large, or does not fit; with auto_delete, when
         deleting every completed build would not free enough (then none is deleted).
         """
         self.sweep(now)
         size: int = request["file_size"]
         if size > self.max_file_size:
-            raise FileTooLargeError
+            raise HttpError(413, "File exceeds limits")
         self._free_space(size, may_evict=request.get("auto_delete", False))
         upload = self._new_upload(dict(request), now)
         self.uploads[upload.build_id] = upload
@@ -114,8 +102,7 @@ class Depot:
 
     def find_open(self, build_id: str, now: float) -> Upload | None:
         """Find an open upload."""
-        self.sweep(now)
-        upload = self.uploads.get(build_id)
+        upload = self.find_build(build_id, now)
         return upload if upload is not None and upload.is_open else None
 
     def find_by_key(self, object_key: str, upload_id: str | None, now: float) -> Upload | None:
@@ -138,19 +125,6 @@ class Depot:
         """Cancel an open upload and free its space."""
         upload.state = "cancelled"
         self._released.append(upload)
-
-    def seal(self, upload: Upload) -> None:
-        """Close an upload to all requests while its parts are assembled."""
-        upload.is_sealed = True
-
-    def unseal(self, upload: Upload) -> None:
-        """Reopen a sealed upload after its parts could not be assembled."""
-        upload.is_sealed = False
-
-    def finish(self, upload: Upload) -> None:
-        """Turn a sealed upload into a build."""
-        upload.state = "completed"
-        upload.is_sealed = False
 
     def sweep(self, now: float) -> None:
         """Expire the uploads whose deadline has passed."""
@@ -179,7 +153,8 @@ class Depot:
                     evicted.append(upload)
                     missing -= upload.size
         if missing > 0:
-            raise QuotaExceededError(used=used, capacity=self.capacity, needed=needed)
+            sizes = {"used": used, "capacity": self.capacity, "needed": needed}
+            raise HttpError(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes)
         for upload in evicted:
             upload.is_evicted = True
             self._released.append(upload)

@@ -1,6 +1,5 @@
 """The storage origin of the sandbox: accepts presigned PUTs only."""
 
-from collections.abc import Callable
 from http import HTTPStatus
 from xml.sax.saxutils import escape
 
@@ -10,8 +9,8 @@ from nunu_async.sandbox import signing
 from nunu_async.sandbox.exchange import Call, HttpError
 from nunu_async.sandbox.journal import Origin, Seen
 from nunu_async.sandbox.listener import Body
-from nunu_async.sandbox.objects import ObjectStore
-from nunu_async.sandbox.state import Depot, Upload
+from nunu_async.sandbox.project import Project
+from nunu_async.sandbox.state import Upload
 
 _CREDENTIALS = ("X-Api-Key", "Authorization", "Cookie")
 # Object stores reject headers that the signature does not cover, except for these.
@@ -50,75 +49,73 @@ class Storage:
 
     name: Origin = "storage"
 
-    def __init__(
-        self, *, depot: Depot, objects: ObjectStore, secret: bytes, now: Callable[[], float]
-    ) -> None:
-        self._depot = depot
-        self._objects = objects
-        self._secret = secret
-        self._now = now
+    def __init__(self, project: Project) -> None:
+        self._project = project
 
     def identify(self, method: str, target: str) -> Call:
-        """Identify the operation and, for a PUT, its part; does not check the signature."""
-        if method != "PUT":
-            return Call("unknown")
+        """Identify the operation and the part; does not check the signature."""
         address = signing.address(target)
-        return Call("put_part", part_number=1 if address is None else address.part_number)
+        params = {}
+        if address is not None:
+            params["object_key"] = address.object_key
+            if address.upload_id is not None:
+                params["upload_id"] = address.upload_id
+        if method != "PUT":
+            return Call("unknown", params=params)
+        part_number = 1 if address is None else address.part_number
+        return Call("put_part", part_number, params)
 
-    def refusal(self, status: int) -> web.Response:
-        """Build an error response with the usual code of the status."""
-        return _error_response(HttpError(status, f"answered with {status}"))
+    def error_response(self, error: HttpError) -> web.Response:
+        """Build the XML response for an error."""
+        default = "InternalError" if error.status >= _FIRST_SERVER_ERROR else "InvalidRequest"
+        code = error.code or _CODES.get(error.status, default)
+        text = (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            f"<Error><Code>{code}</Code><Message>{escape(error.error)}</Message></Error>"
+        )
+        headers = {"Allow": "PUT"} if error.status == HTTPStatus.METHOD_NOT_ALLOWED else None
+        return web.Response(
+            status=error.status, text=text, content_type="application/xml", headers=headers
+        )
 
     async def serve(
         self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
     ) -> web.Response:
         """Check headers, signature, upload and length of a PUT, then store its body as a part."""
-        del call
-        address = signing.address(request.raw_path)
-        if address is not None:
-            seen.build_id = _build_id(self._depot, address.object_key)
-        try:
-            _check_headers(request)
-            self._check_signature(request)
-            upload = self._find(address)
-            part_number = 1 if address is None else address.part_number
-            _check_length(upload, part_number, request.content_length or 0)
-            etag = await self._store(upload, part_number, body)
-        except HttpError as exc:
-            return _error_response(exc)
-        except OSError as exc:
-            return _error_response(HttpError(500, f"part not stored: {exc.strerror}"))
-        return web.Response(headers={"ETag": f'"{etag}"'})
-
-    def _check_signature(self, request: web.BaseRequest) -> None:
+        project, now = self._project, self._project.now()
+        object_key = call.params.get("object_key", "")
+        build_id = object_key.partition("/")[2].partition("/")[0]
+        if build_id in project.depot.uploads:
+            seen.build_id = build_id
+        _check_headers(request)
         verdict = signing.check(
-            self._secret, method=request.method, target=request.raw_path, now=self._now()
+            project.secret, method=request.method, target=request.raw_path, now=now
         )
         if verdict == "altered":
-            raise HttpError(
-                403, "the signature is not that of this request", "SignatureDoesNotMatch"
-            )
+            problem = "the signature is not that of this request"
+            raise HttpError(403, problem, "SignatureDoesNotMatch")
         if verdict == "expired":
             raise HttpError(403, "Request has expired")
-
-    def _find(self, address: signing.Address | None) -> Upload:
-        upload = None
-        if address is not None:
-            upload = self._depot.find_by_key(address.object_key, address.upload_id, self._now())
+        upload = project.depot.find_by_key(object_key, call.params.get("upload_id"), now)
         if upload is None:
             raise HttpError(404, "the upload does not exist or is over")
-        return upload
+        part_number = call.part_number or 1
+        _check_length(upload, part_number, request.content_length or 0)
+        try:
+            etag = await self._store(upload, part_number, body)
+        except OSError as exc:
+            raise HttpError(500, f"part not stored: {exc.strerror}") from exc
+        return web.Response(headers={"ETag": f'"{etag}"'})
 
     async def _store(self, upload: Upload, part_number: int, body: Body) -> str:
-        attempt = self._objects.attempt(upload.build_id, part_number)
+        attempt = self._project.objects.attempt(upload.build_id, part_number)
         try:
             while block := await body.block():
                 await attempt.write(block)
             # The upload may have ended meanwhile. No await between this check and `publish`.
-            if self._depot.find_open(upload.build_id, self._now()) is None:
+            if self._project.depot.find_open(upload.build_id, self._project.now()) is None:
                 raise HttpError(404, "the upload ended during the request")
-            etag = attempt.publish()
-            upload.parts[part_number] = etag
+            etag = upload.parts[part_number] = attempt.publish()
         finally:
             attempt.discard()
         return etag
@@ -145,22 +142,3 @@ def _check_length(upload: Upload, part_number: int, length: int) -> None:
     if length != expected:
         code = "EntityTooLarge" if length > expected else "EntityTooSmall"
         raise HttpError(400, f"part {part_number} has {expected} bytes, not {length}", code)
-
-
-def _build_id(depot: Depot, object_key: str) -> str | None:
-    _, _, rest = object_key.partition("/")
-    build_id = rest.partition("/")[0]
-    return build_id if build_id in depot.uploads else None
-
-
-def _error_response(error: HttpError) -> web.Response:
-    default = "InternalError" if error.status >= _FIRST_SERVER_ERROR else "InvalidRequest"
-    code = error.code or _CODES.get(error.status, default)
-    text = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{code}</Code><Message>{escape(error.error)}</Message></Error>"
-    )
-    headers = {"Allow": "PUT"} if error.status == HTTPStatus.METHOD_NOT_ALLOWED else None
-    return web.Response(
-        status=error.status, text=text, content_type="application/xml", headers=headers
-    )

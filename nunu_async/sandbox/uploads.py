@@ -5,49 +5,47 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp import web
+
 from nunu_async.sandbox import shapes, signing
-from nunu_async.sandbox.exchange import ApiRequest, ApiResponse, HttpError, bad_request, check
-from nunu_async.sandbox.state import FileTooLargeError, QuotaExceededError, Upload
+from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request, check
+from nunu_async.sandbox.state import Upload
 from nunu_async.sandbox.world import Build
 
 _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 
 
-async def initiate_upload(request: ApiRequest) -> ApiResponse:
+async def initiate_upload(request: ApiRequest) -> web.Response:
     """Reserve space for a build, and say how to upload it."""
     check(shapes.INITIATE, request.body)
     depot = request.project.depot
     project_id = request.body.get("project_id", depot.project_id)
     if project_id != depot.project_id:
         bad_request("project_id is not the project of this key")
-    try:
-        upload = depot.initiate(request.body, request.now)
-    except FileTooLargeError:
-        raise HttpError(413, "File exceeds limits") from None
-    except QuotaExceededError as exc:
-        sizes = {"used": exc.used, "capacity": exc.capacity, "needed": exc.needed}
-        raise HttpError(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes) from None
+    upload = depot.initiate(request.body, request.now)
     request.seen.build_id = upload.build_id
     if upload.upload_id is None:
-        single = {
-            "upload_type": "single-part",
+        return web.json_response(
+            {
+                "upload_type": "single-part",
+                "build_id": upload.build_id,
+                "upload_url": _url(request, upload, 1),
+                "object_key": upload.object_key,
+            }
+        )
+    return web.json_response(
+        {
+            "upload_type": "multipart",
             "build_id": upload.build_id,
-            "upload_url": _url(request, upload, 1),
+            "upload_id": upload.upload_id,
             "object_key": upload.object_key,
+            "total_parts": upload.total_parts,
+            "part_size": upload.part_size,
         }
-        return ApiResponse(single)
-    multipart = {
-        "upload_type": "multipart",
-        "build_id": upload.build_id,
-        "upload_id": upload.upload_id,
-        "object_key": upload.object_key,
-        "total_parts": upload.total_parts,
-        "part_size": upload.part_size,
-    }
-    return ApiResponse(multipart)
+    )
 
 
-async def get_upload_parts(request: ApiRequest) -> ApiResponse:
+async def get_upload_parts(request: ApiRequest) -> web.Response:
     """Sign URLs of parts."""
     query = request.query
     for name in ("upload_id", "object_key", "part_numbers"):
@@ -65,12 +63,12 @@ async def get_upload_parts(request: ApiRequest) -> ApiResponse:
     if max(numbers) > upload.total_parts:
         bad_request(f"part_numbers must be at most {upload.total_parts}")
     urls = [{"part_number": number, "url": _url(request, upload, number)} for number in numbers]
-    return ApiResponse({"upload_urls": urls})
+    return web.json_response({"upload_urls": urls})
 
 
-async def complete_upload(request: ApiRequest) -> ApiResponse:
+async def complete_upload(request: ApiRequest) -> web.Response:
     """Turn the parts of an upload into a build."""
-    body, depot, objects = request.body, request.project.depot, request.project.objects
+    body = request.body
     check(shapes.COMPLETE, body)
     if ("upload_id" in body) != ("parts" in body) or ("parts" in body) > ("object_key" in body):
         bad_request("upload_id, object_key and parts belong together")
@@ -82,19 +80,22 @@ async def complete_upload(request: ApiRequest) -> ApiResponse:
         bad_request("a multipart upload needs upload_id, object_key and parts")
     else:
         _check_parts(upload, body["parts"])
-    depot.seal(upload)
+    upload.is_sealed = True
     try:
-        await objects.assemble(upload.build_id, upload.total_parts, upload.file_name)
+        await request.project.objects.assemble(
+            upload.build_id, upload.total_parts, upload.file_name
+        )
+        upload.state = "completed"
     except OSError as exc:
-        depot.unseal(upload)
         raise HttpError(500, f"parts could not be put together: {exc.strerror}") from exc
-    depot.finish(upload)
+    finally:
+        upload.is_sealed = False
     if upload.upload_id is None:
-        return ApiResponse({"status": "success"})
-    return ApiResponse({"build_id": upload.build_id})
+        return web.json_response({"status": "success"})
+    return web.json_response({"build_id": upload.build_id})
 
 
-async def cancel_upload(request: ApiRequest) -> ApiResponse:
+async def cancel_upload(request: ApiRequest) -> web.Response:
     """Cancel an upload."""
     for name in ("build_id", "object_key"):
         if not request.query.get(name):
@@ -103,10 +104,10 @@ async def cancel_upload(request: ApiRequest) -> ApiResponse:
     if upload.upload_id is not None and "upload_id" not in request.query:
         bad_request("a multipart upload needs upload_id")
     request.project.depot.cancel(upload)
-    return ApiResponse({"success": True})
+    return web.json_response({"success": True})
 
 
-async def get_build(request: ApiRequest) -> ApiResponse:
+async def get_build(request: ApiRequest) -> web.Response:
     """Read one build."""
     upload = request.project.depot.find_build(request.call.params["build_id"], request.now)
     if upload is None:
@@ -131,7 +132,7 @@ async def get_build(request: ApiRequest) -> ApiResponse:
     }
     if "details" in body:
         build["details"] = body["details"]
-    return ApiResponse(build)
+    return web.json_response(build)
 
 
 def _find_upload(request: ApiRequest, build_id: str, fields: Mapping[str, Any]) -> Upload:

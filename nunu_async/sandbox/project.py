@@ -1,0 +1,32 @@
+"""Everything that the operations of the API read and change."""
+
+import secrets
+from collections.abc import Callable
+
+import attrs
+
+from nunu_async.sandbox.dialects import Dialect
+from nunu_async.sandbox.exchange import Call
+from nunu_async.sandbox.history import History
+from nunu_async.sandbox.objects import ObjectStore
+from nunu_async.sandbox.state import Depot
+
+
+@attrs.frozen(kw_only=True)
+class Project:
+    """The one project of a sandbox."""
+
+    depot: Depot
+    objects: ObjectStore
+    history: History
+    dialect: Dialect
+    url_life: float
+    """Seconds for which a URL of storage is valid."""
+    storage_url: Callable[[], str]
+    now: Callable[[], float]
+    secret: bytes = attrs.field(factory=lambda: secrets.token_bytes(32))
+    """Signs the URLs of storage."""
+
+    def is_named_by(self, call: Call) -> bool:
+        """Return whether a path names this project, or none."""
+        return call.params.get("project_id", self.depot.project_id) == self.depot.project_id
