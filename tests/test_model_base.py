@@ -105,6 +105,28 @@ def test_a_model_can_be_hashed_whatever_came(model: type[Model], data: st.DataOb
     assert {one, same} == {one}
 
 
+@EACH_MODEL
+@QUICK
+@given(st.data())
+def test_a_model_is_shown_compared_and_hashed_as_attrs_would(
+    model: type[Model], data: st.DataObject
+) -> None:
+    """Models share these methods, as generating them for each takes long."""
+    generated = attrs.frozen(kw_only=True)(type(model.__name__, (model,), {}))
+    assert "__eq__" in vars(generated)
+    assert not {"__eq__", "__hash__", "__repr__"} & vars(model).keys()
+
+    def twin(made: Model) -> Any:
+        return generated(**{each.name: getattr(made, each.name) for each in attrs.fields(model)})
+
+    one, other = (codec.structure(data.draw(valid(model)), model) for _ in range(2))
+    assert repr(one) == repr(twin(one))
+    assert (one == other) is (twin(one) == twin(other))
+    assert (hash(one) == hash(other)) is (hash(twin(one)) == hash(twin(other)))
+    assert one != twin(one)
+    assert one == copy.deepcopy(one)
+
+
 PUBLIC = sorted(
     {
         value

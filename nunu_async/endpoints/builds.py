@@ -231,18 +231,18 @@ class Builds:
         )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _PartUrls(Model):
     upload_urls: tuple[PartUrl, ...]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _CompleteAnswer(Model):
     status: str | None = None
     build_id: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _CancelAnswer(Model):
     success: bool
 

@@ -89,7 +89,7 @@ _flag = check(is_a(bool), "True or False")
 _choice = check(is_a(bool | None), "True, False or None")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommitDetails(Model):
     """The commit a build was made from."""
 
@@ -101,7 +101,7 @@ class CommitDetails(Model):
     """ISO 8601."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PullRequestDetails(Model):
     """The pull request a build was made for."""
 
@@ -112,7 +112,7 @@ class PullRequestDetails(Model):
     target_branch: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VcsDetails(Model):
     """The version control of a build's source."""
 
@@ -127,7 +127,7 @@ class VcsDetails(Model):
     pr: PullRequestDetails | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CiDetails(Model):
     """The CI job that made a build."""
 
@@ -142,7 +142,7 @@ class CiDetails(Model):
     agent: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppDetails(Model):
     """The identity of the app in a build."""
 
@@ -152,7 +152,7 @@ class AppDetails(Model):
     bundle_id: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CompilationDetails(Model):
     """How a build was compiled."""
 
@@ -165,7 +165,7 @@ class CompilationDetails(Model):
     dependencies: Mapping[str, object] | None = attrs.field(default=None, hash=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class UploadDetails(Model):
     """How a build was uploaded."""
 
@@ -175,7 +175,7 @@ class UploadDetails(Model):
     uploader: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BuildDetails(Model):
     """Metadata of a build, for people to find it; every member is optional."""
 
@@ -218,7 +218,7 @@ class InitiateUpload:
     details: BuildDetails | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class SinglePartTicket(Model):
     """A reserved build that is sent as one body."""
 
@@ -229,7 +229,7 @@ class SinglePartTicket(Model):
     upload_type: str = "single-part"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MultipartTicket(Model):
     """A reserved build that is sent in parts."""
 
@@ -246,7 +246,7 @@ class MultipartTicket(Model):
 Ticket: TypeAlias = SinglePartTicket | MultipartTicket
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PartUrl(Model):
     """The presigned URL of one part."""
 
@@ -266,7 +266,7 @@ class CompletedPart:
     """Without quotes."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Build(Model):
     """A build in storage.
 

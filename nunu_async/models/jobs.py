@@ -17,7 +17,7 @@ from nunu_async.models.vocab import JobStatus, RunResult, RunState
 __all__ = ["FinishedRun", "Job", "JobRetries", "JobRun"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class JobRetries(Model):
     """How often a job may retry a failed run."""
 
@@ -31,7 +31,7 @@ class JobRetries(Model):
         return 0 if "remaining" in (*self.absent, *self.null) else self.total - self.remaining
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class JobRun(Model):
     """One run of a job, in short; `nunu.runs.get` returns the rest."""
 
@@ -45,7 +45,7 @@ class JobRun(Model):
     """Number of players."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Job(Model):
     """One test that was started, with a run for each instance and each retry."""
 

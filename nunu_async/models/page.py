@@ -13,7 +13,7 @@ __all__ = ["Page", "Pagination"]
 T = TypeVar("T")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Pagination(Model):
     """The position of a page in its list."""
 
@@ -25,7 +25,7 @@ class Pagination(Model):
     total_pages: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Page(Model, Generic[T]):
     """Rows of a list, in the server's order."""
 

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BugInfo(Model):
     """How many bugs a verification run found."""
 
@@ -52,7 +52,7 @@ class BugInfo(Model):
     bug_count: int | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TestRef(Model):
     """The test of a run."""
 
@@ -63,7 +63,7 @@ class TestRef(Model):
     type: TestType
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BuildRef(Model):
     """The build of a run."""
 
@@ -71,7 +71,7 @@ class BuildRef(Model):
     name: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Initiator(Model):
     """Who started a run."""
 
@@ -81,7 +81,7 @@ class Initiator(Model):
     """For ``api``: ``key_id``."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PlayerPlatform(Model):
     """The platform of a player; two shapes are published, with the members of both here."""
 
@@ -102,7 +102,7 @@ class PlayerPlatform(Model):
         return name if isinstance(name, str) else None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BaseAgent(Model):
     """The agent that played."""
 
@@ -114,7 +114,7 @@ class BaseAgent(Model):
     display_name: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Player(Model):
     """One of the players of a run."""
 
@@ -137,7 +137,7 @@ class Player(Model):
     """Newest responses only: how many steps ended with which result."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunArtifact(Model):
     """A file that a run produced."""
 
@@ -150,7 +150,7 @@ class RunArtifact(Model):
     """Time-limited; as good as a password until it expires."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepTest(Model):
     """What a step asked for; the newest responses guarantee none of it."""
 
@@ -161,7 +161,7 @@ class StepTest(Model):
     test_type: TestType | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepItem(Model):
     """One expectation of a step; newest responses only."""
 
@@ -171,7 +171,7 @@ class StepItem(Model):
     comment: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunStep(Model):
     """One step of a player."""
 
@@ -188,7 +188,7 @@ class RunStep(Model):
     items: tuple[StepItem, ...] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PlayerDetails(Player):
     """A player with its steps and artifacts."""
 
@@ -196,7 +196,7 @@ class PlayerDetails(Player):
     steps: tuple[RunStep, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Run(Model):
     """A row of the list of runs."""
 
@@ -231,7 +231,7 @@ class Run(Model):
         return self.state == RunState.COMPLETED and self.result == RunResult.SUCCESS
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunApp(Model):
     """An app that a run had installed; newest responses only."""
 
@@ -245,7 +245,7 @@ class RunApp(Model):
     build_url: str | None = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunDetails(Run):
     """A run with its steps and artifacts."""
 
@@ -256,7 +256,7 @@ class RunDetails(Run):
     apps: tuple[RunApp, ...] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BugOccurrence(Model):
     """A bug as it showed in one run."""
 
@@ -278,7 +278,7 @@ class BugOccurrence(Model):
     details: Mapping[str, object] | None = attrs.field(default=None, hash=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartedRun(Model):
     """What was started; every published shape is read into this one."""
 
@@ -294,7 +294,7 @@ class StartedRun(Model):
     message: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StopOutcome(Model):
     """The result of stopping one job."""
 
@@ -306,7 +306,7 @@ class StopOutcome(Model):
     error: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StopResult(Model):
     """The results of stopping jobs."""
 

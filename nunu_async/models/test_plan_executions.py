@@ -15,7 +15,7 @@ from nunu_async.models.vocab import ExecutionStatus
 __all__ = ["ExecutionTestStatus", "TestPlanExecution"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExecutionTestStatus(Model):
     """How many tests of an execution are in each state."""
 
@@ -28,7 +28,7 @@ class ExecutionTestStatus(Model):
     """Newest responses only."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TestPlanExecution(Model):
     """One execution of a test plan."""
 
