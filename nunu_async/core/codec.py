@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
 import attrs
 
-from nunu_async.core.reader import Unexpected, has_reader, reader
+from nunu_async.core.reader import MISMATCHES, has_reader, reader
 from nunu_async.errors import InputError
-from nunu_async.models.base import OWN, Extra, Model
+from nunu_async.models.base import Extra, Model, members_of
 from nunu_async.models.page import Page, Pagination
 
 __all__ = [
@@ -79,27 +78,18 @@ def split(problem: str) -> tuple[str, str]:
 
 
 class NotReady(Exception):
-    """Decoding needs code that has not been loaded or generated yet.
-
-    Attributes:
-        prepare: loads or generates it; thread-safe, and may be called repeatedly.
-    """
-
-    def __init__(self, prepare: Callable[[], None]) -> None:
-        super().__init__()
-        self.prepare = prepare
+    """Decoding would take too long for an event loop: it is to be done in a thread."""
 
 
 _ONLY_READY: Final = ContextVar("nunu_async_only_ready", default=False)
-_CONVERTIBLE: Final[set[type]] = set()
 
 
 @contextmanager
 def only_ready() -> Iterator[None]:
-    """Make decoding raise `NotReady` where it would otherwise load or generate code.
+    """Make decoding raise `NotReady` where it needs more than a reader that is there.
 
-    That takes 20 ms or more, too long to block an event loop. Outside this context, code is loaded
-    on demand.
+    Loading and generating code takes 20 ms or more, and what does not match exactly takes the
+    converter several times as long as a reader. A thread has a context of its own, without this.
     """
     before = _ONLY_READY.set(True)
     try:
@@ -108,55 +98,36 @@ def only_ready() -> Iterator[None]:
         _ONLY_READY.reset(before)
 
 
-def prepare(model: type) -> None:
+def prepare(model: type[Model]) -> None:
     """Load and generate all code that decoding a model may need; slow, so run it in a thread."""
-    if issubclass(model, Model):
-        reader(model)
-    _prepare_conversion(model)
+    from nunu_async.core.converter import CONVERTER  # noqa: PLC0415 - seldom needed
 
-
-def _prepare_conversion(model: type) -> None:
-    from nunu_async.core import converter  # noqa: PLC0415 - seldom needed
-
-    converter.prepare(model)
-    _CONVERTIBLE.add(model)
+    reader(model)
+    CONVERTER.get_structure_hook(model)
 
 
 def _reader(model: type[M]) -> Callable[[object], M]:
     if _ONLY_READY.get() and not has_reader(model):
-        raise NotReady(partial(_generate_reader, model))
+        raise NotReady
     return reader(model)
-
-
-def _generate_reader(model: type[Model]) -> None:
-    reader(model)
-
-
-# What a generated reader raises for data that does not match exactly.
-_READ_ERRORS = (Unexpected, KeyError, TypeError, ValueError, AttributeError)
 
 
 def structure(data: object, model: type[T]) -> T:
     """Build a model from decoded JSON.
 
-    Raises: Misfit, with every problem and its JSON path.
+    Raises: DecodeProblem, with every problem and its JSON path.
     """
     if issubclass(model, Model):
         read = _reader(model)
         try:
             return cast("T", read(data))
-        except _READ_ERRORS:
-            pass  # not an exact match: the converter accepts it, or reports what is wrong
-    if attrs.has(model) and not isinstance(data, Mapping):
-        raise DecodeProblem(f"expected an object, got {type(data).__name__} @ $")
-    if _ONLY_READY.get() and model not in _CONVERTIBLE:
-        raise NotReady(partial(_prepare_conversion, model))
-    from nunu_async.core.converter import Unfit, convert  # noqa: PLC0415 - seldom needed
+        except MISMATCHES:
+            pass  # the converter accepts it, or reports what is wrong
+    if _ONLY_READY.get():
+        raise NotReady
+    from nunu_async.core.converter import convert  # noqa: PLC0415 - seldom needed
 
-    try:
-        return convert(data, model)
-    except Unfit as unfit:
-        raise DecodeProblem(*unfit.args) from None
+    return convert(data, model)
 
 
 def structure_rows(
@@ -166,7 +137,7 @@ def structure_rows(
 
     With `skipped`, rows that do not fit are left out and their problems appended to it.
 
-    Raises: Misfit, with every problem and its JSON path.
+    Raises: DecodeProblem, with every problem and its JSON path.
     """
     if not isinstance(data, Mapping):
         raise DecodeProblem(f"expected an object, got {type(data).__name__} @ $")
@@ -178,7 +149,7 @@ def structure_rows(
     read = _reader(model)
     try:
         return tuple([read(row) for row in rows])
-    except _READ_ERRORS:
+    except MISMATCHES:
         pass  # row by row below, to accept each or report what is wrong
     models: list[M] = []
     problems: list[str] = []
@@ -197,7 +168,7 @@ def structure_rows(
 def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Page[M]:
     """Build a page from `{data, pagination}`; if `lenient`, without rows that do not fit.
 
-    Raises: Misfit.
+    Raises: DecodeProblem.
     """
     skipped: list[str] = []
     rows = structure_rows(data, "data", model, skipped if lenient else None)
@@ -236,11 +207,9 @@ def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Model):
-        return {
-            field.name: _plain(member)
-            for field in attrs.fields(type(value))
-            if field.name not in OWN and (member := getattr(value, field.name)) is not None
-        } | dict(value.extra)
+        members = {field.name: getattr(value, field.name) for field in members_of(type(value))}
+        present = {name: _plain(member) for name, member in members.items() if member is not None}
+        return present | dict(value.extra)
     return dump(cast("attrs.AttrsInstance", value)) if attrs.has(type(value)) else value
 
 
@@ -276,7 +245,7 @@ _DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_parse_
 def parse(body: bytes) -> object:
     """Decode a JSON body.
 
-    Raises: Misfit for invalid JSON, and for depth, digits or sizes beyond Python's own limits.
+    Raises: DecodeProblem for invalid JSON, and for what is beyond Python's own limits.
     """
     try:
         # RFC 8259, 8.1: a byte order mark may be ignored.

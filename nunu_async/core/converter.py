@@ -17,17 +17,14 @@ from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_fa
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+from nunu_async.core.codec import DecodeProblem
 from nunu_async.core.reader import LARGEST, replaces_null
-from nunu_async.models.base import NOTHING, OWN, Extra, Model
+from nunu_async.models.base import NOTHING, Extra, Model, members_of
 from nunu_async.models.vocab import OpenEnum
 
-__all__ = ["CONVERTER", "Unfit", "convert", "prepare"]
+__all__ = ["CONVERTER", "convert"]
 
 T = TypeVar("T")
-
-
-class Unfit(Exception):
-    """The data does not fit the model; the arguments are the problems, one per place."""
 
 
 _Hook = Callable[..., object]
@@ -107,18 +104,21 @@ def _build_converter() -> Converter:
         inner = make_dict_structure_fn(
             kind, converter, extra=omit, response=omit, absent=omit, null=omit
         )
-        known = attrs.fields_dict(kind).keys() - OWN
         attrs.resolve_types(kind)
-        defaults = [field.name for field in attrs.fields(kind) if replaces_null(field)]
+        members = {member.name: member for member in members_of(kind)}
 
         def hook(value: Mapping[str, object], model: object) -> object:
-            null = tuple(name for name in defaults if value.get(name, model) is None)
-            present = {name: value[name] for name in value if name not in null} if null else value
+            null = [
+                name
+                for name, member in members.items()
+                if name in value and value[name] is None and replaces_null(member)
+            ]
+            extra = Extra({name: value[name] for name in value if name not in members})
             return attrs.evolve(
-                inner(present, model),
-                null=null,
-                extra=Extra({name: value[name] for name in value if name not in known}) or NOTHING,
-                absent=tuple(known - value.keys()),
+                inner({name: value[name] for name in value if name not in null}, model),
+                null=tuple(null),
+                extra=extra or NOTHING,
+                absent=tuple(members.keys() - value.keys()),
             )
 
         return _require(Mapping, "an object", hook)
@@ -148,22 +148,17 @@ def _build_converter() -> Converter:
 CONVERTER: Final = _build_converter()
 
 
-def prepare(model: type) -> None:
-    """Generate the code to convert to a model, which `convert` does at its first use."""
-    CONVERTER.get_structure_hook(model)
-
-
 def convert(data: object, model: type[T]) -> T:
     """Build a model from decoded JSON.
 
-    Raises: Unfit, with every problem and its JSON path.
+    Raises: DecodeProblem, with every problem and its JSON path.
     """
     try:
         return CONVERTER.structure(data, model)
     except BaseValidationError as error:
-        raise Unfit(*transform_error(error, path="$", format_exception=_explain)) from None
+        raise DecodeProblem(*transform_error(error, path="$", format_exception=_explain)) from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise Unfit(f"{_explain(error, None)} @ $") from None
+        raise DecodeProblem(f"{_explain(error, None)} @ $") from None
 
 
 def _explain(error: BaseException, _: type | None) -> str:

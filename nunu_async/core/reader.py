@@ -15,10 +15,10 @@ from typing import Final, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 
-from nunu_async.models.base import NOTHING, OWN, Extra, Model
+from nunu_async.models.base import NOTHING, Extra, Model, members_of
 from nunu_async.models.vocab import OpenEnum
 
-__all__ = ["LARGEST", "Unexpected", "has_reader", "reader", "replaces_null"]
+__all__ = ["LARGEST", "MISMATCHES", "has_reader", "reader", "replaces_null"]
 
 M = TypeVar("M", bound=Model)
 
@@ -32,8 +32,8 @@ _PRIMITIVES: Final[dict[type, str]] = {
 }
 
 
-class Unexpected(Exception):
-    """The data does not match the fields exactly."""
+MISMATCHES: Final = (KeyError, TypeError, ValueError, AttributeError)
+"""What a reader raises for data that does not match the fields exactly."""
 
 
 _READERS: Final[dict[type[Model], Callable[..., Model]]] = {}
@@ -48,7 +48,7 @@ def reader(model: type[M]) -> Callable[[object], M]:
     """Return the function that builds a `model` from an exactly matching JSON object.
 
     The first call for a model generates it, which takes milliseconds; thread-safe. The function
-    raises Unexpected, KeyError, TypeError, ValueError or AttributeError for anything else.
+    raises one of MISMATCHES for anything else.
     """
     if model not in _READERS:
         _READERS[model] = _generate(model)
@@ -57,14 +57,13 @@ def reader(model: type[M]) -> Callable[[object], M]:
 
 def _generate(model: type[Model]) -> Callable[..., Model]:
     attrs.resolve_types(model)
-    fields = [field for field in attrs.fields(model) if field.name not in OWN]
+    fields = members_of(model)
     if any(field.validator or field.converter for field in attrs.fields(model)):
         raise TypeError(f"no reader for {model.__name__}: its fields validate or convert")
     names: dict[str, object] = {
         "new": object.__new__,
         "model": model,
         "twin": _twin(model),
-        "Unexpected": Unexpected,
         "known": frozenset(field.name for field in fields),
         "optional": frozenset(f.name for f in fields if f.default is not attrs.NOTHING),
         "nothing": NOTHING,
@@ -82,7 +81,7 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
     # for those.
     lines = [
         "def read(o):",
-        "    if type(o) is not dict: raise Unexpected",
+        "    if type(o) is not dict: raise TypeError",
         f"    if len(o) != {len(fields)}: return part(o)",
         "    try:",
         *(f"        v{number} = o[{field.name!r}]" for number, field in enumerate(fields)),
@@ -116,11 +115,9 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
     return cast("Callable[..., Model]", names["read"])
 
 
-def replaces_null(field: attrs.Attribute[object]) -> bool:
-    """Tell whether null is read as the field's default, as a missing member is."""
-    if field.name in OWN or field.default in (None, attrs.NOTHING):
-        return False
-    return not _without_none(field.type)[1]
+def replaces_null(member: attrs.Attribute[object]) -> bool:
+    """Tell whether null is read as the member's default, as if it were missing."""
+    return member.default not in (None, attrs.NOTHING) and not _without_none(member.type)[1]
 
 
 def _twin(model: type[Model]) -> type[Model]:
@@ -156,11 +153,11 @@ def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
         # neither printed nor sent, is rejected.
         yield f"if not {v}.isascii(): {v}.encode()"
     elif kind in _PRIMITIVES:
-        yield f"if {_PRIMITIVES[kind].format(v=v)}: raise Unexpected"
+        yield f"if {_PRIMITIVES[kind].format(v=v)}: raise TypeError"
     elif kind is datetime:
         names["moment"] = datetime.fromisoformat
         yield f"{v} = moment({v})"
-        yield f"if {v}.tzinfo is None: raise Unexpected"
+        yield f"if {v}.tzinfo is None: raise TypeError"
     elif isinstance(kind, type) and issubclass(kind, OpenEnum):
         names[f"{v}_words"] = _Words(kind)
         yield f"{v} = {v}_words[{v}]"
@@ -170,10 +167,10 @@ def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
     elif get_origin(kind) is tuple:
         (item, _) = get_args(kind)
         names[f"{v}_item"] = _item(item)
-        yield f"if type({v}) is not list: raise Unexpected"
+        yield f"if type({v}) is not list: raise TypeError"
         yield f"{v} = tuple([{v}_item(i) for i in {v}])"
     elif get_origin(kind) is Mapping:
-        yield f"if type({v}) is not dict: raise Unexpected"
+        yield f"if type({v}) is not dict: raise TypeError"
         yield f"if not ''.join({v}).isascii(): ''.join({v}).encode()"
     elif kind is not object:
         raise TypeError(f"no reader for {kind!r}")
@@ -202,7 +199,7 @@ class _Words(dict[str, OpenEnum]):
 
     def __missing__(self, word: str) -> OpenEnum:
         if type(word) is not str:
-            raise Unexpected
+            raise TypeError
         word.encode()
         made = self._kind(word)
         if len(self) < 200:  # noqa: PLR2004 - far more than any vocabulary has

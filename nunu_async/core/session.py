@@ -8,6 +8,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import TypeVar
 
 import aiohttp
@@ -47,6 +48,7 @@ from nunu_async.errors import (
 __all__ = ["Session"]
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 _LOG = logging.getLogger("nunu_async.core")
 # Concurrent cleanup requests. They bypass the queue, whose slow requests may have caused them.
@@ -67,7 +69,7 @@ class Session:
     once; the others wait at the gate before any time limit starts.
 
     Args:
-        loader: runs the loading and generating of decoding code, too slow for the event loop.
+        loader: decodes what takes too long for the event loop.
     """
 
     def __init__(  # noqa: PLR0913 - its dependencies
@@ -230,13 +232,14 @@ class Session:
                 secrets = (self._config.api_key, *request.secrets)
                 if self._on_attempt is not None:
                     attempt.request_id = responses.request_id(headers, secrets)
-                while True:
-                    try:
-                        with only_ready():
-                            return responses.read(request, attempt.status, headers, body, secrets)
-                    except NotReady as needed:
-                        prepare = needed.prepare
-                    await self._prepare(prepare)
+                try:
+                    with only_ready():
+                        return responses.read(request, attempt.status, headers, body, secrets)
+                except NotReady:
+                    pass
+                return await self._in_thread(
+                    partial(responses.read, request, attempt.status, headers, body, secrets)
+                )
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -255,13 +258,12 @@ class Session:
             )
         raise failure
 
-    async def _prepare(self, prepare: Callable[[], None]) -> None:
+    async def _in_thread(self, decode: Callable[[], D]) -> D:
         try:
-            loading = asyncio.get_running_loop().run_in_executor(self._loader, prepare)
+            decoding = asyncio.get_running_loop().run_in_executor(self._loader, decode)
         except RuntimeError:  # closed meanwhile: the response is still to be decoded
-            prepare()
-        else:
-            await loading
+            return decode()
+        return await decoding
 
     def _address(self, request: Request[T]) -> URL:
         path = self._config.url(request.path)[self._origin :]

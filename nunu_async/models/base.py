@@ -10,7 +10,7 @@ import attrs
 
 from nunu_async.response import ResponseInfo
 
-__all__ = ["NOTHING", "OWN", "Extra", "Model", "is_set"]
+__all__ = ["NOTHING", "Extra", "Model", "is_set", "members_of"]
 
 
 class Extra(dict[str, object]):
@@ -79,15 +79,19 @@ def is_set(moment: datetime | None) -> TypeGuard[datetime]:
     return moment is not None and moment.year > 1
 
 
-OWN: Final = frozenset(attrs.fields_dict(Model))
-"""Names of the fields that hold no member of the response."""
+_OWN: Final = frozenset(attrs.fields_dict(Model))
 
 
-def _members(model: Model) -> dict[str, object]:
+def members_of(model: type[Model]) -> tuple[attrs.Attribute[object], ...]:
+    """Return the fields that hold a member of the response, in order."""
+    return tuple(field for field in attrs.fields(model) if field.name not in _OWN)
+
+
+def _values(model: Model) -> dict[str, object]:
     out: dict[str, object] = {}
-    for field in attrs.fields(type(model)):
+    for field in members_of(type(model)):
         value: object = getattr(model, field.name)
-        if field.name in OWN or (field.name in model.absent and value == field.default):
+        if field.name in model.absent and value == field.default:
             continue
         is_null = field.name in model.null and value == field.default
         out[field.name] = None if is_null else value
@@ -102,7 +106,7 @@ def _plain(value: object) -> object:
     while todo:
         target, key, value = todo.pop()
         if isinstance(value, Model):
-            value = _members(value)
+            value = _values(value)
         if isinstance(value, Mapping):
             target[key] = members = dict.fromkeys(value)  # in the order received
             todo += [(members, name, member) for name, member in value.items()]
