@@ -144,7 +144,7 @@ class AttemptLoop:
 
     async def _pause_after(self, failed: CurrentAttempt) -> None:
         failure = failed.failure
-        delay, self._chosen_delay = self._chosen_delay, None
+        delay = self._chosen_delay
         if delay is None:
             delay = self._rules.pause_after(
                 failure,
@@ -162,7 +162,9 @@ class AttemptLoop:
             _LOG.warning(message, self.operation, self.number, delay, failure)
         else:
             await self.on_retry(self.number, delay, failure)
-        await self.clock.sleep(delay)
+        if self._chosen_delay != 0:
+            await self.clock.sleep(delay)
+        self._chosen_delay = None
 
     def retry_at_once(self) -> None:
         """Retry without a pause, and free of charge; it counts towards the limit."""

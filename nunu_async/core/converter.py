@@ -105,13 +105,13 @@ def _build_converter() -> Converter:
             kind, converter, extra=omit, response=omit, absent=omit, null=omit
         )
         attrs.resolve_types(kind)
-        members = {member.name: member for member in members_of(kind)}
+        members = {member.name: replaces_null(member) for member in members_of(kind)}
 
         def hook(value: Mapping[str, object], model: object) -> object:
             null = [
                 name
-                for name, member in members.items()
-                if name in value and value[name] is None and replaces_null(member)
+                for name, is_default in members.items()
+                if is_default and name in value and value[name] is None
             ]
             extra = Extra({name: value[name] for name in value if name not in members})
             return attrs.evolve(
