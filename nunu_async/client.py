@@ -136,7 +136,7 @@ class NunuClient:
         # One thread, so that what several tasks need at once is loaded once, and all wait for it.
         self._loader = DaemonThreadPool(1)
         self._session = Session(
-            config,
+            config=config,
             clock=self._clock,
             policy=self._policy,
             timeouts=self._timeouts,

@@ -151,7 +151,7 @@ async def storage_for(
         allow_http=allow_http,
         allow_loopback=True,
         tls=tls,
-        proxies=proxies,
+        proxies=proxies or Proxies(),
         max_bandwidth=max_bandwidth,
     )
     try:
@@ -198,7 +198,7 @@ async def counting_turns() -> AsyncIterator[LoopTurns]:
 def completion_of(nunu: NunuClient, clock: Clock) -> Completion:
     """Make the end of one upload, which nobody hears of."""
     return Completion(
-        nunu.builds,
+        builds=nunu.builds,
         clock=clock,
         policy=RetryPolicy(),
         timeouts=Timeouts(),

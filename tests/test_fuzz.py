@@ -57,7 +57,7 @@ from nunu_async.upload.plan import Plan, batch_size
 from nunu_async.upload.source import Identity
 from nunu_async.upload.storage import (
     Stored,
-    _Accepted,
+    _Answer,
     _etag,
     _refusal,
     _verdict,
@@ -409,25 +409,26 @@ def test_whatever_storage_answers_is_a_part_or_a_storage_error(seed: int) -> Non
     for _ in range(rng.randrange(4)):
         at = rng.randrange(len(answer) + 1)
         answer = answer[:at] + rng.randbytes(rng.randrange(3)) + answer[at + rng.randrange(4) :]
+    received = _Answer(status, headers, etags, answer, whole=rng.random() < 0.5)
     if status >= 300:
         # The whole of a secret that was cut in two by the mutation is none any more.
-        check_error(_refusal(7, status, headers, answer, (Secret(SIGNATURE),)), [SIGNATURE])
-    found = _etag(etags, 7, status)
-    if isinstance(found, StorageError):
-        check_error(found)
+        check_error(_refusal(7, received, (Secret(SIGNATURE),)), [SIGNATURE])
+    found, problem = _etag(etags)
+    assert bool(found) is not bool(problem)
+    if problem:
+        check_error(StorageError(part_number=7, status=status, message=problem))
     else:
-        assert found
         assert json.loads(json.dumps(found).encode()) == found
         told = md5_of(found, headers)
         assert told is None or told == found.lower()
     md5 = rng.choice([None, "0" * 32, "abc"])
-    accepted = _Accepted(status, headers, etags, whole=rng.random() < 0.5)
-    verdict = _verdict(7, accepted, md5)
+    verdict = _verdict(received, md5)
     if isinstance(verdict, Stored):
         assert verdict.etag == found
         assert verdict.verified <= (md5 is not None)
     else:
-        check_error(verdict, [SIGNATURE])
+        error = StorageError(part_number=7, status=status, message=verdict)
+        check_error(error, [SIGNATURE])
 
 
 ADDRESSES = [

@@ -263,7 +263,7 @@ def test_the_address_is_what_a_url_of_its_text_would_be(
 ) -> None:
     config = Config.load({}, api_key=KEY, base_url=base, project_id=PROJECT, path_style=style)  # type: ignore[arg-type]
     session = Session(
-        config,
+        config=config,
         clock=SystemClock(),
         policy=RetryPolicy(),
         timeouts=Timeouts(),

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from nunu_async.config import Config, Timeouts
@@ -62,6 +63,7 @@ _MAX_BODY = 32 * 1024 * 1024
 _MAX_ERROR_BODY = 1024 * 1024
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Session:
     """Sends a request and returns its typed result: gate, attempts, deadline.
 
@@ -70,44 +72,35 @@ class Session:
 
     Args:
         loader: decodes what takes too long for the event loop.
+        http: the caller's own session, which stays open.
     """
 
-    def __init__(  # noqa: PLR0913 - its dependencies
-        self,
-        config: Config,
-        *,
-        clock: Clock,
-        policy: RetryPolicy,
-        timeouts: Timeouts,
-        concurrency: int,
-        user_agent: str,
-        loader: Executor,
-        http: aiohttp.ClientSession | None = None,
-        tls: ssl.SSLContext | None = None,
-        proxies: Proxies | None = None,
-        on_attempt: OnAttempt | None = None,
-    ) -> None:
-        self._config = config
-        self._on_attempt = on_attempt
-        self._base = URL(config.base_url, encoded=True)
-        self._origin = len(config.base_url) - len(self._base.raw_path)
-        self._clock = clock
-        self._policy = policy
-        self._traffic = Throttle(clock, policy)
-        self._timeouts = timeouts
-        self._connect_timeout = connect_timeout(timeouts.connect)
-        self._concurrency = concurrency
-        self._user_agent = user_agent
-        self._loader = loader
+    _config: Config
+    _clock: Clock
+    _policy: RetryPolicy
+    _timeouts: Timeouts
+    _concurrency: int
+    _user_agent: str
+    _loader: Executor
+    _http: aiohttp.ClientSession | None = None
+    _tls: ssl.SSLContext | None = None
+    _proxies: Proxies = attrs.field(factory=Proxies)
+    _on_attempt: OnAttempt | None = None
+
+    def __attrs_post_init__(self) -> None:
+        url = self._config.base_url
+        self._base = URL(url, encoded=True)
+        self._origin = len(url) - len(self._base.raw_path)
+        self._traffic = Throttle(self._clock, self._policy)
+        self._connect_timeout = connect_timeout(self._timeouts.connect)
         self._decode_turns = Turns(_DECODED_PER_TURN)
-        self._sessions = HttpSessions(concurrency + _URGENT, tls, http)
-        proxies = proxies or Proxies()
+        self._sessions = HttpSessions(self._concurrency + _URGENT, self._tls, self._http)
         self._route = (
-            proxies.way_to(config.base_url)
-            if http is None
-            else way_of(http, config.base_url, proxies)
+            self._proxies.way_to(url)
+            if self._http is None
+            else way_of(self._http, url, self._proxies)
         ).checked()
-        self._gate = asyncio.Semaphore(concurrency)
+        self._gate = asyncio.Semaphore(self._concurrency)
         self._urgent = asyncio.Semaphore(_URGENT)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False

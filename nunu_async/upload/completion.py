@@ -9,6 +9,8 @@ from enum import Enum, auto
 from functools import partial
 from typing import Final
 
+import attrs
+
 from nunu_async.config import Timeouts
 from nunu_async.core.attempt import AttemptLoop, OnRetry
 from nunu_async.core.cancellation import finish_in_flight
@@ -104,6 +106,7 @@ async def build_state(
     return known.get((build.status or "").lower(), BuildState.UNCLEAR)
 
 
+@attrs.define(kw_only=True, eq=False)
 class Completion:
     """Completes one upload.
 
@@ -113,23 +116,14 @@ class Completion:
         done: whether the server has said that the build is complete.
     """
 
-    def __init__(
-        self,
-        builds: Builds,
-        *,
-        clock: Clock,
-        policy: RetryPolicy,
-        timeouts: Timeouts,
-        on_retry: OnRetry,
-    ) -> None:
-        self._builds = builds
-        self._clock = clock
-        self._policy = policy
-        self._timeouts = timeouts
-        self._on_retry = on_retry
-        self._flight = InFlight()
-        self.may_cancel = True
-        self.done = False
+    _builds: Builds
+    _clock: Clock
+    _policy: RetryPolicy
+    _timeouts: Timeouts
+    _on_retry: OnRetry
+    _flight: InFlight = attrs.field(init=False, factory=InFlight)
+    may_cancel: bool = attrs.field(init=False, default=True)
+    done: bool = attrs.field(init=False, default=False)
 
     async def run(self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]) -> None:
         """Complete an upload of `size` bytes.

@@ -85,7 +85,7 @@ class Upload:
         self._kept: JournalState | None = None
         self._ledger = Ledger()
         self._completion = Completion(
-            context.builds,
+            builds=context.builds,
             clock=context.clock,
             policy=context.policy,
             timeouts=context.timeouts,

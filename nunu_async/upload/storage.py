@@ -84,17 +84,34 @@ class Stored:
     request_id: str | None = None
 
 
-@attrs.frozen
-class _Accepted:
-    """A successful response to a PUT."""
+@attrs.frozen(repr=False)
+class _Put:
+    """A part to send, and where to."""
+
+    part: Part
+    address: PartUrl
+    route: ProxyRoute
+    body: PartBody
+    secrets: tuple[Secret, ...]
+
+    def translate(self, error: BaseException) -> NunuError:
+        """Convert any exception to one of ours."""
+        return translate(error, "PUT", f"to storage (part {self.part.number})")
+
+
+@attrs.frozen(repr=False)
+class _Answer:
+    """A response to a PUT."""
 
     status: int
     headers: dict[str, str]
     etags: list[str]
+    body: bytes
     whole: bool
     """Whether it came after all bytes of the part had been acknowledged."""
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Storage:
     """Sends to the object storage that presigned URLs lead to.
 
@@ -102,27 +119,19 @@ class Storage:
     `.netrc` credentials and no headers but ours; never the API key.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        timeouts: Timeouts,
-        concurrency: int,
-        user_agent: str,
-        allow_http: bool,
-        allow_loopback: bool,
-        tls: ssl.SSLContext | None = None,
-        proxies: Proxies | None = None,
-        max_bandwidth: float | None = None,
-    ) -> None:
-        self._clock = clock
-        self._timeouts = timeouts
-        self._user_agent = user_agent
-        self._allow_http = allow_http
-        self._allow_loopback = allow_loopback
-        self._sessions = HttpSessions(concurrency, tls)
-        self._proxies = proxies or Proxies()
-        self._pace = BandwidthLimiter(clock, max_bandwidth)
+    _clock: Clock
+    _timeouts: Timeouts
+    _concurrency: int
+    _user_agent: str
+    _allow_http: bool
+    _allow_loopback: bool
+    _tls: ssl.SSLContext | None = None
+    _proxies: Proxies = attrs.field(factory=Proxies)
+    _max_bandwidth: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._sessions = HttpSessions(self._concurrency, self._tls)
+        self._pace = BandwidthLimiter(self._clock, self._max_bandwidth)
         self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
         # Acquired by threads only while they hash: one that waits for a disk does not block the
@@ -157,14 +166,14 @@ class Storage:
         if problem:
             message = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=message)
-        way = self._proxies.way_to(address.url).checked()
+        route = self._proxies.way_to(address.url).checked()
         # Opening a connection takes the loop a while, and many may be opened at the same time.
         await self._turns.ready(BYTES_A_TURN)
         body = PartBody(source, part, on_sent, self._pace, self._turns)
         # Read independently of what is sent, so that storage must have just what the file holds.
         hashing = asyncio.create_task(self._md5(source, part)) if verify else None
         try:
-            outcome = await self._stored(address, way, part, body, hashing, secrets)
+            outcome = await self._stored(_Put(part, address, route, body, secrets), hashing)
         finally:
             if hashing is not None:
                 hashing.cancel()
@@ -173,34 +182,29 @@ class Storage:
             return outcome
         raise outcome  # here: other frames hold the response
 
-    async def _stored(
-        self,
-        address: PartUrl,
-        way: ProxyRoute,
-        part: Part,
-        body: PartBody,
-        hashing: asyncio.Task[str] | None,
-        secrets: tuple[Secret, ...],
-    ) -> Stored | NunuError:
+    async def _stored(self, put: _Put, hashing: asyncio.Task[str] | None) -> Stored | NunuError:
         """Send a part and check the response; return an error found after it was received."""
-        accepted = await self._send(address, way, part, body, secrets)
-        if isinstance(accepted, StorageError):
-            return accepted
+        answer = await self._send(put)
+        number = put.part.number
+        hidden = _hidden(put.address.url, put.secrets)
+        if not is_success(answer.status):
+            return _refusal(number, answer, hidden)
         try:
             # An ETag proves nothing about a part that was not fully handed over.
-            is_sent = body.sent == part.length
+            is_sent = put.body.sent == put.part.length
             md5 = await hashing if hashing is not None and is_sent else None
         except Exception as error:  # noqa: BLE001 - any error is translated
-            failure = translate(error, "PUT", f"to storage (part {part.number})")
+            failure = put.translate(error)
             if isinstance(failure, SourceError):
-                failure.part_number = part.number
+                failure.part_number = number
             return failure
-        verdict = _verdict(part.number, accepted, md5)
-        storage_id = request_id(accepted.headers, _hidden(address.url, secrets))
-        if isinstance(verdict, StorageError):
-            verdict.request_id = storage_id
-            return verdict
-        return attrs.evolve(verdict, status=accepted.status, request_id=storage_id)
+        status, storage_id = answer.status, request_id(answer.headers, hidden)
+        verdict = _verdict(answer, md5)
+        if isinstance(verdict, Stored):
+            return attrs.evolve(verdict, status=status, request_id=storage_id)
+        return StorageError(
+            part_number=number, status=status, message=verdict, request_id=storage_id
+        )
 
     async def _md5(self, source: Source, part: Part) -> str:
         """Hash a part. Raises: StallError when the file cannot be read in time; SourceError."""
@@ -216,18 +220,12 @@ class Storage:
             message = f"part {part.number}: no byte was read for its MD5 in {limit:g} seconds"
             raise StallError(message, method="PUT") from None
 
-    async def _send(
-        self,
-        address: PartUrl,
-        way: ProxyRoute,
-        part: Part,
-        body: PartBody,
-        secrets: tuple[Secret, ...],
-    ) -> _Accepted | StorageError:
+    async def _send(self, put: _Put) -> _Answer:
         """Send a part with stall detection; cut the connection off on failure."""
+        body = put.body
         try:
-            async with self._stall_watch(body, part):
-                return await self._exchange(address, way, part, body, secrets)
+            async with self._stall_watch(put):
+                return await self._exchange(put)
         except BaseException as error:
             await finish(body.cut_off())
             if body.error is None or not isinstance(error, NunuError):
@@ -236,16 +234,10 @@ class Storage:
                 raise
             raise body.error from None  # and not aiohttp's wrapping of it
 
-    async def _exchange(
-        self,
-        address: PartUrl,
-        way: ProxyRoute,
-        part: Part,
-        body: PartBody,
-        secrets: tuple[Secret, ...],
-    ) -> _Accepted | StorageError:
+    async def _exchange(self, put: _Put) -> _Answer:
+        body = put.body
         headers = {
-            "Content-Length": str(part.length),
+            "Content-Length": str(put.part.length),
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
@@ -255,12 +247,12 @@ class Storage:
             async with self._sessions.take(confidential=True).put(
                 # The query is a credential: never in a local, and never re-quoted, as aiohttp
                 # would with a plain string; the signature covers every byte.
-                URL(address.url, encoded=True),
+                URL(put.address.url, encoded=True),
                 data=body,
-                headers=headers | way.passing(),
+                headers=headers | put.route.passing(),
                 timeout=connect_timeout(self._timeouts.connect),
-                proxy=way.proxy,
-                proxy_headers=way.asking(),
+                proxy=put.route.proxy,
+                proxy_headers=put.route.asking(),
                 **OPTIONS,
             ) as response:
                 try:
@@ -269,31 +261,27 @@ class Storage:
                     # Storage can only have read what it received, and its response acknowledges all
                     # of that.
                     whole = body.handed_over and not body.queued()
-                    answer = await read_capped(response, _LARGEST_ERROR, cut=True)
+                    text = await read_capped(response, _LARGEST_ERROR, cut=True)
                     if whole:
                         body.answered()
                     else:
                         # Before the connection could go back to the pool. A part that was sent
                         # whole and refused leaves a good one, which other parts may use at once.
                         await body.cut_off()
-                    status, received = response.status, headers_of(response)
                     etags = response.headers.getall("ETag", [])
+                    return _Answer(response.status, headers_of(response), etags, text, whole)
                 finally:
                     del response  # its repr has the query, and frames keep locals
-                if not is_success(status):
-                    hidden = _hidden(address.url, secrets)
-                    return _refusal(part.number, status, received, answer, hidden)
-                return _Accepted(status, received, etags, whole)
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
-            failure = translate(error, "PUT", f"to storage (part {part.number})")
+            failure = put.translate(error)
         except Exception as error:  # noqa: BLE001 - any error is translated
-            failure = translate(error, "PUT", f"to storage (part {part.number})")
+            failure = put.translate(error)
         raise failure
 
     @asynccontextmanager
-    async def _stall_watch(self, body: PartBody, part: Part) -> AsyncIterator[None]:
+    async def _stall_watch(self, put: _Put) -> AsyncIterator[None]:
         """Raise StallError in the `async with` block when no byte, or too few, moved for too long.
 
         aiohttp has no write timeout, and its read timeout starts when the last byte is queued and
@@ -307,7 +295,7 @@ class Storage:
 
                 def check() -> None:
                     nonlocal stalled, timer
-                    stalled = watch.problem(self._clock.monotonic(), body.progress())
+                    stalled = watch.problem(self._clock.monotonic(), put.body.progress())
                     if stalled:
                         scope.reschedule(0.0)
                     else:
@@ -319,7 +307,7 @@ class Storage:
                 finally:
                     timer.cancel()
         except TimeoutError:
-            raise StallError(f"part {part.number}: {stalled}", method="PUT") from None
+            raise StallError(f"part {put.part.number}: {stalled}", method="PUT") from None
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""
@@ -358,27 +346,20 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
     return ""
 
 
-def _verdict(part_number: int, accepted: _Accepted, md5: str | None) -> Stored | StorageError:
-    """Return what was stored, if it is certain to be the whole part; else the error to raise.
+def _verdict(answer: _Answer, md5: str | None) -> Stored | str:
+    """Return what was stored, if it is certain to be the whole part; else what is wrong.
 
     `md5` is that of the part, None without `verify`.
     """
-    whole, status = accepted.whole, accepted.status
-    etag = _etag(accepted.etags, part_number, status)
-    etag_md5 = md5_of(etag, accepted.headers) if isinstance(etag, str) else None
-    stored = etag_md5 if md5 is not None else None
-    if isinstance(etag, str) and stored is not None and stored == md5:
+    etag, problem = _etag(answer.etags)
+    etag_md5 = md5_of(etag, answer.headers)
+    if md5 is not None and md5 == etag_md5:
         return Stored(etag, verified=True, is_md5=True)  # also when the answer came early
-    if whole and stored is None:
-        if isinstance(etag, str):
-            return Stored(etag, verified=False, is_md5=etag_md5 is not None)
-        return etag
-    message = (
-        f"stored other bytes than were sent: their MD5 is {stored}, not {md5}"
-        if whole
-        else "accepted the part before all of it was sent"
-    )
-    return StorageError(part_number=part_number, status=status, message=message)
+    if not answer.whole:
+        return "accepted the part before all of it was sent"
+    if md5 is not None and etag_md5 is not None:
+        return f"stored other bytes than were sent: their MD5 is {etag_md5}, not {md5}"
+    return problem or Stored(etag, verified=False, is_md5=etag_md5 is not None)
 
 
 def md5_of(etag: str, headers: Mapping[str, str]) -> str | None:
@@ -409,41 +390,35 @@ def _hidden(url: str, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
     return (*secrets, *(Secret(form) for form in found))
 
 
-def _refusal(
-    part_number: int,
-    status: int,
-    headers: dict[str, str],
-    answer: bytes,
-    hidden: tuple[Secret, ...],
-) -> StorageError:
+def _refusal(part_number: int, answer: _Answer, hidden: tuple[Secret, ...]) -> StorageError:
     # No XML parser: a response can be anything, and only two elements are needed.
-    text = answer.decode("utf-8", "replace")
+    text = answer.body.decode("utf-8", "replace")
     found = {
         name: unescape(match.group(1)) if (match := rx.search(text)) else ""
         for name, rx in _XML.items()
     }
     message = found["Message"] or ("" if text.lstrip().startswith("<") else text.strip())
-    if 300 <= status < 400:  # noqa: PLR2004 - HTTP's redirect class
+    if 300 <= answer.status < 400:  # noqa: PLR2004 - HTTP's redirect class
         message = "a redirect; redirects are never followed"
     return StorageError(
         part_number=part_number,
-        status=status,
+        status=answer.status,
         code=sanitize(found["Code"], hidden, limit=100) or None,
         message=sanitize(message, hidden),
-        retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
-        request_id=request_id(headers, hidden),
+        retry_after=parse_retry_after(
+            answer.headers.get("retry-after"), answer.headers.get("date")
+        ),
+        request_id=request_id(answer.headers, hidden),
     )
 
 
-def _etag(found: list[str], part_number: int, status: int) -> str | StorageError:
-    """Return the one ETag without quotes; the rest of it is opaque."""
+def _etag(found: list[str]) -> tuple[str, str]:
+    """Return the one ETag without quotes, the rest of it being opaque; or "" and what is wrong."""
     etags = {value.strip().removeprefix("W/").strip('"') for value in found} - {""}
-    problem = ""
-    if len(etags) != 1:
-        problem = "accepted the part without an ETag" if not etags else "gave several ETags"
-    elif not all(etag.isprintable() for etag in etags):
-        # Bytes that are not UTF-8 cannot be written as JSON: the upload could not be completed.
-        problem = "gave an ETag that is no text"
-    if problem:
-        return StorageError(part_number=part_number, status=status, message=problem)
-    return etags.pop()
+    if not etags:
+        return "", "accepted the part without an ETag"
+    if len(etags) > 1:
+        return "", "gave several ETags"
+    etag = etags.pop()
+    # Bytes that are not UTF-8 cannot be written as JSON: the upload could not be completed.
+    return (etag, "") if etag.isprintable() else ("", "gave an ETag that is no text")
