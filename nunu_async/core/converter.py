@@ -43,12 +43,6 @@ def _text(value: object, _: object) -> str:
     return value
 
 
-def _boolean(value: object, _: object) -> bool:
-    if type(value) is not bool:
-        raise TypeError(f"expected true or false, got {type(value).__name__}")
-    return value
-
-
 def _integer(value: object, _: object) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
@@ -66,9 +60,7 @@ def _number(value: object, _: object) -> float:
     raise TypeError(f"expected a number, got {type(value).__name__}")
 
 
-def _time(value: object, _: object) -> datetime:
-    if type(value) is not str:
-        raise TypeError(f"expected a time, got {type(value).__name__}")
+def _time(value: str, _: object) -> datetime:
     # RFC 3339: "t" and "z" may be lower case, and a leap second is second 60.
     text = _LEAP_SECOND.sub(r"\g<1>:59", value.upper())
     parsed = datetime.fromisoformat(text)
@@ -88,6 +80,10 @@ def _require(kind: type, expected: str, inner: _Hook) -> _Hook:
 
 def _word(value: object, kind: type[OpenEnum]) -> OpenEnum:
     return kind(_text(value, str))
+
+
+def _unchanged(value: object, _: object) -> object:
+    return value
 
 
 def _is_row(kind: object) -> bool:
@@ -131,17 +127,17 @@ def _build_converter() -> Converter:
         return _require(list, "a list", lambda value, kind: tuple(structured(value, kind)))
 
     # By predicate: a hook registered for `object` itself would match every class.
-    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+    converter.register_structure_hook_func(lambda kind: kind is object, _unchanged)
     converter.register_structure_hook_factory(attrs.has, model)
     converter.register_structure_hook_factory(is_mapping, mapping)
     converter.register_structure_hook_factory(_is_row, row)
     converter.register_structure_hook(str, _text)
     for word in OpenEnum.__subclasses__():  # or the hook of `str` would match them
         converter.register_structure_hook(word, _word)
-    converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(bool, _require(bool, "true or false", _unchanged))
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
-    converter.register_structure_hook(datetime, _time)
+    converter.register_structure_hook(datetime, _require(str, "a time", _time))
     return converter
 
 

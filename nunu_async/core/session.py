@@ -233,11 +233,9 @@ class Session:
                 return await self._in_thread(
                     partial(responses.read, request, attempt.status, headers, body, secrets)
                 )
-        except asyncio.CancelledError as error:
-            if was_cancelled():
+        except (asyncio.CancelledError, Exception) as error:
+            if was_cancelled(error):
                 raise
-            failure = translate(error, request.method, request.path)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes one of ours
             failure = translate(error, request.method, request.path)
         finally:
             headers, body = {}, b""  # as with `response`: they may echo the key

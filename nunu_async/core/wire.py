@@ -90,13 +90,13 @@ class Response(aiohttp.ClientResponse):
         return f"<{type(self).__name__} {self.method} {self.url.host} [{self.status}]>"
 
 
-def was_cancelled() -> bool:
-    """Tell whether this task was really cancelled, which a CancelledError alone does not say.
+def was_cancelled(error: BaseException) -> bool:
+    """Tell whether an error is a real cancellation of this task.
 
-    aiohttp raises one of its own during a name lookup when the session is closed.
+    aiohttp raises a CancelledError of its own during a name lookup when the session is closed.
     """
     task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
 
 
 class _Dropped(Exception):
@@ -123,68 +123,62 @@ async def send_once(request: ClientRequest, handler: ClientHandlerType) -> Clien
         raise _Dropped(_cause(error)) from None
 
 
-def translate(  # noqa: C901, PLR0912 - a list of cases
-    error: BaseException, method: str, path: str
-) -> NunuError:
+def translate(error: BaseException, method: str, path: str) -> NunuError:
     """Convert any exception of a request to one of ours; ours are returned as they are.
 
     Raise the result after the `except` block, not in it: `str` and `repr` of aiohttp's errors, and
     the frames in their tracebacks, hold full URLs and headers, signatures and keys included, and
     must not remain as `__context__`. Only a class name and the system's own text are kept.
     """
+    if isinstance(error, NunuError):
+        return error.with_traceback(None)  # its frames hold the response
     where = f"{method} {path}"
-    kind: type[TransportError] = TransportError
-    sent = True
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return ProxyError(
+            f"{where}: the proxy answered {error.status} to the request for a tunnel",
+            status=error.status,
+            method=method,
+            path=path,
+        )
+    kind, reason = _meaning(error)
+    sent = not issubclass(kind, ConnectError)
+    return kind(f"{where}: {reason}", method=method, path=path, sent=sent)
+
+
+def _meaning(  # noqa: C901, PLR0911 - a list of cases
+    error: BaseException,
+) -> tuple[type[TransportError], str]:
     match error:
-        case NunuError():
-            return error.with_traceback(None)  # its frames hold the response
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
-            kind, sent = CertificateError, False
-            reason = "the server's certificate is not to be trusted"
+            return CertificateError, "the server's certificate is not to be trusted"
         case aiohttp.ClientConnectorSSLError() if is_hopeless(error.os_error):
-            kind, sent = CertificateError, False
-            tls = getattr(error.os_error, "reason", "")
-            reason = f"there is no TLS that both sides take ({tls}) with {error.host}:{error.port}"
-        case aiohttp.ClientHttpProxyError():
-            return ProxyError(
-                f"{where}: the proxy answered {error.status} to the request for a tunnel",
-                status=error.status,
-                method=method,
-                path=path,
-            )
-        case aiohttp.ClientProxyConnectionError():
-            kind, sent = ConnectError, False
-            reason = (
-                f"cannot connect to the proxy {error.host}:{error.port} ({_cause(error.os_error)})"
-            )
+            tls = f"({getattr(error.os_error, 'reason', '')}) with {error.host}:{error.port}"
+            return CertificateError, f"there is no TLS that both sides take {tls}"
         case aiohttp.ClientConnectorError():
-            kind, sent = ConnectError, False
-            reason = f"cannot connect to {error.host}:{error.port} ({_cause(error.os_error)})"
+            proxy = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+            peer = f"{proxy}{error.host}:{error.port}"
+            return ConnectError, f"cannot connect to {peer} ({_cause(error.os_error)})"
         case aiohttp.ConnectionTimeoutError():
-            kind, sent = ConnectError, False
-            reason = "no connection within the connect timeout"
+            return ConnectError, "no connection within the connect timeout"
         case aiohttp.ClientResponseError() if isinstance(error.__cause__, HttpProcessingError):
-            kind, reason = _malformed(error.__cause__)
+            return _malformed(error.__cause__)
         case Unasked():
-            kind, sent = ConnectError, False
-            reason = "the server spoke before it was asked"
+            return ConnectError, "the server spoke before it was asked"
         case aiohttp.ClientPayloadError():
             reason = "the answer's body broke off, or is not in the form that its headers say"
+            return TransportError, reason
         case _Dropped():
-            reason = f"the connection was lost ({error})"
+            return TransportError, f"the connection was lost ({error})"
         # aiohttp uses threads for name lookups only.
         case RuntimeError() if any(text in str(error) for text in _NO_THREAD):
-            kind, sent = ConnectError, False
-            reason = (
+            return ConnectError, (
                 "the host's name cannot be looked up, because no thread can be started (a limit on "
                 "processes or threads, or the program is ending)"
             )
         case TimeoutError():
-            kind = StallError
-            reason = "no answer in time"
+            return StallError, "no answer in time"
         case _:  # anything at all: a bare AttributeError was seen to escape from a read
-            reason = f"the exchange failed ({_cause(error)})"
-    return kind(f"{where}: {reason}", method=method, path=path, sent=sent)
+            return TransportError, f"the exchange failed ({_cause(error)})"
 
 
 def _malformed(error: BaseException) -> tuple[type[TransportError], str]:

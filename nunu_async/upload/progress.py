@@ -205,7 +205,7 @@ class Reporter:
                 if inspect.isawaitable(result):
                     await result
             except asyncio.CancelledError as error:
-                if was_cancelled():
+                if was_cancelled(error):
                     raise
                 # For example by a future that it awaited: re-raised, it would end this task
                 # silently.

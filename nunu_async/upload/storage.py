@@ -272,11 +272,9 @@ class Storage:
                     return _Answer(response.status, headers_of(response), etags, text, whole)
                 finally:
                     del response  # its repr has the query, and frames keep locals
-        except asyncio.CancelledError as error:
-            if was_cancelled():
+        except (asyncio.CancelledError, Exception) as error:
+            if was_cancelled(error):
                 raise
-            failure = put.translate(error)
-        except Exception as error:  # noqa: BLE001 - any error is translated
             failure = put.translate(error)
         raise failure
 
