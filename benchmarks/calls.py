@@ -98,9 +98,9 @@ async def raw(url: str, key: str, times: int, at_once: int) -> dict[str, float]:
                 body = await response.read()
                 if response.status != 200:
                     raise RuntimeError(f"status {response.status}")
-            told = json.loads(body)["multiplayer_run_id"]
-            assert isinstance(told, str)
-            return told
+            answered = json.loads(body)["multiplayer_run_id"]
+            assert isinstance(answered, str)
+            return answered
 
         return await play(call, times, at_once)
 
@@ -165,8 +165,8 @@ def main(argv: list[str] | None = None) -> int:
         (at_once, way): [] for at_once in AT_ONCE for way in WAYS
     }
     run_id, body, date = asyncio.run(sample())
-    told = answer(body, "Content-Type: application/json; charset=utf-8", f"Date: {date}", *EDGE)
-    with bare_apart(Runs(told, run_id)) as server:
+    response = answer(body, "Content-Type: application/json; charset=utf-8", f"Date: {date}", *EDGE)
+    with bare_apart(Runs(response, run_id)) as server:
         for number in range(rounds + 1):
             for (at_once, way), figures in found.items():
                 if number == 0 and asked.short:

@@ -30,7 +30,7 @@ SPAWN = multiprocessing.get_context("spawn")
 # Longer than any attempt of the client lasts, but for a complete: it gives up, and then the
 # sandbox does it all the same.
 SLOW = 4.0
-# Nobody asks for a build so long after its end.
+# No client asks for a build so long after its end.
 MEMORY = 90.0
 KiB = 1024
 
@@ -96,7 +96,7 @@ class Entry:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether nobody ended it, though the client knows of it."""
+        """Whether it was never ended, though the client knows of it."""
         return self.upload.state in ("uploading", "expired") and not self.is_excused
 
 
@@ -212,7 +212,7 @@ class Ledger(Journal):
         so_far = self.counts.copy()
         for entry in self.entries.values():
             self._close(entry)
-        told = self.counts
+        counts = self.counts
         self.counts = so_far
         orphans = [e.upload.build_id for e in self.entries.values() if e.is_orphan]
         return {
@@ -221,7 +221,7 @@ class Ledger(Journal):
             "most_parts": self.most_parts,
             "orphans": self.expired + orphans,
             "unwanted": self.unwanted,
-            **told,
+            **counts,
         }
 
 
@@ -312,7 +312,7 @@ async def _serve(setup: Setup, pipe: Connection) -> None:
 class Server:
     """The sandbox, as its owner sees it."""
 
-    told: dict[str, str]
+    details: dict[str, str]
     _pipe: Connection
 
     def set(self, *, share: float = 0.0, part_latency: float = 0.0) -> None:
@@ -321,8 +321,8 @@ class Server:
 
     def report(self) -> dict[str, Any]:
         """Return what the sandbox has counted."""
-        told: dict[str, Any] = self._ask("report", None)
-        return told
+        report: dict[str, Any] = self._ask("report", None)
+        return report
 
     def _ask(self, word: str, value: object) -> Any:  # noqa: ANN401 - what was asked for
         self._pipe.send((word, value))

@@ -32,7 +32,7 @@ from nunu_async import NunuClient
 
 SIZE = 64 * 1024
 SEED = 7
-# What a client opens at most unless told otherwise, urgent requests to the API included.
+# What a client opens at most by default, urgent requests to the API included.
 STORAGE_AT_ONCE = 16
 MOST_CONNECTIONS = (32 + 4, STORAGE_AT_ONCE)
 MOST_REQUESTS = 3

@@ -43,7 +43,14 @@ MOST_P99 = 5.0
 MOST = 15.0
 MOST_FIRST = 30.0
 # Those that load code for the first time in a process; `warm_up` itself is for a program's start.
-FIRST = ("first client", "first call", "first upload", "first list", "first wait", "first misfit")
+FIRST = (
+    "first client",
+    "first call",
+    "first upload",
+    "first list",
+    "first wait",
+    "first decode error",
+)
 NOT_JUDGED = ("idle", "aiohttp", "warm_up")
 
 
@@ -239,11 +246,11 @@ def play(course: Course, only: str | None) -> dict[str, list[dict[str, float]]]:
                     Case("waiting", waited, move_waited),
                     Case("first_use", {**rows, **one, "warm": False}, move),
                     Case("first_use", {**rows, **one, "warm": True}, move),
-                    Case("misfit", {"url": odd.url, "key": odd.key, "ids": rows["ids"][:1]}),
+                    Case("decode_error", {"url": odd.url, "key": odd.key, "ids": rows["ids"][:1]}),
                     Case("closing", begun),
                     Case("cancelling", begun),
                 ]
-                # Another one begins each round: who comes after whom is no advantage of anybody's.
+                # Another one begins each round: no client gains by its place in the order.
                 for case in [*todo[number:], *todo[:number]]:
                     if only and only not in f"{case.work} {case.wanted.get('name', '')}":
                         continue
@@ -258,22 +265,22 @@ def show(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]
     print(f"{'':>36} {'milliseconds late':>27} {'used of the CPU':>19}")
     names = " ".join(f"{rank.removeprefix('used_'):>{9 if 'u' in rank else 6}}" for rank in ranks)
     print(f"{'':>36} {names}  CPU s wall s")
-    told = {}
+    medians = {}
     for phase, rounds in found.items():
         row = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-        told[phase] = row
+        medians[phase] = row
         late = " ".join(f"{row[rank]:>{9 if 'u' in rank else 6}.1f}" for rank in ranks)
         print(f"{phase:>36} {late} {row['cpu_s']:>6.2f} {row['wall_s']:>6.2f}")
-    return told
+    return medians
 
 
-def judge(told: dict[str, dict[str, float]]) -> None:
+def judge(medians: dict[str, dict[str, float]]) -> None:
     """Print which phases were later than they may be.
 
     The exit status does not depend on it: a shared machine makes any loop late.
     """
     late = []
-    for phase, row in told.items():
+    for phase, row in medians.items():
         if any(word in phase for word in NOT_JUDGED):
             continue
         first = phase in FIRST
@@ -299,8 +306,8 @@ def main(argv: list[str] | None = None) -> int:
     if asked.rounds:
         course = Course(**{**vars(course), "rounds": asked.rounds})
     found = play(course, asked.only)
-    told = show(found)
-    judge(told)
+    medians = show(found)
+    judge(medians)
     tell(describe("aiohttp"), {"rows": found}, asked.json)
     return 0
 

@@ -1,4 +1,4 @@
-"""What the figures of a benchmark depend on, and where they are told."""
+"""What the figures of a benchmark depend on, and where they are reported."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ daemon off; master_process off; {user}
 pid {room}/nginx.pid; error_log {room}/error.log warn;
 events {{ worker_connections 256; }}
 http {{
-  log_format told '$request_method $status $request_length $connection $ssl_protocol/$ssl_cipher';
-  access_log {room}/access.log told;
+  log_format plain '$request_method $status $request_length $connection $ssl_protocol/$ssl_cipher';
+  access_log {room}/access.log plain;
   client_max_body_size 0; client_body_buffer_size 128m; keepalive_requests 1000000;
   client_body_temp_path {room}/body; proxy_temp_path {room}/proxy;
   fastcgi_temp_path {room}/fastcgi; uwsgi_temp_path {room}/uwsgi; scgi_temp_path {room}/scgi;
@@ -63,7 +63,7 @@ _NGINX_TLS = """
     ssl_certificate {room}/chain.pem; ssl_certificate_key {room}/key.pem; ssl_protocols TLSv1.3;
 """
 
-# It is started afresh and imports nothing, because the peak of a process is told to be no less
+# It is started afresh and imports nothing, because the reported peak of a process is never less
 # than that of the process which started it: 9 MiB this way.
 _LAUNCHER = """
 import os, sys
@@ -129,7 +129,7 @@ def measure(command: Sequence[str], environ: dict[str, str], limit: float) -> tu
     out, _, report = out.rstrip().rpartition("\n")
     fields = report.split()
     if launcher.returncode or len(fields) != 4 or fields[0] != "0":
-        last = (errors.strip() or out.strip() or "it told nothing").splitlines()[-1]
+        last = (errors.strip() or out.strip() or "no output").splitlines()[-1]
         raise RigError(f"failed with {fields[0] if fields else launcher.returncode}: {last}")
     unit = 1 if sys.platform == "darwin" else 1024  # KiB on Linux
     cost = Cost(
@@ -182,7 +182,7 @@ class Nginx:
 
     def so_far(self) -> int:
         """Return how many bytes of an upload arrived that was given up, parts of parts included."""
-        time.sleep(0.2)  # for nginx to notice that nobody is there any more
+        time.sleep(0.2)  # for nginx to notice that the client is gone
         return sum(int(line[2]) for line in self._lines())
 
     def _seen(self) -> Requests:
@@ -319,7 +319,7 @@ def serve_api(nginx: Nginx | None, store: Store | None) -> Iterator[str]:
 
 
 def clean_environ() -> dict[str, str]:
-    """Return the environment without proxies, and without anybody's own settings of S3."""
+    """Return the environment without proxies, and without the user's own settings of S3."""
     mine = ("AWS_", "RCLONE_", "NUNU_", "S3_")
     environ = {
         name: value
@@ -376,7 +376,7 @@ def _end(server: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a port of this machine with no listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

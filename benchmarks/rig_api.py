@@ -144,8 +144,8 @@ class Handler(BaseHTTPRequestHandler):
         body: dict[str, Any] = json.loads(self.rfile.read(length) or b"{}")
         return body
 
-    def _answer(self, told: dict[str, Any]) -> None:
-        body = json.dumps(told).encode()
+    def _answer(self, payload: dict[str, Any]) -> None:
+        body = json.dumps(payload).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

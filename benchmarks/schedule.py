@@ -113,12 +113,12 @@ class Slow:
             self._uploads[upload_id][int(number)] = body
             md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
             return self._delays[int(number) - 1], answer(b"", f'ETag: "{md5}"')
-        told: dict[str, object]
+        payload: dict[str, object]
         if method == "GET":
             self._requests["get_upload_parts"] += 1
             asked = parse_qs(query)
             (upload_id,), (numbers,) = asked["upload_id"], asked["part_numbers"]
-            told = {
+            payload = {
                 "upload_urls": [
                     {"part_number": int(n), "url": f"{self._url}/parts/{upload_id}/{n}"}
                     for n in numbers.split(",")
@@ -130,12 +130,12 @@ class Slow:
             parts = self._uploads.pop(upload_id)
             whole = b"".join(parts[number] for number in sorted(parts))
             self._objects[upload_id] = hashlib.sha256(whole).hexdigest()
-            told = {"status": "success", "build_id": upload_id}
+            payload = {"status": "success", "build_id": upload_id}
         else:
             self._requests["initiate_upload"] += 1
             upload_id = f"upload-{len(self._uploads) + len(self._objects)}"
             self._uploads[upload_id] = {}
-            told = {
+            payload = {
                 "upload_type": "multipart",
                 "build_id": upload_id,
                 "object_key": upload_id,
@@ -143,7 +143,7 @@ class Slow:
                 "total_parts": PARTS,
                 "part_size": PART_SIZE,
             }
-        return API, answer(json.dumps(told).encode(), "Content-Type: application/json")
+        return API, answer(json.dumps(payload).encode(), "Content-Type: application/json")
 
     def counts(self) -> Counts:
         """Return what it was asked, and what it has got."""

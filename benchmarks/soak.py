@@ -11,9 +11,9 @@ work. All of it follows from `--seed`, but for what the machine's timing decides
 What must be 0 decides the exit code, and that tasks, descriptors and threads are back where they
 began. Retries multiply requests by (requests the sandbox got) / (first attempts of API calls, and
 parts), asking for the build after a lost complete not counted as a call. An upload is no orphan
-if the answer to its initiate was lost: nobody could have cancelled it. One that was given up while
-a complete had failed in a way that may have worked is let be by the client, which says so, and is
-counted apart.
+if the answer to its initiate was lost: no client could have cancelled it. One that was given up
+while a complete had failed in a way that may have worked is left alone by the client, which says
+so, and is counted apart.
 
 Memory is what the process has after free memory was given back to the system, with one arena of
 malloc's for all threads: it would take long for what several keep free to stop growing, and to
@@ -85,18 +85,18 @@ MOST_GROWTH = 8.0  # MiB
 MOST_AMPLIFICATION = 1.10
 
 
-_LET_BE = re.compile(r"build (\S+?):? (?:may be complete|the server did not say)")
+_LEFT_ALONE = re.compile(r"build (\S+?):? (?:may be complete|the server did not say)")
 
 
 # glibc's; other systems are measured as they are.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-# What is looked for and looked at.
+# What is searched for, and what is measured.
 
 
 class Scanner(logging.Handler):
-    """Looks for secrets in every log record, and counts first attempts by the way."""
+    """Searches for secrets in every log record, and counts first attempts by the way."""
 
     def __init__(self, key: str) -> None:
         super().__init__(logging.DEBUG)
@@ -111,7 +111,7 @@ class Scanner(logging.Handler):
         self.complaints = 0
         self.first_attempts = 0
         self.builds_read = 0
-        self.let_be: set[str] = set()
+        self.left_alone: set[str] = set()
         """Builds that may be complete, as the client says; few."""
         self.examples: list[str] = []
         for secret in (key, "mpu-0123456789", "?X-Amz-Signature=", "a" * 64):
@@ -133,10 +133,10 @@ class Scanner(logging.Handler):
 
     def error(self, error: BaseException) -> None:
         """Look at all that an exception shows: text, notes, chain."""
-        told = traceback.TracebackException.from_exception(error)
-        text = "".join(told.format(chain=True))
+        formatted = traceback.TracebackException.from_exception(error)
+        text = "".join(formatted.format(chain=True))
         self.look(text)
-        self.let_be |= set(_LET_BE.findall(text))
+        self.left_alone |= set(_LEFT_ALONE.findall(text))
         seen: set[int] = set()
         waiting: list[BaseException | None] = [error]
         while waiting:
@@ -209,7 +209,7 @@ class Gauge:
             return math.nan
         return sum(self.last) / len(self.last) - sum(self.first) / len(self.first)
 
-    def told(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """Return start, most and end."""
         return {"start": self.start, "max": self.most, "end": self.end}
 
@@ -333,7 +333,7 @@ class Load:
     def __init__(
         self, server: Server, scanner: Scanner, chance: random.Random, builds: list[Build]
     ) -> None:
-        self._told = server.told
+        self._details = server.details
         self._scanner = scanner
         self._chance = chance
         self._builds = builds
@@ -348,11 +348,11 @@ class Load:
     def client(self, **settings: Any) -> NunuClient:  # noqa: ANN401 - passed on
         """Make a client of the sandbox."""
         return NunuClient(
-            self._told["api_key"], base_url=self._told["base_url"], timeout=TIMEOUTS, **settings
+            self._details["api_key"], base_url=self._told["base_url"], timeout=TIMEOUTS, **settings
         )
 
     async def run(self, nunu: NunuClient, seconds: float) -> None:
-        """Load the client for so long; what is under way then is cancelled, and heard out."""
+        """Load the client for so long; what is under way then is cancelled, and awaited."""
         calls, uploads, waits = Turns(25.0), Turns(3.5), Turns(1.5)
         workers = [
             *(self._repeat(self._call, nunu, calls) for _ in range(CALLERS)),
@@ -387,7 +387,7 @@ class Load:
             await self._heard(work(nunu), work.__name__.strip("_"))
 
     async def _heard(self, work: Awaitable[Any], what: str) -> Any:  # noqa: ANN401 - its own
-        """Wait for something; failures that may be are counted, and all are looked at."""
+        """Wait for something; failures that may be are counted, and all are examined."""
         try:
             return await work
         except NunuError as error:
@@ -403,12 +403,12 @@ class Load:
         return None
 
     async def _call(self, nunu: NunuClient) -> None:
-        chance, told = self._chance, self._told
+        chance, details = self._chance, self._details
         self.counts["calls"] += 1
         match chance.randrange(20):
             case 0:
                 started = await nunu.runs.start(
-                    deployment_config_id=told["config"], multiplayer_test_id=told["test"]
+                    deployment_config_id=details["config"], multiplayer_test_id=details["test"]
                 )
                 self._jobs.extend(started.job_ids)
             case 1 if self._jobs:
@@ -429,12 +429,12 @@ class Load:
 
     async def _wait(self, nunu: NunuClient) -> None:
         """Start something and wait for it; some are cancelled, some run out of time."""
-        chance, told = self._chance, self._told
+        chance, details = self._chance, self._details
         self.counts["waits"] += 1
         timeout = chance.choice((0.2, 1.0, 20.0, 20.0, 20.0))
         if chance.random() < 0.2:
             started = await nunu.runs.start(
-                deployment_config_id=told["config"], test_plan_id=told["plan"]
+                deployment_config_id=details["config"], test_plan_id=details["plan"]
             )
             wait: Coroutine[Any, Any, Any]
             if started.test_plan_execution_id is None:
@@ -446,7 +446,7 @@ class Load:
             wait = nunu.wait_for_run(chance.choice(self._runs), timeout=timeout, interval=0.5)
         else:
             started = await nunu.runs.start(
-                deployment_config_id=told["config"], multiplayer_test_id=told["test"]
+                deployment_config_id=details["config"], multiplayer_test_id=details["test"]
             )
             wait = nunu.wait_for_jobs(started.job_ids, timeout=timeout, interval=0.5)
         with contextlib.suppress(WaitTimeout):
@@ -467,7 +467,7 @@ class Load:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({task})
             if not task.cancelled():
-                task.exception()  # looked at, also where a cancellation is what is raised
+                task.exception()  # retrieved, also where a cancellation is what is raised
         try:
             return task.result()
         except asyncio.CancelledError as error:
@@ -546,9 +546,9 @@ class Load:
             while not all(one.done() for one in both):
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait(both)
-            for told in [*under_way.result(), *(one.exception() for one in both)]:
-                if isinstance(told, BaseException):  # also a cancellation that nobody asked for
-                    self._scanner.complain(f"of a closed client: {told!r}")
+            for outcome in [*under_way.result(), *(one.exception() for one in both)]:
+                if isinstance(outcome, BaseException):  # also an unrequested cancellation
+                    self._scanner.complain(f"of a closed client: {outcome!r}")
 
     async def _upload_closed(self, nunu: NunuClient, build: Build) -> None:
         self.counts["uploads"] += 1
@@ -618,7 +618,7 @@ def soak(course: Course) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="nunu-soak-") as name,
         faulty_sandbox(Setup(seed=course.seed, share=SHARE)) as server,
-        everything_logged(server.told["api_key"]) as scanner,
+        everything_logged(server.details["api_key"]) as scanner,
     ):
         builds = make_builds(Path(name), sizes, chance)
         load = Load(server, scanner, chance, builds)
@@ -629,34 +629,34 @@ def soak(course: Course) -> dict[str, Any]:
     meant = scanner.first_attempts - (scanner.builds_read - load.counts["builds read"])
     requests = sum(report["requests"].values())
     meant += report.get("parts_meant", 0)
-    told = {
+    results = {
         "load": dict(load.counts),
         "failures": dict(sorted(load.failures.items())),
         "sandbox": report,
         "requests": requests,
         "amplification": requests / meant,
-        "memory": meter.memory.told(),
+        "memory": meter.memory.summary(),
         "memory_slope_mib_h": meter.memory.line.slope * 3600,
         "memory_growth_mib": meter.memory.growth,
-        "fds": meter.fds.told(),
-        "tasks": meter.tasks.told(),
-        "threads": meter.threads.told(),
+        "fds": meter.fds.summary(),
+        "tasks": meter.tasks.summary(),
+        "threads": meter.threads.summary(),
         "lag_p99_ms": meter.lag_p99(),
         "lag_max_ms": meter.most_lag * 1000,
         "log_records": scanner.records,
         "examples": [*scanner.examples, *report["unwanted"]],
     }
     is_long = course.seconds >= LEAST_FOR_SLOPE
-    told["judged"] = [
+    results["judged"] = [
         *_never(report, scanner),
-        ("builds told complete that are not", load.counts["builds lost"], 0),
+        ("builds reported complete that are not", load.counts["builds lost"], 0),
         *_back(meter),
-        ("retry amplification", told["amplification"], MOST_AMPLIFICATION),
-        ("memory slope, MiB/h", told["memory_slope_mib_h"], MOST_SLOPE)
+        ("retry amplification", results["amplification"], MOST_AMPLIFICATION),
+        ("memory slope, MiB/h", results["memory_slope_mib_h"], MOST_SLOPE)
         if is_long
-        else ("memory growth, MiB", told["memory_growth_mib"], MOST_GROWTH),
+        else ("memory growth, MiB", results["memory_growth_mib"], MOST_GROWTH),
     ]
-    return told
+    return results
 
 
 async def _soak(server: Server, load: Load, meter: Meter, seconds: float, state: Path) -> None:
@@ -665,7 +665,7 @@ async def _soak(server: Server, load: Load, meter: Meter, seconds: float, state:
             await load.run(nunu, seconds)
             server.set(share=0.0)
             await load.finish_left(nunu)
-        await asyncio.sleep(SLOW + 1)  # for what the sandbox still does, and nobody waits for
+        await asyncio.sleep(SLOW + 1)  # for what the sandbox still does in the background
 
 
 def _never(report: dict[str, Any], scanner: Scanner) -> list[tuple[str, float, float]]:
@@ -675,10 +675,10 @@ def _never(report: dict[str, Any], scanner: Scanner) -> list[tuple[str, float, f
         ("API keys sent to storage", report.get("key_at_storage", 0), 0),
         ("complaints of Python", scanner.complaints, 0),
         ("objects with lost or mixed bytes", report.get("mixed", 0), 0),
-        ("orphans", len(set(report["orphans"]) - scanner.let_be), 0),
+        ("orphans", len(set(report["orphans"]) - scanner.left_alone), 0),
         (
-            "uploads let be in doubt, for completes that failed",
-            len(set(report["orphans"]) & scanner.let_be),
+            "uploads left alone in doubt, for completes that failed",
+            len(set(report["orphans"]) & scanner.left_alone),
             report.get("completes_spoiled", 0),
         ),
         ("DELETE after a complete", report.get("deleted_when_complete", 0), 0),
@@ -699,7 +699,7 @@ def _back(meter: Meter) -> list[tuple[str, float, float]]:
 
 
 class VirtualClock(SystemClock):
-    """Time that moves when everybody sleeps."""
+    """Time that moves when all tasks sleep."""
 
     def __init__(self, seed: int) -> None:
         self.now = 0.0
@@ -753,7 +753,7 @@ class _Due:
     callback: Callable[[], object] | None
 
     def cancel(self) -> None:
-        """Let go of what was to be called."""
+        """Drop the callbacks."""
         self.callback = None
 
 
@@ -766,7 +766,7 @@ def outage(course: Course) -> dict[str, Any]:
 async def _outage(server: Server, course: Course) -> dict[str, Any]:
     clock = VirtualClock(course.seed)
     async with NunuClient(
-        server.told["api_key"], base_url=server.told["base_url"], clock=clock
+        server.details["api_key"], base_url=server.details["base_url"], clock=clock
     ) as nunu:
 
         async def call() -> bool:
@@ -812,7 +812,7 @@ def storm(course: Course) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="nunu-soak-") as name,
         faulty_sandbox(Setup(seed=course.seed, part_size=64 * KiB)) as server,
-        everything_logged(server.told["api_key"]) as scanner,
+        everything_logged(server.details["api_key"]) as scanner,
     ):
         builds = make_builds(Path(name), [256 * KiB] * 8, chance)
         meter = Meter(0.0)
@@ -837,8 +837,8 @@ async def _storm(
 ) -> tuple[float, int]:
     async with metered(meter):
         async with NunuClient(
-            server.told["api_key"],
-            base_url=server.told["base_url"],
+            server.details["api_key"],
+            base_url=server.details["base_url"],
             storage_concurrency=SLOTS,
         ) as nunu:
             server.set(part_latency=0.02)  # or most would be over before they are cancelled
@@ -859,7 +859,7 @@ async def _storm(
             for upload_task in uploads:
                 if not upload_task.cancelled():
                     upload_task.result()
-            server.set(part_latency=0.5)  # so that those of all slots meet
+            server.set(part_latency=0.5)  # so that the parts of all slots overlap
             await asyncio.gather(
                 *(
                     nunu.upload_build(
@@ -879,7 +879,7 @@ def files(course: Course) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="nunu-soak-") as name,
         faulty_sandbox(Setup(seed=course.seed, share=SHARE)) as server,
-        everything_logged(server.told["api_key"]) as scanner,
+        everything_logged(server.details["api_key"]) as scanner,
     ):
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
         builds = make_builds(Path(name), [MIB] * course.count, chance)
@@ -894,8 +894,8 @@ def files(course: Course) -> dict[str, Any]:
         "seconds": seconds,
         "uploaded_again": again,
         "failed": failed,
-        "memory": meter.memory.told(),
-        "fds": meter.fds.told(),
+        "memory": meter.memory.summary(),
+        "fds": meter.fds.summary(),
         "lag_p99_ms": meter.lag_p99(),
         "examples": [*scanner.examples, *report["unwanted"]],
         "judged": [
@@ -913,8 +913,8 @@ async def _files(
 ) -> tuple[int, dict[str, int]]:
     async with metered(meter):
         async with NunuClient(
-            server.told["api_key"],
-            base_url=server.told["base_url"],
+            server.details["api_key"],
+            base_url=server.details["base_url"],
             timeout=TIMEOUTS,
             storage_concurrency=SLOTS,
         ) as nunu:
@@ -963,8 +963,8 @@ def alone(mode: Mode, course: Course) -> dict[str, Any]:
     try:
         if not ours.poll(limit + 10):
             raise SystemExit("it hangs")
-        told: dict[str, Any] = ours.recv()
-        return told
+        report: dict[str, Any] = ours.recv()
+        return report
     except EOFError:
         raise SystemExit("it ended without a word") from None
     finally:
@@ -973,18 +973,18 @@ def alone(mode: Mode, course: Course) -> dict[str, Any]:
         process.join()
 
 
-def tell(told: dict[str, Any]) -> bool:
+def tell(report: dict[str, Any]) -> bool:
     """Print the figures and what was promised; tell whether it was kept."""
-    for name, value in told.items():
+    for name, value in report.items():
         if isinstance(value, dict):
             some = ", ".join(f"{key} {_figure(one)}" for key, one in value.items())
             print(f"{name.replace('_', ' ')}: {some}")
         elif not isinstance(value, list):
             print(f"{name.replace('_', ' ')}: {_figure(value)}")
-    for example in told.get("examples", ()):
+    for example in report.get("examples", ()):
         print(f"SEEN: {example}")
     is_kept = True
-    for what, figure, most in told["judged"]:
+    for what, figure, most in report["judged"]:
         is_good = figure <= most
         is_kept &= is_good
         print(f"{'kept' if is_good else 'MISSED'}: {what} {_figure(figure)} (at most {most:g})")
@@ -1023,9 +1023,9 @@ def main(argv: list[str] | None = None) -> int:
         run, course = soak, Course(seed=asked.seed, seconds=minutes * 60)
     length = f"{course.seconds / 60:g} minutes" if course.seconds else f"{course.count}"
     print(f"{run.__name__}: {length}", flush=True)
-    told = alone(run, course)
-    is_kept = tell(told)
-    machine.tell(machine.describe("aiohttp", seed=asked.seed), told, asked.json)
+    report = alone(run, course)
+    is_kept = tell(report)
+    machine.tell(machine.describe("aiohttp", seed=asked.seed), report, asked.json)
     return 0 if is_kept else 1
 
 

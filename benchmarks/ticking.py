@@ -153,7 +153,7 @@ async def upload_plainly(ticker: Ticker, wanted: dict[str, Any]) -> None:
     import aiohttp  # noqa: PLC0415
 
     size, part_size = wanted["size"], wanted["part_size"]
-    slots = asyncio.Semaphore(wanted["at_once"])
+    limit = asyncio.Semaphore(wanted["at_once"])
 
     async def blocks(offset: int, length: int) -> AsyncIterator[bytes]:
         async with aiofiles.open(wanted["build"], "rb") as file:
@@ -166,7 +166,7 @@ async def upload_plainly(ticker: Ticker, wanted: dict[str, Any]) -> None:
     async def send(http: aiohttp.ClientSession, offset: int) -> None:
         length = min(part_size, size - offset)
         async with (
-            slots,
+            limit,
             http.put(
                 f"{wanted['url']}{offset // part_size + 1}",
                 data=blocks(offset, length),
@@ -246,21 +246,23 @@ async def waiting(ticker: Ticker, wanted: dict[str, Any]) -> None:
         await ready(nunu)
         await nunu.runs.list_page(page_size=100)
         ids = wanted["ids"]
-        looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        polled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def seen(_: object) -> None:
-            if not looked.done():
-                looked.set_result(None)
+            if not polled.done():
+                polled.set_result(None)
 
         # Tasks are begun a few at a time, as a service does: to begin them is the caller's.
         tasks = []
         for number, name in enumerate(ids):
-            told = seen if number == len(ids) - 1 else None
-            tasks.append(asyncio.create_task(nunu.wait_for_run(name, interval=1.0, on_change=told)))
+            listener = seen if number == len(ids) - 1 else None
+            tasks.append(
+                asyncio.create_task(nunu.wait_for_run(name, interval=1.0, on_change=listener))
+            )
             if number % 50 == 49:
                 await asyncio.sleep(0)
         with ticker.phase("waiters, a look"):
-            await looked
+            await polled
             await asyncio.sleep(1.5)
         print("move 1000", flush=True)
         with ticker.phase("waiters, all end"):
@@ -299,12 +301,12 @@ async def first_use(ticker: Ticker, wanted: dict[str, Any]) -> None:
     await nunu.close()
 
 
-async def misfit(ticker: Ticker, wanted: dict[str, Any]) -> None:
+async def decode_error(ticker: Ticker, wanted: dict[str, Any]) -> None:
     """Read an answer that does not fit exactly, for the first time in this process."""
     async with await _client(wanted) as nunu:
         first = wanted["ids"][0]
         await nunu.runs.get(first)
-        with ticker.phase("first misfit"):
+        with ticker.phase("first decode error"):
             # The sandbox answers this one with a number that is written as 3.0.
             await nunu.runs.get(first)
 
@@ -346,7 +348,7 @@ CASES = {
     one.__name__: one
     for one in (
         *(idle, upload, upload_plainly, small_files, listing, list_plainly),
-        *(waiting, first_use, misfit, closing, cancelling),
+        *(waiting, first_use, decode_error, closing, cancelling),
     )
 }
 

