@@ -41,11 +41,11 @@ from nunu_async import (
 )
 
 HTML = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
-# Where nobody could know of a reservation: it frees itself at the end of its time.
+# Where no client could know of a reservation: it frees itself at the end of its time.
 UNHEARD = {"I1": "left to the server: no answer ever named the build"}
 UNSETTLED = {"I1": "left to the server: it may be assembling the build still"}
 UNDELETED = {"I1": "left to the server: it would not cancel"}
-TWICE = {"I2": "the first reservation was not heard of, and one more is asked for once"}
+TWICE = {"I2": "the answer to the first reservation was lost, and one more is asked for once"}
 
 
 def no(status: int, *, error: str = "no", **how: Any) -> Step:
@@ -54,10 +54,10 @@ def no(status: int, *, error: str = "no", **how: Any) -> Step:
 
 
 def retry_after(*values: str, status: int = 429, date: str | None = None) -> Step:
-    told = [("Retry-After", value) for value in values]
+    headers = [("Retry-After", value) for value in values]
     if date is not None:
-        told.append(("Date", date))
-    return no(status, headers=tuple(told))
+        headers.append(("Date", date))
+    return no(status, headers=tuple(headers))
 
 
 # --- A1 to A5: what is tried again, and when
@@ -102,10 +102,10 @@ A2 = [
         "A2",
         variant,
         operation="list",
-        steps={"list_runs": [retry_after(told, date=_NOW)]},
+        steps={"list_runs": [retry_after(sent, date=_NOW)]},
         sleeps=[8 * 1.125],
     )
-    for variant, told in {
+    for variant, sent in {
         "imf": "Fri, 06 Nov 2026 08:49:45 GMT",
         "rfc850": "Friday, 06-Nov-26 08:49:45 GMT",
         "asctime": "Fri Nov  6 08:49:45 2026",
@@ -158,11 +158,11 @@ A3 = [
         "A3",
         f"{variant}-{status}",
         operation="list",
-        steps={"list_runs": [retry_after(*told, status=status, date=_NOW)]},
+        steps={"list_runs": [retry_after(*sent, status=status, date=_NOW)]},
         # As if it were not there.
         sleeps=[0.5 if status == 429 else 0.25],
     )
-    for variant, told in _HOSTILE.items()
+    for variant, sent in _HOSTILE.items()
     for status in ((429, 503) if variant in {"nan", "two-that-differ"} else (429,))
 ]
 A3 += [
@@ -183,7 +183,7 @@ A3 += [
         requests={"list_runs": 1},
         sleeps=0,
     ),
-    # It holds back the others, but never the DELETE that is owed, and nobody for longer than this.
+    # It holds back the others, but never the DELETE that is owed, and none for longer than this.
     Case(
         "A3",
         "centuries-for-parts",
@@ -499,7 +499,7 @@ def _whole(played: Played) -> None:
 
 
 def _standing(status: str) -> Step:
-    return serve(edit=lambda told: told | {"status": status})
+    return serve(edit=lambda sent: sent | {"status": status})
 
 
 A9 = [
@@ -537,7 +537,7 @@ A9 += [
     ),
     Case(
         "A9",
-        "nobody-tells",
+        "status-unknown",
         steps={
             "complete_upload": [rst("all", effect=True)],
             "get_build": [no(503).always()],
@@ -560,7 +560,7 @@ A9 += [
         "another-build",
         steps={
             "complete_upload": [rst("all", effect=True)],
-            "get_build": [serve(edit=lambda told: told | {"build_id": "another"}).always()],
+            "get_build": [serve(edit=lambda sent: sent | {"build_id": "another"}).always()],
         },
         error=UploadOutcomeUnknown,
         requests={"cancel_upload": 0},
@@ -570,7 +570,7 @@ A9 += [
         "another-size",
         steps={
             "complete_upload": [rst("all", effect=True)],
-            "get_build": [serve(edit=lambda told: told | {"size": 1}).always()],
+            "get_build": [serve(edit=lambda sent: sent | {"size": 1}).always()],
         },
         error=UploadOutcomeUnknown,
         requests={"cancel_upload": 0},
@@ -633,8 +633,8 @@ A10 = [
         "another-build-of-one-that-worked": serve(body={"build_id": "another"}),
         "not-success-of-one-that-worked": serve(body={"status": "queued"}),
         "nothing-of-one-that-worked": serve(body={}),
-        "not-ok-of-one-that-worked": serve(edit=lambda told: told | {"ok": False}),
-        "no-success-of-one-that-worked": serve(edit=lambda told: told | {"success": False}),
+        "not-ok-of-one-that-worked": serve(edit=lambda sent: sent | {"ok": False}),
+        "no-success-of-one-that-worked": serve(edit=lambda sent: sent | {"success": False}),
         "code-of-one-that-worked": answer(200, {"build_id": "build-1", "code": "OK"}, effect=True),
         "not-ok": _names_it(ok=False, message="assembly failed"),
         "no-success": _names_it(success=False),
@@ -729,7 +729,7 @@ A11 += [
     for variant, step in (
         ("no-word-of-the-build", no(503)),
         ("no-answer-of-the-build", hold()),
-        ("a-build-that-is-odd", serve(edit=lambda told: told | {"status": "UNHEALTHY"})),
+        ("a-build-that-is-odd", serve(edit=lambda sent: sent | {"status": "UNHEALTHY"})),
     )
 ]
 A11 += [
@@ -1012,7 +1012,7 @@ A28 += [
 
 
 def _urls(change: Callable[[list[Any]], Iterable[Any]]) -> Step:
-    return serve(edit=lambda told: {"upload_urls": list(change(told["upload_urls"]))})
+    return serve(edit=lambda sent: {"upload_urls": list(change(sent["upload_urls"]))})
 
 
 def _each(**members: Callable[[dict[str, Any]], Any]) -> Callable[[list[Any]], list[Any]]:
@@ -1073,12 +1073,12 @@ A14 += [
         "A14",
         f"url-{variant}",
         size=PART,
-        steps={"get_upload_parts": [_urls(_each(url=lambda _, told=told: told)).always()]},
+        steps={"get_upload_parts": [_urls(_each(url=lambda _, sent=sent: sent)).always()]},
         error=UploadError,
         match="nothing was sent",
         requests={"put_part": 0, "foreign": 0, "cancel_upload": 1},
     )
-    for variant, told in {
+    for variant, sent in {
         "empty": "",
         "of-a-file": "file:///etc/passwd",
         "with-user-info": "https://a:b@storage.example/x",
@@ -1153,11 +1153,11 @@ A15 += [
 
 
 def _ticket(**members: object) -> Step:
-    return serve(edit=lambda told: {n: v for n, v in (told | members).items() if v != "gone"})
+    return serve(edit=lambda sent: {n: v for n, v in (sent | members).items() if v != "gone"})
 
 
-def _named(told: dict[str, Any], *, gone: str) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name != gone}
+def _named(members: dict[str, Any], *, gone: str) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if name != gone}
 
 
 A16 = [
@@ -1269,8 +1269,8 @@ A17 = [
         "upload",
         steps={
             "initiate_upload": [_ticket(expires=None, region="eu", part_size=float(PART))],
-            "complete_upload": [serve(edit=lambda told: told | {"took": 5, "warnings": []})],
-            "get_upload_parts": [serve(edit=lambda told: told | {"expires_in": 3600})],
+            "complete_upload": [serve(edit=lambda sent: sent | {"took": 5, "warnings": []})],
+            "get_upload_parts": [serve(edit=lambda sent: sent | {"expires_in": 3600})],
         },
         requests={"put_part": 3, "complete_upload": 1},
     ),
@@ -1534,8 +1534,8 @@ def redirected(
         place = to.format(
             foreign=foreign, api=server.url("api"), plain=f"http://{foreign.partition('://')[2]}"
         )
-        told = answer(status, "", headers={"Location": place}).always()
-        server._steps[on] = [*before, told]
+        redirect = answer(status, "", headers={"Location": place}).always()
+        server._steps[on] = [*before, redirect]
         return await OPERATIONS[operation](nunu, path, played, **options)
 
     return go
@@ -1627,7 +1627,7 @@ A22 += [
     }.items()
 ]
 A22 += [
-    # See Other: it was done, and is told somewhere else.
+    # See Other: it was done, and the result is elsewhere.
     Case(
         "A22",
         "complete-that-worked",

@@ -379,7 +379,7 @@ class Odd(Exception):
     """What a listener raises."""
 
 
-def told(listener: Callable[[UploadEvent], Any]) -> Callable[..., Awaitable[object]]:
+def listening_with(listener: Callable[[UploadEvent], Any]) -> Callable[..., Awaitable[object]]:
     async def operation(nunu: NunuClient, path: Path, played: Played, **more: Any) -> object:
         def both(event: UploadEvent) -> Any:
             played.events.append(event)
@@ -458,12 +458,12 @@ def inherited(path: Path) -> None:
     assert "pipe:" in found, found
     assert str(path) not in found
     assert "socket:" not in found
-    path.with_name("looked").touch()
+    path.with_name("checked").touch()
 
 
 async def with_a_child(nunu: NunuClient, path: Path, played: Played) -> object:
     result = await during(inherited)(nunu, path, played)
-    assert path.with_name("looked").exists()
+    assert path.with_name("checked").exists()
     return result
 
 
@@ -677,7 +677,7 @@ CASES = [
         Case(
             "F15",
             f"raises-at-{kind.__name__.lower()}",
-            operation=told(raising_at(kind)),
+            operation=listening_with(raising_at(kind)),
             error=Odd,
             requests={"complete_upload": 0, "cancel_upload": 1},
             also=says("was cancelled on the server"),
@@ -687,7 +687,7 @@ CASES = [
     Case(
         "F15",
         "raises-at-retrying",
-        operation=told(raising_at(Retrying)),
+        operation=listening_with(raising_at(Retrying)),
         steps={"put_part:1": [rst("half")]},
         error=Odd,
         requests={"complete_upload": 0, "cancel_upload": 1},
@@ -695,7 +695,7 @@ CASES = [
     Case(
         "F15",
         "raises-at-completed",
-        operation=told(raising_at(Completed)),
+        operation=listening_with(raising_at(Completed)),
         error=Odd,
         requests={"complete_upload": 1, "cancel_upload": 0},
         also=says("is complete"),
@@ -703,7 +703,7 @@ CASES = [
     Case(
         "F15",
         "raises-at-cancelled",
-        operation=told(raising_at(Cancelled)),
+        operation=listening_with(raising_at(Cancelled)),
         steps={"put_part:1": [refuse(400, "EntityTooLarge")]},
         error=UploadError,
         requests={"cancel_upload": 1},
@@ -712,11 +712,11 @@ CASES = [
     Case(
         "F15",
         "coroutine-raises",
-        operation=told(raising_later_at(PartDone)),
+        operation=listening_with(raising_later_at(PartDone)),
         error=Odd,
         requests={"complete_upload": 0, "cancel_upload": 1},
     ),
-    Case("F15", "coroutine-is-slow", operation=told(slow), also=sane_totals),
+    Case("F15", "coroutine-is-slow", operation=listening_with(slow), also=sane_totals),
     Case(
         "F15",
         "totals-after-retries",

@@ -86,7 +86,7 @@ def in_order(count: int) -> Callable[[Played], None]:
 
     def also(played: Played) -> None:
         (build,) = played.server.builds.values()
-        assert [part["part_number"] for part in build.told] == list(range(1, count + 1))
+        assert [part["part_number"] for part in build.completed_with] == list(range(1, count + 1))
 
     return also
 

@@ -47,7 +47,7 @@ PORTAL = "<!doctype html><title>Sign in to Hotel Wi-Fi</title>"
 HTML = {"Content-Type": "text/html"}
 LOGIN = {"Location": "{foreign}/login"}
 UNHEARD = {
-    "I1": "nobody but the server knows of the build; its own limit frees it",
+    "I1": "only the server knows of the build; its own limit frees it",
     "I2": "an upload that deletes nothing asks once more, and tells of a possible orphan",
 }
 
@@ -120,7 +120,7 @@ DROPPED: dict[str, Step] = {
 }
 
 CASES = [
-    # --- N1: nobody listens yet; nothing was sent, so also a POST is sent again
+    # --- N1: no listener yet; nothing was sent, so also a POST is sent again
     *(
         Case(
             "N1",
@@ -418,11 +418,11 @@ CASES = [
         Case(
             "N9",
             f"{request}-{name}",
-            steps={request: [raw(told, effect=True)]},
+            steps={request: [raw(cut, effect=True)]},
             requests={request: count, "cancel_upload": 0},
             allow=UNHEARD if request == "initiate_upload" else {},
         )
-        for name, told in [("half-line", HALF_LINE), ("half-headers", HALF_HEAD)]
+        for name, cut in [("half-line", HALF_LINE), ("half-headers", HALF_HEAD)]
         for request, count in [
             ("put_part:2", 2),
             ("get_upload_parts", 2),

@@ -18,7 +18,7 @@ from nunu_async import BuildFile, ClientClosed, Completing, NunuClient, UploadEr
 CANCELLED = asyncio.CancelledError
 HTML = "<html>502 Bad Gateway</html>"
 UNHEARD = {"I1": "left to the server: no answer ever named the build"}
-UNSETTLED = {"I1": "left to the server: a complete that nobody answered may have worked"}
+UNSETTLED = {"I1": "left to the server: a complete without an answer may have worked"}
 
 
 def _noted(words: str) -> Callable[[Played], None]:
@@ -86,7 +86,7 @@ P1 += [
         "P1",
         "answered-with-nonsense",
         steps={
-            "initiate_upload": [serve(delay=3.0, edit=lambda told: told | {"total_parts": None})]
+            "initiate_upload": [serve(delay=3.0, edit=lambda sent: sent | {"total_parts": None})]
         },
         cancel=Cancel(operation="initiate_upload", moment="stuck"),
         error=CANCELLED,
@@ -221,10 +221,10 @@ P3 = [
 ]
 
 P3 += [
-    # On a loop with eager tasks the complete is on its way by then, and is heard out.
+    # On a loop with eager tasks the complete is on its way by then, and is awaited.
     Case(
         "P3",
-        "when-completing-is-told",
+        "when-completing-is-announced",
         operation=_cancel_at_completing,
         error=CANCELLED,
         requests={"put_part": 3, "complete_upload": (0, 1), "cancel_upload": (0, 1)},
@@ -284,7 +284,7 @@ P4 += [
     for moment in ("arrived", "read", "answered")
 ]
 P4 += [
-    # The look that settles a lost answer is heard out as well.
+    # The look-up that settles a lost answer is awaited as well.
     Case(
         "P4",
         "while-settling",
@@ -470,7 +470,7 @@ P7 = [
         "P7",
         "task-group",
         operation=_in_a_group,
-        # The others are at a part that nobody takes when the first is refused.
+        # The others are at a part that the server does not read when the first is refused.
         steps={"put_part:2": [refuse(501, "NotImplemented"), stop_reading("half").repeat(2)]},
         error=UploadError,
         attributes={"cancelled": True},

@@ -63,9 +63,9 @@ def reserves_once_the_first_is_gone(played: Played) -> None:
     assert (gone.build_id, gone.status) == ("build-1", 200)
     assert gone.ended is not None
     assert gone.ended < second.arrived
-    told = [event for event in played.events if not isinstance(event, BytesSent)]
-    assert [type(event) for event in told[:3]] == [UploadStarted, Retrying, UploadStarted]
-    assert [getattr(event, "build_id", None) for event in told[:3]] == ["build-1", None, SECOND]
+    events = [event for event in played.events if not isinstance(event, BytesSent)]
+    assert [type(event) for event in events[:3]] == [UploadStarted, Retrying, UploadStarted]
+    assert [getattr(event, "build_id", None) for event in events[:3]] == ["build-1", None, SECOND]
     tells_one_end(played)
 
 
@@ -103,8 +103,8 @@ def sends_what_is_signed(played: Played) -> None:
 
 def names_the_bare_etag(played: Played) -> None:
     (build,) = played.server.builds.values()
-    told = {part["part_number"]: part["etag"] for part in build.told}
-    assert told == {number: etag_of(content) for number, content in build.parts.items()}
+    named = {part["part_number"]: part["etag"] for part in build.completed_with}
+    assert named == {number: etag_of(content) for number, content in build.parts.items()}
 
 
 def lowers_the_concurrency(played: Played) -> None:
@@ -333,7 +333,7 @@ CASES = [
         attributes={"status": 403, "cancelled": False, "build_id": "build-1"},
         match="cannot be signed anew",
         requests={"put_part": 1, "initiate_upload": 1, "cancel_upload": 1},
-        allow={"I1": "the server refuses to let go"},
+        allow={"I1": "the server refuses to cancel"},
     ),
     Case(
         "S3",
@@ -361,7 +361,7 @@ CASES = [
         attributes={"stage": "initiate", "cancelled": None},
         requests={"put_part": 1, "initiate_upload": 2, "cancel_upload": 1},
         also=tells_one_end,
-        allow={"I1": "nobody knows what was reserved", **RESERVED_ANEW},
+        allow={"I1": "no client knows what was reserved", **RESERVED_ANEW},
     ),
     *(
         Case(
@@ -417,7 +417,7 @@ CASES = [
             ("for-ever", refuse(403, *UNSIGNED).always(), UploadError, 2),
         ]
     ),
-    # --- S5, S6, S7: what the server of these cases refuses anyhow, looked at
+    # --- S5, S6, S7: what the server of these cases refuses anyhow, checked
     *(
         Case(row, name, operation=operation, tls=tls, also=look)  # type: ignore[arg-type] - below
         for row, look in [
@@ -558,7 +558,7 @@ CASES = [
             ("plain-http", "http://foreign.test/x"),
         ]
     ),
-    # --- S13: the server has let go of the upload
+    # --- S13: the server has dropped the upload
     Case(
         "S13",
         "by-its-own-clock",
@@ -622,7 +622,7 @@ CASES = [
         steps={"put_part:2": [serve(corrupt=True)]},
         requests={"put_part": 3},
         attributes={"verified": None},
-        allow={"I4": "nobody asked to compare; the result says that it was not"},
+        allow={"I4": "comparing was not asked for; the result says that it was not"},
     ),
     # --- S15: the digest did not fit
     *(

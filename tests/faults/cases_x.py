@@ -134,8 +134,8 @@ def led_to(url: str, **more: Any) -> Callable[..., Awaitable[object]]:
 
     async def operation(nunu: NunuClient, path: Path, played: Played) -> object:
         port = played.server.ports["foreign"]
-        told = url.replace("{foreign}", f"127.0.0.1:{port}").replace("{port}", str(port))
-        step = answer(200, {"upload_urls": [{"part_number": 1, "url": told}]}).always()
+        target = url.replace("{foreign}", f"127.0.0.1:{port}").replace("{port}", str(port))
+        step = answer(200, {"upload_urls": [{"part_number": 1, "url": target}]}).always()
         played.server._steps["get_upload_parts"] = [step]
         asked = {"name": "n", "platform": "linux", "multipart": True}
         return await nunu.upload_build(path, **(asked | more))
@@ -461,11 +461,11 @@ CASES = [
             "X6",
             name,
             operation="list",
-            steps={"list_runs": [answer(**({"status": 400} | told))]},
-            error=ApiError if told.get("status") else BadRequest,
+            steps={"list_runs": [answer(**({"status": 400} | echo))]},
+            error=ApiError if echo.get("status") else BadRequest,
             requests={"list_runs": 1, "foreign": 0},
         )
-        for name, told in ECHOES.items()
+        for name, echo in ECHOES.items()
     ],
     Case(
         "X6",

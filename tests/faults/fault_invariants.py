@@ -135,8 +135,8 @@ class Evidence:
             )
             for build in server.builds.values()
         ]
-        told = {"requests": requests, "uploads": uploads, "secrets": set(server.secrets)} | more
-        return cls(**told)  # type: ignore[arg-type] - the fields above
+        fields = {"requests": requests, "uploads": uploads, "secrets": set(server.secrets)} | more
+        return cls(**fields)  # type: ignore[arg-type] - the fields above
 
     @classmethod
     def of_sandbox(cls, box: Sandbox, **more: object) -> Evidence:
@@ -174,8 +174,8 @@ class Evidence:
         ]
         secrets = {box.api_key, "X-Amz-Signature="}
         secrets |= {upload.upload_id for upload in box.uploads.values() if upload.upload_id}
-        told = {"requests": requests, "uploads": uploads, "secrets": secrets} | more
-        return cls(**told)  # type: ignore[arg-type] - the fields above
+        fields = {"requests": requests, "uploads": uploads, "secrets": secrets} | more
+        return cls(**fields)  # type: ignore[arg-type] - the fields above
 
     def of(self, operation: str, build_id: str | None = None) -> list[RequestSeen]:
         """List the requests of an operation, of one build only if that is given."""
@@ -188,7 +188,9 @@ class Evidence:
 
 def check_invariants(evidence: Evidence) -> None:
     """Fail with all that is wrong, unless the case allows for it."""
-    found = [told for told in problems_of(evidence) if told.split()[0] not in evidence.allowed]
+    found = [
+        problem for problem in problems_of(evidence) if problem.split()[0] not in evidence.allowed
+    ]
     assert not found, "\n".join(found)
 
 
@@ -200,7 +202,7 @@ def problems_of(evidence: Evidence) -> Iterator[str]:
     yield from _differences(evidence)
     yield from _credentials(evidence)
     yield from _secrets(evidence)
-    yield from (f"I7 left: {told}" for told in evidence.left)
+    yield from (f"I7 left: {leftover}" for leftover in evidence.left)
     yield from _excesses(evidence)
     yield from _late_bytes(evidence)
     yield from (f"I10 a hook saw {one}" for one in evidence.secrets if one in evidence.hooked)
@@ -216,9 +218,9 @@ def _origin(listener: str) -> Literal["api", "storage", "foreign"]:
 
 def _orphans(evidence: Evidence) -> Iterator[str]:
     for upload in evidence.uploads:
-        told = evidence.of("cancel_upload", upload.build_id)
-        if upload.state == "expired" and told:
-            continue  # gone already when the client let go of it
+        cancels = evidence.of("cancel_upload", upload.build_id)
+        if upload.state == "expired" and cancels:
+            continue  # gone already when the client cancelled it
         if upload.state not in {"completed", "cancelled"}:
             yield f"I1 build {upload.build_id} was left {upload.state}"
 
@@ -244,8 +246,8 @@ def _losses(evidence: Evidence) -> Iterator[str]:
         if not completes:
             continue
         last = max(completes, key=lambda seen: seen.arrived)
-        heard = last.status is not None and last.ended < delete.arrived
-        if heard and last.status is not None and 400 <= last.status < 500:
+        answered = last.status is not None and last.ended < delete.arrived
+        if answered and last.status is not None and 400 <= last.status < 500:
             continue
         looks = [
             seen

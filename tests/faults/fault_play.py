@@ -136,7 +136,7 @@ async def play(case: Case, directory: Path, *, soon: float = _SOON) -> Played:
     """
     gc.collect()
     # The collections of each case need not look through what earlier cases left to stay. Freezing
-    # keeps what the last case has not let go of yet, so it is not done every time.
+    # keeps what the last case has not released yet, so it is not done every time.
     if next(_played) % 20 == 0:
         gc.freeze()
     path = directory / "game.zip"
@@ -198,8 +198,8 @@ def _hooked(played: Played) -> Iterator[None]:
     config = aiohttp.TraceConfig()
 
     async def note(_session: object, _context: object, params: Any) -> None:
-        told = (getattr(params, name, "") for name in ("method", "url", "chunk", "exception"))
-        played.hooked.append(" ".join(map(str, told)))
+        shown = (getattr(params, name, "") for name in ("method", "url", "chunk", "exception"))
+        played.hooked.append(" ".join(map(str, shown)))
 
     for signal in (
         *(config.on_request_start, config.on_request_chunk_sent, config.on_request_end),
@@ -263,7 +263,7 @@ async def _go(
             await _drive(task, server, clock, case)
         try:
             played.result = task.result()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - looked at below
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - examined below
             played.error = error
         played.seconds = clock.now - began
         del task
@@ -348,9 +348,9 @@ def _check_outcome(played: Played) -> None:
     if case.match:
         text = f"{error} {getattr(error, '__notes__', '')}"
         assert re.search(case.match, text), text
-    told = played.result if error is None else error
+    outcome = played.result if error is None else error
     for name, value in case.attributes.items():
-        assert getattr(told, name) == value, f"{name} is {getattr(told, name)!r}"
+        assert getattr(outcome, name) == value, f"{name} is {getattr(outcome, name)!r}"
 
 
 def _check_counts(played: Played) -> None:
@@ -463,9 +463,9 @@ def _everything_logged(played: Played) -> Iterator[None]:
         root.setLevel(level)
         played.log = stream.getvalue()
         played.texts["log"] = played.log
-    told = [str(warning.message) for warning in caught]
-    played.texts["warnings"] = "\n".join(told)
-    played.left += [f"warning {text}" for text in told]
+    messages = [str(warning.message) for warning in caught]
+    played.texts["warnings"] = "\n".join(messages)
+    played.left += [f"warning {text}" for text in messages]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""An API, an object storage and a foreign host on raw sockets, which fail as they are told.
+"""An API, an object storage and a foreign host on raw sockets, which fail as scripted.
 
 Bare asyncio streams: aiohttp's own test server hides what its client does to a socket. Storage
 refuses what Cloudflare R2 refuses, judges URLs byte for byte and their age by the case's clock.
@@ -89,10 +89,10 @@ else:
 
     def _is_established(sock: Any) -> bool:
         try:
-            told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
         except (OSError, AttributeError, ValueError):  # closed; or a system that does not tell
             return False
-        return bool(told[0] == _ESTABLISHED)
+        return bool(state[0] == _ESTABLISHED)
 
 
 @attrs.define(eq=False)
@@ -148,7 +148,7 @@ class Seen:
 
     def header(self, name: str) -> str | None:
         """Return a header's value."""
-        return next((value for told, value in self.headers if told.lower() == name.lower()), None)
+        return next((value for field, value in self.headers if field.lower() == name.lower()), None)
 
     @property
     def json(self) -> Any:
@@ -179,7 +179,7 @@ class Build:
     etags: dict[int, str] = attrs.field(factory=dict)
     completions: int = 0
     """Completes that took effect."""
-    told: list[dict[str, Any]] = attrs.field(factory=list)
+    completed_with: list[dict[str, Any]] = attrs.field(factory=list)
     """The parts that the last complete named."""
 
     def length_of(self, number: int) -> int:
@@ -409,7 +409,7 @@ class FaultServer:
             connection.gone_by_peer = True
         except asyncio.CancelledError:
             pass
-        except Exception as error:  # noqa: BLE001 - told to the test, which fails for it
+        except Exception as error:  # noqa: BLE001 - kept for the test, which fails for it
             self.errors.append(error)
         finally:
             connection.is_open = False
@@ -521,8 +521,8 @@ class FaultServer:
                 body = bytes([body[0] ^ 1]) + body[1:]
             said = self._act(seen, body)
             if step.edit is not None:
-                told = json.dumps(step.edit(json.loads(said.body))).encode()
-                said = attrs.evolve(said, body=told)
+                edited = json.dumps(step.edit(json.loads(said.body))).encode()
+                said = attrs.evolve(said, body=edited)
         return await self._do(seen, step, said, reader, writer)
 
     async def _do(  # noqa: C901, PLR0911 - a table
@@ -621,7 +621,7 @@ class FaultServer:
         self._tell("stuck", seen)
         try:
             while not reads and not self._released.is_set() and seen.connection.is_alive:
-                await asyncio.sleep(0.001)  # reading nothing, an end is not heard
+                await asyncio.sleep(0.001)  # without reading, an end is not noticed
         finally:
             self.stuck -= 1
         self.stuck += reads
@@ -669,15 +669,17 @@ class FaultServer:
             headers = [one for one in headers if one[0] != "ETag"]
             headers += [(step.etag_name, etag.replace("{}", found)) for etag in step.etags]
         elif step.etag_name != "ETag":
-            headers = [(step.etag_name if name == "ETag" else name, told) for name, told in headers]
+            headers = [
+                (step.etag_name if name == "ETag" else name, value) for name, value in headers
+            ]
         build = self.builds.get(seen.build_id or "")
         if seen.effect and build is not None and seen.part_number is not None and step.etags:
-            # A complete has to name what the client was told.
+            # A complete has to name the parts and ETags that the client was given.
             build.etags[seen.part_number] = headers[-1][1].removeprefix("W/").strip('"')
         origins = {name: self.url(name) for name in LISTENERS}
         headers += [
-            (name, re.sub(r"\{(\w+)\}", lambda found: origins[found[1]], told))
-            for name, told in step.headers
+            (name, re.sub(r"\{(\w+)\}", lambda found: origins[found[1]], value))
+            for name, value in step.headers
         ]
         return _Said(step.status or said.status, body, tuple(headers))
 
@@ -712,14 +714,14 @@ class FaultServer:
         self.builds[build.build_id] = build
         seen.build_id = build.build_id
         seen.effect = True
-        told: dict[str, object] = {"build_id": build.build_id, "object_key": build.object_key}
+        ticket: dict[str, object] = {"build_id": build.build_id, "object_key": build.object_key}
         if build.upload_id is None:
             url = self._issue(build, 1)
-            return _json(200, told | {"upload_type": "single-part", "upload_url": url})
+            return _json(200, ticket | {"upload_type": "single-part", "upload_url": url})
         self.secrets.append(build.upload_id.partition("/")[0])  # however the rest is quoted
         return _json(
             200,
-            told
+            ticket
             | {
                 "upload_type": "multipart",
                 "upload_id": build.upload_id,
@@ -757,9 +759,9 @@ class FaultServer:
         if build is None or not self._is_open(build):
             return _json(404, {"error": "Upload not found"})
         if build.upload_id is not None:
-            build.told = asked["parts"]
+            build.completed_with = asked["parts"]
             right = [{"part_number": n, "etag": build.etags[n]} for n in sorted(build.parts)]
-            bare = [part | {"etag": part["etag"].strip('"')} for part in build.told]
+            bare = [part | {"etag": part["etag"].strip('"')} for part in build.completed_with]
             if bare != right or len(right) != build.total_parts:
                 return _json(400, {"error": "InvalidPart", "code": "InvalidPart"})
         elif not build.parts:
@@ -782,8 +784,8 @@ class FaultServer:
         if build is None or build.state == "cancelled" or self._is_over(build):
             return _json(404, {"error": "build not found"})
         status = "OK" if build.state == "completed" else "uploading"
-        told = {"build_id": build.build_id, "name": "n", "status": status, "size": build.size}
-        return _json(200, told)
+        payload = {"build_id": build.build_id, "name": "n", "status": status, "size": build.size}
+        return _json(200, payload)
 
     def _list_runs(self, seen: Seen) -> _Said:
         self._listings += 1

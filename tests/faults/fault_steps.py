@@ -33,7 +33,7 @@ class Step:
         etags: None for the right one; else one header for each, with ``{}`` for the right value.
         etag_name: the name of that header, as written.
         cut: bytes of the answer's body that are sent before the connection goes.
-        framing: how the end of the body is told.
+        framing: what marks the end of the body.
         then: what becomes of the connection; ``read`` takes the rest of the request's body,
             ``stay`` leaves it untaken and the connection open.
         drip: bytes, and seconds of the clock between them, in which the body is read.
@@ -78,8 +78,8 @@ def answer(
     status: int, body: Body = b"", headers: Mapping[str, str] | None = None, **how: object
 ) -> Step:
     """Answer so, once the whole body was read; nothing changes unless `effect`."""
-    told = {"effect": False, "status": status, "body": body, "headers": headers or {}} | how
-    return Step(**told)  # type: ignore[arg-type] - the fields above
+    fields = {"effect": False, "status": status, "body": body, "headers": headers or {}} | how
+    return Step(**fields)  # type: ignore[arg-type] - the fields above
 
 
 def refuse(status: int, code: str, message: str = "", **how: object) -> Step:
@@ -90,8 +90,8 @@ def refuse(status: int, code: str, message: str = "", **how: object) -> Step:
 
 def early(at: At, status: int | None = None, body: Body = None, **how: object) -> Step:
     """Answer after `at` bytes of the body, then read on unless `then` says otherwise."""
-    told = {"effect": False, "then": "read", "at": at, "status": status, "body": body} | how
-    return Step(**told)  # type: ignore[arg-type] - the fields above
+    fields = {"effect": False, "then": "read", "at": at, "status": status, "body": body} | how
+    return Step(**fields)  # type: ignore[arg-type] - the fields above
 
 
 def rst(at: At = 0, *, effect: bool = False) -> Step:
@@ -129,6 +129,6 @@ def truncate(cut: int, *, effect: bool = True, **how: object) -> Step:
     return Step(cut=cut, effect=effect, then="fin", **how)  # type: ignore[arg-type] - as above
 
 
-def raw(told: bytes, *, effect: bool = False, at: At = "all") -> Step:
+def raw(data: bytes, *, effect: bool = False, at: At = "all") -> Step:
     """Send these bytes in place of an answer, then close."""
-    return Step(do="raw", raw=told, effect=effect, at=at)
+    return Step(do="raw", raw=data, effect=effect, at=at)

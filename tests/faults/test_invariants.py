@@ -102,7 +102,7 @@ def test_an_upload_that_went_well_breaks_nothing() -> None:
 )
 def test_each_invariant_can_be_broken(changes: dict[str, Any], broken: str) -> None:
     evidence = attrs.evolve(GOOD, **changes)
-    assert broken in {told.split()[0] for told in problems_of(evidence)}
+    assert broken in {problem.split()[0] for problem in problems_of(evidence)}
     with pytest.raises(AssertionError, match=broken):
         check_invariants(evidence)
 
@@ -247,6 +247,6 @@ async def test_a_case_can_resume(tmp_path: Path) -> None:
     assert type(played.first_error) is UploadError
 
 
-async def test_what_a_case_calls_secret_is_looked_for(tmp_path: Path) -> None:
+async def test_what_a_case_calls_secret_is_searched_for(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="I6 secret in"):
         await play(Case("X0", "secret", secrets=("/builds/upload",)), tmp_path)

@@ -207,8 +207,8 @@ async def test_c6_an_argument_goes_before_the_environment(
     (build,) = server.builds.values()
     assert build.request["project_id"] == "ours"
     secrets = {*server.secrets, "another_key_123456", "a_third_key_123456"}
-    told = {"texts": {"reprs": text}, "secrets": secrets}
-    check_invariants(Evidence.of_server(server, content=b"build", **told))
+    shown = {"texts": {"reprs": text}, "secrets": secrets}
+    check_invariants(Evidence.of_server(server, content=b"build", **shown))
 
 
 async def test_c6_the_environment_goes_before_the_defaults(
@@ -421,7 +421,7 @@ def no_certificates(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [lambda path: path / "none", folder, garbage, no_certificates])
-def test_c11_certificates_that_cannot_be_read_are_told_at_once(
+def test_c11_unreadable_certificates_are_reported_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(make(tmp_path)))
@@ -429,7 +429,7 @@ def test_c11_certificates_that_cannot_be_read_are_told_at_once(
 
 
 @pytest.mark.parametrize("make", [lambda path: path / "none", garbage])
-def test_c11_a_folder_of_certificates_that_is_none_is_told_at_once(
+def test_c11_a_missing_certificate_folder_is_reported_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
     monkeypatch.setenv("SSL_CERT_DIR", str(make(tmp_path)))

@@ -163,10 +163,10 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def source(large: Path) -> AsyncIterator[Source]:
-    readers = DaemonThreadPool(4)
-    async with await Source.open(large, readers) as opened:
+    threads = DaemonThreadPool(4)
+    async with await Source.open(large, threads) as opened:
         yield opened
-    readers.shutdown(wait=False)
+    threads.shutdown(wait=False)
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -33,7 +33,7 @@ BUILD = json.dumps({"build_id": "once", "status": "OK"}).encode()
 
 
 async def test_l1_a_thousand_waits_share_their_looks() -> None:
-    """Ten thousand are waited for elsewhere; here each hears of its own end, and of it alone."""
+    """Ten thousand are waited for elsewhere; here each gets its own result, and no other."""
     clock = HeldClock()
     async with (
         Sandbox(now=lambda: clock.now) as box,
@@ -138,13 +138,13 @@ async def main():
         while True:
             most = max(most, len(os.listdir("/proc/self/fd")))
             await asyncio.sleep(0.002)
-    told = {}
+    report = {}
     async with NunuClient(base_url=url) as nunu:
-        watcher = asyncio.ensure_future(watch())
+        sampler = asyncio.ensure_future(watch())
         results = await nunu.upload_builds(paths, platform="linux", multipart=True)
-        watcher.cancel()
-        told["ok"] = sum(result.ok for result in results)
-        told["most"] = most
+        sampler.cancel()
+        report["ok"] = sum(result.ok for result in results)
+        report["most"] = most
     # And with not one descriptor left: errors of ours, and nothing begun.
     spare = []
     async with NunuClient(base_url=url, retry=RetryPolicy(attempts=2, base=0.01)) as nunu:
@@ -156,13 +156,13 @@ async def main():
         upload = nunu.upload_build(paths[0], name="n", platform="linux")
         for name, call in (("upload", upload), ("request", nunu.builds.get("build-1"))):
             try:
-                told[name] = repr(await call)
+                report[name] = repr(await call)
             except NunuError as error:
-                told[name] = f"{type(error).__name__}: {error}"
+                report[name] = f"{type(error).__name__}: {error}"
         for descriptor in spare:
             os.close(descriptor)
-        told["after"] = (await nunu.builds.get("build-1")).status
-    print(json.dumps(told))
+        report["after"] = (await nunu.builds.get("build-1")).status
+    print(json.dumps(report))
 
 asyncio.run(main())
 """
@@ -185,13 +185,13 @@ async def test_l7_256_descriptors_are_enough_and_none_at_all_is_an_error_of_ours
         )
         out, err = await process.communicate()
         assert process.returncode == 0, err.decode()[-1000:]
-        told = json.loads(out)
-        assert (told["ok"], told["after"]) == (60, "OK")
+        report = json.loads(out)
+        assert (report["ok"], report["after"]) == (60, "OK")
         # Connections to both hosts, open files, and what any process has.
-        assert told["most"] <= 32 + 4 + 16 + 16 + 16
-        assert told["upload"].startswith("SourceError"), told
-        assert "Too many open files" in told["upload"]
-        assert told["request"].startswith("ConnectError"), told
+        assert report["most"] <= 32 + 4 + 16 + 16 + 16
+        assert report["upload"].startswith("SourceError"), report
+        assert "Too many open files" in report["upload"]
+        assert report["request"].startswith("ConnectError"), report
         check_invariants(Evidence.of_server(server, files=60, texts={"err": err.decode()}))
 
 
@@ -261,14 +261,14 @@ async def test_l11_two_clients_share_no_key_and_no_budget() -> None:
     clock = ManualClock()
     keys: dict[str, list[str]] = {"a": [], "b": []}
 
-    def server_of(name: str, told: bytes) -> Any:
+    def server_of(name: str, response: bytes) -> Any:
         async def exchange(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
         ) -> None:
             await reader.readexactly(body_length(head))
             lines = head.decode().split("\r\n")
             keys[name] += [x.partition(": ")[2] for x in lines if x.lower().startswith("x-api-key")]
-            writer.write(told)
+            writer.write(response)
 
         return exchange
 
@@ -320,12 +320,12 @@ async def test_l11_a_budget_that_one_has_spent_is_the_other_s_still() -> None:
 async def test_l12_no_slot_is_lost_to_ten_thousand_cancellations() -> None:
     """Cancelled before it waits, while it waits, when it is let in, and while it is in."""
     chance = random.Random(12)
-    slots = AdaptiveLimiter(7)
+    limiter = AdaptiveLimiter(7)
     inside = most = 0
 
     async def visit() -> None:
         nonlocal inside, most
-        async with slots:
+        async with limiter:
             inside += 1
             most = max(most, inside)
             try:
@@ -346,8 +346,8 @@ async def test_l12_no_slot_is_lost_to_ten_thousand_cancellations() -> None:
         for task in tasks:
             if not task.cancelled():
                 task.exception()
-    assert (slots.used, inside, most) == (0, 0, 7)
-    assert not slots._waiting
+    assert (limiter.used, inside, most) == (0, 0, 7)
+    assert not limiter._waiting
     async with asyncio.timeout(5):
         await asyncio.gather(*(visit() for _ in range(7)), return_exceptions=True)
 
@@ -365,8 +365,8 @@ async def test_l12_uploads_cancelled_at_random_leave_every_slot(tmp_path: Path) 
                     await asyncio.sleep(0)
                 task.cancel()
             await asyncio.wait(tasks)
-        slots = nunu._uploader.context.slots
-        assert (slots.used, slots.width) == (0, 3)
+        limiter = nunu._uploader.context.slots
+        assert (limiter.used, limiter.width) == (0, 3)
         before = len(played.server.requests)
         uploads = (nunu.upload_build(path, **asked) for _ in range(4))
         results = await asyncio.gather(*uploads)

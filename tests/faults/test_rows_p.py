@@ -40,7 +40,7 @@ def judge(box: Sandbox, path: Path, **allowed: str) -> None:
     check_invariants(Evidence.of_sandbox(box, content=path.read_bytes(), allowed=allowed))
 
 
-# --- Processes that are told to end
+# --- Processes that are asked to end
 
 _PROGRAM = """
 import asyncio, signal, sys
@@ -210,7 +210,7 @@ async def test_p12_a_client_says_that_it_belongs_to_another_loop(
 async def test_p12_also_while_all_its_places_are_taken(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
-    """A semaphore that nobody has waited for yet is of no loop, and would wait in any."""
+    """A semaphore that has had no waiter yet is of no loop, and would wait in any."""
     path = make_file(2 * PART)
     box.add_fault(STALL)
     async with NunuClient(
@@ -316,11 +316,11 @@ def test_p17_an_upload_that_is_dropped_tells_no_secret(
 ) -> None:
     """A loop that ends with it under way, or a coroutine that is never awaited."""
     path = make_file(2 * PART)
-    told: list[str] = []
+    unraisable: list[str] = []
     monkeypatch.setattr(
         sys,
         "unraisablehook",
-        lambda it: told.append(f"{it.exc_value!r} {it.err_msg} {it.object!r}"),
+        lambda it: unraisable.append(f"{it.exc_value!r} {it.err_msg} {it.object!r}"),
     )
     log = io.StringIO()
     for name in ("asyncio", "aiohttp", "nunu_async"):
@@ -366,7 +366,7 @@ def test_p17_an_upload_that_is_dropped_tells_no_secret(
         thread = threading.Thread(target=drop)  # where no other loop is set
         thread.start()
         thread.join()
-    text = "\n".join([*told, *warned, log.getvalue(), *capfd.readouterr()])
+    text = "\n".join([*unraisable, *warned, log.getvalue(), *capfd.readouterr()])
     assert ("was never awaited" if on == "nothing" else "was destroyed but it is pending") in text
     assert [secret for secret in secrets if secret in text] == []
 
@@ -378,14 +378,14 @@ _BROAD = {"BaseException", "CancelledError", "GeneratorExit", "KeyboardInterrupt
 _MAY_END = {
     ("core/cancellation.py", "finish"): "remembered, and raised once the work is over",
     ("upload/pipeline.py", "_settle_initiate"): "of the request it cancelled; its caller raises",
-    ("upload/many.py", "_one"): "raised by the caller once the result has been told",
+    ("upload/many.py", "_one"): "raised by the caller once the result has been reported",
     ("upload/many.py", "upload_all"): "a group: the first of its failures is raised behind it",
     ("upload/parts.py", "run"): "a group: the first of its failures is raised behind it",
     ("upload/threads.py", "run"): "not in a coroutine: the future of a thread carries it",
     ("upload/threads.py", "_run"): "not in a coroutine: the future of a thread carries it",
-    ("core/session.py", "_exchange"): "one that nobody asked for: the session was closed",
-    ("upload/storage.py", "_exchange"): "one that nobody asked for: the session was closed",
-    ("cli/serve.py", "serve"): "how the command is told to end",
+    ("core/session.py", "_exchange"): "an unrequested one: the session was closed",
+    ("upload/storage.py", "_exchange"): "an unrequested one: the session was closed",
+    ("cli/serve.py", "serve"): "how the command is stopped",
     ("cli/run.py", "run"): "not in a coroutine: the process ends with this code",
     ("__main__.py", ""): "not in a coroutine: the process ends with this code",
 }
@@ -426,7 +426,7 @@ def swallowers(tree: ast.AST) -> Iterator[tuple[str, int]]:
         node, function = inside.pop()
         for child in ast.iter_child_nodes(node):
             named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            name = child.name if named else function  # type: ignore[union-attr] - just told
+            name = child.name if named else function  # type: ignore[union-attr] - just checked
             inside.append((child, name))
             if isinstance(child, ast.ExceptHandler):
                 broad = names_in(child) & (_BROAD | {"BaseExceptionGroup"})

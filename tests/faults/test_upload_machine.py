@@ -275,7 +275,7 @@ class Stage:
                     auto_delete=wanted.auto_delete,
                     on_progress=listen,
                 )
-            except BaseException as error:  # noqa: BLE001 - it is looked at when all is over
+            except BaseException as error:  # noqa: BLE001 - it is examined when all is over
                 call.error = error
 
         call = Call(number, wanted, asyncio.ensure_future(upload()), events)
@@ -369,18 +369,18 @@ class Stage:
 
     def _evidence(self, log: str, left: list[str]) -> Evidence:
         texts = {f"text {number}": text for number, text in enumerate([*self.text, log])}
-        told = Evidence.of_sandbox(self.box, texts=texts, left=left, sleeps=self.clock.sleeps)
+        evidence = Evidence.of_sandbox(self.box, texts=texts, left=left, sleeps=self.clock.sleeps)
         # Of a request that was answered unread the sandbox does not know whose it was.
-        told.requests = [
+        evidence.requests = [
             attrs.evolve(request, build_id=_build_of(seen) or f"of request {seen.number}")
-            for request, seen in zip(told.requests, self.box.journal, strict=True)
+            for request, seen in zip(evidence.requests, self.box.journal, strict=True)
         ]
         targets = [seen.target for seen in self.box.journal]
         signatures = re.findall("X-Amz-Signature=([^& ]+)", " ".join(targets))
-        told.secrets = {*told.secrets, *signatures}
+        evidence.secrets = {*evidence.secrets, *signatures}
         # What may be left open, and how often may be begun, depends on what was played: below.
-        told.allowed = {"I1": "see _check_upload", "I2": "see _check_counts"}
-        return told
+        evidence.allowed = {"I1": "see _check_upload", "I2": "see _check_counts"}
+        return evidence
 
     def _check_end(self, call: Call) -> None:
         """Only what is ours leaves a call."""
@@ -438,15 +438,16 @@ class Stage:
             _file_of(upload) for upload in self.box.uploads.values() if upload.state == "completed"
         )
         for number, count in built.items():
-            # Who is told that a build is complete, or has another file, means another one; and of
-            # one part no journal is kept, so that one that may be complete is not asked for.
+            # A caller that learns that a build is complete, or has another file, means another
+            # one; and of one part no journal is kept, so that one that may be complete is not
+            # asked for.
             calls = [call for call in self.calls if call.number == number]
             first = calls[0].error
-            told = "is complete" in _notes(first) or (
+            refused = "is complete" in _notes(first) or (
                 not self.what.uploads[number].multipart
                 and ("was let be" in _notes(first) or isinstance(first, UploadOutcomeUnknown))
             )
-            anew = told or len(self.contents[number]) > 1
+            anew = refused or len(self.contents[number]) > 1
             assert count == 1 or (anew and count == len(calls)), "I2: built twice"
         for call in self.calls:
             assert call.error is not None or built[call.number], "a build that is not there"
@@ -462,7 +463,7 @@ class Stage:
             if operation == "cancel_upload":
                 most = max(most, MOST_CANCELS)
             if operation == "initiate_upload":
-                most *= 3  # a resumed upload that is no more, and one that was not heard of
+                most *= 3  # a resumed upload that is no more, and one whose answer was lost
             if operation in {"get_upload_parts", "get_build"}:
                 most *= ATTEMPTS * 9
             assert count <= most, f"I8: {count} times {operation}"
@@ -477,8 +478,8 @@ def _file_of(upload: Upload) -> int:
 
 def _build_of(seen: Seen) -> str | None:
     """The build of a request, also of one that was answered unread."""
-    told = re.search("[?&]build_id=([^&]+)", seen.target)
-    return told[1] if told else seen.build_id
+    found = re.search("[?&]build_id=([^&]+)", seen.target)
+    return found[1] if found else seen.build_id
 
 
 def _notes(error: BaseException | None) -> str:
@@ -513,12 +514,12 @@ def descriptors() -> int:
     return len(list(listing.iterdir())) if listing.exists() else 0
 
 
-def readers() -> int:
+def reading_threads() -> int:
     return sum(thread.name.startswith("nunu-read") for thread in threading.enumerate())
 
 
 def back_to(count: int, measure: Callable[[], int], what: str) -> Iterator[str]:
-    """Yield what is left; threads that were told to end do so in their own, short time."""
+    """Yield what is left; threads that were asked to end do so in their own, short time."""
     for look in range(500):
         if measure() <= count:
             return
@@ -532,7 +533,7 @@ def run_scenario(what: Scenario, folder: Path) -> None:
     """Play a scenario and judge it; a failure tells what was played and logged."""
     folder.mkdir()
     stage = Stage(what, folder)
-    held, threads = descriptors(), readers()
+    held, threads = descriptors(), reading_threads()
     left: list[str] = []
 
     async def main() -> None:
@@ -545,7 +546,7 @@ def run_scenario(what: Scenario, folder: Path) -> None:
     with logged() as stream:
         try:
             asyncio.run(main())
-            left += back_to(threads, readers, "threads")
+            left += back_to(threads, reading_threads, "threads")
             left += back_to(held, descriptors, "descriptors")
             stage.check(stream.getvalue(), left)
         except BaseException as error:
