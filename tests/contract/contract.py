@@ -65,7 +65,7 @@ def _document() -> dict[str, Any]:
 def document(family: str, *, with_jobs: bool = False) -> dict[str, Any]:
     """The description of one path family's core operations, with the introduction's words.
 
-    All who ask share it, so nobody changes it.
+    All callers share it, so it must not be changed.
     """
     described = copy.deepcopy(_document())
     wanted = {family, JOBS} if with_jobs else {family}

@@ -169,7 +169,7 @@ async def test_an_example_of_an_error_is_raised_with_all_it_says(
 @pytest.mark.parametrize("family", CORE)
 async def test_the_request_goes_where_the_operation_is(operation: str, family: str) -> None:
     described = {
-        f"{verb} {path}" for told, verb, path, _ in operations(with_jobs=True) if told == family
+        f"{verb} {path}" for each, verb, path, _ in operations(with_jobs=True) if each == family
     }
     async with answered(json_answer({"error": "no"}, 400), **settings(family)) as wire:
         with pytest.raises(BadRequest):

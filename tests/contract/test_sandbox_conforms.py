@@ -61,7 +61,7 @@ CHECKS = [
 def _schema(family: str) -> Any:
     config = SchemathesisConfig.from_dict(
         {
-            # Query parameters that nobody mentions are let through, so they are no bad request.
+            # Undocumented query parameters are let through, so they are no bad request.
             "generation": {"deterministic": True, "allow-extra-parameters": False},
             # 413 is the documented answer to a file that is too large.
             "checks": {"negative_data_rejection": {"expected-statuses": ["4xx"]}},

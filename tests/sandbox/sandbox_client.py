@@ -15,7 +15,7 @@ from nunu_async.sandbox import Sandbox
 
 @attrs.define
 class Clock:
-    """Time that passes only when told; sleeping is recorded and takes no time."""
+    """Time that passes only when asked to; sleeping is recorded and takes no time."""
 
     time: float = 1_780_000_000.0
     slept: list[float] = attrs.field(factory=list)

@@ -44,7 +44,7 @@ async def test_a_seen_request_tells_what_arrived(lab: Lab) -> None:
     assert seen.received == int(seen.headers["content-length"])
 
 
-async def test_parts_are_told_apart(lab: Lab) -> None:
+async def test_the_journal_numbers_each_part(lab: Lab) -> None:
     client = await lab(part_size=4)
     await client.upload(b"0123456789", multipart=True)
     journal = client.box.journal

@@ -64,7 +64,7 @@ async def test_a_run_shows_when_it_did_what(lab: Lab, clock: Clock) -> None:
     assert row["duration_ms"] == 2250
 
 
-async def test_what_is_to_come_is_not_told(lab: Lab, clock: Clock) -> None:
+async def test_later_steps_are_not_shown_early(lab: Lab, clock: Clock) -> None:
     client = await lab(now=clock.now)
     run = client.box.add_run(
         state="RUNNING",
@@ -91,19 +91,19 @@ async def test_steps_are_played_one_after_another(lab: Lab, clock: Clock) -> Non
     steps = (Step(goal="a", report="done"), Step(goal="b"), Step(goal="c", result="FAILED"))
     run = client.box.add_run(state="RUNNING", script=Script(run_seconds=30, steps=steps))
 
-    async def told() -> list[tuple[str, str | None, str | None]]:
+    async def fields() -> list[tuple[str, str | None, str | None]]:
         player = (await client.api("GET", f"/runs/{run.run_id}")).json["players"][0]
         assert player["step_count"] == 3
         return [(one["run_state"], one["run_result"], one["report"]) for one in player["steps"]]
 
     clock.time += 10
-    assert await told() == [
+    assert await fields() == [
         ("COMPLETED", "SUCCESS", "done"),
         ("RUNNING", None, None),
         ("INITIALIZING", None, None),
     ]
     clock.time += 20
-    assert [state for state, _, _ in await told()] == ["COMPLETED"] * 3
+    assert [state for state, _, _ in await fields()] == ["COMPLETED"] * 3
     row = (await client.api("GET", f"/runs/{run.run_id}")).json
     assert row["players"][0]["completed_step_count"] == 2
     assert row["players"][0]["steps"][1]["duration_ms"] == 10_000

@@ -46,11 +46,11 @@ async def test_a_test_is_one_job(lab: Lab, clock: Clock) -> None:
     assert (await job(client, job_id))["status"] == "COMPLETED"
 
 
-async def test_templates_are_told(lab: Lab) -> None:
+async def test_templates_are_in_the_job_s_details(lab: Lab) -> None:
     client = await lab()
     answer = await started(client, render_templates=True, template_data={"a": 1})
-    told = await job(client, answer["job_ids"][0])
-    assert (told["templating_enabled"], told["template_data"]) == (True, {"a": 1})
+    details = await job(client, answer["job_ids"][0])
+    assert (details["templating_enabled"], details["template_data"]) == (True, {"a": 1})
 
 
 async def test_a_plan_is_one_job_for_each_test(lab: Lab, clock: Clock) -> None:
@@ -82,22 +82,22 @@ async def test_instructions_are_a_test_of_their_own(lab: Lab) -> None:
 async def test_a_run_waits_in_the_queue(lab: Lab, clock: Clock) -> None:
     client = await lab(now=clock.now, script=Script(queue_seconds=10))
     (job_id,) = (await started(client))["job_ids"]
-    told = await job(client, job_id)
-    assert (told["status"], told["runs"]) == ("QUEUED", [])
+    details = await job(client, job_id)
+    assert (details["status"], details["runs"]) == ("QUEUED", [])
     clock.time += 10
-    told = await job(client, job_id)
-    assert (told["status"], len(told["runs"])) == ("STARTING", 1)
+    details = await job(client, job_id)
+    assert (details["status"], len(details["runs"])) == ("STARTING", 1)
 
 
 async def test_a_queued_plan_is_queued(lab: Lab, clock: Clock) -> None:
     client = await lab(now=clock.now, script=Script(queue_seconds=10))
     await started(client, test_plan_id=client.box.test_plans[0].id)
-    told = []
+    seen = []
     for _ in range(2):
         (row,) = (await client.api("GET", "/test-plan-executions")).json["data"]
-        told.append((row["status"], row["started_at"] is None, row["test_status"]["queued"]))
+        seen.append((row["status"], row["started_at"] is None, row["test_status"]["queued"]))
         clock.time += 10
-    assert told == [("queued", True, 2), ("in_progress", False, 0)]
+    assert seen == [("queued", True, 2), ("in_progress", False, 0)]
 
 
 async def test_instances_are_runs_of_one_job(lab: Lab) -> None:
@@ -110,12 +110,12 @@ async def test_a_run_that_ends_in_error_is_retried(lab: Lab, clock: Clock) -> No
     client = await lab(now=clock.now)
     client.box.scripts.extend([Script(result="ERROR"), Script(result="TIMEOUT"), Script()])
     (job_id,) = (await started(client, retries=5))["job_ids"]
-    told = []
+    seen = []
     for _ in range(4):
         one = await job(client, job_id)
-        told.append((one["status"], len(one["runs"]), one["retries"]["remaining"]))
+        seen.append((one["status"], len(one["runs"]), one["retries"]["remaining"]))
         clock.time += 35
-    assert told == [("STARTING", 1, 5), ("RUNNING", 2, 4), ("RUNNING", 3, 3), ("COMPLETED", 3, 3)]
+    assert seen == [("STARTING", 1, 5), ("RUNNING", 2, 4), ("RUNNING", 3, 3), ("COMPLETED", 3, 3)]
     assert [run["result"] for run in one["runs"]] == ["ERROR", "MAX_STEPS", "SUCCESS"]
 
 
@@ -226,8 +226,8 @@ async def test_everything_is_stopped(lab: Lab, clock: Clock) -> None:
     answer = await stop(client, *jobs)
     assert (answer.status, answer.json["ok"]) == (200, True)
     assert answer.json["received_count"] == answer.json["stopped_count"] == 2
-    told = {"ok": True, "status": 200, "message": "Job stopped"}
-    assert answer.json["results"] == [{"job_id": one, **told} for one in jobs]
+    stopped = {"ok": True, "status": 200, "message": "Job stopped"}
+    assert answer.json["results"] == [{"job_id": one, **stopped} for one in jobs]
     one = await job(client, jobs[0])
     assert (one["status"], one["runs"][0]["result"]) == ("COMPLETED", "STOPPED")
     assert one["stopped_by"]["type"] == "api"
@@ -310,8 +310,8 @@ async def test_all_devices_of_a_config(lab: Lab, phones: DeploymentConfig, targe
     )
     assert answer.status == 207
     body = answer.json
-    told = body["device_runs" if target == "instructions" else "results"]
-    assert [(one["device_label"], one["ok"]) for one in told] == [
+    members = body["device_runs" if target == "instructions" else "results"]
+    assert [(one["device_label"], one["ok"]) for one in members] == [
         ("a", True),
         ("b", False),
         ("c", True),

@@ -50,7 +50,7 @@ def find_rclone() -> Path | None:
 
 
 class StoreError(Exception):
-    """The S3 server did not start, or ended before it was told to."""
+    """The S3 server did not start, or ended before it was asked to."""
 
 
 class Store:
@@ -176,7 +176,7 @@ def _start(
         port = _free_port()
         command = [str(program), "serve", "s3", str(data)]
         command += ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{secret}"]
-        command += ["--config", os.devnull]  # nobody's own configuration
+        command += ["--config", os.devnull]  # not the user's configuration
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)  # noqa: S603 - our own words
         try:
             if _answers(process, port):

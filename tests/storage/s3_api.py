@@ -158,7 +158,7 @@ class Rig:
         return await self._call(self._store.open_uploads, self.bucket)
 
     def puts(self, part: int | None = None) -> list[Seen]:
-        """The PUTs the store saw; those of one part if told so."""
+        """The PUTs the store saw; of one part, if its number is given."""
         puts = [r for r in self.requests if r.side == "storage" and r.method == "PUT"]
         return puts if part is None else [r for r in puts if r.part == part]
 

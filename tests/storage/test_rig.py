@@ -19,7 +19,7 @@ DATA = os.urandom(PART) + os.urandom(PART) + b"the end"
 
 
 class Caller:
-    """A client that does only what it is told."""
+    """A client that sends only what a test asks for."""
 
     def __init__(self, session: aiohttp.ClientSession, rig: Rig) -> None:
         self._session = session

@@ -80,7 +80,7 @@ class Wiretap:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=CHUNK)
 
     async def close(self) -> None:
-        """Stop listening and hang up on everybody."""
+        """Stop listening and close every connection."""
         if self._server is None:
             return
         self._server.close()
