@@ -242,14 +242,14 @@ async def together(*runs: Coroutine[object, object, Ran]) -> list[Ran]:
     return [task.result() for task in tasks]
 
 
-async def until(condition: Callable[[], object], told: Callable[[], str] = str) -> None:
-    """Wait for something that this process is about to see; `told` says what it saw instead."""
+async def until(condition: Callable[[], object], seen_instead: Callable[[], str] = str) -> None:
+    """Wait until a condition holds; if it never does, fail with what `seen_instead` returns."""
     try:
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"not seen in {PATIENCE:g} seconds; {told()}") from None
+        raise AssertionError(f"not seen in {PATIENCE:g} seconds; {seen_instead()}") from None
 
 
 def make(folder: Path, *names: str, size: int = 1000) -> list[Path]:

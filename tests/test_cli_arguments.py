@@ -42,9 +42,9 @@ def test_a_missing_value_is_missed_and_explained(
     with pytest.raises(SystemExit) as ended:
         parse(["upload", "a", *said.split()])
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert "expected one argument" in told
-    assert "--x=-y" in told
+    err = capsys.readouterr().err
+    assert "expected one argument" in err
+    assert "--x=-y" in err
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_missing_value_is_missed_and_explained(
     ],
 )
 def test_options_are_not_abbreviated(said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each would become another's, or nobody's, with an option that comes later."""
+    """Each would become another's, or none's, with an option that comes later."""
     with pytest.raises(SystemExit) as ended:
         parse(said.split())
     assert ended.value.code == 2
@@ -82,7 +82,7 @@ async def test_a_name_with_a_hyphen_reaches_the_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", ["upload a.apk --name N", "runs list", "uploads list", "demo"])
 @pytest.mark.parametrize("place", ["no/such/folder/keys", "."])
-async def test_an_unusable_file_for_tls_keys_is_told_in_a_sentence(
+async def test_an_unusable_file_for_tls_keys_is_one_sentence(
     tmp_path: Path, said: str, place: str
 ) -> None:
     env = {"SSLKEYLOGFILE": str(tmp_path / place), "NUNU_API_KEY": "nunu_key_for_tests_0123"}

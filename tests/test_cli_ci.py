@@ -1,4 +1,4 @@
-"""`nunu-async ci`: upload, start, wait, and what everybody is told."""
+"""`nunu-async ci`: upload, start, wait, and what is reported where."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ KEYS = [
 
 
 class Hurried:
-    """Time of the sandbox that passes a hundred times as fast once it is told to."""
+    """Time of the sandbox that passes a hundred times as fast once it is asked to."""
 
     def __init__(self) -> None:
         self._here, self._there = time.monotonic(), time.time()
@@ -120,7 +120,7 @@ class GitHub:
         return (self.folder / "summary").read_text(encoding="utf-8")
 
 
-async def test_a_plan_is_run_on_the_build_and_everybody_is_told(tmp_path: Path) -> None:
+async def test_a_plan_runs_on_the_build_and_every_report_says_so(tmp_path: Path) -> None:
     (file,) = make(tmp_path, "game.apk", size=5000)
     github = GitHub(tmp_path)
     (tmp_path / "output").write_text("before=1\n")
@@ -152,8 +152,8 @@ async def test_a_plan_is_run_on_the_build_and_everybody_is_told(tmp_path: Path) 
         suite = suite_of(tmp_path / "out.xml")
         assert (suite.get("name"), counts(suite)) == ("Nightly 41", ("2", "0", "0", "0"))
         jobs = [one.job_id for one in box.runs]
-        told = read_outputs((tmp_path / "output").read_text().removeprefix("before=1\n"))
-        assert told == {
+        outputs = read_outputs((tmp_path / "output").read_text().removeprefix("before=1\n"))
+        assert outputs == {
             "build_id": build_id,
             "job_ids": " ".join(jobs),
             "test_plan_execution_id": box.executions[0].execution_id,
@@ -219,8 +219,8 @@ async def test_what_failed_says_why_everywhere(tmp_path: Path) -> None:
         for bad in ("<b>", "[y]", "`", "\x1b"):
             assert bad not in row
         assert "&#60;b&#62;" in row
-        told = github.outputs
-        assert (told["result"], told["passed"], told["failed"], told["total"]) == (
+        outputs = github.outputs
+        assert (outputs["result"], outputs["passed"], outputs["failed"], outputs["total"]) == (
             "failure",
             "1",
             "2",
@@ -272,8 +272,8 @@ async def test_what_is_not_over_in_time_goes_on_and_is_in_the_files(tmp_path: Pa
         error = suite[1].find("error")
         assert error is not None
         assert "last seen running" in (error.get("message") or "")
-        told = github.outputs
-        assert [told[name] for name in ("result", "passed", "failed", "total")] == [
+        outputs = github.outputs
+        assert [outputs[name] for name in ("result", "passed", "failed", "total")] == [
             "timeout",
             "0",
             "1",
@@ -297,9 +297,13 @@ async def test_a_start_that_is_refused_leaves_the_build_and_says_so(tmp_path: Pa
         suite = suite_of(tmp_path / "out.xml")
         assert counts(suite) == ("1", "0", "1", "0")
         assert suite[0].get("name") == "start"
-        told = github.outputs
-        assert (told["build_id"], told["result"], told["total"]) == (build_id, "failure", "0")
-        assert told["job_ids"] == ""
+        outputs = github.outputs
+        assert (outputs["build_id"], outputs["result"], outputs["total"]) == (
+            build_id,
+            "failure",
+            "0",
+        )
+        assert outputs["job_ids"] == ""
 
 
 @pytest.mark.parametrize(
@@ -382,11 +386,11 @@ async def test_what_cannot_be_meant_exits_2_and_sends_nothing(tmp_path: Path) ->
             ([good[0], "?.apk", *good[2:]], "must be one file, not 2: a.apk, b.apk"),
             ([*good, "--name", "x" * 256, "--junit", "old.xml"], "name"),
         ]
-        told = await together(
+        all_ran = await together(
             *(run(*words, env=box.environment, cwd=tmp_path) for words, _ in wrong),
             run(*good, env=box.environment | {"NUNU_API_KEY": ""}, cwd=tmp_path),
         )
-        for ran, words in zip(told, [*(word for _, word in wrong), "no API key"], strict=True):
+        for ran, words in zip(all_ran, [*(word for _, word in wrong), "no API key"], strict=True):
             assert (ran.code, ran.out) == (2, ""), ran
             ran.tells(words)
         assert len(box.journal) == 0
@@ -469,7 +473,7 @@ async def test_a_signal_while_starting_stops_what_the_late_answer_names(tmp_path
         ran.tells("interrupted; what was about to be started was stopped, if it began")
 
 
-async def test_a_stop_that_fails_is_told(tmp_path: Path) -> None:
+async def test_a_failed_stop_is_reported(tmp_path: Path) -> None:
     make(tmp_path, "game.apk")
     faults = [Fault(on="stop_runs", status=400, times=None)]
     async with (
@@ -598,6 +602,6 @@ def test_a_summary_never_makes_its_file_larger_than_the_runner_takes(
     assert all(row.count("|") == 6 and row.endswith(" |") for row in rows)
     assert lines[-2] == f"and {701 - len(rows)} more"
     if held < 1024 * 1024 - 500:
-        assert "it failed" in rows[0]  # whoever reads looks for it
+        assert "it failed" in rows[0]  # readers search for it
         # As many as there is room for.
         assert len(rows) == 500 or held + len(added) + len(rows[-1].encode()) > 1024 * 1024 - 200

@@ -71,7 +71,7 @@ class Watched:
     clock: HandClock
     board: Board
     stream: io.StringIO
-    told: int = 0
+    shown: int = 0
 
     def tell(self, file: str, event: UploadEvent) -> None:
         self.board.listener(file)(event)
@@ -80,7 +80,7 @@ class Watched:
         """Pass time; return what was written since the last call."""
         await self.clock.advance(seconds)
         text = self.stream.getvalue()
-        new, self.told = text[self.told :], len(text)
+        new, self.shown = text[self.shown :], len(text)
         assert new == "" or new.endswith("\n")
         return new.splitlines()
 
@@ -102,7 +102,7 @@ async def test_a_line_comes_every_ten_seconds(
         (first,) = await seen.lines(0.1)
         assert "0 of 2 files" in first
         assert "100.0 MB" in first
-        assert "left" not in first  # nobody can know yet
+        assert "left" not in first  # not known yet
         seen.tell("a.apk", BytesSent(sent=30_000_000, size=80_000_000))
         seen.tell("b.apk", BytesSent(sent=10_000_000, size=20_000_000))
         assert await seen.lines(9.9) == []
@@ -130,7 +130,7 @@ async def test_one_file_needs_no_count_of_files(monkeypatch: pytest.MonkeyPatch)
             assert words in line
 
 
-async def test_a_long_wait_is_told_in_hours_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_wait_is_shown_in_hours_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     async with watched(monkeypatch, a_apk=5_000_000_000) as seen:
         seen.tell("a.apk", BytesSent(sent=5_000_000, size=5_000_000_000))
         (line,) = await seen.lines(10)
@@ -144,9 +144,9 @@ async def test_what_is_sent_again_is_not_counted_twice(monkeypatch: pytest.Monke
         retry = Retrying(part_number=7, attempt=2, delay=1.5, reason="storage answered 503")
         seen.tell("a.apk", retry)
         seen.tell("a.apk", BytesSent(sent=500_000, size=1_000_000))
-        told, line = await seen.lines(10)
+        message, line = await seen.lines(10)
         for words in ("a.apk", "part 7", "attempt 2", "1.5 s", "storage answered 503"):
-            assert words in told
+            assert words in message
         assert "500.0 kB of 1.0 MB" in line
 
 
@@ -335,8 +335,8 @@ async def test_bars_of_files_of_one_name_name_their_folders(tmp_path: Path) -> N
 async def test_bars_of_several_files_have_a_total(tmp_path: Path) -> None:
     files = [path.name for path in make(tmp_path, "a[red].apk", "b.apk", "c.apk", size=3_000_000)]
     said = ["upload", *files, "--name", "N", "--concurrency", "2", "--multipart", "--json"]
-    # A retry is told above the bars (after a 503 fewer parts would go at once); the last parts of
-    # two files are held until they are seen.
+    # A retry is reported above the bars (after a 503 fewer parts would go at once); the last parts
+    # of two files are held until they are seen.
     faults = [
         Fault(on="put_part", first=2, status=500),
         Fault(on="put_part", part=3, latency=1.0, times=2),

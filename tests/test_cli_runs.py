@@ -200,7 +200,7 @@ async def test_a_limit_stops_the_requests() -> None:
         else:
             found = [line.split()[0] for line in ran.out.splitlines()[1:]]
             assert found == ids[: limit or 50]
-            # What was asked for is all there; what we cut is told.
+            # What was asked for is all there; what we cut is reported.
             assert ran.err.count("--limit N shows more") == (limit is None)
 
     async with asyncio.TaskGroup() as group:
@@ -226,19 +226,19 @@ async def test_tables_fit_the_terminal(columns: int) -> None:
         box.add_run(script=Script(run_seconds=math.inf), state="RUNNING")
         box.add_run(script=Script(result="MAX_STEPS"), created=1_735_675_200.0)
         box.add_execution(outcome=Outcome(passed=2, failed=1), build=BUILD)
-        told, left_out = [], []
+        tables, left_out = [], []
         for said in ("runs list", "executions list", f"runs bugs {done.run_id}"):
             code, lines, err = await on_a_terminal(columns, *said.split(), env=box.environment)
             assert code == 0
             assert max(map(cell_len, lines)) <= columns, lines
-            told.append(lines)
+            tables.append(lines)
             left_out.append(err)
         code, lines, err = await on_a_terminal(
             columns, "runs", "get", done.run_id, env=box.environment
         )
         assert (code, err) == (0, "")
         assert max(map(cell_len, lines)) <= columns
-        runs, executions, bugs = told
+        runs, executions, bugs = tables
         assert len(runs) == 4
         assert len(executions) == 2
         assert len(bugs) == 3
@@ -256,8 +256,8 @@ async def test_tables_fit_the_terminal(columns: int) -> None:
             assert done.job_id in "".join(runs)
             assert executions[0].split()[2:5] == ["PLAN", "STARTED", "PASSED"]
             assert "2/3" in executions[1].split()
-        # What had no room is told, and is in none of the tables.
-        for lines, err in zip(told, left_out, strict=True):
+        # What had no room is named, and is in none of the tables.
+        for lines, err in zip(tables, left_out, strict=True):
             if err:
                 start, names, end = re.split("[:;] ", err.removeprefix("nunu-async: "))
                 assert (start, end) == ("not shown for want of room", "--json has all\n")
@@ -273,7 +273,7 @@ async def test_tables_fit_the_terminal(columns: int) -> None:
 
 
 @needs_terminals
-async def test_columns_with_nothing_to_tell_are_left_out_on_a_terminal_only() -> None:
+async def test_empty_columns_are_left_out_on_a_terminal_only() -> None:
     async with Sandbox() as box:
         box.add_run(script=Script(run_seconds=math.inf), state="RUNNING")
         code, lines, err = await on_a_terminal(120, "runs", "list", env=box.environment)
@@ -295,7 +295,7 @@ async def test_a_terminal_without_umlauts_gets_the_table_all_the_same() -> None:
         assert "Buy a" in ran.out
 
 
-async def test_times_are_told_in_the_local_zone_and_json_has_them_as_they_came() -> None:
+async def test_tables_show_local_times_and_json_has_them_as_sent() -> None:
     async with Sandbox() as box:
         # 20:00 on New Year's Eve in London is next year in Kolkata.
         box.add_run(created=datetime(2024, 12, 31, 20, tzinfo=UTC).timestamp())
@@ -336,7 +336,7 @@ async def test_a_run_is_summed_up() -> None:
             assert any(words in line for line in lines), words
         (step,) = [line.split() for line in lines if "Open the shop" in line]
         assert step[:2] == ["1", "success"]
-        # Reports of what went well are for those who ask for everything.
+        # Reports of what went well are only in the complete output.
         assert "it went well" not in text.out
         assert "https:" not in text.out
         run_ = json.loads(as_json.out)
@@ -496,17 +496,17 @@ async def test_a_start_that_may_have_happened_is_not_repeated_and_says_so() -> N
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_start_that_a_busy_server_refused_has_not_happened(status: int) -> None:
     said = f"runs start --deployment-config {PHONES} --test {TEST}".split()
-    # Longer than anybody waits, so that it is not tried again.
+    # Longer than any wait, so that it is not tried again.
     fault = Fault(on="start_run", status=status, headers={"Retry-After": "300"})
     async with Sandbox(faults=[fault]) as box:
         ran = await run(*said, env=box.environment)
         assert (ran.code, ran.out) == (1, "")
         ran.tells(str(status))
         assert "may have been" not in ran.err
-        assert len(box.journal) == 1  # nor was its tag looked for
+        assert len(box.journal) == 1  # nor was its tag searched for
 
 
-async def test_stopping_tells_what_was_stopped_and_what_was_not() -> None:
+async def test_stopping_reports_what_was_stopped_and_what_was_not() -> None:
     endless = Script(run_seconds=math.inf)
     async with Sandbox() as box:
         going = [box.add_run(script=endless, state="RUNNING").job_id for _ in range(4)]
@@ -523,8 +523,8 @@ async def test_stopping_tells_what_was_stopped_and_what_was_not() -> None:
         ]
         as_json = await run("runs", "stop", over, going[3], "--json", env=box.environment)
         assert as_json.code == 1
-        told = json.loads(as_json.out)
-        assert [(one["job_id"], one["ok"]) for one in told["results"]] == [
+        report = json.loads(as_json.out)
+        assert [(one["job_id"], one["ok"]) for one in report["results"]] == [
             (over, False),
             (going[3], True),
         ]
@@ -535,7 +535,7 @@ async def test_stopping_tells_what_was_stopped_and_what_was_not() -> None:
 
 
 @pytest.mark.parametrize("form", ["", "--json", "--jsonl"])
-async def test_nobody_reading_ends_it_quietly_and_asks_for_no_more(form: str) -> None:
+async def test_a_closed_pipe_ends_it_quietly_and_sends_no_more_requests(form: str) -> None:
     async with Sandbox() as box:
         fill(box, 3000)
         said = ["runs", "list", *filter(None, [form]), "--limit", "2500"]
@@ -584,8 +584,8 @@ async def test_a_full_disk_is_a_failure() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("form", [[], ["--json"]])
-async def test_a_start_or_a_stop_that_cannot_be_told_is_a_failure(form: list[str]) -> None:
-    """What was done is told on standard error instead."""
+async def test_a_start_or_stop_that_cannot_be_printed_is_a_failure(form: list[str]) -> None:
+    """What was done is reported on standard error instead."""
     async with Sandbox() as box:
         going = box.add_run(script=Script(run_seconds=math.inf), state="RUNNING")
         config, test = box.deployment_configs[0].id, box.tests[0].id
@@ -604,8 +604,8 @@ async def test_a_start_or_a_stop_that_cannot_be_told_is_a_failure(form: list[str
             _, err = await process.communicate()
             assert process.returncode == 1
             assert err.startswith(b"nunu-async: cannot write the result (No space left on device)")
-            told = err.decode().split("): ", 1)[1]
-            assert going.job_id in told if "stop" in asked_ else re.search("[0-9a-f-]{36}", told)
+            rest = err.decode().split("): ", 1)[1]
+            assert going.job_id in rest if "stop" in asked_ else re.search("[0-9a-f-]{36}", rest)
 
 
 async def serving(body: bytes) -> tuple[asyncio.Server, dict[str, str]]:
@@ -636,7 +636,7 @@ async def serving(body: bytes) -> tuple[asyncio.Server, dict[str, str]]:
         ({"steps": [step(duration_ms=10**300)]}, [], 0, ""),
     ],
 )
-async def test_an_odd_run_is_shown_or_told_in_a_line(
+async def test_an_odd_run_is_shown_or_is_a_one_line_error(
     change: dict[str, Any], form: list[str], code: int, words: str
 ) -> None:
     one = player(**({"artifacts": [], "steps": []} | change))
@@ -647,15 +647,15 @@ async def test_an_odd_run_is_shown_or_told_in_a_line(
     assert words in ran.err
 
 
-async def test_a_run_that_is_nested_too_deep_is_told_in_a_line() -> None:
+async def test_a_run_nested_too_deep_is_a_one_line_error() -> None:
     body = json.dumps(details())[:-1] + ', "zz": ' + "[" * 880 + "]" * 880 + "}"
     server, env = await serving(body.encode())
     async with server:
         shown = await run("runs", "get", "k3v9q0zt7mx", env=env)
-        told = await run("runs", "get", "k3v9q0zt7mx", "--json", env=env)
+        ran = await run("runs", "get", "k3v9q0zt7mx", "--json", env=env)
     assert (shown.code, shown.err) == (0, "")
-    assert told.code in {0, 1}  # as deep as the interpreter can go
-    assert len(told.err.splitlines()) == told.code
+    assert ran.code in {0, 1}  # as deep as the interpreter can go
+    assert len(ran.err.splitlines()) == ran.code
 
 
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -682,7 +682,7 @@ def waiting(pipe: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no ioctl on Windows")
-async def test_a_signal_ends_a_command_that_nobody_reads_from() -> None:
+async def test_a_signal_ends_a_command_with_an_unread_pipe() -> None:
     async with Sandbox() as box:
         fill(box, 1000)
         reading, writing = os.pipe()
@@ -830,7 +830,7 @@ async def test_debug_logs_every_attempt_and_no_key() -> None:
         failed, succeeded = [line for line in attempts if re.search(r"\d\d:\d\d:\d\d\.\d", line)]
         assert "500" in failed
         assert "200" in succeeded
-        # The pause between them is told once, too.
+        # The pause between them is reported once, too.
         assert loud.err.count("next in") == 1
         assert box.api_key not in loud.err
         assert odd.err == "nunu-async: NUNU_LOG is not a level such as debug: 'loud'\n"

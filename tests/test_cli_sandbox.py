@@ -30,7 +30,7 @@ async def ready(file: Path) -> dict[str, str]:
 
 
 def is_private(file: Path) -> bool:
-    """Tell whether nobody else may read a file; Windows has no modes, and goes by the folder."""
+    """Tell whether only the owner may read a file; Windows has no modes, and goes by the folder."""
     return os.name == "nt" or stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
@@ -40,7 +40,7 @@ async def ended(server: Running, which: int = signal.SIGTERM) -> None:
     assert ran.code == 0
 
 
-async def test_the_file_is_there_once_the_sandbox_can_be_used_and_gone_at_the_end(
+async def test_the_file_exists_exactly_while_the_sandbox_is_ready(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "sandbox.env"
@@ -77,7 +77,7 @@ async def test_what_a_killed_sandbox_left_is_replaced(tmp_path: Path) -> None:
     assert listing(tmp_path) == []
 
 
-async def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+async def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
     mine, room = tmp_path / "mine", tmp_path / "room"
     mine.write_text("export PATH=/bin\n")
     room.mkdir()
@@ -121,7 +121,7 @@ async def test_a_shell_can_wait_for_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["J", "M", "L", "N", "j"])
-async def test_what_is_told_is_enough_to_start_with(dialect: str) -> None:
+async def test_the_printed_settings_are_enough_to_start_with(dialect: str) -> None:
     said = ["sandbox", "--sample-runs", "12", "--dialect", dialect]
     async with started(*said, env={}) as server:
         await server.says("is running")

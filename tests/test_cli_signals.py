@@ -24,7 +24,7 @@ ONE = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart"
 
 
 def cancelled(box: Sandbox) -> list[str | None]:
-    """Give the uploads that the server was told to cancel, and agreed to."""
+    """Give the uploads that the server was asked to cancel, and agreed to."""
     return [seen.build_id for seen in box.journal.of("cancel_upload") if seen.status == 200]
 
 
@@ -200,7 +200,7 @@ def test_a_program_gets_its_own_handlers_back(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-async def test_of_several_files_each_begun_one_is_cancelled_and_the_others_are_never_begun(
+async def test_begun_files_are_cancelled_and_others_never_begin(
     tmp_path: Path,
 ) -> None:
     files = [path.name for path in make(tmp_path, "a.apk", "b.apk", "c.apk", "d.apk", "e.apk")]
@@ -267,13 +267,13 @@ async def test_a_build_that_is_being_completed_is_never_deleted(tmp_path: Path) 
         assert states(box) == ["completed"]
         assert not box.journal.of("cancel_upload")
         # The build is there, and whoever reads the result has to know of it.
-        told = ran.report["builds"] + ran.report["failed"]
-        assert len(told) == 1
+        outcomes = ran.report["builds"] + ran.report["failed"]
+        assert len(outcomes) == 1
         assert next(iter(box.uploads)) in ran.out + ran.err
         assert "complete" in ran.out + ran.err
 
 
-async def test_a_server_that_cannot_cancel_keeps_nobody_waiting_and_is_told_of(
+async def test_a_failing_cancel_is_reported_and_does_not_block(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, "game.zip", size=3000)
@@ -288,7 +288,7 @@ async def test_a_server_that_cannot_cancel_keeps_nobody_waiting_and_is_told_of(
         ran = await running.end(within=SOON)
         assert ran.code == 143
         (build_id,) = box.uploads
-        # Somebody has to look after it, so it has to be named.
+        # The user has to clean it up, so it has to be named.
         assert build_id in ran.out + ran.err
         assert ran.report["failed"][0]["error"] == "CancelledError"
 

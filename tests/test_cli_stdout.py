@@ -180,7 +180,7 @@ async def test_a_non_blocking_pipe_gets_everything(
 
 
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_signal_ends_a_command_whose_results_nobody_reads(
+async def test_a_signal_ends_a_command_whose_output_is_unread(
     tmp_path: Path, full_pipe: tuple[int, int], which: signal.Signals, code: int
 ) -> None:
     _, writing = full_pipe

@@ -35,14 +35,14 @@ def test_it_is_the_same_to_the_character() -> None:
 
 @pytest.mark.usefixtures("_a_pipe")
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
-def test_a_long_one_is_told_in_pieces_and_has_its_header_once(count: int) -> None:
+def test_a_long_table_comes_in_pieces_with_one_header(count: int) -> None:
     made, _ = rows._lay_out(columns(1), [(f"row {n}",) for n in range(count)], ENDLESS)
-    told = "".join(rows._pieces(made, plain=True))
-    assert told == "".join(rows._pieces(made, plain=False))
-    assert told.splitlines() == ["C0", *(f"row {n}" for n in range(count))]
+    text = "".join(rows._pieces(made, plain=True))
+    assert text == "".join(rows._pieces(made, plain=False))
+    assert text.splitlines() == ["C0", *(f"row {n}" for n in range(count))]
 
 
 @pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
-def test_who_asks_for_colours_gets_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_are_there_when_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     assert not is_plain()

@@ -93,7 +93,7 @@ async def test_every_option_reaches_the_server(tmp_path: Path) -> None:
         assert box.journal.peak("storage") <= 2
 
 
-async def test_what_was_verified_is_told_and_a_part_stored_otherwise_is_sent_again(
+async def test_verified_is_reported_and_an_altered_part_is_sent_again(
     tmp_path: Path,
 ) -> None:
     (file,) = make(tmp_path, "game.apk", size=2500)
@@ -162,9 +162,9 @@ async def test_some_fail_and_the_others_go_up(tmp_path: Path) -> None:
     said = ["upload", *files, "--name", "N", "--concurrency", "1"]
     # One at a time, so the second PUT is that of the second file; 400 is not tried again.
     refused = Fault(on="put_part", first=2, status=400)
-    async with Sandbox(faults=[refused]) as told, Sandbox(faults=[refused]) as silent:
+    async with Sandbox(faults=[refused]) as with_json, Sandbox(faults=[refused]) as silent:
         as_json, as_text = await together(
-            run(*said, "--json", env=told.environment, cwd=tmp_path),
+            run(*said, "--json", env=with_json.environment, cwd=tmp_path),
             run(*said, env=silent.environment, cwd=tmp_path),
         )
         assert as_json.code == as_text.code == 1
@@ -175,7 +175,7 @@ async def test_some_fail_and_the_others_go_up(tmp_path: Path) -> None:
         assert as_text.out.count("\n") == 2
         assert "b.apk" not in as_text.out
         as_text.tells("b.apk", "400")
-        for box in (told, silent):
+        for box in (with_json, silent):
             states = [upload.state for upload in box.uploads.values()]
             assert states == ["completed", "cancelled", "completed"]
 
@@ -200,14 +200,14 @@ async def test_a_file_that_cannot_go_up_is_found_before_anything_is_sent(tmp_pat
         assert as_json.code == as_text.code == 2
         assert as_json.report["builds"] == []
         # Every bad one is named at once; the good one is listed, and not blamed.
-        told = {failure["file"]: failure for failure in as_json.report["failed"]}
-        assert list(told) == ["good.apk", *bad]
-        assert told["good.apk"]["message"] == "not sent, because others cannot be"
+        failures = {failure["file"]: failure for failure in as_json.report["failed"]}
+        assert list(failures) == ["good.apk", *bad]
+        assert failures["good.apk"]["message"] == "not sent, because others cannot be"
         kinds = ["SourceError"] * len(unreadable) + ["InputError"] * 2
-        assert [told[file]["error"] for file in bad] == kinds
+        assert [failures[file]["error"] for file in bad] == kinds
         assert as_text.out == ""
         assert len(as_text.err.splitlines()) == len(bad)
-        for ran in ("".join(told[file]["message"] for file in bad), as_text.err):
+        for ran in ("".join(failures[file]["message"] for file in bad), as_text.err):
             assert [word for word in words if word not in ran] == []
         assert len(box.journal) == 0
 
@@ -223,10 +223,10 @@ async def test_a_pattern_without_a_file_stops_everything(tmp_path: Path) -> None
         assert as_json.code == as_text.code == 2
         assert as_json.report["builds"] == []
         # As with a missing file: the good one is listed, and not blamed.
-        told = {failure["file"]: failure["message"] for failure in as_json.report["failed"]}
-        assert list(told) == ["good.apk", "out/*.ipa"]
-        assert "others" in told["good.apk"]
-        assert "no file matches" in told["out/*.ipa"]
+        messages = {failure["file"]: failure["message"] for failure in as_json.report["failed"]}
+        assert list(messages) == ["good.apk", "out/*.ipa"]
+        assert "others" in messages["good.apk"]
+        assert "no file matches" in messages["out/*.ipa"]
         assert as_text.out == ""
         as_text.tells("out/*.ipa", "no file matches")
         assert len(box.journal) == 0
@@ -337,7 +337,7 @@ async def test_a_full_storage_says_how_full(tmp_path: Path) -> None:
         assert "QUOTA_EXCEEDED" in failure["message"]
 
 
-async def test_a_retry_is_told_once_and_only_on_standard_error(tmp_path: Path) -> None:
+async def test_a_retry_is_reported_once_on_standard_error_only(tmp_path: Path) -> None:
     make(tmp_path, "game.zip", size=3000)
     said = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart", "--json"]
     async with Sandbox(part_size=1000, faults=[Fault(on="put_part", part=2, status=500)]) as box:
@@ -348,7 +348,7 @@ async def test_a_retry_is_told_once_and_only_on_standard_error(tmp_path: Path) -
         assert len(ran.err.splitlines()) == 1
 
 
-async def test_nobody_listening_to_the_progress_does_not_end_the_upload(tmp_path: Path) -> None:
+async def test_a_broken_progress_pipe_does_not_end_the_upload(tmp_path: Path) -> None:
     make(tmp_path, "game.zip", size=3000)
     said = ["upload", "game.zip", "--name", "N", "--platform", "linux", "--multipart", "--json"]
     reading, writing = os.pipe()
@@ -431,7 +431,7 @@ def test_expand_takes_what_exists_as_it_is(tmp_path: Path, monkeypatch: pytest.M
         ("dir/**/*.apk",): ["dir/c.apk", "dir/deep/d.apk"],
         ("**/c.apk",): ["dir/c.apk"],
         ("a1.apk", "./a1.apk", "dir/../a1.apk", str(tmp_path / "a1.apk")): ["a1.apk"],
-        # Not for `expand` to judge: what is looked at next says what is wrong.
+        # Not for `expand` to judge: the next check says what is wrong.
         ("missing.apk", "dir", ""): ["missing.apk", "dir", ""],
         (): [],
     }
@@ -467,7 +467,7 @@ def test_expand_tells_of_a_pattern_without_a_file(
     ("times", "said"),
     [(0, ""), (1, "1 more reservation may hold space"), (2, "2 more reservations may hold space")],
 )
-async def test_reservations_that_may_be_left_over_are_told(
+async def test_reservations_that_may_be_left_over_are_reported(
     tmp_path: Path, times: int, said: str
 ) -> None:
     make(tmp_path, "game.apk")

@@ -120,7 +120,7 @@ async def test_what_is_left_behind_is_listed(
     assert table.out.count("\n") == 5
     for word in (*box.uploads, "5/12", "12.0 kB", "missing", str(tmp_path / "a.zip"), "N d.zip"):
         assert word in table.out
-    # Where not all fit: what tells uploads apart, and how a command is told which.
+    # Where not all fit: what tells uploads apart, and how one is named to a command.
     for columns, build in ((60, False), (80, True)):
         narrow = await run("uploads", "list", env=env | {"COLUMNS": str(columns)})
         titles, *lines = narrow.out.splitlines()
@@ -188,7 +188,7 @@ async def test_all_are_resumed_that_can_be(
     assert [row["state"] for row in await rows(env)] == ["missing"]
 
 
-async def test_what_the_server_has_forgotten_is_sent_anew_with_the_options_of_back_then(
+async def test_a_forgotten_upload_is_sent_anew_with_its_first_options(
     box: Sandbox, env: dict[str, str], tmp_path: Path
 ) -> None:
     make(tmp_path, "game.zip", size=PARTS * 1000)
@@ -256,8 +256,8 @@ async def test_those_of_another_project_are_shown_and_skipped(
             run("uploads", action, "--all", env=other), run("uploads", action, build_id, env=other)
         )
         assert (ran.code, named.code) == (0, 1)
-        for told in (ran, named):
-            told.tells(build_id, "left behind at", box.project_id, "skipped")
+        for each in (ran, named):
+            each.tells(build_id, "left behind at", box.project_id, "skipped")
     assert len(box.journal) == before
     assert [row["state"] for row in await rows(env)] == ["ready"]
 

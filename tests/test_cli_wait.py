@@ -63,7 +63,7 @@ async def test_runs_jobs_and_executions_are_waited_for() -> None:
             run("wait", "execution", execution.execution_id, *FAST, env=box.environment),
         )
         assert [ran.code for ran in (text, jobs, executions)] == [0, 0, 0]
-        # What stands twice is told once, in the order asked.
+        # A duplicate is reported once, in the order asked.
         assert table(text) == [
             ["RUN", "RESULT", "DURATION", "NAME"],
             [first, "success", "30s", "Shop", "purchase"],
@@ -80,7 +80,7 @@ async def test_runs_jobs_and_executions_are_waited_for() -> None:
         assert "Release gate" in executions.out
 
 
-async def test_what_failed_decides_the_exit_code_unless_nobody_minds() -> None:
+async def test_a_failure_sets_the_exit_code_unless_it_is_ignored() -> None:
     async with Sandbox() as box:
         good = box.add_run().run_id
         bad = box.add_run(script=Script(result="MAX_STEPS")).run_id
@@ -120,7 +120,7 @@ async def test_what_is_not_over_in_time_is_named_and_exits_3() -> None:
 
 
 @pytest.mark.parametrize("form", ["--json", "--fail-on=never"])
-async def test_an_id_that_nobody_knows_does_not_end_the_others(
+async def test_an_unknown_id_does_not_end_the_others(
     form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(schedule, "_GRACE", 0.1)
@@ -147,7 +147,7 @@ async def test_an_id_that_nobody_knows_does_not_end_the_others(
         ]
 
 
-async def test_a_refused_key_ends_it_and_is_told_once() -> None:
+async def test_a_refused_key_ends_it_with_one_message() -> None:
     async with Sandbox() as box:
         ids = [box.add_run(script=ENDLESS, state="RUNNING").run_id for _ in range(3)]
         env = box.environment | {"NUNU_API_KEY": "nunu_wrong_key_0123456789"}
@@ -270,20 +270,20 @@ def change(name: str, before: str | None, after: str) -> Change[Run]:
     return Change(id=name, before=before, after=after, row=row)
 
 
-async def test_changes_are_told_in_batches_and_silence_is_broken_every_ten_seconds(
+async def test_changes_come_in_batches_and_a_line_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, stream = HandClock(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     standings = Standings[Run]("run", ["a", "b", "c", "d"], clock)
-    told = 0
+    shown = 0
 
     async def lines(seconds: int) -> list[str]:
-        nonlocal told
+        nonlocal shown
         for _ in range(seconds):
             await clock.advance(1)
         text = stream.getvalue()
-        new, told = text[told:], len(text)
+        new, shown = text[shown:], len(text)
         return new.splitlines()
 
     async with show(standings):

@@ -150,7 +150,7 @@ async def test_what_a_code_page_lacks_is_written_escaped(tmp_path: Path, page: s
 
 @pytest.mark.skipif(
     "CTRL_C_IS_PRESSED" not in os.environ,
-    reason="nobody presses Ctrl-C, as .ci/windows_console does",
+    reason="no console to press Ctrl-C in, as .ci/windows_console has",
 )
 async def test_ctrl_c_at_the_keyboard_cancels_the_upload(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
