@@ -61,9 +61,9 @@ def test_another_gib_costs_what_the_medians_differ_by(upload: ModuleType) -> Non
 def test_the_peak_is_the_process_s_own_and_not_its_parent_s(rig: ModuleType) -> None:
     """Linux tells of a child no less than its parent had when it started it."""
     here = bytearray(b"\1") * (64 * rig.MIB)
-    cost, told = rig.measure([sys.executable, "-c", "print('said')"], rig.clean_environ(), 60)
+    cost, output = rig.measure([sys.executable, "-c", "print('said')"], rig.clean_environ(), 60)
     del here
-    assert told == "said"
+    assert output == "said"
     assert cost.peak_mib < 48
     assert cost.cpu_s > 0
     assert cost.wall_s > 0

@@ -1,4 +1,4 @@
-"""Certificates that the environment names are looked at before they are needed."""
+"""Certificates that the environment names are checked before they are needed."""
 
 from __future__ import annotations
 

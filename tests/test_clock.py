@@ -68,8 +68,8 @@ async def test_a_cancellation_from_outside_stays_one(clock: ManualClock) -> None
     assert task.cancelling() == 1
 
 
-async def test_a_cancellation_in_the_moment_of_the_limit_is_heard(clock: ManualClock) -> None:
-    """Both want the body to end; who cancelled the task must not be told of a timeout."""
+async def test_a_cancellation_at_the_moment_of_the_limit_takes_effect(clock: ManualClock) -> None:
+    """Both want the body to end; the canceller must not get a timeout."""
 
     async def work() -> None:
         async with time_limit(clock, 5.0):
@@ -90,8 +90,8 @@ async def test_a_body_that_is_done_in_the_moment_of_the_limit_was_in_time(
 
     async def work() -> str:
         async with time_limit(clock, 5.0):
-            told: str = await answer
-            return told
+            value: str = await answer
+            return value
 
     task = asyncio.ensure_future(work())
     await turns()
@@ -117,9 +117,9 @@ async def test_a_task_goes_on_after_a_limit_as_if_there_had_been_none(clock: Man
     assert task.cancelling() == 0
 
 
-@pytest.mark.parametrize(("inner", "outer", "told"), [(1.0, 5.0, "inner"), (5.0, 1.0, "outer")])
+@pytest.mark.parametrize(("inner", "outer", "ended"), [(1.0, 5.0, "inner"), (5.0, 1.0, "outer")])
 async def test_of_two_limits_the_sooner_one_ends_its_own_body(
-    inner: float, outer: float, told: str
+    inner: float, outer: float, ended: str
 ) -> None:
     clock = HeldClock()
 
@@ -138,7 +138,7 @@ async def test_of_two_limits_the_sooner_one_ends_its_own_body(
     task = asyncio.ensure_future(work())
     await turns()
     clock.advance(1.0)
-    assert await task == told
+    assert await task == ended
     assert clock.waiting == 0
 
 

@@ -37,9 +37,9 @@ class _Model:
 
 
 def problems(data: object, model: type = _Model) -> tuple[str, ...]:
-    with pytest.raises(DecodeProblem) as misfit:
+    with pytest.raises(DecodeProblem) as problem:
         structure(data, model)
-    return misfit.value.problems
+    return problem.value.problems
 
 
 WRONG: dict[str, list[Any]] = {
@@ -138,15 +138,15 @@ def test_what_is_not_an_object_is_no_model(data: object) -> None:
     assert problems(data) == (f"expected an object, got {type(data).__name__} @ $",)
 
 
-def test_a_misfit_reads_as_its_problems() -> None:
+def test_a_decode_problem_reads_as_its_problems() -> None:
     assert str(DecodeProblem("one @ $.a", "two @ $.b")) == "one @ $.a; two @ $.b"
 
 
-def test_a_number_beyond_every_float_is_a_misfit() -> None:
+def test_a_number_beyond_every_float_is_a_problem() -> None:
     assert problems({"share": 10**400})
 
 
-def test_text_that_no_encoding_can_carry_is_a_misfit() -> None:
+def test_text_that_no_encoding_can_carry_is_a_problem() -> None:
     data = parse(b'{"text": "\\ud800"}')
     assert problems(data)
 
@@ -173,13 +173,13 @@ def test_text_that_no_encoding_can_carry_is_a_misfit() -> None:
         pytest.param(b"[Infinity]", id="infinity"),
     ],
 )
-def test_what_is_not_usable_json_is_a_misfit(body: bytes) -> None:
+def test_what_is_not_usable_json_is_a_problem(body: bytes) -> None:
     with pytest.raises(DecodeProblem, match=r"^not JSON"):
         parse(body)
 
 
 @given(st.binary(max_size=60))
-def test_a_body_is_read_as_json_or_is_a_misfit(body: bytes) -> None:
+def test_a_body_is_read_as_json_or_is_a_problem(body: bytes) -> None:
     expected = None
     with contextlib.suppress(ValueError):
         expected = json.dumps(json.loads(body), allow_nan=False)
@@ -189,10 +189,10 @@ def test_a_body_is_read_as_json_or_is_a_misfit(body: bytes) -> None:
     assert found == expected
 
 
-def test_a_misfit_does_not_repeat_the_body() -> None:
-    with pytest.raises(DecodeProblem) as misfit:
+def test_a_decode_problem_does_not_repeat_the_body() -> None:
+    with pytest.raises(DecodeProblem) as problem:
         parse(b'{"key": "nk_live_0123456789')
-    assert "nk_live" not in str(misfit.value)
+    assert "nk_live" not in str(problem.value)
 
 
 def test_members_at_their_default_are_left_out() -> None:
@@ -280,10 +280,10 @@ def test_a_number_that_a_float_can_hold_is_that_float(text: str) -> None:
 
 
 def test_a_path_is_put_below_another_unless_it_is_from_elsewhere() -> None:
-    misfit = DecodeProblem("x @ $.y @ $.a", "b @ $.b[0]", "c @ $").below(
+    problem = DecodeProblem("x @ $.y @ $.a", "b @ $.b[0]", "c @ $").below(
         ".data", {"b[0]": "data.old"}
     )
-    assert misfit.problems == ("x @ $.y @ $.data.a", "b @ $.data.old", "c @ $.data")
+    assert problem.problems == ("x @ $.y @ $.data.a", "b @ $.data.old", "c @ $.data")
 
 
 def test_text_goes_out_as_utf_8() -> None:

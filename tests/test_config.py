@@ -76,7 +76,7 @@ def test_an_argument_goes_before_the_environment(
 
 @pytest.mark.parametrize("variable", BASE_URL_VARIABLES)
 def test_a_key_that_was_passed_in_does_not_go_where_the_environment_says(variable: str) -> None:
-    """Whoever can set a variable must not be able to have somebody else's key sent to them."""
+    """Whoever can set a variable must not be able to have another user's key sent to them."""
     environ = {variable: "https://elsewhere.example"}
     with pytest.raises(ConfigError, match=variable) as refused:
         Config.load(environ, api_key="argument-key")
@@ -178,7 +178,7 @@ def test_a_setting_that_kept_its_quotation_marks_is_refused_by_name(name: str, q
         Config.load({**ENVIRON, name: f"{quote}https://nunu.ai{quote}"})
 
 
-async def test_a_command_that_needs_no_key_refuses_one_in_quotation_marks_in_a_sentence() -> None:
+async def test_a_quoted_key_is_refused_even_where_none_is_needed() -> None:
     ran = await run("uploads", "list", env=environment({"NUNU_API_KEY": '"nunu_abcdef"'}))
     assert (ran.code, ran.out) == (2, "")
     ran.tells("the API key holds quotation marks: write it without them")

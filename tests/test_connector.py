@@ -29,7 +29,7 @@ from nunu_async.errors import ConnectError
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 
-# What a server may say to a connection that nobody uses.
+# What a server may say to an idle connection.
 UNASKED = {
     "an-answer": answer(body=json.dumps({"build_id": "a"}).encode()),
     "half-a-head": b"HTTP/1.1 200 OK\r\nContent-Le",
@@ -74,7 +74,7 @@ async def test_connections_are_kept_alive_while_nothing_is_said(clock: ManualClo
 
 
 class Talkative:
-    """Answers each request by the last word of its path, and says more when it is told to."""
+    """Answers each request by the last word of its path, and says more when asked to."""
 
     def __init__(self) -> None:
         self.writers: list[asyncio.StreamWriter] = []
@@ -102,7 +102,7 @@ class Talkative:
 
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("what", UNASKED)
-async def test_what_nobody_asked_for_is_no_answer_to_the_next_request(
+async def test_unsolicited_data_is_no_answer_to_the_next_request(
     clock: ManualClock, what: str, turns: int
 ) -> None:
     talk = Talkative()
@@ -125,7 +125,7 @@ async def test_what_nobody_asked_for_is_no_answer_to_the_next_request(
 
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("what", UNASKED)
-async def test_what_nobody_asked_for_is_no_answer_over_tls_either(
+async def test_unsolicited_data_is_no_answer_over_tls_either(
     clock: ManualClock,
     server_tls: ssl.SSLContext,
     client_tls: ssl.SSLContext,
@@ -169,19 +169,19 @@ async def test_no_part_takes_the_etag_of_another(
 class Late(Connector):
     """Gives a new connection when aiohttp has taken what is on it."""
 
-    async def _create_connection(self, *told: object) -> ResponseHandler:
-        protocol = await super()._create_connection(*told)  # type: ignore[arg-type]
+    async def _create_connection(self, *args: object) -> ResponseHandler:
+        protocol = await super()._create_connection(*args)  # type: ignore[arg-type]
         await until(lambda: protocol.should_close)
         return protocol
 
 
 class Later(Connector):
-    """Gives one when the kernel has something, of which nobody else knows yet."""
+    """Gives one when the kernel has something, that has not been seen elsewhere yet."""
 
     said = threading.Event()
 
-    async def _create_connection(self, *told: object) -> ResponseHandler:
-        protocol = await super()._create_connection(*told)  # type: ignore[arg-type]
+    async def _create_connection(self, *args: object) -> ResponseHandler:
+        protocol = await super()._create_connection(*args)  # type: ignore[arg-type]
         assert protocol.transport is not None
         sock = protocol.transport.get_extra_info("socket")
         # Either blocks the loop: the server has a thread. On Windows' own loop a read is under way,
@@ -242,4 +242,4 @@ async def test_a_cancelled_look_lets_go_of_the_connection(
             # The pool has one place, so a connection that is kept would hold up the next call.
             async with asyncio.timeout(10), session.get(f"{server.url}/b") as response:
                 assert (await response.json(content_type=None))["build_id"] == "b"
-            gc.collect()  # which warns of what was let go of unclosed
+            gc.collect()  # which warns of what was dropped unclosed

@@ -267,7 +267,7 @@ def test_a_quota_error_without_details_has_no_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cancelled", "told"),
+    ("cancelled", "message"),
     [
         (True, "it failed; the upload was cancelled on the server"),
         (False, "it failed; cancelling the upload on the server failed too"),
@@ -276,11 +276,11 @@ def test_a_quota_error_without_details_has_no_bytes() -> None:
 )
 def test_an_upload_error_tells_what_became_of_the_reservation(
     cancelled: bool | None,
-    told: str,
+    message: str,
 ) -> None:
     error = UploadError("it failed", build_id="b-1")
     error.cancelled = cancelled
-    assert str(error) == told
+    assert str(error) == message
 
 
 def test_an_upload_error_starts_with_cancelling_not_tried() -> None:

@@ -176,7 +176,7 @@ async def test_every_caller_s_question_has_an_answer(
         (None, "$.data[0]"),
     ],
 )
-async def test_a_row_of_the_wrong_type_is_told_by_its_place(row: object, place: str) -> None:
+async def test_a_wrong_type_in_a_row_has_its_path(row: object, place: str) -> None:
     with pytest.raises(DecodeError) as caught:
         await listed(row)
     assert caught.value.operation == "list_test_plan_executions"
@@ -184,7 +184,7 @@ async def test_a_row_of_the_wrong_type_is_told_by_its_place(row: object, place: 
 
 
 @pytest.mark.parametrize("name", ["id", "status", "total_tests", "test_status"])
-async def test_a_row_without_a_required_member_is_told_by_its_place(name: str) -> None:
+async def test_a_missing_required_member_of_a_row_has_its_path(name: str) -> None:
     row = execution()
     del row[name]
     with pytest.raises(DecodeError) as caught:
@@ -193,7 +193,7 @@ async def test_a_row_without_a_required_member_is_told_by_its_place(name: str) -
 
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
-async def test_a_count_that_is_missing_is_told_by_its_place(name: str) -> None:
+async def test_a_missing_count_has_its_path(name: str) -> None:
     with pytest.raises(DecodeError) as caught:
         await listed(execution(test_status={n: 1 for n in COUNTS if n != name}))
     assert caught.value.problems == (f"is missing @ $.data[0].test_status.{name}",)
@@ -215,7 +215,7 @@ async def test_a_page_tells_where_it_stands_and_what_it_came_in() -> None:
     assert made.response.request_id == "req-1"
 
 
-async def test_a_key_without_the_permission_is_told() -> None:
+async def test_a_key_without_the_permission_is_permission_denied() -> None:
     words = "API key missing required permission: project:read-runs"
     async with answered(json_answer({"error": words}, 403)) as wire:
         with pytest.raises(PermissionDenied) as caught:

@@ -73,7 +73,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 
 def fuzz(examples: int) -> settings:
-    """So many examples; a smaller seed is no smaller example, so none is looked for."""
+    """So many examples; a smaller seed is no smaller example, so none is searched for."""
     return settings(
         max_examples=examples,
         deadline=None,
@@ -326,11 +326,11 @@ def headers_of(rng: Random) -> dict[str, str]:
 
 def some(rng: Random, among: list[str]) -> str:
     """One of these, or one with a few characters changed."""
-    told = rng.choice(among)
-    if rng.random() < 0.3 and told:
-        at = rng.randrange(len(told))
-        told = told[:at] + chr(rng.choice([32, 45, 48, 57, 58, 65, 233, 0x661])) + told[at + 1 :]
-    return told
+    text = rng.choice(among)
+    if rng.random() < 0.3 and text:
+        at = rng.randrange(len(text))
+        text = text[:at] + chr(rng.choice([32, 45, 48, 57, 58, 65, 233, 0x661])) + text[at + 1 :]
+    return text
 
 
 def texts(error: BaseException) -> Iterator[str]:
@@ -339,21 +339,21 @@ def texts(error: BaseException) -> Iterator[str]:
     yield from getattr(error, "__notes__", ())
 
 
-def check_shown(told: Iterable[str], secrets: Iterable[str] = SECRETS) -> None:
-    for text in told:
+def check_shown(shown: Iterable[str], secrets: Iterable[str] = SECRETS) -> None:
+    for text in shown:
         assert text.isprintable(), text
         for secret in secrets:
             assert secret not in text, text
 
 
 def check_error(error: NunuError, secrets: Iterable[str] = SECRETS) -> None:
-    """It can be shown to anybody, and sent to another process."""
-    told = list(texts(error))
-    check_shown(told, secrets)
+    """It can be shown in public, and sent to another process."""
+    shown = list(texts(error))
+    check_shown(shown, secrets)
     assert len(str(error)) < 15_000
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(again) is type(error)
-    assert list(texts(again)) == told
+    assert list(texts(again)) == shown
 
 
 @pytest.mark.parametrize("name", sorted(REQUESTS))
@@ -419,8 +419,8 @@ def test_whatever_storage_answers_is_a_part_or_a_storage_error(seed: int) -> Non
         check_error(StorageError(part_number=7, status=status, message=problem))
     else:
         assert json.loads(json.dumps(found).encode()) == found
-        told = md5_of(found, headers)
-        assert told is None or told == found.lower()
+        given = md5_of(found, headers)
+        assert given is None or given == found.lower()
     md5 = rng.choice([None, "0" * 32, "abc"])
     verdict = _verdict(received, md5)
     if isinstance(verdict, Stored):
@@ -598,13 +598,13 @@ def test_a_list_ends_whatever_its_pages_say(seed: int) -> None:
     asked = 0
     figures = [0, 1, 2, 3, 20, 100, 10**9, 2**63 - 1, -1, -(10**9)]
     steady = rng.random() < 0.5
-    told = [rng.choice(figures) for _ in range(3)]
+    first = [rng.choice(figures) for _ in range(3)]
 
     async def fetch(number: int) -> Page[str]:  # type: ignore[type-var] - rows of a test
         nonlocal asked
         asked += 1
         assert number >= 0
-        about = told if steady else [rng.choice(figures) for _ in range(3)]
+        about = first if steady else [rng.choice(figures) for _ in range(3)]
         pagination = Pagination(
             page=number, page_size=about[0], total_count=about[1], total_pages=about[2]
         )
@@ -733,8 +733,8 @@ def wire(rng: Random, target: str) -> bytes:
     before = rng.choice(
         [b""] * 6 + [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 X\r\n\r\n" * 3000]
     )
-    told = before + head + content
-    return told if rng.random() < 0.8 else told[: rng.randrange(len(told) + 1)]
+    response = before + head + content
+    return response if rng.random() < 0.8 else response[: rng.randrange(len(response) + 1)]
 
 
 @attrs.define
@@ -761,17 +761,17 @@ class Hostile:
         for start, data in GOOD.items():
             if line.startswith(start):
                 here = f"http://127.0.0.1:{writer.get_extra_info('sockname')[1]}{SIGNED}"
-                told = json.dumps(data).replace(ONE["upload_url"], here)
-                writer.write(answer(body=told.encode()))
+                payload = json.dumps(data).replace(ONE["upload_url"], here)
+                writer.write(answer(body=payload.encode()))
 
     async def _spoil(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
         if self.rng.random() < 0.9:
             await reader.readexactly(body_length(head))
-        told = wire(self.rng, head.decode("latin-1"))
+        response = wire(self.rng, head.decode("latin-1"))
         end = self.rng.randrange(3)
-        writer.write(told)
+        writer.write(response)
         await writer.drain()
         if end == 0:
             self.silent += 1
@@ -817,13 +817,13 @@ async def hostile(call: str, rng: Random, path: Path) -> list[str]:
         try:
             shown.append(repr(task.result()))
         except NunuError as error:
-            shown += [told for link in chain(error) for told in texts(link)]
+            shown += [text for link in chain(error) for text in texts(link)]
             check_error(error, [])
     ends = [line for line in server.seen if line.startswith("DELETE")]
     begun = any(line.startswith("PUT") for line in server.seen)
     completing = any("/complete" in line for line in server.seen)
     assert len(ends) <= 1
-    # A build that may be complete is let be; any other that was begun is let go.
+    # A build that may be complete is left alone; any other that was begun is cancelled.
     assert completing or len(ends) == begun, server.seen
     assert len(server.seen) < 20
     return shown

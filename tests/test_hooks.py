@@ -123,10 +123,10 @@ async def test_hooks_see_the_calls_that_hold_no_secret(
 # --- `on_attempt`, which is ours.
 
 
-async def test_each_attempt_of_a_call_and_of_a_part_is_told_without_a_secret(
+async def test_on_attempt_gets_each_attempt_without_a_secret(
     clock: ManualClock, make_file: Callable[..., Path]
 ) -> None:
-    told: list[Attempt] = []
+    attempts: list[Attempt] = []
     faults = [
         Fault(on="initiate_upload", status=503, headers={"X-Request-Id": "req-1"}),
         Fault(on="put_part", part=2, status=500),
@@ -134,7 +134,7 @@ async def test_each_attempt_of_a_call_and_of_a_part_is_told_without_a_secret(
     ]
     async with Sandbox(part_size=PART, faults=faults) as box:
         async with NunuClient(
-            box.api_key, base_url=box.base_url, clock=clock, on_attempt=told.append
+            box.api_key, base_url=box.base_url, clock=clock, on_attempt=attempts.append
         ) as nunu:
             await nunu.upload_build(
                 make_file(3 * PART), name="n", platform="linux", multipart=True, concurrency=1
@@ -142,7 +142,7 @@ async def test_each_attempt_of_a_call_and_of_a_part_is_told_without_a_secret(
             with pytest.raises(NotFound):
                 await nunu.builds.get("unknown")
         secrets = [box.api_key, "X-Amz-", *(one.upload_id for one in box.uploads.values())]
-    lines = [(a.operation, a.method, a.path, a.part_number, a.number, a.status) for a in told]
+    lines = [(a.operation, a.method, a.path, a.part_number, a.number, a.status) for a in attempts]
     assert lines == [
         ("initiate_upload", "POST", "/builds/upload", None, 1, 503),
         ("initiate_upload", "POST", "/builds/upload", None, 2, 200),
@@ -155,17 +155,17 @@ async def test_each_attempt_of_a_call_and_of_a_part_is_told_without_a_secret(
         ("complete_upload", "POST", "/builds/upload/complete", None, 1, 200),
         ("get_build", "GET", "/builds/{buildId}", None, 1, 404),
     ]
-    assert told[0].request_id == "req-1"
-    kinds = [type(attempt.error) for attempt in told if attempt.error is not None]
+    assert attempts[0].request_id == "req-1"
+    kinds = [type(attempt.error) for attempt in attempts if attempt.error is not None]
     assert kinds == [ServerError, StorageError, TransportError, NotFound]
-    assert all(attempt.seconds >= 0 for attempt in told)
-    assert not any(secret in repr(told) for secret in filter(None, secrets))
+    assert all(attempt.seconds >= 0 for attempt in attempts)
+    assert not any(secret in repr(attempts) for secret in filter(None, secrets))
 
 
-async def test_an_attempt_that_is_cancelled_or_runs_out_of_time_is_told(
+async def test_on_attempt_gets_cancelled_and_timed_out_attempts(
     clock: ManualClock,
 ) -> None:
-    told: list[Attempt] = []
+    attempts: list[Attempt] = []
     fault = Fault(on="list_runs", do="stall", times=None)
     async with (
         Sandbox(faults=[fault]) as box,
@@ -174,7 +174,7 @@ async def test_an_attempt_that_is_cancelled_or_runs_out_of_time_is_told(
             base_url=box.base_url,
             clock=clock,
             timeout=Timeouts(call=5),
-            on_attempt=told.append,
+            on_attempt=attempts.append,
         ) as nunu,
     ):
         asking = asyncio.ensure_future(nunu.runs.list_page())
@@ -186,11 +186,11 @@ async def test_an_attempt_that_is_cancelled_or_runs_out_of_time_is_told(
         await until(lambda: len(box.journal.of("list_runs")) == 2)
         asking.cancel()
         await asyncio.wait({asking})
-    assert [(a.status, type(a.error)) for a in told] == [
+    assert [(a.status, type(a.error)) for a in attempts] == [
         (None, DeadlineExceeded),
         (None, type(None)),
     ]
-    assert told[0].seconds == 5
+    assert attempts[0].seconds == 5
 
 
 async def test_what_a_listener_raises_ends_nothing(

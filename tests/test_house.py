@@ -156,11 +156,11 @@ def test_every_module_can_be_imported_alone() -> None:
     assert fresh(_ALONE, str(ROOT), *MODULES) == ""
 
 
-# A file told by its folder's name is another one in a checkout of that name.
+# A file recognized by its folder's name is another one in a checkout of that name.
 _BY_NAME = re.compile(r"""co_file[n]ame|["'][/\\](nunu_async|tests)[/\\]["']""")
 
 
-def test_one_place_alone_tells_whose_a_frame_is() -> None:
+def test_only_one_place_finds_whose_a_frame_is() -> None:
     files = Path(__file__).parent.rglob("*.py")
     users = [path.name for path in files if _BY_NAME.search(path.read_text(encoding="utf-8"))]
     assert users == ["disclosed.py"]

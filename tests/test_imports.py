@@ -1,4 +1,4 @@
-"""What is loaded when, and that nobody can tell from the names."""
+"""What is loaded when, and that the names do not show it."""
 
 import ast
 import asyncio
@@ -42,8 +42,8 @@ def ran(code: str, *arguments: str, exits: int = 0) -> str:
     return done.stderr
 
 
-def loaded(told: str) -> set[str]:
-    (line,) = (line for line in told.splitlines() if line.startswith("LOADED"))
+def loaded(output: str) -> set[str]:
+    (line,) = (line for line in output.splitlines() if line.startswith("LOADED"))
     return set(line.split()[1:])
 
 
@@ -122,9 +122,9 @@ async def command(box: Sandbox, *arguments: str) -> set[str]:
         stdout=asyncio.subprocess.PIPE,  # what is thrown away is a terminal to Windows
         stderr=asyncio.subprocess.PIPE,
     )
-    _, told = await process.communicate()
-    assert process.returncode == 0, told
-    return loaded(told.decode())
+    _, err = await process.communicate()
+    assert process.returncode == 0, err
+    return loaded(err.decode())
 
 
 def promised(file: Path) -> Iterator[tuple[str, str]]:
@@ -198,7 +198,7 @@ def test_what_methods_are_annotated_with_can_be_resolved() -> None:
 
 def test_the_first_upload_loads_its_code_beside_the_loop() -> None:
     """It takes longer than the tasks of a program should be held up."""
-    told = ran(
+    output = ran(
         "import asyncio, sys, threading\n"
         "from nunu_async import NunuClient, SourceError\n"
         "def hook(event, args):\n"
@@ -215,13 +215,13 @@ def test_the_first_upload_loads_its_code_beside_the_loop() -> None:
         "    assert [type(each.error) for each in many] == [SourceError] * 2, many\n"
         "asyncio.run(main())\n"
     )
-    where = dict(line.split() for line in told.splitlines())
+    where = dict(line.split() for line in output.splitlines())
     assert {"nunu_async.upload.pipeline", "nunu_async.upload.storage"} <= set(where)
     assert "MainThread" not in where.values()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on descriptors are POSIX's")
-def test_without_a_descriptor_to_spare_a_client_is_made_and_says_what_it_cannot_load() -> None:
+def test_without_spare_descriptors_a_client_names_what_cannot_load() -> None:
     ran(
         "import os, resource\n"
         "from nunu_async import NunuClient, NunuError\n"
@@ -232,13 +232,13 @@ def test_without_a_descriptor_to_spare_a_client_is_made_and_says_what_it_cannot_
         "try:\n"
         "    nunu.runs\n"
         "except NunuError as error:\n"
-        "    told = str(error)\n"
-        "assert told == f'cannot load nunu_async.endpoints.runs: {os.strerror(24)}', told\n"
+        "    message = str(error)\n"
+        "assert message == f'cannot load nunu_async.endpoints.runs: {os.strerror(24)}', message\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
         "assert callable(nunu.runs.list)\n"
     )
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    told = f'version = "{nunu_async.__version__}"'
-    assert told in (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    line = f'version = "{nunu_async.__version__}"'
+    assert line in (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")

@@ -88,8 +88,8 @@ def step(number: int, goal: str, result: str, report: str | None = None) -> RunS
     )
 
 
-def one(found: Job, *told: RunDetails) -> Verdict:
-    by_id = {run.multiplayer_run_id: run for run in told}
+def one(found: Job, *details_of_runs: RunDetails) -> Verdict:
+    by_id = {run.multiplayer_run_id: run for run in details_of_runs}
     (verdict,) = judge(["j"], {"j": found}, details=by_id, errors={})
     return verdict
 
@@ -152,8 +152,8 @@ def test_the_failing_steps_tell_why() -> None:
     several = one(job("FAILED"), details("run0", (good,), (good, bad)))
     assert several.why.startswith("player 2, step 2 failed:")
     # The run of another job, and one that tells of no failing step, explain nothing.
-    for told in (details("run7", (bad,)), details("run0", (good,))):
-        assert one(job("FAILED"), told).why == "run run0 ended with failed"
+    for found in (details("run7", (bad,)), details("run0", (good,))):
+        assert one(job("FAILED"), found).why == "run run0 ended with failed"
     endless = one(job("FAILED"), details("run0", (step(1, "g", "ERROR", "line\n" * 5000),)))
     assert endless.why.splitlines()[-1] == "... and 4800 lines more"
 
@@ -266,8 +266,8 @@ def test_of_cases_with_one_name_each_is_found_by_its_own() -> None:
         Verdict(job_id="j", name="x" * 5000 + str(n), kind="passed", result="r")
         for n in range(2000)
     ]
-    told = {case.get("name") for case in parsed(junit_xml(long, name="N"))[0]}
-    assert len(told) == 2000
+    names = {case.get("name") for case in parsed(junit_xml(long, name="N"))[0]}
+    assert len(names) == 2000
 
 
 TEXT = st.text(st.characters(), max_size=40) | st.sampled_from(
@@ -300,13 +300,13 @@ def test_two_readers_of_others_count_what_was_written(verdicts: list[Verdict], n
     errors = kinds["error"] + kinds["pending"]
     # The first: junitparser.
     (suite,) = JUnitXml.fromstring(written)
-    told = (suite.tests, suite.failures, suite.errors, suite.skipped)
-    assert told == (len(verdicts), kinds["failed"], errors, kinds["skipped"])
+    counts = (suite.tests, suite.failures, suite.errors, suite.skipped)
+    assert counts == (len(verdicts), kinds["failed"], errors, kinds["skipped"])
     cases = list(suite)
     found = Counter(type(result) for case in cases for result in case.result)
-    assert (found[Failure], found[Error], found[Skipped]) == told[1:]
+    assert (found[Failure], found[Error], found[Skipped]) == counts[1:]
     suite.update_statistics()  # counts anew
-    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == told
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == counts
     # The second: junit2html, which reads files.
     with TemporaryDirectory() as folder:
         path = Path(folder) / "out.xml"

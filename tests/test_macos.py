@@ -94,9 +94,9 @@ async def test_bytes_arrive_by_the_calls_that_macos_has(tmp_path: Path, refusing
     file.write_bytes(random.Random(1).randbytes(2 * PART + 77))
     async with Sandbox(part_size=PART) as box:
         code = REFUSING + UPLOAD if refusing else UPLOAD
-        told = await played(code, file, tmp_path / "state", env=box.environment)
-        assert box.read_object(str(told["build"])) == file.read_bytes()
-    asked = told["asked"]
+        report = await played(code, file, tmp_path / "state", env=box.environment)
+        assert box.read_object(str(report["build"])) == file.read_bytes()
+    asked = report["asked"]
     assert isinstance(asked, dict)
     word = ("refused 44", "refused 51") if refusing else ("F_RDADVISE", "F_FULLFSYNC")
     assert asked[word[0]] >= 3  # what is read next is announced, once a part at least
@@ -104,10 +104,10 @@ async def test_bytes_arrive_by_the_calls_that_macos_has(tmp_path: Path, refusing
 
 
 async def test_bytes_that_are_on_their_way_are_counted() -> None:
-    told = await played(QUEUE, env={})
-    assert told["before"] == 0
-    assert isinstance(told["full"], int)
-    assert told["full"] > 0
+    report = await played(QUEUE, env={})
+    assert report["before"] == 0
+    assert isinstance(report["full"], int)
+    assert report["full"] > 0
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_a_model_that_was_made_by_hand_goes_out_whole() -> None:
     assert set(made.to_dict()) == {"id", "name", "type"}
 
 
-def test_null_and_absent_are_told_apart() -> None:
+def test_null_and_absent_are_distinguished() -> None:
     body = execution(build_id=None)
     del body["build_name"]
     made = codec.structure(body, TestPlanExecution)
@@ -203,7 +203,7 @@ NULLED: list[tuple[type[Model], dict[str, Any], str, object]] = [
 
 
 @pytest.mark.parametrize(("model", "body", "name", "default"), NULLED)
-def test_null_counts_as_absent_where_a_member_has_a_default_and_goes_back_as_null(
+def test_null_is_absent_where_there_is_a_default_and_dumps_as_null(
     model: type[Model], body: dict[str, Any], name: str, default: object
 ) -> None:
     """Both by the fast reader and by the converter, which takes what is not exactly right."""
@@ -235,7 +235,7 @@ def test_a_value_given_by_hand_counts_although_it_was_null() -> None:
         ({"total": 2}, 0),
     ],
 )
-def test_retries_that_are_not_told_excuse_no_failure(retries: dict[str, Any], used: int) -> None:
+def test_unreported_retries_excuse_no_failure(retries: dict[str, Any], used: int) -> None:
     made = codec.structure(retries, JobRetries)
     assert made.used == used
 
@@ -324,7 +324,7 @@ def test_what_was_given_back_can_be_changed_without_harm() -> None:
     assert made.to_dict() == before
 
 
-def test_the_answer_does_not_follow_later_changes_of_the_data_it_was_read_from() -> None:
+def test_a_model_does_not_follow_later_changes_of_its_data() -> None:
     body: Any = details()
     made = codec.structure(body, RunDetails)
     body["template_data"]["currency"] = "EUR"

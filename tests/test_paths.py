@@ -234,7 +234,7 @@ def test_settings_that_lead_to_no_path_are_refused(settings: dict[str, Any]) -> 
     assert settings["api_key"] not in str(caught.value)
 
 
-def test_a_missing_project_is_told_with_the_way_to_give_it() -> None:
+def test_a_missing_project_s_message_says_how_to_give_it() -> None:
     with pytest.raises(ConfigError, match="organization key needs a project_id, or NUNU_PROJECT_"):
         NunuClient(ORGANIZATION_KEY)
     with pytest.raises(ConfigError, match='path_style="project" needs a project_id'):
@@ -278,9 +278,9 @@ def test_the_address_is_what_a_url_of_its_text_would_be(
         query=tuple(query),
         answer=lambda data: data,
     )
-    told = URL(config.url(request.path), encoded=True).with_query(request.query)
+    expected = URL(config.url(request.path), encoded=True).with_query(request.query)
     address = session._address(request)
-    assert str(address) == str(told)
-    assert address == told
-    assert (address.raw_host, address.port) == (told.raw_host, told.port)
-    assert address.host_port_subcomponent == told.host_port_subcomponent
+    assert str(address) == str(expected)
+    assert address == expected
+    assert (address.raw_host, address.port) == (expected.raw_host, expected.port)
+    assert address.host_port_subcomponent == expected.host_port_subcomponent

@@ -88,9 +88,9 @@ def test_a_link_that_leads_nowhere_may_hide_a_folder(folder: Path) -> None:
     make(folder, "out/a/app.apk", "out/README")
     (folder / "out" / "nightly").symlink_to("/mnt/not-there", target_is_directory=True)
     (folder / "out" / "circle").symlink_to("circle")
-    told = refused("out/*/app.apk")
-    assert sorted(told) == ["out/circle", "out/nightly"]
-    assert "out/nightly: is a link that leads nowhere" in told["out/nightly"]
+    problems = refused("out/*/app.apk")
+    assert sorted(problems) == ["out/circle", "out/nightly"]
+    assert "out/nightly: is a link that leads nowhere" in problems["out/nightly"]
     assert found("out/**/app.apk") == ["out/a/app.apk"]  # nothing is asked of it
 
 
@@ -143,7 +143,7 @@ async def test_nothing_is_sent_where_a_pattern_matches_what_cannot_be(folder: Pa
         assert len(box.journal) == 0
 
 
-async def test_builds_of_one_name_are_told_apart_by_their_folders(folder: Path) -> None:
+async def test_builds_of_one_name_are_distinguished_by_their_folders(folder: Path) -> None:
     make(folder, "out/arm/release/app.apk", "out/x86/release/app.apk", "out/other.apk")
     for said in (
         ["out/*/*/app.apk", "out/other.apk"],
@@ -159,7 +159,7 @@ async def test_builds_of_one_name_are_told_apart_by_their_folders(folder: Path) 
             ]
 
 
-async def test_they_are_told_apart_from_python_too(folder: Path) -> None:
+async def test_they_are_distinguished_from_python_too(folder: Path) -> None:
     make(folder, "arm/app.apk", "x86/app.apk", "other.apk")
     async with (
         Sandbox() as box,
@@ -214,7 +214,7 @@ GONE = [
 
 
 @pytest.mark.parametrize("said", GONE)
-def test_a_working_directory_that_is_gone_is_told_in_a_sentence(tmp_path: Path, said: str) -> None:
+def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path: Path, said: str) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     code = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"

@@ -48,7 +48,7 @@ async def run(box: Sandbox, room: Path, *command: str) -> str:
     return out.decode()
 
 
-def pace(text: str) -> Script:
+def script_for(text: str) -> Script:
     """What is waited for is over at the first look."""
     if re.search(r"wait| ci ", text):
         return Script(initialize_seconds=0, run_seconds=0)
@@ -63,7 +63,7 @@ def test_no_block_is_of_a_kind_that_nothing_runs() -> None:
 
 @pytest.mark.parametrize("text", PYTHON, ids=range(len(PYTHON)))
 async def test_every_python_block_runs(room: Path, text: str) -> None:
-    async with Sandbox(script=pace(text)) as box:
+    async with Sandbox(script=script_for(text)) as box:
         await run(box, room, sys.executable, "-c", text)
 
 
@@ -82,7 +82,7 @@ async def test_every_command_runs(room: Path, text: str) -> None:
     command = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m nunu_async "$@"\n'
     script.write_bytes(os.fsencode(command))
     script.chmod(0o755)
-    async with Sandbox(script=pace(text)) as box:
+    async with Sandbox(script=script_for(text)) as box:
         child = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-ec", text),
             cwd=room,

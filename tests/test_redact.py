@@ -192,7 +192,7 @@ def test_nothing_that_a_terminal_or_a_ci_runner_obeys_is_left(
     assert harmless(text) == (text if broken is None else broken)
 
 
-def test_what_we_style_keeps_its_colours_and_commands_are_broken_behind_them() -> None:
+def test_our_styles_keep_their_colours_and_commands_are_broken() -> None:
     assert harmless("\x1b[1m::error::x\x1b[0m", styled=True) == "\x1b[1m: :error::x\x1b[0m"
 
 

@@ -40,7 +40,7 @@ async def test_an_answer_without_a_body_is_none(method: str, status: int) -> Non
     assert wire.lines == [f"{method} /api/v1/jobs/1"]
 
 
-async def test_an_answer_of_204_without_a_length_is_none_and_the_connection_lives_on() -> None:
+async def test_204_without_a_length_is_none_and_keeps_the_connection() -> None:
     async with answered(b"HTTP/1.1 204 No Content\r\n\r\n") as wire:
         for _ in range(2):
             assert await wire.nunu.request("DELETE", "/tests/1") is None
@@ -48,7 +48,7 @@ async def test_an_answer_of_204_without_a_length_is_none_and_the_connection_live
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{", b"\xff", b'{"a": 1} x', b" "])
-async def test_what_is_not_json_is_told_by_method_and_path(body: bytes) -> None:
+async def test_a_body_that_is_no_json_is_named_by_method_and_path(body: bytes) -> None:
     async with answered(answer(200, body)) as wire:
         with pytest.raises(DecodeError) as caught:
             await wire.nunu.request("POST", "/jobs")
@@ -337,14 +337,14 @@ async def test_a_garbled_answer_that_echoes_the_key_does_not_show_it() -> None:
     assert KEY not in f"{caught.value} {caught.value.headers} {caught.value.problems}"
 
 
-async def test_too_much_is_told_after_all_attempts() -> None:
+async def test_429_is_raised_after_all_attempts() -> None:
     async with answered(json_answer({"error": "slow down"}, 429)) as wire:
         with pytest.raises(RateLimited):
             await wire.nunu.request("GET", "/jobs")
     assert len(wire.lines) == 5
 
 
-async def test_a_server_that_is_not_there_is_told() -> None:
+async def test_a_server_that_is_not_there_is_a_connect_error() -> None:
     async with answered(json_answer({})) as wire:
         pass
     async with NunuClient(KEY, base_url=wire.server.url, clock=wire.clock) as nunu:

@@ -279,7 +279,7 @@ def test_a_success_without_json_is_garbled(status: int, body: bytes) -> None:
     assert (type(failed), failed.garbled, failed.status) == (DecodeError, True, status)
 
 
-def test_a_misfit_tells_the_operation_the_places_and_the_request() -> None:
+def test_a_decode_error_has_operation_paths_and_request_id() -> None:
     failed = failure_of(200, {"status": 1, "build_id": 2}, {"x-request-id": "req-1"})
     assert (failed.operation, sorted(failed.problems), failed.request_id) == (
         "complete_upload",
@@ -479,7 +479,7 @@ def test_a_redirect_keeps_no_signed_address() -> None:
         (f"https://{KEY}.example/", "***.example"),
     ],
 )
-def test_a_redirect_to_an_odd_place_is_told(location: str | None, named: str) -> None:
+def test_a_redirect_to_an_odd_place_is_named(location: str | None, named: str) -> None:
     failed = failure_of(307, b"", {} if location is None else {"location": location})
     assert failed.message == f"redirected to {named}; redirects are never followed"
 
@@ -495,8 +495,10 @@ def test_a_redirect_to_an_odd_place_is_told(location: str | None, named: str) ->
         pytest.param(401, {"error": "bad"}, {"x-request-id": KEY}, id="request id"),
         pytest.param(502, f"<p>{KEY}</p>".encode(), {}, id="page"),
         pytest.param(307, b"", {"location": f"https://a.example/?k={KEY}"}, id="location"),
-        pytest.param(200, {"upload_type": KEY}, {}, id="misfit"),
-        pytest.param(200, {"upload_type": 5}, {"x-request-id": KEY}, id="misfit's request id"),
+        pytest.param(200, {"upload_type": KEY}, {}, id="decode-error"),
+        pytest.param(
+            200, {"upload_type": 5}, {"x-request-id": KEY}, id="decode-error's request id"
+        ),
     ],
 )
 def test_a_key_that_the_server_echoes_is_hidden(

@@ -464,7 +464,7 @@ async def test_every_published_start_becomes_the_one_type(
         (None, "$"),
     ],
 )
-async def test_a_start_of_another_shape_is_told(body: object, problem: str) -> None:
+async def test_a_start_of_another_shape_is_a_decode_error(body: object, problem: str) -> None:
     async with answered(json_answer(body, 201)) as wire:
         with pytest.raises(DecodeError) as caught:
             await start(test_plan_id=PLAN)(wire.nunu)
@@ -491,7 +491,7 @@ async def test_a_start_that_names_only_a_job_or_a_run_is_one(
 
 
 @pytest.mark.parametrize("status", [404, 409, 429, 500, 503])
-async def test_a_start_whose_answer_states_an_error_raises_it_and_is_not_repeated(
+async def test_a_start_answered_with_an_error_is_not_repeated(
     status: int,
 ) -> None:
     """The body of a 200 or 201 says what became of it; the status line did not."""
@@ -539,7 +539,7 @@ async def test_a_start_with_null_for_its_data_may_have_begun_something() -> None
         {"multiplayer_run_id": None},
     ],
 )
-async def test_an_envelope_without_jobs_is_told_where_it_stands(data: dict[str, Any]) -> None:
+async def test_an_envelope_without_jobs_is_reported_with_its_path(data: dict[str, Any]) -> None:
     """The path is the answer's own, not the one of our rearranged copy."""
     envelope = {"ok": True, "status": 201, "message": "queued", "data": data}
     with pytest.raises(DecodeError) as caught:
@@ -558,7 +558,7 @@ async def test_an_envelope_without_jobs_is_told_where_it_stands(data: dict[str, 
         ({"test_id": 7}, {"job_id": JOB}, "$.test_id"),
     ],
 )
-async def test_what_is_wrong_in_an_envelope_is_told_where_it_stands(
+async def test_a_problem_in_an_envelope_has_its_path(
     changes: dict[str, Any], data: dict[str, Any], place: str
 ) -> None:
     envelope = {"ok": True, "status": 201, "message": "queued", "data": data} | changes
@@ -701,8 +701,8 @@ async def test_a_state_counts_in_any_case_and_stays_as_it_came(word: str) -> Non
 async def test_every_caller_s_question_has_an_answer(
     state: str, result: str | None, terminal: bool, succeeded: bool
 ) -> None:
-    told = {"state": state, "result": result, "completed_at": None}
-    for made in (await listed(run(**told)), await got(**told)):
+    members = {"state": state, "result": result, "completed_at": None}
+    for made in (await listed(run(**members)), await got(**members)):
         assert made.is_terminal is terminal
         assert made.succeeded is succeeded
 
@@ -710,8 +710,8 @@ async def test_every_caller_s_question_has_an_answer(
 @pytest.mark.parametrize("state", ["CANCELLED", "RUNNING", "rehearsing"])
 async def test_a_run_with_an_end_is_over_whatever_its_state_is_called(state: str) -> None:
     """And no success, unless its state is the one word for it."""
-    told = {"state": state, "result": "SUCCESS", "completed_at": "2026-04-11T06:20:00Z"}
-    for made in (await listed(run(**told)), await got(**told)):
+    members = {"state": state, "result": "SUCCESS", "completed_at": "2026-04-11T06:20:00Z"}
+    for made in (await listed(run(**members)), await got(**members)):
         assert made.is_terminal
         assert not made.succeeded
 
@@ -787,7 +787,7 @@ async def test_a_platform_of_either_shape_names_its_device(
     assert made.to_dict()["players"] == row["players"]
 
 
-async def test_a_word_that_nobody_knows_is_kept() -> None:
+async def test_an_unknown_word_is_kept() -> None:
     made = await listed(
         run(
             state="REHEARSING",
@@ -846,7 +846,7 @@ NULLABLE = ["result", "bug_info", "build", "started_at", "completed_at", "durati
 
 
 @pytest.mark.parametrize("name", NULLABLE)
-async def test_null_and_absent_are_both_none_and_told_apart_on_the_way_back(name: str) -> None:
+async def test_null_and_absent_are_both_none_but_dumped_as_they_came(name: str) -> None:
     with_null = await listed(run(**{name: None}))
     row = run()
     del row[name]
@@ -877,7 +877,7 @@ REQUIRED = [
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-async def test_a_row_without_a_required_member_is_told_by_its_place(name: str) -> None:
+async def test_a_missing_required_member_of_a_row_has_its_path(name: str) -> None:
     rows = [run() for _ in range(4)]
     del rows[3][name]
     with pytest.raises(DecodeError) as caught:
@@ -916,7 +916,7 @@ async def test_a_row_without_a_required_member_is_told_by_its_place(name: str) -
         ("run", "$.data[3]"),
     ],
 )
-async def test_a_row_of_the_wrong_type_is_told_by_its_place(row: object, place: str) -> None:
+async def test_a_wrong_type_in_a_row_has_its_path(row: object, place: str) -> None:
     with pytest.raises(DecodeError) as caught:
         await read(page([run(), run(), run(), row]), lambda nunu: nunu.runs.list_page())
     assert caught.value.operation == "list_runs"
@@ -949,9 +949,7 @@ async def test_a_row_of_the_wrong_type_is_told_by_its_place(row: object, place: 
         ({"apps": [{"player_number": "1"}]}, "$.apps[0].player_number"),
     ],
 )
-async def test_details_of_the_wrong_type_are_told_by_their_place(
-    change: dict[str, Any], place: str
-) -> None:
+async def test_a_wrong_type_in_the_details_has_its_path(change: dict[str, Any], place: str) -> None:
     with pytest.raises(DecodeError) as caught:
         await got(**change)
     assert caught.value.operation == "get_run"
@@ -971,13 +969,13 @@ async def test_details_of_the_wrong_type_are_told_by_their_place(
         (None, "$"),
     ],
 )
-async def test_a_page_of_another_shape_is_told_by_its_place(body: object, place: str) -> None:
+async def test_a_wrong_shape_in_a_page_has_its_path(body: object, place: str) -> None:
     with pytest.raises(DecodeError) as caught:
         await read(body, lambda nunu: nunu.runs.list_page())
     assert [p.rpartition(" @ ")[2] for p in caught.value.problems] == [place]
 
 
-async def test_every_wrong_place_is_told_at_once() -> None:
+async def test_every_problem_is_reported_at_once() -> None:
     row = run(state=None, players=[player(id=7, state=[])])
     with pytest.raises(DecodeError) as caught:
         await read(page([row]), lambda nunu: nunu.runs.list_page())
@@ -988,7 +986,7 @@ async def test_every_wrong_place_is_told_at_once() -> None:
     }
 
 
-async def test_a_page_that_is_all_wrong_is_told_in_bounded_words() -> None:
+async def test_an_all_wrong_page_has_a_bounded_message() -> None:
     rows = [run(state=None) for _ in range(100)]
     with pytest.raises(DecodeError) as caught:
         await read(page(rows), lambda nunu: nunu.runs.list_page())
@@ -1042,7 +1040,7 @@ async def test_a_run_without_bugs_has_none(body: object) -> None:
         ([], "$"),
     ],
 )
-async def test_bugs_of_another_shape_are_told_by_their_place(body: object, place: str) -> None:
+async def test_a_wrong_shape_in_the_bugs_has_its_path(body: object, place: str) -> None:
     with pytest.raises(DecodeError) as caught:
         await read(body, lambda nunu: nunu.runs.bugs(RUN))
     assert caught.value.operation == "list_run_bugs"
@@ -1073,7 +1071,7 @@ async def every(name: str) -> list[Model]:
 
 
 @EACH
-async def test_an_answer_tells_of_the_response_it_came_in(name: str) -> None:
+async def test_a_result_has_the_response_it_came_in(name: str) -> None:
     for model in await every(name):
         assert model.response is not None
         assert model.response.status == 200
@@ -1082,7 +1080,7 @@ async def test_an_answer_tells_of_the_response_it_came_in(name: str) -> None:
         assert "set-cookie" not in model.response.headers
 
 
-async def test_a_page_of_a_walk_tells_of_its_own_response() -> None:
+async def test_a_page_of_a_walk_has_its_own_response() -> None:
     async with answered(
         json_answer(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
         json_answer(
@@ -1097,7 +1095,7 @@ async def test_a_page_of_a_walk_tells_of_its_own_response() -> None:
         assert one.response.request_id == f"r{number}"
 
 
-async def test_a_row_of_a_walk_tells_of_the_response_its_page_came_in() -> None:
+async def test_a_row_of_a_walk_has_its_page_s_response() -> None:
     async with answered(
         json_answer(page([run(multiplayer_run_id="a")], size=1, count=2), X_Request_Id="r0"),
         json_answer(
@@ -1112,9 +1110,7 @@ async def test_a_row_of_a_walk_tells_of_the_response_its_page_came_in() -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [(400, {"error": "no"}), (200, []), (200, 7)], ids=["400", "list", "number"]
 )
-async def test_an_error_tells_of_the_response_it_came_in(
-    name: str, status: int, body: object
-) -> None:
+async def test_an_error_has_the_response_it_came_in(name: str, status: int, body: object) -> None:
     async with answered(json_answer(body, status, **TELLING)) as wire:
         with pytest.raises((BadRequest, DecodeError)) as caught:
             await EVERY[name][1](wire.nunu)

@@ -230,14 +230,14 @@ CUT = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 100\r\n\r\n{"upload_urls
 ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 40000000\r\n\r\n" + bytes(34 * 1024 * 1024)
 
 
-@pytest.mark.parametrize("told", [CUT, ENDLESS], ids=["cut", "too long"])
+@pytest.mark.parametrize("response", [CUT, ENDLESS], ids=["cut", "too long"])
 async def test_an_answer_that_breaks_off_does_not_show_what_was_asked(
-    clock: ManualClock, told: bytes
+    clock: ManualClock, response: bytes
 ) -> None:
     """An upload id in the query: aiohttp's own response would show it, as a local of a frame."""
 
     async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        writer.write(told)
+        writer.write(response)
         await writer.drain()
         writer.close()
 

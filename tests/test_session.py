@@ -172,7 +172,7 @@ async def test_what_was_sent_before_an_injected_session_was_closed_is_not_denied
 
 
 async def test_another_build_than_was_asked_for_is_no_answer(clock: ManualClock) -> None:
-    """As where an answer that nobody waited for lay on a kept-alive connection."""
+    """As where an unsolicited answer lay on a kept-alive connection."""
     other = answer(body=b'{"build_id": "other"}')
     async with raw_server(Script([other])) as server, client(server, clock) as nunu:
         with pytest.raises(DecodeError, match="another build"):
@@ -182,7 +182,7 @@ async def test_another_build_than_was_asked_for_is_no_answer(clock: ManualClock)
 async def test_a_session_closed_under_a_look_up_is_no_cancellation(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiohttp cancels who looks up a name then; nobody here has cancelled anything."""
+    """aiohttp cancels the task that looks up a name then; the caller has cancelled nothing."""
     looking = asyncio.Event()
 
     async def never(*_: object, **__: object) -> list[object]:
@@ -207,8 +207,8 @@ async def test_the_upload_id_is_hidden_in_the_form_in_which_it_was_sent(
     ticket = attrs.evolve(TICKET, upload_id="AbC+dEf/gHi==")
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        told = b"cannot " + head.split(b"\r\n")[0] + b" AbC%2BdEf%2FgHi%3D%3D"
-        writer.write(answer(400, told))
+        message = b"cannot " + head.split(b"\r\n")[0] + b" AbC%2BdEf%2FgHi%3D%3D"
+        writer.write(answer(400, message))
 
     async with raw_server(echo) as server, client(server, clock) as nunu:
         with pytest.raises(BadRequest) as caught:
@@ -321,7 +321,7 @@ async def test_no_answer_ends_the_attempt_and_then_the_call(clock: ManualClock) 
     assert len(server.heads) == 2
 
 
-async def test_the_queue_at_the_gate_is_nobodys_timeout(clock: ManualClock) -> None:
+async def test_the_queue_at_the_gate_counts_for_no_timeout(clock: ManualClock) -> None:
     """A call that had to wait for its turn still has its whole time."""
     release = asyncio.Event()
 
@@ -452,7 +452,7 @@ async def test_an_answer_with_long_or_many_headers_is_read(clock: ManualClock, m
 async def test_an_answer_that_breaks_http_is_not_asked_for_again_and_says_why(
     clock: ManualClock, more: bytes, rule: str
 ) -> None:
-    """Never with the words of the answer, which may be anybody's."""
+    """Never with the words of the answer, which may hold a secret."""
     script = Script([HEAD % more])
     async with raw_server(script) as server, client(server, clock) as nunu:
         with pytest.raises(ProtocolError, match=rule) as caught:
@@ -514,7 +514,7 @@ async def test_an_answer_by_the_old_name_may_have_several_members_or_none(
         assert await nunu.request("DELETE", "/things/1") is None
 
 
-async def test_a_body_that_breaks_off_is_told_in_words(clock: ManualClock) -> None:
+async def test_a_body_that_breaks_off_has_a_plain_message(clock: ManualClock) -> None:
     async def short(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:

@@ -196,7 +196,7 @@ async def test_a_call_over_tls_works(
 
 
 @pytest.mark.parametrize("count", [1, 100_000, 3 * MIB])
-async def test_a_refusal_that_ends_with_its_connection_is_heard_in_the_middle_of_a_part(
+async def test_a_refusal_amid_a_part_is_read_before_the_connection_ends(
     server_tls: ssl.SSLContext, storage: Storage, source: Source, count: int
 ) -> None:
     """A transport that its peer has closed in good order answers no questions any more."""

@@ -44,7 +44,7 @@ async def test_so_many_go_on_in_a_turn_and_in_the_order_they_came() -> None:
     assert sorted(loop.seen.values()) == [1, 3, 3, 3]
 
 
-async def test_nobody_is_put_off_without_a_crowd() -> None:
+async def test_without_a_crowd_every_turn_is_granted_at_once() -> None:
     turns = Turns(2)
     for _ in range(3):
         async with counting_turns() as loop:
@@ -74,7 +74,7 @@ async def test_no_iteration_gets_more_than_the_limit_and_one_count(
     assert loop.most < limit + max(counts)
 
 
-async def test_who_is_cancelled_takes_no_turn_from_others() -> None:
+async def test_a_cancelled_waiter_takes_no_turn_from_others() -> None:
     turns = Turns(1)
     tasks = [asyncio.ensure_future(turns.ready()) for _ in range(50)]
     await asyncio.sleep(0)
@@ -155,7 +155,7 @@ async def test_many_that_wait_for_one_run_go_on_over_several_turns(crowd: Crowd)
     assert {task.result().multiplayer_run_id for task in crowd.tasks} == {name}
 
 
-async def test_those_who_leave_while_others_are_woken_hold_up_nobody(crowd: Crowd) -> None:
+async def test_waiters_that_leave_amid_a_wakeup_block_no_others(crowd: Crowd) -> None:
     """Nor does what they waited for: it was over for them, too, and is watched no more."""
     name = crowd.run(5.0)
     await crowd.wait([name] * MANY)
@@ -171,7 +171,7 @@ async def test_those_who_leave_while_others_are_woken_hold_up_nobody(crowd: Crow
     assert all(row.is_terminal for row in stayed)
 
 
-async def test_closing_wakes_all_who_wait_over_several_turns(crowd: Crowd) -> None:
+async def test_closing_wakes_all_waiters_over_several_turns(crowd: Crowd) -> None:
     """Before it returns: a program that ends with it would cancel those that are left."""
     names = [crowd.run(math.inf) for _ in range(10)]
     await crowd.wait(names * (MANY // 10))
@@ -207,24 +207,24 @@ async def test_limits_that_end_together_wake_their_owners_over_several_turns(
 async def test_thousands_of_ids_are_taken_over_several_turns(crowd: Crowd) -> None:
     """And cancelled in the middle of that, none of them is watched any longer."""
     names = [f"run-{number}" for number in range(5 * MANY)]
-    board = crowd.nunu._polling._pollers[0]._schedule
+    schedule = crowd.nunu._polling._pollers[0]._schedule
     task = asyncio.ensure_future(crowd.nunu.wait_for_runs(names))
     steps = []
-    while len(board) < len(names):
+    while len(schedule) < len(names):
         await asyncio.sleep(0)
-        steps.append(len(board))
+        steps.append(len(schedule))
     assert steps[-5:] == [MANY, 2 * MANY, 3 * MANY, 4 * MANY, 5 * MANY]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     task = asyncio.ensure_future(crowd.nunu.wait_for_runs(names))
-    while not len(board):
+    while not len(schedule):
         await asyncio.sleep(0)
-    assert len(board) == MANY
+    assert len(schedule) == MANY
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert len(board) == 0
+    assert len(schedule) == 0
 
 
 async def test_ids_that_are_not_there_are_given_up_over_several_turns() -> None:
@@ -276,7 +276,7 @@ async def test_uploads_that_end_together_do_so_over_several_turns(
     path = make_file(1000)
     async with counting_turns() as loop:
 
-        def told(attempt: Attempt) -> None:
+        def note_put(attempt: Attempt) -> None:
             if attempt.operation == "put_part":
                 loop.note()
 
@@ -285,7 +285,7 @@ async def test_uploads_that_end_together_do_so_over_several_turns(
             base_url=box.base_url,
             clock=clock,
             storage_concurrency=at_once,
-            on_attempt=told,
+            on_attempt=note_put,
         )
         tasks = [
             asyncio.ensure_future(
