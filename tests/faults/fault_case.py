@@ -1,8 +1,9 @@
 """A row of the fault matrix as data: operation, fault, expected outcome.
 
-To add a case, append a `Case` to the list `CASES` of a module ``cases_<letter>.py`` in this
-directory (a new module is found by its name). `test_matrix.py` plays each over real sockets and
-has it judged by `check_invariants`. The test's id is ``row-variant``, so this one is run by
+To add a case, append a `Case` to the list `CASES` of a module ``cases_<letter>.py``, or
+``cases_<letter>_<subject>.py``, in this directory (a new module is found by its name).
+`test_matrix.py` plays each over real sockets and has it judged by `check_invariants`. The test's
+id is ``row-variant``, so this one is run by
 ``pytest tests/faults/test_matrix.py -k N7-rst-at-half``::
 
     Case(
