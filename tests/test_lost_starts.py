@@ -25,7 +25,7 @@ def start(**members: Any) -> Callable[[NunuClient], Awaitable[StartedRun]]:
 
 
 class Lists:
-    """A server that loses the answer to a start, and lists what it began after some looks."""
+    """A server that loses the answer to a start, and lists the runs after some polls."""
 
     def __init__(self, lost: bytes | None, *shown: list[str], jobs: bool = True) -> None:
         self.lost = lost

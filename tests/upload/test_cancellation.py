@@ -1,4 +1,4 @@
-"""Cancelling an upload at every turn: nothing runs on, nothing is left behind, nothing is lost."""
+"""Cancelling an upload at every turn: no task, no reservation and no build is left or lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nunu_async.sandbox import Fault, Sandbox
 async def test_a_cancelled_scope_of_anyio_does_not_spin(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
-    """Such a scope cancels what is in it anew at each turn of the loop."""
+    """Such a scope cancels its tasks again at each turn of the loop."""
     box.add_fault(Fault(on="cancel_upload", do="stall"))
     async with client(box, clock) as nunu:
 
@@ -186,7 +186,7 @@ async def test_a_late_part_never_arrives_after_the_delete(
 async def test_cancelled_after_a_failure_it_says_the_upload_is_kept(
     box: Sandbox, clock: ManualClock, make_file: MakeFile
 ) -> None:
-    """In each turn of the loop from the last event on, the closing of the journal included."""
+    """At each turn of the loop from the last event on, also while the journal is closed."""
     box.add_fault(Fault(on="complete_upload", status=429, times=None))
     notes: list[list[str]] = []
     async with NunuClient(
@@ -212,7 +212,7 @@ async def test_cancelled_after_a_failure_it_says_the_upload_is_kept(
             except asyncio.CancelledError as error:
                 notes.append(getattr(error, "__notes__", []))
     assert notes
-    assert all("is kept on the server with 1 of 1 parts" in "".join(told) for told in notes)
+    assert all("is kept on the server with 1 of 1 parts" in "".join(texts) for texts in notes)
 
 
 async def test_cancelled_during_the_cleanup_it_says_what_came_of_it(
@@ -232,8 +232,8 @@ async def test_cancelled_during_the_cleanup_it_says_what_came_of_it(
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
     (build_id,) = box.uploads
-    told = f"the upload of build {build_id} was cancelled on the server"
-    assert caught.value.__notes__ == [told]
+    note = f"the upload of build {build_id} was cancelled on the server"
+    assert caught.value.__notes__ == [note]
 
 
 # --- The request to cancel.

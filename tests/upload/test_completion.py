@@ -49,7 +49,7 @@ PAGE = "<html>who knows</html>"
 async def test_a_build_that_may_be_complete_is_never_deleted(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, fault: Fault, lookup: int
 ) -> None:
-    """It was completed unheard, and the service will not show it."""
+    """It was completed, the answer was lost, and the service does not show the build."""
     box.add_fault(fault)
     box.add_fault(Fault(on="get_build", status=lookup, times=None))
     with pytest.raises(UploadOutcomeUnknown):
@@ -74,7 +74,7 @@ async def test_another_build_is_no_proof_that_this_one_is_complete(
 async def test_an_unsettled_complete_deletes_nothing(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
-    """Every answer is lost and the build cannot be asked for: it may exist, so it is let be."""
+    """Every answer is lost and the lookup fails: the build may exist, so it is left alone."""
     box.add_fault(Fault(on="complete_upload", do="cut", times=None))
     box.add_fault(Fault(on="get_build", status=500, times=None))
     with pytest.raises(UploadOutcomeUnknown) as caught:
@@ -86,7 +86,7 @@ async def test_an_unsettled_complete_deletes_nothing(
 async def test_a_second_complete_that_is_unknown_deletes_nothing(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
-    """The first worked unheard, and the service will not show the build: 404 proves nothing."""
+    """The answer to the first was lost and the service hides the build: 404 proves nothing."""
     box.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     box.add_fault(Fault(on="get_build", status=404, times=None))
     with pytest.raises(UploadOutcomeUnknown):
@@ -112,7 +112,7 @@ async def test_a_complete_with_a_lost_answer_is_settled_by_a_lookup(
 async def test_a_complete_that_cannot_be_encoded_may_be_cancelled(
     box: Sandbox, nunu: NunuClient, clock: ManualClock
 ) -> None:
-    """No request can hold it: the upload may still be cancelled."""
+    """The ETag cannot be encoded, so no request was sent: the upload may be cancelled."""
     ticket = MultipartTicket(
         build_id="b", object_key="o", upload_id="mpu-0001", total_parts=1, part_size=5
     )
@@ -141,7 +141,7 @@ async def test_a_failing_complete_is_tried_as_often_as_the_policy_says(
 async def test_retries_of_a_complete_are_events(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
-    """The server may assemble a build for minutes, and who waits for it wants to know."""
+    """The server may assemble a build for minutes; a listener can show why it takes long."""
     box.add_fault(Fault(on="complete_upload", status=409, times=3))
     sent: list[tuple[str, int]] = []
 
@@ -227,7 +227,7 @@ async def test_cancelling_before_a_retry_after_429_cancels_the_upload(
 async def test_cancelling_before_a_retry_after_500_cancels_the_upload(
     box: Sandbox, make_file: MakeFile
 ) -> None:
-    """The server answered 500 and has no build: the upload is let go at once."""
+    """The server answered 500 and has no build: nothing can be lost."""
     clock = HeldClock()
     box.add_fault(Fault(on="complete_upload", status=500))
     async with client(box, clock) as nunu:
@@ -244,12 +244,12 @@ async def test_cancelling_before_a_retry_after_500_cancels_the_upload(
         Fault(on="list_runs", status=429, headers={"Retry-After": "30"}),
         Fault(on="list_runs", do="stall"),
     ],
-    ids=["the server wants no requests", "another request has the only slot"],
+    ids=["the server wants no requests", "another request has the only place"],
 )
 async def test_cancelling_before_the_complete_is_sent_cancels_the_upload(
     box: Sandbox, make_file: MakeFile, fault: Fault
 ) -> None:
-    """Nothing was asked that could have made it a build."""
+    """No request was sent that could have completed it."""
     clock = HeldClock()
     others: list[asyncio.Task[object]] = []
 
@@ -274,7 +274,7 @@ async def test_cancelling_before_the_complete_is_sent_cancels_the_upload(
 async def test_cancelling_during_the_lookup_awaits_its_answer(
     box: Sandbox, make_file: MakeFile
 ) -> None:
-    """The server refused to complete it and has no build: the upload is let go."""
+    """The server refused to complete it and has no build: the upload is cancelled."""
     clock = HeldClock()
     box.add_fault(Fault(on="complete_upload", status=503, headers={"Retry-After": "2"}))
     async with client(box, clock) as nunu:
@@ -297,7 +297,7 @@ async def test_cancelling_during_the_lookup_awaits_its_answer(
 async def test_cancelled_after_the_end_it_says_the_build_is_there(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile, resume: bool
 ) -> None:
-    """In each turn of the loop from the last event on; or nobody would know of the build."""
+    """At each turn of the loop from the last event on: only the note still names the build."""
     path = make_file(2 * PART)
     notes: list[list[str]] = []
     for turns in range(40):

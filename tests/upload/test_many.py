@@ -1,4 +1,4 @@
-"""Many files in one call: one budget, results in the order given, no failure that spreads."""
+"""Many files in one call: one limit, results in the order given, independent failures."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ async def test_results_come_in_the_order_given(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     paths = files(make_file, 40)
-    told: list[UploadResult] = []
-    results = await nunu.upload_builds(paths, platform="windows", on_result=told.append)
+    reported: list[UploadResult] = []
+    results = await nunu.upload_builds(paths, platform="windows", on_result=reported.append)
     assert [result.file.path for result in results] == paths
-    assert len(told) == 40
+    assert len(reported) == 40
     for path, result in zip(paths, results, strict=True):
         assert result.ok
         assert result.error is None
@@ -123,7 +123,7 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(
 async def test_a_stray_cancellation_of_a_listener_is_an_error(
     box: Sandbox, clock: ManualClock, make_file: MakeFile, at_once: int
 ) -> None:
-    """As one that awaits a future which somebody else has cancelled."""
+    """For example one that awaits a future that other code has cancelled."""
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     gone.cancel()
 
@@ -154,17 +154,17 @@ async def test_a_cancelled_call_cancels_and_reports_every_upload(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", do="stall", times=None))
-    told: list[UploadResult] = []
+    reported: list[UploadResult] = []
     task = asyncio.ensure_future(
-        nunu.upload_builds(files(make_file, 20), platform="windows", on_result=told.append)
+        nunu.upload_builds(files(make_file, 20), platform="windows", on_result=reported.append)
     )
     await until(lambda: len(box.journal.of("put_part")) == 16)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert set(states(box)) == {"cancelled"}
-    assert len(told) == 16
-    for result in told:
+    assert len(reported) == 16
+    for result in reported:
         assert isinstance(result.error, asyncio.CancelledError)
         assert "was cancelled on the server" in result.error.__notes__[0]
 
@@ -200,7 +200,7 @@ async def test_on_progress_gets_the_file_and_may_end_all(
 
 
 async def test_a_client_can_be_closed_at_any_turn(box: Sandbox, make_file: MakeFile) -> None:
-    """Also while names and files are looked at on a thread."""
+    """Also while a thread examines names and files."""
     (path,) = files(make_file, 1)
     for turns in range(25):
         nunu = NunuClient(box.api_key, base_url=box.base_url)

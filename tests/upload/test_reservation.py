@@ -219,7 +219,7 @@ async def test_an_upload_that_may_have_deleted_others_says_so(
 async def test_an_upload_reserves_again_after_a_lost_answer(
     clock: ManualClock, make_file: Callable[..., Path], times: int
 ) -> None:
-    """Twice at most: each may leave a reservation that nobody can free."""
+    """Twice at most: each may leave a reservation that cannot be freed."""
     faults = [Fault(on="initiate_upload", do="cut", effect=True, times=times)]
     async with (
         Sandbox(faults=faults) as box,
@@ -330,16 +330,16 @@ async def test_a_single_part_with_a_refused_url_is_reserved_again(
     box: Sandbox, nunu: NunuClient, make_file: MakeFile
 ) -> None:
     box.add_fault(Fault(on="put_part", status=403))
-    told: list[UploadEvent] = []
+    events: list[UploadEvent] = []
     path = make_file(PART)
-    build = await nunu.upload_build(path, name="n", platform="linux", on_progress=told.append)
+    build = await nunu.upload_build(path, name="n", platform="linux", on_progress=events.append)
     assert sorted(states(box)) == ["cancelled", "completed"]
     assert box.object_sha256(build.build_id) == hashlib.sha256(path.read_bytes()).hexdigest()
-    started = [event.build_id for event in told if isinstance(event, UploadStarted)]
+    started = [event.build_id for event in events if isinstance(event, UploadStarted)]
     assert len(set(started)) == 2
     assert started[-1] == build.build_id
-    assert not any(isinstance(event, Cancelled) for event in told)
-    sent = [event.sent for event in told if isinstance(event, BytesSent)]
+    assert not any(isinstance(event, Cancelled) for event in events)
+    sent = [event.sent for event in events if isinstance(event, BytesSent)]
     assert (sent[-1], max(sent)) == (PART, PART)
 
 

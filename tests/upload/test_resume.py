@@ -1,4 +1,4 @@
-"""Uploads that are taken up again: after a kill, a failure, a cancellation."""
+"""Uploads that are resumed: after a kill, a failure, a cancellation."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ async def test_a_kill_costs_a_part_for_each_sender_at_most(
                 await kill(running)
         ran = await again(box, state, tmp_path)
         assert (ran.code, ran.err) == (0, "")
-        # A kill before the server's answer is noted leaves a reservation that nobody knows of.
+        # A kill before the server's answer is noted leaves a reservation that is in no journal.
         build_id = ran.report["builds"][0]["build_id"]
         assert box.read_object(build_id) == path.read_bytes()
         sent = Counter(seen.part_number for seen in box.journal.of("put_part"))
@@ -232,7 +232,7 @@ async def test_two_tasks_do_not_mix_either(
 async def test_the_end_of_one_upload_leaves_the_journal_of_the_next_alone(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
-    """The first has removed its journal and not let go of it yet when the second makes its own."""
+    """The first has removed its journal but still holds the lock when the second makes its own."""
     path = make_file(PARTS * PART)
     over, go = asyncio.Event(), asyncio.Event()
 
@@ -1008,12 +1008,12 @@ async def test_without_the_mark_before_completing_there_is_no_journal(
     monkeypatch.setattr(os, "write", full)
     small.add_fault(Fault(on="complete_upload", status=400))
 
-    async def look(event: UploadEvent) -> None:
+    async def list_journals(event: UploadEvent) -> None:
         if isinstance(event, Cancelled):
             left.append(journals(state))
 
     with pytest.raises(BadRequest):
-        await upload(small, state, make_file(5 * PART), on_progress=look)
+        await upload(small, state, make_file(5 * PART), on_progress=list_journals)
     assert left == [[]]
     assert states(small) == ["cancelled"]
 
@@ -1021,7 +1021,7 @@ async def test_without_the_mark_before_completing_there_is_no_journal(
 async def test_a_changed_file_deletes_no_build_that_may_be_assembled(
     small: Sandbox, make_file: MakeFile, state: Path
 ) -> None:
-    """Only `uploads cancel` may: there somebody has asked for it."""
+    """Only `uploads cancel` may delete it: there the user has asked for it."""
     path = make_file(6 * PART)
     small.add_fault(Fault(on="complete_upload", do="cut", effect=True))
     small.add_fault(Fault(on="get_build", status=500))
@@ -1053,7 +1053,7 @@ async def test_a_journal_of_another_file_delays_no_upload(
     stat = os.stat
 
     def dead(path: object, *more: object, **options: Any) -> os.stat_result:
-        assert not str(path).endswith("game.zip"), "somebody would wait for ever"
+        assert not str(path).endswith("game.zip"), "this would block for ever"
         return stat(path, *more, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "stat", dead)
@@ -1099,7 +1099,7 @@ async def test_a_disk_that_hangs_elsewhere_is_given_up_too(
             await task
     else:
         assert small.read_object((await task).build_id) == path.read_bytes()
-    # The thread's last word, which nobody waits for.
+    # The last call on the thread, which is not awaited.
     await until(lambda: not any("aiofiles" in repr(task) for task in asyncio.all_tasks()))
 
 

@@ -169,9 +169,9 @@ async def test_throttled_storage_gets_fewer_parts_at_once_then_more(
         Sandbox(part_size=PART, faults=faults, sleep=lambda _: together.wait()) as box,
         client(box, clock) as nunu,
     ):
-        slots = nunu._uploader.context.slots
+        limiter = nunu._uploader.context.slots
         build_id = (
-            await send(nunu, path, on_progress=lambda _: widths.append(slots.width))
+            await send(nunu, path, on_progress=lambda _: widths.append(limiter.width))
         ).build_id
         assert box.read_object(build_id) == path.read_bytes()
     assert min(widths) == 8

@@ -364,7 +364,7 @@ async def test_one_failed_upload_leaves_its_siblings_alone(
 
 @pytest.fixture
 async def lost_server() -> str:
-    """An address where nobody listens."""
+    """An address on which nothing listens."""
     async with Sandbox() as box:
         return box.base_url
 

@@ -1,4 +1,4 @@
-"""What a wait is asked for: refused before anything is sent."""
+"""Arguments of a wait that are refused before anything is sent."""
 
 from __future__ import annotations
 

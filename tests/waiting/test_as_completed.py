@@ -52,10 +52,10 @@ async def test_leaving_the_loop_frees_everything(world: OpenWorld, kind: str) ->
     await given.aclose()
     assert not others()
     assert clock.waiting == 0
-    asked = len(on.box.journal)
+    requests = len(on.box.journal)
     clock.advance(1000)
     await asyncio.sleep(0.01)
-    assert len(on.box.journal) == asked
+    assert len(on.box.journal) == requests
 
 
 async def test_nothing_is_asked_before_the_first_step(world: OpenWorld) -> None:
@@ -77,7 +77,7 @@ async def test_a_slow_caller_gets_all_that_ended_in_time(
     async def take_its_time() -> None:
         async for row in on.each("run", names, timeout=15):
             seen.append(id_of(row))
-            await clock.settle()  # the look is over, and has found both
+            await clock.settle()  # the poll is over, and has found both
             clock.advance(20)
 
     with pytest.raises(WaitTimeout) as caught:

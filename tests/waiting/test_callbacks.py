@@ -54,12 +54,12 @@ async def test_every_change_is_reported_in_order(
 async def test_a_change_of_case_is_no_change() -> None:
     """Values come in either case, and the list and the single row need not agree."""
     name = UUID.format(1)
-    asked = 0
+    requests = 0
 
     def reply(target: str) -> Reply:
-        nonlocal asked
-        asked += 1
-        state = ["RUNNING", "running", "Running"][asked % 3] if asked < 9 else "completed"
+        nonlocal requests
+        requests += 1
+        state = ["RUNNING", "running", "Running"][requests % 3] if requests < 9 else "completed"
         return json_answer(job(job_id=name, status=state))
 
     notes = Notes()

@@ -28,14 +28,14 @@ async def test_cancelling_one_of_two_leaves_the_other(
     staying = spawn(on.one(kind, name))
     await clock.settle()
     await cancel(leaving)
-    asked = len(on.box.journal)
+    requests = len(on.box.journal)
     while not staying.done():
         await asyncio.sleep(0.001)
         if clock.asleep:
             await clock.tick()
     assert (await staying).is_terminal
     if not is_same:
-        later = [seen.target for seen in on.box.journal][asked:]
+        later = [seen.target for seen in on.box.journal][requests:]
         assert not any(gone in target for target in later)
     assert clock.waiting == 0
     assert not others()
@@ -91,11 +91,11 @@ async def test_polling_ends_with_the_last_wait(world: OpenWorld) -> None:
     clock = HeldClock()
     on = await world(clock)
     await on.many("run", [on.add("run", 0) for _ in range(5)])
-    asked = len(on.box.journal)
+    requests = len(on.box.journal)
     clock.advance(10_000)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert len(on.box.journal) == asked
+    assert len(on.box.journal) == requests
     assert clock.sleeps == []
     assert not others()
 
@@ -127,7 +127,7 @@ async def test_closing_the_client_ends_all_waits(world: OpenWorld) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("before", ["nothing", "a look", "trouble"])
+@pytest.mark.parametrize("before", ["nothing", "a poll", "trouble"])
 async def test_a_wait_on_a_closed_client_ends_at_once(
     world: OpenWorld, kind: str, before: str
 ) -> None:

@@ -51,7 +51,7 @@ async def test_a_refused_key_ends_all_waits_of_all_kinds_at_once(
     tasks = []
     for kind in KINDS:
         names = [on.add(kind, math.inf) for _ in range(count)]
-        # The one that is to be refused looks first.
+        # The kind that is to be refused polls first.
         interval = 5 if kind == refused else 10
         tasks.append(spawn(on.many(kind, names, interval=interval)))
         tasks.append(spawn(on.one(kind, names[0], interval=interval)))
@@ -126,7 +126,7 @@ async def test_trouble_that_passes_never_ends_a_wait(
     on.box.add_fault(Fault(on="*", first=2, times=25, **TROUBLES[trouble]))
     rows = await on.many(kind, names, interval=4)
     assert [id_of(row) for row in rows] == names
-    # Without repeats inside a call every pause is one between two looks, but for those that
+    # Without retries within a call every pause is one between two polls, except those that
     # all requests of the client make after a 429.
     assert trouble == "429" or min(on.clock.sleeps) >= 4
 
@@ -147,7 +147,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hea
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_server_that_is_down_for_a_while_never_ends_a_wait(kind: str) -> None:
-    """Nobody listens at all: connections are refused."""
+    """Nothing listens on its port: connections are refused."""
     clock = HeldClock()
     async with raw_server(silent) as gone:
         pass
@@ -170,7 +170,7 @@ async def test_a_server_that_is_down_for_a_while_never_ends_a_wait(kind: str) ->
 
 
 def spoil(box: Sandbox, chances: random.Random, requests: int) -> Counter[str]:
-    """Let 5% of the next requests be answered 503, 2% cut, 3% answered 429 with Retry-After."""
+    """Answer 5% of the next requests with 503 and 3% with 429 and Retry-After; cut 2%."""
     done: Counter[str] = Counter()
     for number in range(1, requests + 1):
         chance = chances.random()
@@ -261,18 +261,18 @@ async def test_a_page_that_fails_for_good_hides_only_what_is_on_it(
 
 async def test_runs_are_asked_for_one_by_one_where_their_list_is_broken() -> None:
     ids = [f"run{number}" for number in range(50)]
-    asked: list[str] = []
+    requested: list[str] = []
 
     def reply(target: str) -> Reply:
         if "?" in target:
             return BROKEN
-        asked.append(target.rpartition("/")[2])
-        return json_answer(run(multiplayer_run_id=asked[-1], players=[]))
+        requested.append(target.rpartition("/")[2])
+        return json_answer(run(multiplayer_run_id=requested[-1], players=[]))
 
     async with answered(reply=reply) as wire:
         found = await wire.nunu.wait_for_runs(ids, timeout=10_000)
     assert [row.multiplayer_run_id for row in found] == ids
-    assert sorted(asked) == sorted(ids)
+    assert sorted(requested) == sorted(ids)
 
 
 def with_a_bad_row(kind: str) -> list[dict[str, Any]]:
@@ -305,7 +305,7 @@ async def test_an_invalid_row_ends_its_own_wait_with_the_reason() -> None:
             await wire.nunu.wait_for_execution("bad", timeout=10_000)
         rows.pop()
         with pytest.raises(NotFound):
-            await wire.nunu.wait_for_execution("nobody", timeout=10_000)
+            await wire.nunu.wait_for_execution("unknown", timeout=10_000)
 
 
 async def test_a_lenient_page_skips_invalid_rows() -> None:

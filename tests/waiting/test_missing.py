@@ -31,8 +31,8 @@ async def test_an_unknown_id_is_not_found_after_a_while_and_only_it(
     names = [on.add(kind, 80 + 5 * number) for number in range(count)]
     with pytest.raises(NotFound) as caught:
         await on.many(kind, [*names, lost], interval=interval)
-    told = f"no {kind} {lost} is in any page of GET /"
-    assert str(caught.value).startswith(told)  # and not that some request was answered so
+    message = f"no {kind} {lost} is in any page of GET /"
+    assert str(caught.value).startswith(message)  # no request was answered with 404
     assert (caught.value.status, caught.value.method, caught.value.path) == (404, "", "")
     assert set(caught.value.finished) == set(names)
     assert all(row.is_terminal for row in caught.value.finished.values())  # type: ignore[attr-defined]
@@ -66,7 +66,7 @@ async def test_known_rows_are_yielded_before_an_unknown_id_raises(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_row_that_appears_late_is_found(world: OpenWorld, kind: str) -> None:
-    """Not there for the first looks."""
+    """The first polls do not find it."""
     on = await world()
     if kind == "execution":
         made = on.box.add_execution(
@@ -81,7 +81,7 @@ async def test_a_row_that_appears_late_is_found(world: OpenWorld, kind: str) -> 
 
 
 async def test_an_old_execution_is_found_below_many_newer_ones() -> None:
-    """Executions can be looked for in lists only; the one wanted is the 12,001st."""
+    """Executions can be found in lists only; this one is the 12,001st."""
     old = UUID.format(0)
 
     def reply(target: str) -> Reply:

@@ -33,10 +33,10 @@ class Row:
 
 @attrs.define
 class Mover:
-    """Rows that move between any two requests.
+    """A service whose rows move between any two requests.
 
     Attributes:
-        told: when the first answer left that says of a row that it is completed.
+        completed: when the first answer was sent that says so of a row.
     """
 
     kind: str
@@ -44,12 +44,12 @@ class Mover:
     clock: HeldClock
     ways: frozenset[str]
     rows: list[Row] = attrs.field(factory=list)
-    told: dict[str, float] = attrs.field(factory=dict)
+    completed: dict[str, float] = attrs.field(factory=dict)
     requests: int = 0
     fresh: int = 0
 
     def move(self) -> None:
-        """Change something, as every request may find it changed."""
+        """Change something, as may happen between any two requests."""
         self.requests += 1
         chances = self.chances
         if "new on top" in self.ways:
@@ -62,8 +62,8 @@ class Mover:
                 row.hidden = chances.randint(1, 4)
         if "shuffled" in self.ways and chances.random() < 0.3:
             chances.shuffle(self.rows)
-        if "ends in a look" in self.ways:
-            # Others than time ends them: between two pages of one look.
+        if "ends in a round" in self.ways:
+            # They end between two pages of one round, and not by time.
             for row in chances.sample(self.rows, min(4, len(self.rows))):
                 row.ends = min(row.ends, self.clock.now)
         for row in self.rows:
@@ -90,7 +90,7 @@ class Mover:
         return page(rows, number=number, size=size, count=len(shown), pages=pages)
 
     def _is_stale(self, row: Row, state: str) -> bool:
-        """Tell whether a list of the active still has what is over, in its old state."""
+        """Decide whether a list of active rows still has one that is over, in its old state."""
         return (
             "stale" in self.ways
             and state != "completed"
@@ -118,7 +118,7 @@ class Mover:
         )
 
     def say(self, target: str) -> tuple[bytes, list[str]]:
-        """Make an answer; tell also of which rows it says that they are completed."""
+        """Make an answer; return also the rows that it says are completed."""
         self.move()
         url = URL(target)
         if "page" not in url.query:
@@ -144,7 +144,7 @@ ALL = (
     "new on top",
     "hidden",
     "shuffled",
-    "ends in a look",
+    "ends in a round",
     "on two pages",
     "count lies",
     "stale",
@@ -157,7 +157,7 @@ ALL = (
 WAYS: list[frozenset[str]] = [
     frozenset(),
     *(frozenset({way, "small pages"}) for way in ALL if way != "small pages"),
-    frozenset({"late", "ends in a look", "new on top", "small pages"}),
+    frozenset({"late", "ends in a round", "new on top", "small pages"}),
     frozenset(ALL),
     frozenset(ALL) - {"shuffled", "hidden"},
 ]
@@ -177,13 +177,13 @@ async def outcome_of(  # noqa: C901 - a server and its clients
     async def exchange(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
-        body, completed = mover.say(head.split(b" ", 2)[1].decode())
+        body, over_now = mover.say(head.split(b" ", 2)[1].decode())
         if "late" in ways:
             # What it says was so when the request came; meanwhile others are answered.
             for _ in range(chances.randint(0, 40)):
                 await asyncio.sleep(0)
-        for name in completed:
-            mover.told.setdefault(name, clock.now)
+        for name in over_now:
+            mover.completed.setdefault(name, clock.now)
         writer.write(body)
 
     async with (
@@ -195,7 +195,7 @@ async def outcome_of(  # noqa: C901 - a server and its clients
         async def waited(name: str) -> None:
             row = await one(name, interval=INTERVAL)
             assert name not in finished
-            assert name in mover.told, f"{name} was over before the server said so"
+            assert name in mover.completed, f"{name} was over before the server said so"
             assert row.is_terminal
             assert id_of(row) == name
             finished[name] = clock.now
@@ -222,27 +222,27 @@ async def test_no_wait_ends_early_late_or_never(kind: str, ways: frozenset[str],
     mover, finished, tasks = await outcome_of(kind, ways, seed)
     failed = [task.exception() for task in tasks if not task.cancelled() and task.exception()]
     assert not failed, Counter(map(repr, failed)).most_common(3)
-    assert len(finished) == len(tasks), "somebody waits for ever"
+    assert len(finished) == len(tasks), "a wait never ends"
     for name, when in finished.items():
-        assert when >= mover.told[name]
-        assert when - mover.told[name] <= INTERVAL
+        assert when >= mover.completed[name]
+        assert when - mover.completed[name] <= INTERVAL
 
 
 async def test_a_row_missing_from_one_round_is_waited_for() -> None:
-    """Once at first, once amid: between two lists it is in neither."""
-    looks = 0
+    """In the first round, and in later ones: between two lists it is in neither."""
+    rounds = 0
     name = "d1e2f3a4-b5c6-4d7e-8f90-a1b2c3d4e5f6"
 
     async def exchange(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
-        nonlocal looks
+        nonlocal rounds
         query = URL(head.split(b" ", 2)[1].decode()).query
-        looks += query["status"] == "in_progress" and query["page"] == "0"
+        rounds += query["status"] == "in_progress" and query["page"] == "0"
         rows = []
-        if query["status"] == "in_progress" and looks not in (1, 4, 6) and looks < 8:
+        if query["status"] == "in_progress" and rounds not in (1, 4, 6) and rounds < 8:
             rows = [execution(id=name)]
-        if query["status"] == "completed" and looks >= 9:
+        if query["status"] == "completed" and rounds >= 9:
             rows = [execution(id=name, status="completed")]
         writer.write(json_answer(page(rows, size=100)))
 
@@ -253,20 +253,20 @@ async def test_a_row_missing_from_one_round_is_waited_for() -> None:
     ):
         row = await nunu.wait_for_execution(name)
     assert row.is_terminal
-    assert looks == 9
+    assert rounds == 9
 
 
 async def test_an_active_row_in_the_completed_list_ends_no_wait() -> None:
-    """Only what a row itself says counts, whatever list it stands in."""
-    looks = 0
+    """Only the state of the row itself counts, whatever list it is in."""
+    rounds = 0
     name = "d1e2f3a4-b5c6-4d7e-8f90-a1b2c3d4e5f6"
 
     async def exchange(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
-        nonlocal looks
-        looks += 1
-        status = "completed" if looks > 20 else "in_progress"
+        nonlocal rounds
+        rounds += 1
+        status = "completed" if rounds > 20 else "in_progress"
         writer.write(json_answer(page([execution(id=name, status=status)], size=100)))
 
     async with (
@@ -274,22 +274,22 @@ async def test_an_active_row_in_the_completed_list_ends_no_wait() -> None:
         NunuClient(KEY, base_url=server.url, clock=ManualClock()) as nunu,
     ):
         assert (await nunu.wait_for_execution(name)).is_terminal
-    assert looks > 20
+    assert rounds > 20
 
 
 @pytest.mark.parametrize("pages", [0, 1, 10**6])
 async def test_a_wrong_count_of_pages_loses_no_wait(pages: int) -> None:
-    """Full pages come on being asked for, whatever the count of them says."""
+    """Pages are requested as long as they are full, whatever the count says."""
     names = [f"r{number:05}" for number in range(350)]
-    looks = 0
+    rounds = 0
 
     async def exchange(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
-        nonlocal looks
+        nonlocal rounds
         query = URL(head.split(b" ", 2)[1].decode()).query
-        looks += query["status"] == "in_progress" and query["page"] == "0"
-        state = "in_progress" if looks < 3 else "completed"
+        rounds += query["status"] == "in_progress" and query["page"] == "0"
+        state = "in_progress" if rounds < 3 else "completed"
         number = int(query["page"])
         part = names[number * 100 : number * 100 + 100] if query["status"] == state else []
         rows = [execution(id=name, status=state) for name in part]
@@ -301,4 +301,4 @@ async def test_a_wrong_count_of_pages_loses_no_wait(pages: int) -> None:
     ):
         rows = await asyncio.wait_for(nunu.wait_for_executions(names), 20)
     assert [row.id for row in rows] == names
-    assert looks <= 4
+    assert rounds <= 4

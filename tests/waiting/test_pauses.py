@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from doubles import HeldClock, ManualClock, cancel
 from scripted import EXECUTION, Reply, answered, execution, json_answer, page
-from waits import KINDS, ONCE, TROUBLES, UUID, OpenWorld, paused, said, spawn
+from waits import KINDS, ONCE, TROUBLES, UUID, OpenWorld, answer_for, paused, spawn
 
 from nunu_async.sandbox import Fault
 
@@ -53,11 +53,11 @@ async def test_pauses_grow_while_trouble_lasts_and_shrink_after_it(
     assert 10 <= after <= 11
 
 
-@pytest.mark.parametrize(("status", "asked"), [(429, 45), (503, 130), (429, 400)])
+@pytest.mark.parametrize(("status", "seconds"), [(429, 45), (503, 130), (429, 400)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 5])
 async def test_a_poll_waits_as_long_as_retry_after_says(
-    kind: str, count: int, asked: int, status: int
+    kind: str, count: int, seconds: int, status: int
 ) -> None:
     times: list[float] = []
     names = [UUID.format(number) for number in range(count)]
@@ -66,20 +66,20 @@ async def test_a_poll_waits_as_long_as_retry_after_says(
     def reply(target: str) -> Reply:
         times.append(clock.now)
         if len(times) < 6:
-            return json_answer({"error": "slow down"}, status, Retry_After=str(asked))
-        return said(kind, target, dict.fromkeys(names, "completed"))
+            return json_answer({"error": "slow down"}, status, Retry_After=str(seconds))
+        return answer_for(kind, target, dict.fromkeys(names, "completed"))
 
     async with answered(reply=reply, clock=clock) as wire:
         rows = await getattr(wire.nunu, f"wait_for_{kind}s")(names)
         assert len(rows) == count
     gaps = [after - before for before, after in pairwise(times[:6])]
-    assert min(gaps) >= asked, gaps
+    assert min(gaps) >= seconds, gaps
 
 
 async def test_a_pause_is_an_hour_at_most() -> None:
-    said = [json_answer({"error": "later"}, 429, retry_after="1000000000")]
+    answers = [json_answer({"error": "later"}, 429, retry_after="1000000000")]
     fine = json_answer(page([execution(id=EXECUTION, status="completed")]))
 
-    async with answered(reply=lambda _: said.pop() if said else fine) as wire:
+    async with answered(reply=lambda _: answers.pop() if answers else fine) as wire:
         await wire.nunu.wait_for_execution(EXECUTION)
         assert wire.clock.sleeps == [3600.0]

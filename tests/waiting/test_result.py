@@ -8,7 +8,7 @@ import math
 import pytest
 from doubles import HeldClock, cancel
 from scripted import JOB, Reply, answered, execution, json_answer, page, run
-from waits import KINDS, UUID, OpenWorld, id_of, noted, said, spawn
+from waits import KINDS, UUID, OpenWorld, answer_for, id_of, noted, spawn
 
 from nunu_async import RunFailed, TestPlanExecution, WaitTimeout
 from nunu_async.core import codec
@@ -117,7 +117,7 @@ async def test_an_end_time_ends_a_wait_whatever_the_state(kind: str) -> None:
 
 
 async def test_a_run_over_without_a_result_is_polled_again() -> None:
-    """A server that lags behind may take it back, or tell the result a moment later."""
+    """A server that lags behind may take it back, or have the result a moment later."""
     over = {"state": "COMPLETED", "completed_at": "2026-04-11T06:20:00Z"}
     rows = [
         run(result=None, **over),
@@ -140,17 +140,17 @@ async def test_a_run_over_without_a_result_is_polled_again() -> None:
 
 async def test_a_result_that_never_comes_is_given_up() -> None:
     row = run(state="COMPLETED", result=None)
-    asked: list[str] = []
+    targets: list[str] = []
 
     def reply(target: str) -> Reply:
-        asked.append(target)
+        targets.append(target)
         return json_answer(page([]) if "/runs?" in target else row)
 
     async with answered(reply=reply) as wire:
         found = await wire.nunu.wait_for_run(row["multiplayer_run_id"])
     assert found.is_terminal
     assert not found.succeeded
-    assert sum("/runs?" not in target for target in asked) == 4
+    assert sum("/runs?" not in target for target in targets) == 4
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "queued"])
@@ -173,17 +173,17 @@ async def test_an_end_in_year_1_means_not_over(state: str) -> None:
 @pytest.mark.parametrize("count", [1, 5])
 async def test_a_state_counts_in_either_case(kind: str, word: str, count: int) -> None:
     names = [UUID.format(number) for number in range(count)]
-    looks = 0
+    requests = 0
 
     def reply(target: str) -> Reply:
-        nonlocal looks
-        looks += 1
-        return said(kind, target, dict.fromkeys(names, word if looks > 8 else "running"))
+        nonlocal requests
+        requests += 1
+        return answer_for(kind, target, dict.fromkeys(names, word if requests > 8 else "running"))
 
     async with answered(reply=reply) as wire:
         rows = await getattr(wire.nunu, f"wait_for_{kind}s")(names)
     assert len(rows) == count
-    assert looks > 8
+    assert requests > 8
 
 
 @pytest.mark.parametrize("kind", ["execution", "job"])
@@ -191,19 +191,19 @@ async def test_a_state_counts_in_either_case(kind: str, word: str, count: int) -
 async def test_a_uuid_may_be_in_upper_case(world: OpenWorld, kind: str, count: int) -> None:
     on = await world()
     names = [on.add(kind, 20 * number) for number in range(count)]
-    asked = [name.upper() for name in names]
-    rows = await on.many(kind, asked)
+    upper = [name.upper() for name in names]
+    rows = await on.many(kind, upper)
     assert [id_of(row) for row in rows] == names
-    rows = await on.many(kind, [*asked, *names])
+    rows = await on.many(kind, [*upper, *names])
     assert [id_of(row) for row in rows] == [*names, *names]
-    seen = [id_of(row) async for row in on.each(kind, asked)]
+    seen = [id_of(row) async for row in on.each(kind, upper)]
     assert sorted(seen) == sorted(names)
     slow = on.add(kind, math.inf).upper()
     with pytest.raises(WaitTimeout) as caught:
-        await on.many(kind, [slow, asked[0]], timeout=20)
+        await on.many(kind, [slow, upper[0]], timeout=20)
     assert list(caught.value.pending) == [slow]
     assert caught.value.pending[slow] is not None
-    assert list(caught.value.finished) == [asked[0]]
+    assert list(caught.value.finished) == [upper[0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,14 +27,14 @@ from nunu_async import (
 from nunu_async.sandbox import Fault, Sandbox, Script
 
 
-def starting(on: World, what: str = "test", **terms: Any) -> Coroutine[Any, Any, Any]:
+def starting(on: World, what: str = "test", **options: Any) -> Coroutine[Any, Any, Any]:
     members: dict[str, Any] = {
         "test": {"multiplayer_test_id": on.box.tests[0].id},
         "plan": {"test_plan_id": on.box.test_plans[0].id},
         "instructions": {"instructions": "Buy a lantern", "name": "Lantern"},
     }[what]
     return on.nunu.run_and_wait(
-        deployment_config_id=on.box.deployment_configs[0].id, **(members | terms)
+        deployment_config_id=on.box.deployment_configs[0].id, **(members | options)
     )
 
 
@@ -45,9 +45,9 @@ async def test_started_runs_are_waited_for(world: OpenWorld, what: str, dialect:
         pytest.skip("January knows one job only")
     on = await world(box={"dialect": dialect})
     on.box.scripts.append(Script(run_seconds=70, result="FAILED"))
-    heard: list[StartedRun] = []
-    done = await starting(on, what, on_start=heard.append)
-    assert heard == [done.started]
+    starts: list[StartedRun] = []
+    done = await starting(on, what, on_start=starts.append)
+    assert starts == [done.started]
     assert tuple(one.job_id for one in done.jobs) == done.started.job_ids
     assert len(done.jobs) == (2 if what == "plan" else 1)
     assert all(one.is_terminal for one in done.jobs)
@@ -71,15 +71,15 @@ async def test_changes_of_started_runs_are_reported(world: OpenWorld, dialect: s
 
 async def test_on_start_may_be_a_coroutine_function(world: OpenWorld) -> None:
     on = await world()
-    heard = []
+    starts = []
 
-    async def hear(what: StartedRun) -> None:
+    async def on_start(what: StartedRun) -> None:
         await asyncio.sleep(0)
-        heard.append(what)
+        starts.append(what)
         assert on.box.journal.operations() == ["start_run"]
 
-    done = await starting(on, on_start=hear)
-    assert heard == [done.started]
+    done = await starting(on, on_start=on_start)
+    assert starts == [done.started]
 
 
 async def test_a_started_run_that_failed_is_raised_if_asked_for(world: OpenWorld) -> None:
@@ -94,10 +94,10 @@ async def test_a_started_run_that_failed_is_raised_if_asked_for(world: OpenWorld
 async def test_started_runs_go_on_after_a_timeout(world: OpenWorld) -> None:
     on = await world()
     on.box.scripts.append(Script(run_seconds=math.inf))
-    heard: list[StartedRun] = []
+    starts: list[StartedRun] = []
     with pytest.raises(WaitTimeout) as caught:
-        await starting(on, timeout=50, on_start=heard.append)
-    assert tuple(caught.value.pending) == heard[0].job_ids
+        await starting(on, timeout=50, on_start=starts.append)
+    assert tuple(caught.value.pending) == starts[0].job_ids
     assert not on.box.journal.of("stop_runs")
 
 
@@ -106,12 +106,12 @@ async def test_cancelling_the_wait_stops_the_runs(world: OpenWorld, what: str) -
     clock = HeldClock()
     on = await world(clock)
     on.box.scripts.extend([Script(run_seconds=math.inf)] * 2)
-    heard: list[StartedRun] = []
-    task = spawn(starting(on, what, on_start=heard.append))
+    starts: list[StartedRun] = []
+    task = spawn(starting(on, what, on_start=starts.append))
     await clock.settle()
     await cancel(task)
     (stop,) = on.box.journal.of("stop_runs")
-    assert stop.body == {"job_ids": list(heard[0].job_ids)}
+    assert stop.body == {"job_ids": list(starts[0].job_ids)}
     assert stop.status == 200
     assert not others()
     assert clock.waiting == 0
@@ -171,11 +171,11 @@ async def test_cancelling_during_on_start_stops_the_runs(
     on = await world()
     reached = asyncio.Event()
 
-    async def hear(_: StartedRun) -> None:
+    async def on_start(_: StartedRun) -> None:
         reached.set()
         await asyncio.Event().wait()
 
-    task = spawn(starting(on, on_start=hear))
+    task = spawn(starting(on, on_start=on_start))
     await reached.wait()
     await cancel(task)
     assert len(on.box.journal.of("stop_runs")) == 1
@@ -240,10 +240,10 @@ async def test_closing_the_client_says_which_runs_go_on(world: OpenWorld, moment
     await on.nunu.close()
     with pytest.raises(ClientClosed) as caught:
         await task
-    told = "".join(getattr(caught.value, "__notes__", ()))
+    notes = "".join(getattr(caught.value, "__notes__", ()))
     ids = [run.job_id for run in on.box.runs] if moment != "start" else []
-    assert [job_id for job_id in ids if job_id in told] == ids
-    assert ("what was started goes on" in told) == bool(ids)
+    assert [job_id for job_id in ids if job_id in notes] == ids
+    assert ("what was started goes on" in notes) == bool(ids)
     assert not others()
     assert clock.waiting == 0
 

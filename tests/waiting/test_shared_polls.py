@@ -85,18 +85,18 @@ async def test_old_executions_make_no_poll_dearer(world: OpenWorld) -> None:
 
 @pytest.mark.parametrize("alone", [False, True])
 async def test_waits_that_began_one_by_one_share_their_polls(alone: bool) -> None:
-    """On a server that takes its time, so that rows of one look are seen at different times.
+    """On a slow server, so that rows of one round are seen at different times.
 
-    Where the first of many is `alone` for a turn, as each eager task is, a look begins for it.
+    Where the first of many is `alone` for a turn, as each eager task is, a round begins for it.
     """
     clock = HeldClock(chance=0.0)
     count = 1000
     rows = [UUID.format(0)[:-6] + f"{number:06x}" for number in range(count)]
-    asked = 0
+    requests = 0
 
     def reply(target: str) -> Reply:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         clock.advance(0.02)
         query = URL(target).query
         number = int(query["page"])
@@ -115,19 +115,19 @@ async def test_waits_that_began_one_by_one_share_their_polls(alone: bool) -> Non
                     await clock.tick()
         for _ in range(20):
             await clock.tick()
-        began, before = clock.now, asked
+        began, before = clock.now, requests
         while clock.now < began + 100:
             await clock.tick()
         await clock.settle()
-        looks = (clock.now - began) / 10
+        rounds = (clock.now - began) / 10
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-    assert (asked - before) / looks <= 12
+    assert (requests - before) / rounds <= 12
 
 
 async def held_by(kind: str, count: int) -> int:
-    """Measure what so many waits hold over the tasks that the caller has anyway, in bytes."""
+    """Return the bytes that so many waits hold, without the caller's own tasks."""
 
     async def nothing(gate: asyncio.Event) -> None:
         await gate.wait()
@@ -159,24 +159,24 @@ async def held_by(kind: str, count: int) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_wait_takes_little_memory(kind: str) -> None:
-    """At most 2 KiB for each; what some thousand more take is what counts."""
+    """At most 2 KiB each, by what a thousand more take."""
     few, many = await held_by(kind, 900), await held_by(kind, 1900)
     each = (many - few) / 1000
     assert each <= 2048, each
 
 
-def told_page(names: Sequence[str], number: int) -> bytes:
+def completed_page(names: Sequence[str], number: int) -> bytes:
     part = names[number * 100 : (number + 1) * 100]
     rows = [execution(id=name.lower(), status="completed") for name in part]
     return json_answer(page(rows, number=number, size=100, count=len(names)))
 
 
 async def test_many_ids_in_upper_case_cost_no_more_each() -> None:
-    """What each of them costs does not grow with their number."""
+    """The time for each does not grow with their number."""
     costs = []
     for count in (500, 4000):
         names = [f"ABCDEF00-0000-4000-8000-{number:012x}".upper() for number in range(count)]
-        rows = [told_page(names, number) for number in range(-(-count // 100))]
+        rows = [completed_page(names, number) for number in range(-(-count // 100))]
 
         def reply(target: str, rows: list[bytes] = rows) -> Reply:
             query = URL(target).query
@@ -193,7 +193,7 @@ async def test_many_ids_in_upper_case_cost_no_more_each() -> None:
 
 
 async def test_each_wait_keeps_its_own_interval(world: OpenWorld) -> None:
-    """A hasty wait does not make others dearer: the patient one is asked for when it is due."""
+    """A short interval does not make others dearer: the patient one is polled when it is due."""
     clock = HeldClock(chance=0.0)
     on = await world(clock)
     hasty, patient = on.add("run", math.inf), on.add("run", math.inf)
@@ -207,15 +207,15 @@ async def test_each_wait_keeps_its_own_interval(world: OpenWorld) -> None:
         await clock.tick()
         await clock.settle()
         await asyncio.sleep(0.002)
-    asked = Counter(URL(seen.target).name for seen in on.box.journal)
+    requests = Counter(URL(seen.target).name for seen in on.box.journal)
     await cancel(*tasks)
-    assert 19 <= asked[hasty] <= 22
-    assert asked[patient] <= 3 + 1
+    assert 19 <= requests[hasty] <= 22
+    assert requests[patient] <= 3 + 1
 
 
 async def test_shared_polls_run_in_the_context_of_no_wait() -> None:
-    """A request for one caller must not be told as another's, who may be long gone."""
-    caller = contextvars.ContextVar("caller", default="nobody")
+    """Or a trace would give a request for all of them to one, which may be long over."""
+    caller = contextvars.ContextVar("caller", default="none")
     seen: list[str] = []
     trace = aiohttp.TraceConfig()
 
@@ -236,7 +236,7 @@ async def test_shared_polls_run_in_the_context_of_no_wait() -> None:
             await nunu.wait_for_run(row.run_id)
 
         await asyncio.gather(wait("one"), wait("other"))
-        assert set(seen) == {"nobody"}
+        assert set(seen) == {"none"}
 
 
 async def test_waiting_belongs_to_one_loop() -> None:

@@ -1,4 +1,4 @@
-"""A wait whose time is over, and what the error knows."""
+"""Waits with a timeout, and what the error has."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_timeout_also_names_what_the_server_does_not_know(world: OpenWor
 
 @pytest.mark.parametrize("how", ["one", "many", "as_completed"])
 async def test_a_result_missing_at_the_timeout_is_no_timeout(how: str) -> None:
-    """And another wait for it goes on looking for the result."""
+    """And no poll is left that goes on waiting for the result."""
     row = run(state="COMPLETED", result=None)
     name = row["multiplayer_run_id"]
 

@@ -65,10 +65,10 @@ async def test_a_job_that_is_stopped_is_over(world: OpenWorld) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.parametrize("style", ["as told", "upper"])
+@pytest.mark.parametrize("style", ["as given", "upper"])
 async def test_without_a_jobs_endpoint_jobs_are_built_from_runs(count: int, style: str) -> None:
     names = [UUID.format(number) for number in range(count)]
-    asked = Counter[str]()
+    requests = Counter[str]()
     ends = 4
 
     def reply(target: str) -> Reply:
@@ -76,8 +76,8 @@ async def test_without_a_jobs_endpoint_jobs_are_built_from_runs(count: int, styl
         if "/jobs" in url.path:
             return json_answer({"error": "not found"}, 404)
         name = url.query["job_id"].lower()
-        asked[name] += 1
-        is_over = asked[name] >= ends
+        requests[name] += 1
+        is_over = requests[name] >= ends
         rows = [
             run(multiplayer_run_id=f"{name}-b", job_id=name, state="completed", result="SUCCESS"),
             run(
@@ -94,7 +94,7 @@ async def test_without_a_jobs_endpoint_jobs_are_built_from_runs(count: int, styl
     wanted = [name.upper() for name in names] if style == "upper" else names
     async with answered(reply=reply) as wire:
         rows = await wire.nunu.wait_for_jobs(wanted)
-    assert all(count >= ends for count in asked.values())
+    assert all(count >= ends for count in requests.values())
     for name, row in zip(names, rows, strict=True):
         assert row.job_id.lower() == name
         assert row.is_terminal

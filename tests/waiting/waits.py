@@ -30,7 +30,7 @@ class World:
     clock: Any
 
     def add(self, kind: str, seconds: float = 25.0, result: str = "SUCCESS") -> str:
-        """Put in what goes on for so many seconds; 0 is over."""
+        """Add a row to the sandbox that runs for so many seconds; with 0 it is over."""
         if kind == "execution":
             word = "passed" if result == "SUCCESS" else "failed"
             outcome = Outcome(**{word: 1}, run_seconds=seconds)
@@ -40,16 +40,18 @@ class World:
         row = self.box.add_run(script=script, state="RUNNING" if seconds else "COMPLETED")
         return row.run_id if kind == "run" else row.job_id
 
-    def one(self, kind: str, name: str, **terms: Any) -> Coroutine[Any, Any, Any]:
-        told: Coroutine[Any, Any, Any] = getattr(self.nunu, f"wait_for_{kind}")(name, **terms)
-        return told
+    def one(self, kind: str, name: str, **options: Any) -> Coroutine[Any, Any, Any]:
+        waiting: Coroutine[Any, Any, Any] = getattr(self.nunu, f"wait_for_{kind}")(name, **options)
+        return waiting
 
-    def many(self, kind: str, names: Any, **terms: Any) -> Coroutine[Any, Any, Any]:
-        told: Coroutine[Any, Any, Any] = getattr(self.nunu, f"wait_for_{kind}s")(names, **terms)
-        return told
+    def many(self, kind: str, names: Any, **options: Any) -> Coroutine[Any, Any, Any]:
+        waiting: Coroutine[Any, Any, Any] = getattr(self.nunu, f"wait_for_{kind}s")(
+            names, **options
+        )
+        return waiting
 
-    def each(self, kind: str, names: Any, **terms: Any) -> Any:
-        return getattr(self.nunu, f"{kind}s_as_completed")(names, **terms)
+    def each(self, kind: str, names: Any, **options: Any) -> Any:
+        return getattr(self.nunu, f"{kind}s_as_completed")(names, **options)
 
 
 OpenWorld = Callable[..., Awaitable[World]]
@@ -64,7 +66,7 @@ def id_of(row: Any) -> str:
 
 
 async def noted(rows: Any, seen: list[str], then: Callable[[], None] = lambda: None) -> None:
-    """Note each row as it comes, so that what came before an error is known."""
+    """Note each row as it comes, so that those before an error are known."""
     async for row in rows:
         seen.append(id_of(row))
         then()
@@ -86,7 +88,7 @@ async def opened(
 
 
 def others() -> set[asyncio.Task[Any]]:
-    """Tasks that are neither the test's own nor the sandbox's."""
+    """Return the tasks that are neither the test's own nor the sandbox's."""
     return {
         task
         for task in asyncio.all_tasks()
@@ -109,7 +111,7 @@ def spawn(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 
 class Notes:
-    """What `on_change` was told."""
+    """The changes that `on_change` was called with."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str | None, str]] = []
@@ -126,8 +128,8 @@ class Notes:
     def of(self, name: str) -> list[tuple[str | None, str]]:
         return [
             (before.upper() if before else None, after.upper())
-            for told, before, after in self.seen
-            if told == name
+            for changed, before, after in self.seen
+            if changed == name
         ]
 
 
@@ -156,10 +158,10 @@ def row_of(kind: str, name: str, state: str) -> dict[str, Any]:
     return job(job_id=name, status=word)
 
 
-def said(kind: str, target: str, states: dict[str, str]) -> Reply:
-    """Answer a request for a page or a row, of rows in these states; filters fold the case."""
+def answer_for(kind: str, target: str, states: dict[str, str]) -> Reply:
+    """Answer a request for a page or a row, of rows in these states; filters ignore case."""
     url = URL(target)
-    asked = url.query.get("status") or url.query.get("state")
+    wanted = url.query.get("status") or url.query.get("state")
     if "page" not in url.query:
         name = url.path.rsplit("/", 1)[1]
         if name not in states:
@@ -167,9 +169,9 @@ def said(kind: str, target: str, states: dict[str, str]) -> Reply:
         return json_answer(row_of(kind, name, states[name]))
     is_over = {name for name, state in states.items() if state.lower() == "completed"}
     first = "in_progress" if kind == "execution" else "running"
-    if asked == "completed":
+    if wanted == "completed":
         shown = [name for name in states if name in is_over]
-    elif asked == first:
+    elif wanted == first:
         shown = [name for name in states if name not in is_over]
     else:
         shown = []
