@@ -33,17 +33,17 @@ def disclosed(error: BaseException) -> str:
         if link is None or id(link) in met:
             continue
         met.add(id(link))
-        told = traceback.TracebackException(
+        formatted = traceback.TracebackException(
             type(link), link, _below_the_tests(link.__traceback__), capture_locals=True
         )
-        text.append("".join(told.format()))
+        text.append("".join(formatted.format()))
         text.append(f"{link!r} {link} {link.args!r} {vars(link)!r}")
         # Whole, where `capture_locals` cuts long reprs off.
         for frame, _ in traceback.walk_tb(link.__traceback__):
             if not _is_test(frame.f_code.co_filename):
                 text.append(f"{frame.f_code.co_name} {frame.f_locals!r}")
         text.append(pickle.dumps(link).decode("latin-1"))
-        # Links that Python would not print are still there for whoever walks them.
+        # Links that Python would not print are still there for code that follows them.
         waiting += [link.__cause__, link.__context__]
     return "\n".join(text)
 

@@ -1,4 +1,4 @@
-"""Stand-ins that tests pass in: a clock that never waits, a server that does as it is told."""
+"""Stand-ins that tests pass in: a clock that never waits, a server that follows a script."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from nunu_async.upload.source import Identity
 from nunu_async.upload.storage import Storage
 
 
-def _tells_queued() -> bool:
-    """Tell whether the kernel says how many bytes a peer has not acknowledged."""
+def _knows_queued() -> bool:
+    """Return whether the kernel says how many bytes a peer has not acknowledged."""
     try:
         import termios  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -39,7 +39,7 @@ def _tells_queued() -> bool:
 
 
 needs_queued = pytest.mark.skipif(
-    not _tells_queued(), reason="the system does not tell what is unacknowledged"
+    not _knows_queued(), reason="the system does not say what is unacknowledged"
 )
 
 
@@ -84,7 +84,7 @@ class ManualClock:
         return self.chance
 
     def advance(self, seconds: float) -> None:
-        """Move the time, firing on the way what is due."""
+        """Move the time, and fire the timers that are due."""
         end = self.now + seconds
         while self._timers and self._timers[0].at <= end:
             timer = heapq.heappop(self._timers)
@@ -196,7 +196,7 @@ async def counting_turns() -> AsyncIterator[LoopTurns]:
 
 
 def completion_of(nunu: NunuClient, clock: Clock) -> Completion:
-    """Make the end of one upload, which nobody hears of."""
+    """Make a `Completion` without a listener."""
     return Completion(
         builds=nunu.builds,
         clock=clock,
@@ -211,9 +211,9 @@ async def _no_listener(attempt: int, delay: float, failure: NunuError) -> None:
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
-    """Reset a server's connection and hear how it ended.
+    """Reset a server's connection and consume the error it ends with.
 
-    A reset by the client is the server's own error, which asyncio would tell of as unheard
+    A reset by the client is the server's own error, which asyncio would log as never retrieved
     whenever the garbage collector takes the stream's future before its protocol.
     """
     writer.transport.abort()

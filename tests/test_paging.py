@@ -353,8 +353,8 @@ def moving(rows: Rows, size: int, moves: list[int]) -> Listing[str]:
 def insertions(draw: st.DrawFn) -> tuple[int, int, list[int]]:
     count, size = draw(st.integers(0, 40)), draw(st.integers(1, 7))
     moves = draw(st.lists(st.integers(0, 3 * size), max_size=20))
-    # Exactly a page of new rows before each of three requests in a row cannot be told from a
-    # server that ignores the page number.
+    # Exactly a page of new rows before each of three requests in a row looks like a server that
+    # ignores the page number.
     for number in range(2, len(moves)):
         if moves[number - 2 : number + 1] == [size] * 3:
             moves[number] = 0

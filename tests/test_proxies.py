@@ -205,8 +205,8 @@ async def test_an_invalid_proxy_matters_only_to_its_own_scheme(
 
 
 def test_credentials_are_not_in_any_repr() -> None:
-    ways = Proxies.load({"HTTP_PROXY": f"http://{USER}:MARKED@p.test", "NO_PROXY": "a"})
-    assert "MARKED" not in f"{ways!r} {ways} {ways.way_to('http://x.test')!r}"
+    proxies = Proxies.load({"HTTP_PROXY": f"http://{USER}:MARKED@p.test", "NO_PROXY": "a"})
+    assert "MARKED" not in f"{proxies!r} {proxies} {proxies.way_to('http://x.test')!r}"
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

@@ -93,18 +93,18 @@ async def test_uploads_go_on_with_the_threads_there_are(number: int, tmp_path: P
 
 
 async def test_threads_are_started_as_soon_as_they_can_be(threads: Threads) -> None:
-    readers = DaemonThreadPool(2)
+    pool = DaemonThreadPool(2)
     for _ in range(100):
-        assert readers.submit(threading.get_ident).result(0) == threading.get_ident()
+        assert pool.submit(threading.get_ident).result(0) == threading.get_ident()
     threads.left = 2
-    assert readers.submit(threading.get_ident).result(10) != threading.get_ident()
+    assert pool.submit(threading.get_ident).result(10) != threading.get_ident()
     first, second = threading.Event(), threading.Event()
-    waiting = [readers.submit(first.wait), readers.submit(second.wait)]
+    waiting = [pool.submit(first.wait), pool.submit(second.wait)]
     second.set()
     assert waiting[1].result(10)  # the other one's thread still waits
     first.set()
     assert waiting[0].result(10)
-    readers.shutdown()
+    pool.shutdown()
 
 
 async def test_a_name_that_no_thread_can_look_up_is_a_connect_error(

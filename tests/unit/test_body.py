@@ -45,16 +45,16 @@ ETAG = {"ETag": '"0f343b0931126a20f133d67c2b018a3b"'}
 
 needs_sendfile = pytest.mark.skipif(
     not (hasattr(os, "sendfile") and hasattr(os, "RWF_NOWAIT")),
-    reason="this system does not send files, or does not tell what it has in memory",
+    reason="this system does not send files, or does not say what it has in memory",
 )
 
 
 @pytest.fixture
 async def source(make_file: Callable[..., Path]) -> AsyncIterator[Source]:
-    readers = DaemonThreadPool(4)
-    async with await Source.open(make_file(SIZE), readers) as opened:
+    pool = DaemonThreadPool(4)
+    async with await Source.open(make_file(SIZE), pool) as opened:
         yield opened
-    readers.shutdown()
+    pool.shutdown()
 
 
 @attrs.define
@@ -263,7 +263,7 @@ async def test_a_part_in_a_hole_ignores_what_others_send(
 ) -> None:
     """The hole ends in the middle of a part, where all others have long been sent from memory."""
     kernel.cold = [(20 * MIB, 24 * MIB)]
-    warm, readers = asyncio.Event(), DaemonThreadPool(4)
+    warm, pool = asyncio.Event(), DaemonThreadPool(4)
 
     def seen(sent: int) -> None:
         if sent == 4 * MIB + 16 * 1024:  # what follows is in memory again
@@ -271,7 +271,7 @@ async def test_a_part_in_a_hole_ignores_what_others_send(
 
     held: list[int] = []
     async with (
-        await Source.open(make_file(72 * MIB), readers) as source,
+        await Source.open(make_file(72 * MIB), pool) as source,
         raw_server(Taken()) as server,
         storage_for(clock) as storage,
     ):
@@ -293,7 +293,7 @@ async def test_a_part_in_a_hole_ignores_what_others_send(
         assert is_warm(source)
         warm.set()
         await slow
-    readers.shutdown()
+    pool.shutdown()
     assert any(offset >= 40 * MIB for offset, _ in kernel.sent)
     assert not [offset for offset, _ in kernel.sent if 20 * MIB <= offset < 39 * MIB]
 
@@ -304,15 +304,15 @@ async def test_past_a_hole_the_kernel_goes_on_within_the_part(
 ) -> None:
     kernel.cold = [(2 * MIB, 3 * MIB)]
     taken = Taken()
-    readers = DaemonThreadPool(4)
+    pool = DaemonThreadPool(4)
     async with (
-        await Source.open(make_file(24 * MIB), readers) as source,
+        await Source.open(make_file(24 * MIB), pool) as source,
         raw_server(taken) as server,
         storage_for(clock) as storage,
     ):
         await storage.put(at(server.url), whole(source), source, int)
         assert same(source, taken.bodies)
-    readers.shutdown()
+    pool.shutdown()
     begins = [offset for offset, _ in kernel.sent]
     assert min(begins) < 2 * MIB
     assert [offset for offset in begins if 3 * MIB <= offset < 19 * MIB] == []
@@ -461,9 +461,9 @@ async def test_all_files_of_a_client_share_one_limit(
         box.api_key, base_url=box.base_url, clock=clock, max_bandwidth=rate
     ) as nunu:
         before = clock.now
-        told = await nunu.upload_builds(paths, platform="linux", multipart=True)
+        results = await nunu.upload_builds(paths, platform="linux", multipart=True)
         assert clock.now - before == pytest.approx((3 * MIB + 3) / rate, rel=0.05)
-    assert [one.error for one in told] == [None] * 3
+    assert [one.error for one in results] == [None] * 3
 
 
 async def test_a_limit_lengthens_the_time_for_an_upload(
@@ -498,24 +498,24 @@ async def test_a_part_that_waits_for_its_turn_ends_when_it_is_cancelled(source: 
 
 
 async def test_an_idle_client_does_not_save_its_bytes_up(clock: ManualClock) -> None:
-    pace = BandwidthLimiter(clock, 1000.0)
-    await pace.turn(1000, bool)
+    limiter = BandwidthLimiter(clock, 1000.0)
+    await limiter.turn(1000, bool)
     clock.advance(3600)
     before = clock.now
-    await pace.turn(10_000, bool)
+    await limiter.turn(10_000, bool)
     assert clock.now - before == pytest.approx(10, rel=0.05)
 
 
 async def test_a_cancelled_turn_costs_no_other_part_time() -> None:
     clock = HeldClock()
-    pace = BandwidthLimiter(clock, 1000.0)
-    turns = [asyncio.ensure_future(pace.turn(1000, bool)) for _ in range(10)]
+    limiter = BandwidthLimiter(clock, 1000.0)
+    turns = [asyncio.ensure_future(limiter.turn(1000, bool)) for _ in range(10)]
     await until(lambda: clock.asleep == 10)
     for turn in turns:
         turn.cancel()
     await asyncio.gather(*turns, return_exceptions=True)
-    await pace.turn(1000, lambda: True)  # over before it began
-    turn = asyncio.ensure_future(pace.turn(1000, bool))
+    await limiter.turn(1000, lambda: True)  # over before it began
+    turn = asyncio.ensure_future(limiter.turn(1000, bool))
     before = clock.now
     while not turn.done():
         await clock.tick()
@@ -529,7 +529,7 @@ async def test_a_limit_does_not_hide_a_peer_that_reads_nothing(
 ) -> None:
     """At that rate it would take minutes to fill the buffers of this side."""
     clock = ManualClock()
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # it accepts nobody
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # it accepts no connection
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         async with storage_for(clock, max_bandwidth=rate) as storage:
@@ -544,10 +544,10 @@ async def test_a_limit_does_not_hide_a_peer_that_reads_nothing(
 
 
 async def test_a_pause_that_lasts_too_long_is_made_up_for(clock: ManualClock) -> None:
-    pace = BandwidthLimiter(clock, 1000.0)
+    limiter = BandwidthLimiter(clock, 1000.0)
     before = clock.now
     for _ in range(100):
-        await pace.turn(50, bool)
+        await limiter.turn(50, bool)
         clock.advance(0.02)  # the system is late each time
     assert clock.now - before == pytest.approx(5, rel=0.05)
 
@@ -566,7 +566,7 @@ def test_a_limit_is_kept_in_grains_of_a_twentieth_of_a_second(
     assert BandwidthLimiter(ManualClock(), rate).grain(most) == grain
 
 
-# --- What a file's trouble is told with
+# --- What an error of a file says
 
 
 @needs_sendfile
@@ -586,8 +586,8 @@ async def test_a_part_that_cannot_be_read_says_which_and_why(
 
 
 async def test_a_missing_file_has_an_errno(tmp_path: Path) -> None:
-    readers = DaemonThreadPool(1)
+    pool = DaemonThreadPool(1)
     with pytest.raises(SourceError, match="No such file") as caught:
-        await Source.open(tmp_path / "game.zip", readers)
-    readers.shutdown()
+        await Source.open(tmp_path / "game.zip", pool)
+    pool.shutdown()
     assert (caught.value.errno, caught.value.part_number) == (errno.ENOENT, None)

@@ -26,7 +26,7 @@ from nunu_async.upload.source import Source
 from nunu_async.upload.threads import DaemonThreadPool
 
 MIB = 1024 * 1024
-# The count begins anew in the middle of an iteration of the loop: one may see two of them.
+# The count starts again in the middle of an iteration of the loop: one may see two of them.
 MOST = 2 * (BYTES_A_TURN + BLOCK)
 
 
@@ -48,9 +48,9 @@ async def send_parts(
         writer.write(answer(headers={"ETag": "x"}))
 
     scheme, server_tls, client_tls = ("https", *tls) if tls else ("http", None, None)
-    readers = DaemonThreadPool(4)
+    pool = DaemonThreadPool(4)
     async with (
-        await Source.open(path, readers) as source,
+        await Source.open(path, pool) as source,
         raw_server(take, tls=server_tls) as server,
         storage_for(ManualClock(), tls=client_tls, allow_http=True, concurrency=count) as storage,
         counting_turns() as loop,
@@ -71,7 +71,7 @@ async def send_parts(
 
         await asyncio.gather(*(put(number) for number in range(1, count + 1)))
         assert loop.seen.total() == count * source.size
-    readers.shutdown()
+    pool.shutdown()
     return loop.most
 
 

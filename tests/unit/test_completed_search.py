@@ -34,7 +34,7 @@ class Row:
         return True
 
 
-class Shelf:
+class Service:
     """A sorted list that counts how often it is read, and notes what was found."""
 
     def __init__(self, ages: Iterable[int | None]) -> None:
@@ -46,37 +46,39 @@ class Shelf:
         self.broken: set[int] = set()
         self.requests = 0
 
-    async def read(self, look: PollRound, numbers: Iterable[int]) -> dict[int, Page[Row]]:
+    async def read(self, poll: PollRound, numbers: Iterable[int]) -> dict[int, Page[Row]]:
         found = {}
         for number in numbers:
             self.requests += 1
             assert self.requests < 10_000, "endless"
             if number in self.broken:
-                look.failures += 1
+                poll.failures += 1
                 continue
             data = tuple(self.rows[number * SIZE : (number + 1) * SIZE])
             count = len(self.rows)
-            told = Pagination(
+            pagination = Pagination(
                 page=number, page_size=SIZE, total_count=count, total_pages=-(-count // SIZE)
             )
-            look.left.difference_update(row.id for row in data)
-            found[number] = Page(data=data, pagination=told)
+            poll.left.difference_update(row.id for row in data)
+            found[number] = Page(data=data, pagination=pagination)
         return found
 
     def placed(self, names: set[str]) -> dict[str, datetime]:
         return {row.id: row.began for row in self.rows if row.id in names and row.began}
 
 
-def shelf_and_history(ages: Iterable[int | None]) -> tuple[Shelf, CompletedSearch[Row]]:
-    shelf = Shelf(ages)
-    return shelf, CompletedSearch(shelf.read, lambda row: row.began)
+def service_and_search(ages: Iterable[int | None]) -> tuple[Service, CompletedSearch[Row]]:
+    service = Service(ages)
+    return service, CompletedSearch(service.read, lambda row: row.began)
 
 
-def looked(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tuple[PollRound, int]:
+def found_by(
+    service: Service, search: CompletedSearch[Row], names: set[str]
+) -> tuple[PollRound, int]:
     """Look for these once; return how it went and what it cost."""
-    look, before = PollRound(left=set(names)), shelf.requests
-    asyncio.run(history.find(look, shelf.placed(names)))
-    return look, shelf.requests - before
+    poll, before = PollRound(left=set(names)), service.requests
+    asyncio.run(search.find(poll, service.placed(names)))
+    return poll, service.requests - before
 
 
 @settings(deadline=None)
@@ -85,10 +87,10 @@ def looked(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tupl
     st.sets(st.integers(0, 399), min_size=1, max_size=20),
 )
 def test_a_row_of_known_position_is_found_in_one_round(ages: list[int], wanted: set[int]) -> None:
-    shelf, history = shelf_and_history(ages)
+    service, search = service_and_search(ages)
     names = {f"r{number % len(ages)}" for number in wanted}
-    look, cost = looked(shelf, history, names)
-    assert not look.left
+    poll, cost = found_by(service, search, names)
+    assert not poll.left
     pages = -(-len(ages) // SIZE)
     assert cost <= min(2 * pages, len(names) * (6 + 2 * math.ceil(math.log2(pages + 1)))) + 60
 
@@ -103,18 +105,18 @@ def test_missing_and_invalid_rows_end_the_search_too(
     ages: list[int], wanted: set[int], broken: set[int]
 ) -> None:
     """Many began in the same second, some pages fail, and some rows are gone."""
-    shelf, history = shelf_and_history(ages)
+    service, search = service_and_search(ages)
     names = {f"r{number % len(ages)}" for number in wanted}
-    placed = shelf.placed(names)
-    shelf.rows = [row for row in shelf.rows if row.id != min(names)]
-    shelf.broken = broken
-    look = PollRound(left=set(names))
-    asyncio.run(history.find(look, placed))
+    placed = service.placed(names)
+    service.rows = [row for row in service.rows if row.id != min(names)]
+    service.broken = broken
+    poll = PollRound(left=set(names))
+    asyncio.run(search.find(poll, placed))
     hidden = {
-        row.id for number in broken for row in shelf.rows[number * SIZE : (number + 1) * SIZE]
+        row.id for number in broken for row in service.rows[number * SIZE : (number + 1) * SIZE]
     }
     if not broken:
-        assert look.left <= {min(names)} | hidden
+        assert poll.left <= {min(names)} | hidden
 
 
 @pytest.mark.parametrize("ages", ["even", "all at once", "two days"])
@@ -124,44 +126,46 @@ def test_a_hundred_thousand_rows_cost_little(ages: str) -> None:
         "all at once": [0] * 20 + list(range(1000, 100_980)),
         "two days": [*range(50_000), *range(10**7, 10**7 + 50_000)],
     }[ages]
-    shelf, history = shelf_and_history(spread)
-    _, first = looked(shelf, history, {"r7", "r50000", "r99990"})
+    service, search = service_and_search(spread)
+    _, first = found_by(service, search, {"r7", "r50000", "r99990"})
     assert first <= 3 * 25
-    _, second = looked(shelf, history, {"r9", "r50100", "r99980"})
+    _, second = found_by(service, search, {"r9", "r50100", "r99980"})
     assert second <= 3 * 20
 
 
-def sought(shelf: Shelf, history: CompletedSearch[Row], names: set[str]) -> tuple[PollRound, int]:
-    look, before = PollRound(left=set(names)), shelf.requests
-    asyncio.run(history.scan(look, set(names)))
-    return look, shelf.requests - before
+def sought(
+    service: Service, search: CompletedSearch[Row], names: set[str]
+) -> tuple[PollRound, int]:
+    poll, before = PollRound(left=set(names)), service.requests
+    asyncio.run(search.scan(poll, set(names)))
+    return poll, service.requests - before
 
 
 def test_an_unknown_id_is_searched_for_down_to_the_end() -> None:
-    shelf, history = shelf_and_history([*range(1000), None])
+    service, search = service_and_search([*range(1000), None])
     costs = []
     for _ in range(10):
-        look, cost = sought(shelf, history, {"r1000"})
+        poll, cost = sought(service, search, {"r1000"})
         costs.append(cost)
-        if not look.left:
+        if not poll.left:
             break
-        assert look.inconclusive == {"r1000"}
-    assert not look.left
+        assert poll.inconclusive == {"r1000"}
+    assert not poll.left
     assert max(costs) <= 52
     assert len(costs) == 5
 
 
 def test_an_unknown_id_is_missing_only_after_the_end() -> None:
-    shelf, history = shelf_and_history(range(1000))
-    conclusive = [not sought(shelf, history, {"nobody"})[0].inconclusive for _ in range(8)]
+    service, search = service_and_search(range(1000))
+    conclusive = [not sought(service, search, {"unknown"})[0].inconclusive for _ in range(8)]
     assert conclusive == [False, False, False, True, False, False, False, True]
 
 
 def test_an_unreadable_page_hides_only_its_own_rows() -> None:
-    shelf, history = shelf_and_history(range(40))
-    shelf.broken = {0, 3}
-    look, _ = sought(shelf, history, {"r1", "r30"})
-    assert look.left == set()
-    look, _ = sought(shelf, history, {"r1", "r39", "nobody"})
-    assert look.left == {"r39", "nobody"}
-    assert look.inconclusive >= {"r39", "nobody"}
+    service, search = service_and_search(range(40))
+    service.broken = {0, 3}
+    poll, _ = sought(service, search, {"r1", "r30"})
+    assert poll.left == set()
+    poll, _ = sought(service, search, {"r1", "r39", "unknown"})
+    assert poll.left == {"r39", "unknown"}
+    assert poll.inconclusive >= {"r39", "unknown"}

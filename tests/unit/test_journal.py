@@ -65,13 +65,13 @@ def written(*numbers: int, completing: bool = False) -> tuple[bytes, list[int]]:
     return data, ends
 
 
-def told(kept: JournalState | None) -> JournalState:
+def valid(kept: JournalState | None) -> JournalState:
     assert kept is not None
     return kept
 
 
 def test_what_is_written_is_read() -> None:
-    kept = told(read(written(3, 1, 2, completing=True)[0]))
+    kept = valid(read(written(3, 1, 2, completing=True)[0]))
     assert kept.head.request == HEAD.request
     assert kept.head.identity == HEAD.identity
     assert kept.head.ticket.upload_id == "mpu-secret-1"
@@ -103,9 +103,9 @@ def test_cut_at_any_byte_the_whole_lines_are_read(tail: bytes) -> None:
         if lines == 0:
             assert kept is None
             continue
-        assert told(kept).length == ends[lines - 1]
-        assert list(told(kept).etags) == list(numbers[: lines - 1])
-        assert told(kept).completing == (lines == len(ends))
+        assert valid(kept).length == ends[lines - 1]
+        assert list(valid(kept).etags) == list(numbers[: lines - 1])
+        assert valid(kept).completing == (lines == len(ends))
 
 
 @given(st.data())
@@ -116,7 +116,7 @@ def test_what_is_appended_to_a_cut_journal_is_read_with_it(data: st.DataObject) 
     if kept is None:
         return
     line, _ = part_line(PARTS, "new", kept.checksum)
-    again = told(read(text[: kept.length] + line))
+    again = valid(read(text[: kept.length] + line))
     assert again.etags == {**kept.etags, PARTS: "new"}
 
 
@@ -133,7 +133,7 @@ def test_a_corrupt_byte_ends_the_reading_and_changes_nothing(
         assert kept is None
     else:
         # A line end spoilt, or made, costs the lines around it and nothing else.
-        assert list(told(kept).etags) == list(range(1, before))
+        assert list(valid(kept).etags) == list(range(1, before))
 
 
 @given(st.binary(max_size=300))
@@ -142,14 +142,14 @@ def test_bytes_from_anywhere_are_no_journal(data: bytes) -> None:
 
 
 def test_the_lines_of_another_upload_are_ignored() -> None:
-    """A file that was begun anew, and of which an old block came back."""
+    """A file that was started again, and of which an old block came back."""
     ours, _ = head_line(HEAD)
     other, ends = written(1, 2)
     other_head = attrs.evolve(HEAD, began=1.0)
     new, _ = head_line(other_head)
-    kept = told(read(new + other[ends[0] :]))
+    kept = valid(read(new + other[ends[0] :]))
     assert (kept.etags, kept.length) == ({}, len(new))
-    assert told(read(ours)).etags == {}
+    assert valid(read(ours)).etags == {}
 
 
 def test_parts_that_the_upload_does_not_have_are_skipped() -> None:
@@ -157,7 +157,7 @@ def test_parts_that_the_upload_does_not_have_are_skipped() -> None:
     for number in (0, PARTS + 1, PARTS):
         line, checksum = part_line(number, "e", checksum)
         data += line
-    assert told(read(data)).etags == {PARTS: "e"}
+    assert valid(read(data)).etags == {PARTS: "e"}
 
 
 def line_of(content: object) -> bytes:
@@ -216,7 +216,7 @@ def test_any_time_of_a_file_is_read_as_it_was(mtime_ns: int) -> None:
     found = os.stat_result((0o100644, most, most, 1, 0, 0, 5, 0, 0, 0), times)
     head = attrs.evolve(HEAD, identity=Identity.of(found))
     line, _ = head_line(head)
-    identity = told(read(line)).head.identity
+    identity = valid(read(line)).head.identity
     assert attrs.astuple(identity) == attrs.astuple(head.identity)
     assert (identity.mtime_ns, identity.inode, identity.device) == (mtime_ns, most, most)
 

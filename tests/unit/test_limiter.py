@@ -1,4 +1,4 @@
-"""How many parts are under way at once: shrinking, growing, and nobody lost."""
+"""How many parts are under way at once: shrinking, growing, and no waiter lost."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ BUSY = StorageError(part_number=1, status=429)
     ids=str,
 )
 def test_only_throttling_narrows_the_width(failure: NunuError, width: int) -> None:
-    slots = AdaptiveLimiter(16)
-    slots.failed(failure, 1.0, 2.0)
-    assert slots.width == width
+    limiter = AdaptiveLimiter(16)
+    limiter.failed(failure, 1.0, 2.0)
+    assert limiter.width == width
 
 
 def test_what_was_sent_before_says_nothing_of_the_new_width() -> None:
-    slots = AdaptiveLimiter(16)
+    limiter = AdaptiveLimiter(16)
     for _ in range(16):
-        slots.failed(BUSY, 1.0, 2.0)
-    assert slots.width == 8
-    slots.failed(BUSY, 2.5, 3.0)
-    assert slots.width == 4
+        limiter.failed(BUSY, 1.0, 2.0)
+    assert limiter.width == 8
+    limiter.failed(BUSY, 2.5, 3.0)
+    assert limiter.width == 4
 
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 20))
 def test_the_width_stays_between_one_and_the_limit(goes_well: list[bool], limit: int) -> None:
-    slots = AdaptiveLimiter(limit)
+    limiter = AdaptiveLimiter(limit)
     for now, well in enumerate(goes_well):
         if well:
-            slots.succeeded()
+            limiter.succeeded()
         else:
-            slots.failed(BUSY, float(now), now + 0.5)
-        assert 1 <= slots.width <= limit
+            limiter.failed(BUSY, float(now), now + 0.5)
+        assert 1 <= limiter.width <= limit
     for _ in range(4 * limit):
-        slots.succeeded()
-    assert slots.width == limit
+        limiter.succeeded()
+    assert limiter.width == limit
 
 
 async def test_places_go_in_order_and_none_to_a_cancelled_waiter() -> None:
-    slots = AdaptiveLimiter(2)
+    limiter = AdaptiveLimiter(2)
     came: list[int] = []
     leave = asyncio.Event()
 
     async def stay(number: int) -> None:
-        async with slots:
+        async with limiter:
             came.append(number)
             await leave.wait()
 
@@ -81,18 +81,18 @@ async def test_places_go_in_order_and_none_to_a_cancelled_waiter() -> None:
     leave.set()
     await asyncio.wait(tasks)
     assert came == [0, 1, 3, 5]
-    assert slots.used == 0
+    assert limiter.used == 0
 
 
 async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
-    slots = AdaptiveLimiter(4)
-    slots.failed(BUSY, 1.0, 2.0)
+    limiter = AdaptiveLimiter(4)
+    limiter.failed(BUSY, 1.0, 2.0)
     inside = 0
     leave = asyncio.Event()
 
     async def stay() -> None:
         nonlocal inside
-        async with slots:
+        async with limiter:
             inside += 1
             await leave.wait()
 
@@ -101,39 +101,39 @@ async def test_a_narrower_width_holds_at_once_and_a_wider_one_lets_in() -> None:
         await asyncio.sleep(0)
     assert inside == 2
     for _ in range(4):
-        slots.succeeded()
+        limiter.succeeded()
     for _ in range(3):
         await asyncio.sleep(0)
     assert inside == 3
     leave.set()
     await asyncio.wait(tasks)
-    assert slots.used == 0
+    assert limiter.used == 0
 
 
 async def test_a_cancelled_waiter_blocks_no_other() -> None:
-    slots = AdaptiveLimiter(1)
-    async with slots:
-        waiting = asyncio.ensure_future(slots.__aenter__())
+    limiter = AdaptiveLimiter(1)
+    async with limiter:
+        waiting = asyncio.ensure_future(limiter.__aenter__())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
-    async with asyncio.timeout(5), slots:
-        assert slots.used == 1
-    slots.failed(BUSY, 1.0, 2.0)
-    waiting = asyncio.ensure_future(slots.__aenter__())
+    async with asyncio.timeout(5), limiter:
+        assert limiter.used == 1
+    limiter.failed(BUSY, 1.0, 2.0)
+    waiting = asyncio.ensure_future(limiter.__aenter__())
     await asyncio.sleep(0)
-    assert slots.used == 1
+    assert limiter.used == 1
     assert await waiting is None
-    await slots.__aexit__(None, None, None)
+    await limiter.__aexit__(None, None, None)
 
 
 async def test_a_waiter_cancelled_as_a_place_is_freed_is_cancelled() -> None:
-    slots = AdaptiveLimiter(1)
-    await slots.__aenter__()
-    waiting = asyncio.ensure_future(slots.__aenter__())
+    limiter = AdaptiveLimiter(1)
+    await limiter.__aenter__()
+    waiting = asyncio.ensure_future(limiter.__aenter__())
     await asyncio.sleep(0)
     waiting.cancel()
-    await slots.__aexit__(None, None, None)
+    await limiter.__aexit__(None, None, None)
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert slots.used == 0
+    assert limiter.used == 0

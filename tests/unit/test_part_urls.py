@@ -1,4 +1,4 @@
-"""URLs of parts, asked for ahead of those who send them."""
+"""URLs of parts, requested before they are needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAN = Plan(PARTS, 1, PARTS)
 
 @attrs.define
 class Answers:
-    """Stands in for a `PartUrls`: answers when it is told to."""
+    """Stands in for a `PartUrls`: answers when the test says so."""
 
     asked: list[tuple[int, ...]] = attrs.field(factory=list)
     held: list[asyncio.Future[None]] = attrs.field(factory=list)
@@ -170,7 +170,7 @@ TICKET = MultipartTicket(
 
 @attrs.define
 class Urls:
-    """Stands in for `Builds`: a new address each time, when it is told to answer."""
+    """Stands in for `Builds`: a new URL each time, when the test lets it answer."""
 
     asked: list[tuple[int, ...]] = attrs.field(factory=list)
     held: list[asyncio.Future[None]] = attrs.field(factory=list)
@@ -199,8 +199,8 @@ def signer_of(urls: object, clock: ManualClock | None = None) -> PartUrls:
 
 
 @asynccontextmanager
-async def renewing(signer: PartUrls, length: int = 10) -> AsyncIterator[None]:
-    running = asyncio.ensure_future(signer.run(length))
+async def renewing(part_urls: PartUrls, length: int = 10) -> AsyncIterator[None]:
+    running = asyncio.ensure_future(part_urls.run(length))
     try:
         yield
     finally:
@@ -208,22 +208,22 @@ async def renewing(signer: PartUrls, length: int = 10) -> AsyncIterator[None]:
         await asyncio.wait({running})
 
 
-async def signed_ahead(signer: PartUrls, urls: Urls, numbers: Sequence[int]) -> list[SignedPart]:
+async def signed_ahead(part_urls: PartUrls, urls: Urls, numbers: Sequence[int]) -> list[SignedPart]:
     """Sign without holding; the answers that follow are held."""
     urls.holds = False
-    signed = await signer.sign(numbers)
+    signed = await part_urls.sign(numbers)
     urls.holds = True
     return signed
 
 
 async def test_fresh_urls_wanted_meanwhile_share_the_next_request() -> None:
     urls = Urls()
-    signer = signer_of(urls)
-    taken = [signer.latest(one) for one in await signed_ahead(signer, urls, range(1, 17))]
-    async with renewing(signer):
-        first = asyncio.ensure_future(signer.renewed(taken[0]))
+    part_urls = signer_of(urls)
+    taken = [part_urls.latest(one) for one in await signed_ahead(part_urls, urls, range(1, 17))]
+    async with renewing(part_urls):
+        first = asyncio.ensure_future(part_urls.renewed(taken[0]))
         await turns()
-        others = [asyncio.ensure_future(signer.renewed(one)) for one in taken[1:]]
+        others = [asyncio.ensure_future(part_urls.renewed(one)) for one in taken[1:]]
         await turns()
         assert urls.asked[1:] == [(1,)]
         await urls.answer()
@@ -237,56 +237,56 @@ async def test_fresh_urls_wanted_meanwhile_share_the_next_request() -> None:
 
 async def test_urls_wanted_in_one_turn_share_a_request() -> None:
     urls = Urls(holds=False)
-    signer = signer_of(urls)
-    taken = [signer.latest(one) for one in await signer.sign(range(1, 8))]
-    async with renewing(signer):
-        await asyncio.gather(*(signer.renewed(one) for one in taken))
+    part_urls = signer_of(urls)
+    taken = [part_urls.latest(one) for one in await part_urls.sign(range(1, 8))]
+    async with renewing(part_urls):
+        await asyncio.gather(*(part_urls.renewed(one) for one in taken))
     assert urls.asked[1:] == [tuple(range(1, 8))]
 
 
 async def test_urls_that_expired_with_a_refused_one_are_renewed() -> None:
     urls = Urls()
-    signer = signer_of(urls)
-    ahead = await signed_ahead(signer, urls, range(1, 7))
-    later = await signed_ahead(signer, urls, range(7, 10))
-    taken = [signer.latest(one) for one in ahead[:2]]
-    signer.expired(taken[0])
-    assert [signer.is_old(one) for one in [*ahead, *later]] == [True] * 6 + [False] * 3
-    async with renewing(signer):
-        fresh = asyncio.ensure_future(signer.renewed(taken[0]))
+    part_urls = signer_of(urls)
+    ahead = await signed_ahead(part_urls, urls, range(1, 7))
+    later = await signed_ahead(part_urls, urls, range(7, 10))
+    taken = [part_urls.latest(one) for one in ahead[:2]]
+    part_urls.expired(taken[0])
+    assert [part_urls.is_old(one) for one in [*ahead, *later]] == [True] * 6 + [False] * 3
+    async with renewing(part_urls):
+        fresh = asyncio.ensure_future(part_urls.renewed(taken[0]))
         await turns()
         assert urls.asked[2:] == [(1, 3, 4, 5, 6)]  # 2 is being sent
-        third = signer.latest(ahead[2])  # taken while it is asked for
-        assert signer.is_old(third)
-        coming = asyncio.ensure_future(signer.renewed(third))
+        third = part_urls.latest(ahead[2])  # taken while it is asked for
+        assert part_urls.is_old(third)
+        coming = asyncio.ensure_future(part_urls.renewed(third))
         await urls.answer()
         assert len(urls.asked) == 3
-        assert not signer.is_old(await fresh)
+        assert not part_urls.is_old(await fresh)
         assert (await coming).part.number == 3
-    assert not signer.is_old(signer.latest(ahead[3]))
-    assert signer.latest(later[0]) == later[0]
+    assert not part_urls.is_old(part_urls.latest(ahead[3]))
+    assert part_urls.latest(later[0]) == later[0]
 
 
 async def test_urls_that_are_too_old_are_renewed_together() -> None:
     urls, clock = Urls(holds=False), ManualClock()
-    signer = signer_of(urls, clock)
-    ahead = await signer.sign(range(1, 7))
+    part_urls = signer_of(urls, clock)
+    ahead = await part_urls.sign(range(1, 7))
     clock.advance(3000)
-    async with renewing(signer):
+    async with renewing(part_urls):
         for one in ahead:
-            taken = signer.latest(one)
-            if signer.is_old(taken):
-                taken = await signer.renewed(taken)
-            assert not signer.is_old(taken)
+            taken = part_urls.latest(one)
+            if part_urls.is_old(taken):
+                taken = await part_urls.renewed(taken)
+            assert not part_urls.is_old(taken)
     assert len(urls.asked) == 2
 
 
 async def test_a_cancelled_sender_takes_no_url_from_others() -> None:
     urls = Urls()
-    signer = signer_of(urls)
-    taken = [signer.latest(one) for one in await signed_ahead(signer, urls, [1, 2, 3])]
-    async with renewing(signer):
-        waits = [asyncio.ensure_future(signer.renewed(one)) for one in taken]
+    part_urls = signer_of(urls)
+    taken = [part_urls.latest(one) for one in await signed_ahead(part_urls, urls, [1, 2, 3])]
+    async with renewing(part_urls):
+        waits = [asyncio.ensure_future(part_urls.renewed(one)) for one in taken]
         await turns()
         waits[0].cancel()
         await turns()
@@ -297,16 +297,16 @@ async def test_a_cancelled_sender_takes_no_url_from_others() -> None:
 
 async def test_a_failed_request_fails_its_waiters_and_no_later_one() -> None:
     urls = Urls()
-    signer = signer_of(urls)
-    taken = [signer.latest(one) for one in await signed_ahead(signer, urls, [1, 2, 3, 4])]
-    async with renewing(signer):
-        waits = [asyncio.ensure_future(signer.renewed(one)) for one in taken[:3]]
+    part_urls = signer_of(urls)
+    taken = [part_urls.latest(one) for one in await signed_ahead(part_urls, urls, [1, 2, 3, 4])]
+    async with renewing(part_urls):
+        waits = [asyncio.ensure_future(part_urls.renewed(one)) for one in taken[:3]]
         await turns()
-        later = asyncio.ensure_future(signer.renewed(taken[3]))
+        later = asyncio.ensure_future(part_urls.renewed(taken[3]))
         await turns()
         await urls.answer(KeyError("no"))
         assert [type(wait.exception()) for wait in waits] == [KeyError] * 3
-        again = asyncio.ensure_future(signer.renewed(taken[0]))
+        again = asyncio.ensure_future(part_urls.renewed(taken[0]))
         await urls.answer()
         await urls.answer()
         assert (await later).part.number == 4
@@ -324,14 +324,14 @@ def test_every_sender_gets_its_url_in_few_requests(
 
     async def play() -> None:
         urls = Urls()
-        signer = signer_of(urls)
-        ahead = iter(await signed_ahead(signer, urls, range(1, PARTS + 1)))
+        part_urls = signer_of(urls)
+        ahead = iter(await signed_ahead(part_urls, urls, range(1, PARTS + 1)))
         waits: list[asyncio.Future[SignedPart]] = []
-        async with renewing(signer):
+        async with renewing(part_urls):
             rounds = 0
             for count, answers in steps:
-                taken = [signer.latest(next(ahead)) for _ in range(count)]
-                waits += [asyncio.ensure_future(signer.renewed(one)) for one in taken]
+                taken = [part_urls.latest(next(ahead)) for _ in range(count)]
+                waits += [asyncio.ensure_future(part_urls.renewed(one)) for one in taken]
                 await turns()
                 for number in cancelled:
                     if number < len(waits):
@@ -352,11 +352,11 @@ def test_every_sender_gets_its_url_in_few_requests(
 
 
 async def test_a_url_belongs_to_one_part_for_the_whole_upload() -> None:
-    signer = signer_of(Forgetful())
-    first, _ = await signer.sign([1, 2])
-    async with renewing(signer):
-        again = await signer.renewed(first)
+    part_urls = signer_of(Forgetful())
+    first, _ = await part_urls.sign([1, 2])
+    async with renewing(part_urls):
+        again = await part_urls.renewed(first)
     assert again.address == first.address  # it may come again for its own
-    await signer.sign([3])
+    await part_urls.sign([3])
     with pytest.raises(DecodeError, match="no URL for part 5"):
-        await signer.sign([5])
+        await part_urls.sign([5])

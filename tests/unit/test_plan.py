@@ -124,10 +124,10 @@ def test_a_completion_with_a_gap_is_refused(plan: Plan, data: st.DataObject) -> 
         plan.completion({number: "etag" for number in numbers if number not in missing})
 
 
-@pytest.mark.parametrize("stranger", [0, -1, 4])
-def test_a_completion_with_a_part_of_another_plan_is_refused(stranger: int) -> None:
+@pytest.mark.parametrize("number", [0, -1, 4])
+def test_a_completion_with_a_part_of_another_plan_is_refused(number: int) -> None:
     with pytest.raises(PlanMismatch):
-        Plan(30, 10, 3).completion({1: "a", 2: "b", 3: "c", stranger: "d"})
+        Plan(30, 10, 3).completion({1: "a", 2: "b", 3: "c", number: "d"})
 
 
 def test_a_refused_completion_names_the_missing_parts() -> None:

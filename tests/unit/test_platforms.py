@@ -75,5 +75,9 @@ def test_an_ambiguous_name_is_refused_with_every_choice(name: str) -> None:
 def test_an_app_may_be_for_a_mac_or_for_a_simulator(name: str) -> None:
     with pytest.raises(InputError) as refused:
         infer_platform(name)
-    told = str(refused.value)
-    assert ("macos" in told, "ios-simulator" in told, "windows" in told) == (True, True, False)
+    message = str(refused.value)
+    assert ("macos" in message, "ios-simulator" in message, "windows" in message) == (
+        True,
+        True,
+        False,
+    )

@@ -1,4 +1,4 @@
-"""The watcher against a model of the service that moves rows between any two requests."""
+"""The poller against a model of the service that moves rows between any two requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Service:
         self.script = script
         self.is_sorted = is_sorted
         self.hidden: set[str] = set()
-        self.told: set[str] = set()
+        self.completed: set[str] = set()
         self.hides: Counter[str] = Counter()
         self.requests = 0
         self.fresh = 0
@@ -100,7 +100,7 @@ class Service:
 
     def shown(self, row: Row) -> Row:
         if row.state == "completed":
-            self.told.add(row.id)
+            self.completed.add(row.id)
         return attrs.evolve(row)
 
     async def page(self, state: str, number: int) -> Page[Row]:
@@ -109,12 +109,12 @@ class Service:
         rows = [row for row in self.rows if row.state == state and row.id not in self.hidden]
         if self.is_sorted:
             rows.sort(key=lambda row: row.began or BEGAN, reverse=True)
-        told = Pagination(
+        pagination = Pagination(
             page=number, page_size=SIZE, total_count=len(rows), total_pages=-(-len(rows) // SIZE)
         )
         data = tuple(self.shown(row) for row in rows[number * SIZE : (number + 1) * SIZE])
         await asyncio.sleep(0)
-        return Page(data=data, pagination=told)
+        return Page(data=data, pagination=pagination)
 
     async def get(self, name: str) -> Row:
         await asyncio.sleep(0)
@@ -193,12 +193,12 @@ def test_each_wait_ends_once_and_in_time(
 
     async def main() -> list[Row]:
         clock = service.clock
-        watcher = Poller(kind_of(service, by_id=by_id), clock=clock, on_refused=refused)
-        waiter = WaitApi(watcher, clock=clock)
+        poller = Poller(kind_of(service, by_id=by_id), clock=clock, on_refused=refused)
+        waiter = WaitApi(poller, clock=clock)
 
         async def one(name: str) -> Row:
             row = await waiter.one(name, WaitOptions())
-            assert name in service.told, "over before the service said so"
+            assert name in service.completed, "over before the service said so"
             return row
 
         try:
@@ -221,7 +221,7 @@ def test_each_wait_ends_once_and_in_time(
     assume(found)
     assert [row.id for row in found] == ids
     assert {row.state for row in found} == {"completed"}
-    assert service.told.issuperset(ids)
+    assert service.completed.issuperset(ids)
     assert all(later - sooner >= 10 for sooner, later in pairwise(service.times))
     if not split:
         for name in set(ids):
@@ -241,8 +241,8 @@ async def test_many_older_or_newer_rows_cost_few_requests(newer: int, older: int
     past = [Row(f"p{n}", "completed", BEGAN + timedelta(days=1, seconds=-n)) for n in range(older)]
     later = [Row(f"l{n}", "completed", BEGAN + timedelta(days=3, seconds=n)) for n in range(newer)]
     service = Service([*ours, *past, *later], [[]] * 10_000, is_sorted=True)
-    watcher = Poller(kind_of(service, by_id=False), clock=service.clock, on_refused=refused)
-    waiter = WaitApi(watcher, clock=service.clock)
+    poller = Poller(kind_of(service, by_id=False), clock=service.clock, on_refused=refused)
+    waiter = WaitApi(poller, clock=service.clock)
     costs: list[int] = []
 
     def change(_: Change[Row]) -> None:

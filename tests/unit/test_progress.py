@@ -99,7 +99,7 @@ class Slow:
 
 
 async def heard_while_held(events: Sequence[UploadEvent]) -> list[UploadEvent]:
-    """Return what a listener hears that is held at the first event while the others are told."""
+    """Return what a listener gets that is held at the first event while the others are emitted."""
     slow = Slow()
     reporter = Reporter(slow)
     pump = asyncio.ensure_future(reporter.pump())

@@ -418,7 +418,7 @@ async def test_without_the_call_for_cached_bytes_files_are_read(
         assert not source.sends
 
 
-# Holds a write lease on a file, until the kernel says that somebody wants to open it.
+# Holds a write lease on a file, until the kernel says that another process wants to open it.
 LEASE = """
 import fcntl, os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
@@ -434,7 +434,7 @@ else:
 
 @contextmanager
 def leased(path: Path, how: str) -> Iterator[None]:
-    """Have another process hold a lease on a file; `how` it takes that somebody opens it."""
+    """Have another process hold a lease on a file; `how` it reacts to an open."""
     holder = subprocess.Popen(  # noqa: S603 - this interpreter, and code from this file
         [sys.executable, "-c", LEASE, str(path), how],
         stdout=subprocess.PIPE,
@@ -636,7 +636,7 @@ async def test_a_closed_source_never_reads_another_file(
     """Even when the system has given the old descriptor's number to another file."""
     source = read_by(await Source.open(path, threads), way)
     source.close()
-    (tmp_path / "other").write_bytes(b"somebody else's")
+    (tmp_path / "other").write_bytes(b"another file")
     other = os.open(tmp_path / "other", os.O_RDONLY)
     try:
         if other != source._descriptor:
@@ -743,7 +743,7 @@ async def test_cancelling_an_open_that_has_ended_leaves_nothing_open(
 
 async def test_cancelling_an_open_that_fails_warns_of_nothing(tmp_path: Path, gate: Gate) -> None:
     complaints: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     gate.open.clear()
     opening = asyncio.ensure_future(Source.open(tmp_path / "missing", gate))
     await turns(5)
@@ -836,7 +836,7 @@ async def test_a_file_that_another_program_does_not_share_is_reported(
 async def test_a_part_that_another_program_has_locked_is_reported(
     path: Path, threads: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Windows answers; Wine's locks keep nobody from reading."""
+    """As Windows answers; Wine's locks keep no process from reading."""
 
     def read(*_: object) -> bytes:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -852,15 +852,15 @@ async def test_cancelled_opens_leak_no_descriptor(
     make_file: MakeFile, open_descriptors: Callable[[], int]
 ) -> None:
     path = make_file(10)
-    readers = DaemonThreadPool(2)
+    pool = DaemonThreadPool(2)
     before = open_descriptors()
     for turns in range(40):
-        task = asyncio.ensure_future(Source.open(path, readers))
+        task = asyncio.ensure_future(Source.open(path, pool))
         for _ in range(turns % 4):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
         if not task.cancelled():
             task.result().close()
-    readers.shutdown()
+    pool.shutdown()
     await until(lambda: open_descriptors() <= before)

@@ -17,7 +17,7 @@ def sending(left: int) -> TransferStats:
 
 
 def judged(limits: Timeouts, seen: list[tuple[float, TransferStats]]) -> list[tuple[float, str]]:
-    """Return the looks that found something wrong."""
+    """Return the checks that found a stall."""
     watch = StallDetector(limits, 0.0)
     found = [(now, watch.problem(now, progress)) for now, progress in seen]
     return [(now, problem) for now, problem in found if problem]
@@ -48,9 +48,9 @@ def test_a_good_start_does_not_hide_what_follows() -> None:
 def test_a_pause_that_is_no_stall_is_averaged_away() -> None:
     seen: list[tuple[float, TransferStats]] = []
     left = 0
-    for look in range(1, 400):
-        left += 0 if look % 20 < 3 else 15 * 20 * KIB
-        seen.append((look * 15.0, sending(left)))
+    for number in range(1, 400):
+        left += 0 if number % 20 < 3 else 15 * 20 * KIB
+        seen.append((number * 15.0, sending(left)))
     assert judged(Timeouts(), seen) == []
 
 

@@ -133,7 +133,7 @@ async def test_a_netrc_entry_for_storage_is_ignored(
 
 
 async def test_a_dropped_put_is_one_request(clock: ManualClock, source: Source) -> None:
-    """aiohttp would send a PUT again by itself; that attempt would be nobody's."""
+    """aiohttp would send a PUT again by itself; no retry policy would count that attempt."""
 
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         await reader.readexactly(body_length(head))
@@ -254,8 +254,8 @@ async def test_an_etag_that_no_request_can_hold_is_not_accepted(
     clock: ManualClock, source: Source
 ) -> None:
     """Completing with it failed on our side, and the upload was neither completed nor cancelled."""
-    told = answer(headers={"ETag": '"a?"'}).replace(b"?", b"\xff")
-    async with raw_server(taking(told)) as server, storage_for(clock) as storage:
+    data = answer(headers={"ETag": '"a?"'}).replace(b"?", b"\xff")
+    async with raw_server(taking(data)) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError, match="ETag that is no text"):
             await storage.put(at(server.url + "/k"), Part(1, 0, 10), source, ignore)
 
@@ -279,11 +279,11 @@ async def test_an_echo_of_the_presigned_url_is_not_shown(
     async with raw_server(echo) as server, storage_for(clock) as storage:
         with pytest.raises(StorageError) as caught:
             await storage.put(at(f"{server.url}/k?{query}"), Part(2, 0, 10), source, ignore)
-    told = f"{caught.value} {vars(caught.value)}"
-    assert "cannot reach /k?" in told
-    assert "partNumber=2" in told
+    text = f"{caught.value} {vars(caught.value)}"
+    assert "cannot reach /k?" in text
+    assert "partNumber=2" in text
     for secret in (signature, token, quote(token, safe="")):
-        assert secret not in told
+        assert secret not in text
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -455,13 +455,13 @@ async def test_an_answer_before_the_last_bytes_is_settled_by_the_md5(
 ) -> None:
     """The kernel takes all of it at once, and whether the peer did cannot be seen."""
     part = Part(1, 0, 100_000)
-    told = md5_of(source, part if honest else Part(1, 0, 1000))
+    etag = md5_of(source, part if honest else Part(1, 0, 1000))
 
     async def early(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
     ) -> None:
         await reader.readexactly(1000)
-        writer.write(answer(headers={"ETag": told}))
+        writer.write(answer(headers={"ETag": etag}))
         await reader.read()
 
     async with raw_server(early) as server, storage_for(clock) as storage:
@@ -538,7 +538,7 @@ async def test_an_endless_error_body_is_cut(clock: ManualClock, source: Source) 
 async def test_a_refusal_that_breaks_off_is_still_a_refusal(
     clock: ManualClock, source: Source, ending: str
 ) -> None:
-    """Its status was heard: a lost connection would be tried eight times in vain."""
+    """Its status was read: a lost connection would be tried eight times in vain."""
 
     async def refuse(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes
@@ -620,7 +620,7 @@ async def test_a_peer_that_stops_reading_is_given_up(clock: ManualClock, source:
 async def test_a_slow_peer_that_keeps_reading_is_left_alone(
     clock: ManualClock, source: Source
 ) -> None:
-    """Any time may pass, as long as bytes leave between two looks."""
+    """Any time may pass, as long as bytes leave between two checks."""
     total = 8 * MIB
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
@@ -672,8 +672,8 @@ async def test_a_peer_that_trickles_is_given_up(clock: ManualClock, large: Sourc
         raw_server(dripping(clock, 64 * 1024)) as server,
         storage_for(clock, **FLOOR) as storage,
     ):
-        told = "fewer than 131072 bytes a second left for 60 seconds"
-        with pytest.raises(StallError, match=told):
+        message = "fewer than 131072 bytes a second left for 60 seconds"
+        with pytest.raises(StallError, match=message):
             await storage.put(at(server.url + "/k"), Part(1, 0, 64 * MIB), large, ignore)
         assert clock.waiting == 0
     assert 60 <= clock.now - 1000 < 300
@@ -912,8 +912,8 @@ async def test_an_unsafe_address_is_refused_and_not_shown(
 )
 @pytest.mark.parametrize("allow_loopback", [True, False])
 def test_a_private_or_local_address_is_refused(host: str, allow_loopback: bool) -> None:
-    told = refusal_of(f"https://{host}/k?sig=1", allow_http=True, allow_loopback=allow_loopback)
-    assert told == "leads to where no storage is"
+    refusal = refusal_of(f"https://{host}/k?sig=1", allow_http=True, allow_loopback=allow_loopback)
+    assert refusal == "leads to where no storage is"
 
 
 @pytest.mark.parametrize(
@@ -947,19 +947,19 @@ _seen: dict[int, tuple[int, int]] = {}
 
 
 def steady(counts: list[int]) -> bool:
-    """Whether the sender has been stuck at the same count for 30 looks."""
-    last, looks = _seen.get(id(counts), (-1, 0))
+    """Whether the sender has been stuck at the same count for 30 checks."""
+    last, checks = _seen.get(id(counts), (-1, 0))
     now = counts[-1] if counts else -1
-    looks = looks + 1 if now == last and now > 0 else 0
-    _seen[id(counts)] = (now, looks)
-    return looks > 30
+    checks = checks + 1 if now == last and now > 0 else 0
+    _seen[id(counts)] = (now, checks)
+    return checks > 30
 
 
 @pytest.mark.parametrize(
     "host",
     [
         *("localhost.", "LOCALHOST", "a.localhost.", "127.1", "0x7f.1", "2130706433", "0177.0.0.1"),
-        *("0.0.0.0", "0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1."),  # noqa: S104 - bound to by nobody
+        *("0.0.0.0", "0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1."),  # noqa: S104 - never bound to
     ],
 )
 def test_this_machine_is_known_in_any_spelling(host: str) -> None:

@@ -15,29 +15,29 @@ from nunu_async.upload.threads import DaemonThreadPool
 
 
 def test_a_pool_serves_many_calls_on_few_threads_and_ends() -> None:
-    readers = DaemonThreadPool(3)
+    pool = DaemonThreadPool(3)
     seen: set[str] = set()
 
     def work(number: int) -> int:
         seen.add(threading.current_thread().name)
         return number * number
 
-    futures = [readers.submit(work, n) for n in range(200)]
+    futures = [pool.submit(work, n) for n in range(200)]
     assert [future.result(timeout=10) for future in futures] == [n * n for n in range(200)]
     assert 1 <= len(seen) <= 3
-    failing = readers.submit(lambda: 1 // 0)
+    failing = pool.submit(lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         failing.result(timeout=10)
-    readers.shutdown()
-    readers.shutdown()
+    pool.shutdown()
+    pool.shutdown()
     with pytest.raises(RuntimeError):
-        readers.submit(work, 1)
+        pool.submit(work, 1)
 
 
 async def test_a_file_keeps_four_threads_busy_at_most_and_loses_no_read(
     make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readers = DaemonThreadPool(8)
+    pool = DaemonThreadPool(8)
     hung, entered = threading.Event(), threading.Semaphore(0)
     read_once = Source._pread_once
 
@@ -49,8 +49,8 @@ async def test_a_file_keeps_four_threads_busy_at_most_and_loses_no_read(
 
     monkeypatch.setattr(Source, "_pread_once", hang)
     async with (
-        await Source.open(make_file(10, "hung.zip"), readers) as stuck,
-        await Source.open(make_file(10, "other.zip"), readers) as other,
+        await Source.open(make_file(10, "hung.zip"), pool) as stuck,
+        await Source.open(make_file(10, "other.zip"), pool) as other,
     ):
         stuck._nowait = other._nowait = False
         reads = [asyncio.ensure_future(stuck.read(0, 10)) for _ in range(8)]
@@ -66,7 +66,7 @@ async def test_a_file_keeps_four_threads_busy_at_most_and_loses_no_read(
         hung.set()
         assert await asyncio.gather(*reads[1:7]) == [stuck.path.read_bytes()] * 6
         assert stuck._threads._value == 4
-    readers.shutdown()
+    pool.shutdown()
 
 
 def test_a_read_that_hangs_does_not_keep_the_process() -> None:

@@ -161,13 +161,13 @@ class Server:
     ) -> None:
         await reader.readexactly(body_length(head))
         line = head.split(b"\r\n", 1)[0].decode()
-        told = self.reply(line, len(self.lines))
+        data = self.reply(line, len(self.lines))
         self.lines.append(line)
         self.times.append(self.clock.now if self.clock else 0.0)
-        if told is None:
+        if data is None:
             writer.transport.abort()
         else:
-            writer.write(told)
+            writer.write(data)
 
 
 async def gathered(nunu: NunuClient, count: int) -> list[object]:
@@ -280,7 +280,7 @@ async def test_storage_has_a_budget_of_its_own_for_each_part_under_way(
 
 
 async def test_no_request_is_sent_during_the_pause_after_a_429() -> None:
-    """Of many calls only those under way find out; then none until the time is over."""
+    """Only the calls under way get a 429; then none is sent until the time is over."""
     clock = HeldClock()
     limited = True
     server = Server(
@@ -431,33 +431,33 @@ async def test_a_pause_of_the_api_does_not_hold_storage(
 
 async def test_a_throttled_part_holds_the_other_parts() -> None:
     clock = ManualClock()
-    traffic = Throttle(clock, RetryPolicy())
+    throttle = Throttle(clock, RetryPolicy())
     slow = StorageError(part_number=1, status=503, code="SlowDown")
-    traffic.failed(slow, clock.now, 2.0)
-    await traffic.ready()
+    throttle.failed(slow, clock.now, 2.0)
+    await throttle.ready()
     assert clock.sleeps == [2.0 + 0.5 * 0.25 * 2.0]
 
 
 async def test_a_lasting_limit_is_probed_less_and_less_often() -> None:
     clock = ManualClock()
-    traffic = Throttle(clock, RetryPolicy())
+    throttle = Throttle(clock, RetryPolicy())
     pauses: list[float] = []
     for _ in range(7):
         began = clock.now
         clock.advance(0.1)
-        traffic.failed(failed(429), began, 0.01)
-        traffic.failed(failed(429), began, 0.01)  # under way at the same time: nothing new
+        throttle.failed(failed(429), began, 0.01)
+        throttle.failed(failed(429), began, 0.01)  # under way at the same time: nothing new
         before = clock.now
-        await traffic.ready()
+        await throttle.ready()
         pauses.append(clock.now - before)
     assert pauses == sorted(pauses)
     assert pauses[-1] >= 10
     began = clock.now
     clock.advance(0.1)
-    traffic.succeeded(began)
-    traffic.failed(failed(429), clock.now, 0.01)
+    throttle.succeeded(began)
+    throttle.failed(failed(429), clock.now, 0.01)
     before = clock.now
-    await traffic.ready()
+    await throttle.ready()
     assert clock.now - before < 0.1
 
 
@@ -472,22 +472,22 @@ async def test_a_lasting_limit_is_probed_less_and_less_often() -> None:
     )
 )
 def test_no_answers_delay_a_call_beyond_the_longest_wait(
-    told: list[tuple[int, float | None, float | None, float]],
+    answers: list[tuple[int, float | None, float | None, float]],
 ) -> None:
     clock = ManualClock()
     policy = RetryPolicy(cap=60.0)
-    traffic = Throttle(clock, policy)
-    for status, asked, delay, after in told:
+    throttle = Throttle(clock, policy)
+    for status, asked, delay, after in answers:
         began = clock.now
         clock.advance(after)
         if status == 200:
-            traffic.succeeded(began)
+            throttle.succeeded(began)
         else:
             own = None if delay is None else min(delay, policy.max_retry_after)
-            traffic.failed(failed(status, asked), began, own)
-        assert traffic._until - clock.now <= policy.max_retry_after + 0.001
+            throttle.failed(failed(status, asked), began, own)
+        assert throttle._until - clock.now <= policy.max_retry_after + 0.001
     before = clock.now
-    asyncio.run(traffic.ready())
+    asyncio.run(throttle.ready())
     assert clock.now - before <= policy.max_retry_after * 1.25 + 0.001
 
 
