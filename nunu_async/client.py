@@ -219,16 +219,18 @@ class NunuClient:
     @cached_property
     def _uploader(self) -> upload.Uploader:
         return upload.Uploader(
-            self.builds,
-            self._storage,
-            clock=self._clock,
-            policy=self._policy,
-            timeouts=self._timeouts,
-            concurrency=self._storage_concurrency,
-            executor=self._readers,
-            shelf=self._shelf,
-            max_bandwidth=self._max_bandwidth,
-            on_attempt=self._on_attempt,
+            upload.UploadContext(
+                builds=self.builds,
+                storage=self._storage,
+                journals=self._shelf,
+                clock=self._clock,
+                policy=self._policy,
+                timeouts=self._timeouts,
+                concurrency=self._storage_concurrency,
+                executor=self._readers,
+                max_bandwidth=self._max_bandwidth,
+                on_attempt=self._on_attempt,
+            )
         )
 
     async def warm_up(self) -> None:

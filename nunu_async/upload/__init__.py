@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from nunu_async.upload.job import *
     from nunu_async.upload.journal_store import JournalStore as JournalStore
     from nunu_async.upload.many import *
+    from nunu_async.upload.parts import UploadContext as UploadContext
     from nunu_async.upload.paths import check_path as check_path, short_names as short_names
     from nunu_async.upload.progress import Listener as Listener
     from nunu_async.upload.storage import Storage as Storage
@@ -18,6 +19,7 @@ else:
         {
             "job": ("BuildFile", "UploadResult", "UploadedBuild"),
             "many": ("FileListener", "check", "upload_all"),
+            "parts": ("UploadContext",),
             "paths": ("check_path", "short_names"),
             "progress": ("Listener",),
             "journal_store": ("JournalStore",),

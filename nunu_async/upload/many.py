@@ -73,7 +73,7 @@ async def upload_all(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(uploader.limit, len(files))):
+            for _ in range(min(uploader.context.concurrency, len(files))):
                 group.create_task(work())
     except BaseExceptionGroup as failures:
         first = first_of(failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
@@ -21,83 +22,84 @@ from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, UploadError
 from nunu_async.models.builds import Ticket
 from nunu_async.upload.guard import SourceGuard
-from nunu_async.upload.journal_store import Journal
+from nunu_async.upload.journal_store import Journal, JournalStore
 from nunu_async.upload.limiter import AdaptiveLimiter
 from nunu_async.upload.part_urls import PartUrls, SignedPart, UrlPrefetcher
 from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
 from nunu_async.upload.storage import Storage, Stored
 
-__all__ = ["PartPipeline", "UploadContext", "tell_retry"]
+__all__ = ["ENDED_AT_ONCE", "PartPipeline", "UploadContext", "tell_retry"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
+# Uploads that begin to end in one iteration of the loop; each takes some tenths of a millisecond.
+ENDED_AT_ONCE: Final = 2
 # Object storage accepts one write per second to a key; a single-part upload has one key.
 _SINGLE_PART_PAUSE: Final = 1.0
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class UploadContext:
     """What all uploads of a client share.
 
     Attributes:
+        concurrency: how many uploads, and how many parts of them all, are in flight at once.
+        executor: reads files.
+        max_bandwidth: bytes per second of all uploads together; None is no limit.
         endings: spreads the ends of cancelled uploads over iterations of the event loop.
     """
 
     builds: Builds
     storage: Storage
+    journals: JournalStore
     clock: Clock
     policy: RetryPolicy
     timeouts: Timeouts
-    slots: AdaptiveLimiter
-    traffic: Throttle
-    endings: Turns
+    concurrency: int
+    executor: Executor
+    max_bandwidth: float | None
     on_attempt: OnAttempt | None
+    slots: AdaptiveLimiter = attrs.field(init=False)
+    traffic: Throttle = attrs.field(init=False)
+    endings: Turns = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.slots = AdaptiveLimiter(self.concurrency)
+        self.traffic = Throttle(self.clock, self.policy, self.concurrency)
+        self.endings = Turns(ENDED_AT_ONCE)
 
 
+@attrs.define(kw_only=True, eq=False)
 class PartPipeline:
     """Sends the parts of one upload to storage.
 
-    Args:
+    Attributes:
         journal: records each part that is in storage; None for no journal.
         verify: compare MD5s.
         minutes: for how long the server keeps the upload.
         is_second: whether this is a second reservation, made because the first one's URL was
             refused.
-
-    Attributes:
-        verified: parts whose MD5 in storage is that of the part in the file.
     """
 
-    def __init__(
-        self,
-        context: UploadContext,
-        ticket: Ticket,
-        plan: Plan,
-        guard: SourceGuard,
-        ledger: Ledger,
-        reporter: Reporter,
-        *,
-        journal: Journal | None,
-        verify: bool,
-        minutes: int,
-        is_second: bool = False,
-    ) -> None:
-        self._context = context
-        self._clock = context.clock
-        self._ticket = ticket
-        self._plan = plan
-        self._guard = guard
-        self._ledger = ledger
-        self._reporter = reporter
-        self._journal = journal
-        self._verify = verify
-        self._minutes = minutes
-        self._is_second = is_second
-        self._began = context.clock.monotonic()
-        self._secrets = secrets_of(ticket)
-        self._signer = PartUrls(context.builds, context.clock, ticket, plan)
-        self.verified = 0
+    _context: UploadContext
+    _ticket: Ticket
+    _plan: Plan
+    _guard: SourceGuard
+    _ledger: Ledger
+    _reporter: Reporter
+    _journal: Journal | None
+    _verify: bool
+    _minutes: int
+    _is_second: bool
+    _clock: Clock = attrs.field(init=False)
+    _began: float = attrs.field(init=False)
+    _signer: PartUrls = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._clock = self._context.clock
+        self._began = self._clock.monotonic()
+        self._signer = PartUrls(self._context.builds, self._clock, self._ticket, self._plan)
 
     async def run(self, concurrency: int) -> None:
         """Send all parts that the ledger does not have, `concurrency` at once.
@@ -141,7 +143,7 @@ class PartPipeline:
         if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
             await self._guard.before(part)
         stored = await self._store(signed)
-        self.verified += stored.verified
+        self._ledger.verified += stored.verified
         self._ledger.finish(part.number, part.length, stored.etag, is_md5=stored.is_md5)
         done = len(self._ledger.etags)
         self._reporter.emit(
@@ -185,7 +187,7 @@ class PartPipeline:
                         self._guard.source,
                         lambda sent: self._set_sent(part, sent),
                         verify=self._verify,
-                        secrets=self._secrets,
+                        secrets=secrets_of(self._ticket),
                     )
                     attempt.status, attempt.request_id = stored.status, stored.request_id
                     tools.slots.succeeded()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from contextlib import suppress
+
+import attrs
 
 from nunu_async.core.cancellation import finish, finish_in_flight
 from nunu_async.core.clock import time_limit
@@ -42,53 +45,45 @@ from nunu_async.upload.resume import (
 )
 from nunu_async.upload.source import Source
 
-__all__ = ["Upload"]
+__all__ = ["Upload", "finish_after"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
 
+@attrs.define(kw_only=True, eq=False)
 class Upload:
     """One upload from initiate to its end.
 
-    Args:
-        journal: records what a later call needs to resume; None records nothing.
+    Attributes:
+        began: when it began, in seconds of the clock.
+        concurrency: how many parts to send at once.
         verify: compare the MD5 of each part with its ETag.
+        journal: records what a later call needs to resume; None records nothing.
     """
 
-    def __init__(
-        self,
-        context: UploadContext,
-        source: Source,
-        request: InitiateUpload,
-        concurrency: int,
-        reporter: Reporter,
-        journal: Journal | None = None,
-        *,
-        verify: bool = False,
-    ) -> None:
-        self._context = context
-        self._journal = journal
-        self._resumed = False
-        self._builds = context.builds
-        self._clock = context.clock
-        self._timeouts = context.timeouts
-        self._source = source
-        self._request = request
-        self._concurrency = concurrency
-        self._reporter = reporter
-        self._verify = verify
-        self._verified = 0
-        self._orphans = 0
-        self._is_second = False  # whether this is a second reservation
-        self._deleted: Ticket | None = None
-        self._cancel_result: tuple[Ticket, bool] | None = None
-        self._kept: JournalState | None = None
-        self._ledger = Ledger()
+    _context: UploadContext
+    _source: Source
+    _request: InitiateUpload
+    _reporter: Reporter
+    _began: float
+    _concurrency: int
+    _verify: bool
+    _journal: Journal | None = None
+    _completion: Completion = attrs.field(init=False)
+    _kept: JournalState | None = attrs.field(init=False, default=None)
+    # The reservation; None where there is none, as while another one is made in its place.
+    _ticket: Ticket | None = attrs.field(init=False, default=None)
+    _is_cancelled: bool | None = attrs.field(init=False, default=None)  # None before cancelling
+    _is_second: bool = attrs.field(init=False, default=False)  # a second reservation
+    _orphans: int = attrs.field(init=False, default=0)
+    _ledger: Ledger = attrs.field(init=False, factory=Ledger)
+
+    def __attrs_post_init__(self) -> None:
         self._completion = Completion(
-            builds=context.builds,
-            clock=context.clock,
-            policy=context.policy,
-            timeouts=context.timeouts,
+            builds=self._context.builds,
+            clock=self._context.clock,
+            policy=self._context.policy,
+            timeouts=self._context.timeouts,
             on_retry=self._on_retry,
         )
 
@@ -96,61 +91,57 @@ class Upload:
         await tell_retry(self._reporter, None, attempt, delay, failure)
         await self._reporter.drain()  # completing may take minutes
 
-    async def resume(self, began: float, kept: JournalState) -> UploadedBuild | None:
+    async def resume(self, kept: JournalState) -> UploadedBuild | None:
         """Send what is missing, and complete; None if the server no longer knows the upload."""
-        self._resumed = True
+        self._kept = kept
         try:
-            return await self.run(began, kept)
+            return await self.run()
         except NunuError as error:
             if not (is_forgotten(error) and self._completion.may_cancel):
                 raise
-        built = await was_built(
-            self._builds, kept, clock=self._clock, within=self._timeouts.complete
-        )
-        return await self._end(kept.head.ticket, began) if built else None
+        clock, within = self._context.clock, self._context.timeouts.complete
+        built = await was_built(self._context.builds, kept, clock=clock, within=within)
+        return await self._end(kept.head.ticket) if built else None
 
-    async def run(self, began: float, kept: JournalState | None = None) -> UploadedBuild:
-        """Upload, from the start or from the state in `kept`.
+    async def run(self) -> UploadedBuild:
+        """Upload, from the start or from where an earlier call was interrupted.
 
         When this raises, cancellation included, nothing of the upload is still running, and it was
         cancelled on the server unless it may have completed, or is kept to be resumed.
         """
-        self._kept = kept
-        ticket = await self._initiate() if kept is None else kept.head.ticket
         try:
-            refusal: NunuError | None = None
-            try:
-                await self._transfer(ticket, kept)
-            except UploadError as error:
-                # A single part gets another URL only with another reservation. Once the first one
-                # is deleted, nothing is in doubt.
-                refusal = _refusal_of_url(ticket, error)
-                if refusal is None or not await self._cancel_once(ticket):
-                    raise
-                await tell_retry(self._reporter, 1, error.attempts, 0.0, refusal)
-            if refusal is not None:
-                await self._reporter.drain()
-                self._ledger = Ledger()
-                self._is_second = True
-                ticket = await self._initiate_again(ticket, refusal)
-                await self._transfer(ticket)
+            ticket = await self._reserve_and_send()
         except BaseException as error:
-            try:
-                if ticket is not self._deleted:
-                    await finish(self._clean_up(ticket, error))
-            except asyncio.CancelledError as cancelled:
-                for note in getattr(error, "__notes__", ()):  # this one is what the caller sees
-                    cancelled.add_note(note)
-                raise
+            if self._ticket is not None:
+                await finish_after(error, self._clean_up(self._ticket, error))
             raise
-        return await self._end(ticket, began)
+        return await self._end(ticket)
+
+    async def _reserve_and_send(self) -> Ticket:
+        ticket = await self._initiate() if self._kept is None else self._kept.head.ticket
+        self._ticket = ticket
+        try:
+            await self._transfer(ticket)
+            return ticket
+        except UploadError as error:
+            # A single part gets another URL only with another reservation. Once the first one is
+            # deleted, nothing is in doubt.
+            refusal = _refusal_of_url(ticket, error)
+            if refusal is None or not await self._cancel_once(ticket):
+                raise
+            await tell_retry(self._reporter, 1, error.attempts, 0.0, refusal)
+        await self._reporter.drain()
+        self._ticket = self._is_cancelled = None
+        self._is_second, self._ledger = True, Ledger()
+        self._ticket = second = await self._initiate_again(ticket, refusal)
+        await self._transfer(second)
+        return second
 
     async def _initiate_again(self, first: Ticket, refusal: NunuError) -> Ticket:
         """Make another reservation in place of one that was deleted."""
         try:
             return await self._initiate()
         except BaseException as error:
-            self._deleted = first
             error.add_note(
                 f"it was to replace build {first.build_id}, whose presigned URL was refused "
                 f"({refusal}) and which was cancelled on the server"
@@ -158,11 +149,11 @@ class Upload:
             await self._emit_final(Cancelled(build_id=first.build_id, on_server=True), error)
             raise
 
-    async def _transfer(self, ticket: Ticket, kept: JournalState | None = None) -> None:
+    async def _transfer(self, ticket: Ticket) -> None:
         """Send what is missing, and complete."""
         plan = self._plan(ticket)
         guard = SourceGuard(self._source, plan, self._ledger)
-        kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
+        kept = self._kept
         if kept is not None:
             self._restore(plan, guard, kept)
         elif self._journal is not None and isinstance(ticket, MultipartTicket):
@@ -170,7 +161,7 @@ class Upload:
         self._reporter.emit(
             UploadStarted(
                 build_id=ticket.build_id,
-                upload_type=kind,
+                upload_type=ticket.upload_type,
                 size=plan.size,
                 parts=plan.total_parts,
                 done=len(self._ledger.etags),
@@ -184,30 +175,27 @@ class Upload:
             await guard.confirm()  # a build of the file's former contents is no success
             return
         if len(self._ledger.etags) < plan.total_parts:
-            await self._send_parts(ticket, plan, guard)
+            pipeline = PartPipeline(
+                context=self._context,
+                ticket=ticket,
+                plan=plan,
+                guard=guard,
+                ledger=self._ledger,
+                reporter=self._reporter,
+                journal=self._journal,
+                verify=self._verify,
+                minutes=minutes_kept(self._request),
+                is_second=self._is_second,
+            )
+            await pipeline.run(self._concurrency)
         await guard.confirm()
         self._reporter.emit(Completing())
         await self._reporter.drain()
         parts = plan.completion(self._ledger.etags)
-        if (journal := self._journal_of(ticket)) is not None:
-            await journal.completing()
-        await self._completion.run(ticket, plan.size, parts if kind == "multipart" else ())
-
-    async def _send_parts(self, ticket: Ticket, plan: Plan, guard: SourceGuard) -> None:
-        sending = PartPipeline(
-            self._context,
-            ticket,
-            plan,
-            guard,
-            self._ledger,
-            self._reporter,
-            journal=self._journal_of(ticket),
-            verify=self._verify,
-            minutes=minutes_kept(self._request),
-            is_second=self._is_second,
-        )
-        await sending.run(self._concurrency)
-        self._verified = sending.verified
+        if self._journal is not None:
+            await self._journal.completing()
+        is_multipart = isinstance(ticket, MultipartTicket)
+        await self._completion.run(ticket, plan.size, parts if is_multipart else ())
 
     def _restore(self, plan: Plan, guard: SourceGuard, kept: JournalState) -> None:
         for number, etag in kept.etags.items():
@@ -217,32 +205,31 @@ class Upload:
         message = "going on with build %s: %d of %d parts are there"
         _LOG.info(message, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
 
-    def _journal_of(self, ticket: Ticket) -> Journal | None:
-        """Return the journal if it records this upload; the disk may have refused to."""
-        journal = self._journal
-        return journal if journal is not None and journal.build_id == ticket.build_id else None
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether there is a journal of this upload; the disk may have refused to keep one."""
+        return self._journal is not None and self._journal.build_id is not None
 
-    async def _forget_journal(self, ticket: Ticket) -> None:
-        if (journal := self._journal_of(ticket)) is not None:
-            await journal.forget()
+    async def _forget_journal(self) -> None:
+        if self._journal is not None:
+            await self._journal.forget()
 
     async def _is_built(self, plan: Plan, kept: JournalState) -> bool:
         """Find out first whether an earlier call has completed the upload."""
         if not kept.completing and len(kept.etags) < plan.total_parts:
             return False
-        state = await build_state(self._builds, kept.head.ticket, plan.size)
+        state = await build_state(self._context.builds, kept.head.ticket, plan.size)
         if state.is_unknown and kept.completing:
             self._completion.may_cancel = False
             raise unknown(kept.head.ticket)
         return state is BuildState.BUILT
 
-    async def _end(self, ticket: Ticket, began: float) -> UploadedBuild:
+    async def _end(self, ticket: Ticket) -> UploadedBuild:
         plan = self._plan(ticket)
-        kind = "multipart" if isinstance(ticket, MultipartTicket) else "single-part"
         try:
             # Not to be interrupted: a journal left behind would describe an upload that is over.
-            await finish(self._forget_journal(ticket))
-            seconds = self._clock.monotonic() - began
+            await finish(self._forget_journal())
+            seconds = self._context.clock.monotonic() - self._began
             self._reporter.emit(Completed(build_id=ticket.build_id, seconds=seconds))
             await self._reporter.drain()
         except BaseException as error:  # a cancellation, or what the listener raises
@@ -251,11 +238,11 @@ class Upload:
         return UploadedBuild(
             build_id=ticket.build_id,
             object_key=ticket.object_key,
-            upload_type=kind,
+            upload_type=ticket.upload_type,
             size=plan.size,
             parts=plan.total_parts,
             seconds=seconds,
-            verified=self._verified if self._verify else None,
+            verified=self._ledger.verified if self._verify else None,
             possible_orphans=self._orphans,
         )
 
@@ -263,7 +250,7 @@ class Upload:
         flight = InFlight()
         # An orphaned reservation only holds space until it expires, so repeating the request is the
         # lesser evil.
-        request = self._builds.initiate_upload(
+        request = self._context.builds.initiate_upload(
             self._request, replay=Replay.TWICE_UNHEARD, flight=flight
         )
         try:
@@ -271,13 +258,13 @@ class Upload:
                 request,
                 flight,
                 self._cancel_late,
-                clock=self._clock,
-                within=self._timeouts.settle,
+                clock=self._context.clock,
+                within=self._context.timeouts.settle,
             )
         except NunuError as error:
             leftover = _leftover(error)
             if leftover is not None:
-                await finish(self._clean_up(leftover, error))
+                self._ticket = leftover  # to be cleaned up
             elif flight.unheard and not isinstance(error, UploadOutcomeUnknown):
                 error.add_note(
                     f"the server may hold up to {flight.unheard} reservations of which no answer "
@@ -306,16 +293,16 @@ class Upload:
         if not self._completion.may_cancel:
             if self._completion.done:
                 error.add_note(f"build {ticket.build_id} is complete")
-                await self._forget_journal(ticket)
+                await self._forget_journal()
             else:
                 hint = ""
-                if self._journal_of(ticket) is not None:
+                if self._is_recorded:
                     hint = "; the same call or command asks for it before anything is sent"
                 error.add_note(f"build {ticket.build_id} may be complete, and was let be{hint}")
             return
-        if self._resumed and is_forgotten(error):
+        if self._kept is not None and is_forgotten(error):
             return  # for `resume` to answer
-        if self._journal_of(ticket) is not None and is_resumable(error):
+        if self._is_recorded and is_resumable(error):
             parts = self._plan(ticket).total_parts
             done_parts = len(self._ledger.etags)
             error.add_note(kept_note(ticket.build_id, done_parts, parts))
@@ -327,7 +314,7 @@ class Upload:
             return
         done = await self._cancel_once(ticket)
         if done:
-            await self._forget_journal(ticket)
+            await self._forget_journal()
         if isinstance(error, UploadError):
             error.cancelled = done
         outcome = "was cancelled" if done else "could not be cancelled"
@@ -338,7 +325,7 @@ class Upload:
     async def _emit_final(self, event: UploadEvent, error: BaseException) -> None:
         self._reporter.emit(event)
         try:
-            async with time_limit(self._clock, self._timeouts.cleanup):
+            async with time_limit(self._context.clock, self._context.timeouts.cleanup):
                 await self._reporter.drain()
         except Exception as listener_error:  # noqa: BLE001 - the first error is the one to raise
             error.add_note(f"on_progress failed as well: {listener_error!r}")
@@ -352,36 +339,53 @@ class Upload:
         if self._kept is None or not self._kept.completing:
             return False
         end = await abandon(
-            self._builds, self._kept, clock=self._clock, within=self._timeouts.cleanup, asked=False
+            self._context.builds,
+            self._kept,
+            clock=self._context.clock,
+            within=self._context.timeouts.cleanup,
+            asked=False,
         )
         if end == "cancelled":
-            self._cancel_result = ticket, True
+            self._is_cancelled = True
             return False
         if end == "built":
             error.add_note(f"build {ticket.build_id} is complete, with what was sent before")
-            await self._forget_journal(ticket)
+            await self._forget_journal()
         else:
             error.add_note(
                 f"build {ticket.build_id} may be complete, and was let be; `nunu-async uploads "
                 f"cancel {ticket.build_id}` gives it up"
             )
-            if (journal := self._journal_of(ticket)) is not None:
+            if self._journal is not None:
                 with suppress(NunuError):  # else the next call finds it again
-                    await journal.set_aside()
+                    await self._journal.set_aside()
         return True
 
     async def _cancel_once(self, ticket: Ticket) -> bool:
         """Cancel on the server, uninterrupted and only once; return whether it is cancelled."""
-        if self._cancel_result is None or self._cancel_result[0] is not ticket:
+        if self._is_cancelled is None:
             await finish(self._cancel_and_record(ticket))
-        assert self._cancel_result is not None  # noqa: S101 - for the type checker
-        return self._cancel_result[1]
+        return bool(self._is_cancelled)
 
     async def _cancel_and_record(self, ticket: Ticket) -> None:
-        self._cancel_result = ticket, await self._cancel_on_server(ticket)
+        self._is_cancelled = await self._cancel_on_server(ticket)
 
     async def _cancel_on_server(self, ticket: Ticket) -> bool:
-        return await cancel(self._builds, ticket, clock=self._clock, within=self._timeouts.cleanup)
+        clock, within = self._context.clock, self._context.timeouts.cleanup
+        return await cancel(self._context.builds, ticket, clock=clock, within=within)
+
+
+async def finish_after(error: BaseException, work: Coroutine[object, object, None]) -> None:
+    """Finish `work` after an error; a cancellation meanwhile, which the caller sees, has its notes.
+
+    Raises: CancelledError if the caller was cancelled meanwhile.
+    """
+    try:
+        await finish(work)
+    except asyncio.CancelledError as cancelled:
+        for note in getattr(error, "__notes__", ()):
+            cancelled.add_note(note)
+        raise
 
 
 def _refusal_of_url(ticket: Ticket, error: UploadError) -> NunuError | None:

@@ -125,11 +125,13 @@ class Ledger:
     Attributes:
         etags: of finished parts, by number.
         md5_parts: the numbers of those whose ETag is the MD5 of their bytes.
+        verified: how many parts have been compared with the file by their MD5s.
     """
 
     def __init__(self) -> None:
         self.etags: dict[int, str] = {}
         self.md5_parts: set[int] = set()
+        self.verified = 0
         self._in_flight: dict[int, int] = {}
         self._settled = 0
 
