@@ -255,9 +255,8 @@ class NunuClient:
     async def _load_uploader(self) -> None:
         """Load the code that uploads. Raises: ClientClosed."""
         # A package has its submodule as an attribute once that is fully imported.
-        if "many" not in vars(upload):
-            # Both at once, as the client may be closed between two loads.
-            await self._load(lambda: (upload.Uploader, upload.upload_all))
+        if "uploader" not in vars(upload):
+            await self._load(lambda: upload.Uploader)
         self._check_open()
 
     def _check_open(self) -> None:
@@ -375,12 +374,8 @@ class NunuClient:
             for file in items
         ]
         await self._read(upload.check, builds)
-        return await upload.upload_all(
-            self._uploader,
-            builds,
-            fail_fast=fail_fast,
-            on_progress=on_progress,
-            on_result=on_result,
+        return await self._uploader.upload_all(
+            builds, fail_fast=fail_fast, on_progress=on_progress, on_result=on_result
         )
 
     @polling.takes_wait

@@ -24,8 +24,7 @@ from nunu_async.client import NunuClient
 from nunu_async.config import Timeouts
 from nunu_async.errors import ConfigError, NunuError, SourceError
 from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
-from nunu_async.upload.names import composed
-from nunu_async.upload.paths import short_names
+from nunu_async.upload.paths import composed, short_names
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nunu_async.upload.job import *
     from nunu_async.upload.journal_store import JournalStore as JournalStore
-    from nunu_async.upload.many import *
     from nunu_async.upload.parts import UploadContext as UploadContext
     from nunu_async.upload.paths import check_path as check_path, short_names as short_names
     from nunu_async.upload.progress import Listener as Listener
@@ -17,8 +16,7 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "job": ("BuildFile", "UploadResult", "UploadedBuild"),
-            "many": ("FileListener", "check", "upload_all"),
+            "job": ("BuildFile", "FileListener", "UploadResult", "UploadedBuild", "check"),
             "parts": ("UploadContext",),
             "paths": ("check_path", "short_names"),
             "progress": ("Listener",),

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from nunu_async.core.turns import Turns
-from nunu_async.core.wire import buffered, limit_buffer, reset, socket_of, yield_to_loop
+from nunu_async.core.wire import (
+    buffered,
+    is_tls,
+    limit_buffer,
+    reset,
+    reset_on_close,
+    socket_of,
+    yield_to_loop,
+)
 from nunu_async.errors import NunuError, SourceError
 from nunu_async.upload.bandwidth import BandwidthLimiter
-from nunu_async.upload.channel import Channel
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.stall import TransferStats
@@ -81,6 +89,61 @@ def keep_freed_memory() -> None:
     environment sets it, in other C libraries, and in free-threaded Python.
     """
     bytes(_FREED_BLOCK)  # never touched, so the kernel never has to zero it
+
+
+class Channel:
+    """A socket without TLS that the kernel can feed from the page cache: a duplicate descriptor.
+
+    Event loops do not let a transport's own descriptor be watched. With a duplicate the transport
+    keeps reading meanwhile, which `loop.sendfile` rules out, so an early response is seen at once.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.descriptor = sock.fileno()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_cut = False
+
+    @classmethod
+    def of(cls, transport: asyncio.Transport | None) -> Self | None:
+        """Duplicate the transport's socket; None with TLS, or where there is no socket."""
+        sock = socket_of(transport)
+        if transport is None or sock is None or is_tls(transport):
+            return None
+        try:
+            return cls(socket.socket(fileno=os.dup(sock.fileno())))
+        except OSError:  # out of descriptors, or closed
+            return None
+
+    async def writable(self) -> None:
+        """Wait until the socket is writable or in error, or `cut` is called."""
+        if self._is_cut:
+            return
+        waiter = self._waiter = self._loop.create_future()
+        self._loop.add_writer(self.descriptor, self._ready)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            self._loop.remove_writer(self.descriptor)
+
+    def _ready(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def cut(self) -> None:
+        """Make the connection end with a reset; `writable` returns at once from now on."""
+        reset_on_close(self._sock)
+        self._is_cut = True
+        self._ready()
+
+    def close(self) -> None:
+        """Close the descriptor; may be called twice.
+
+        The connection ends with the last descriptor of its socket.
+        """
+        self._sock.close()
 
 
 class PartBody(aiohttp.Payload):

@@ -113,7 +113,7 @@ def read(data: bytes) -> JournalState | None:
             content = codec.parse(match[2])
             if head is None:
                 head = _head(content)
-        except codec.DecodeProblem:
+        except (codec.DecodeProblem, TypeError):
             break
         if not isinstance(content, dict):
             break
@@ -160,27 +160,16 @@ def foreign_format(data: bytes) -> str:
 
 
 def _head(content: object) -> JournalHeader:
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise codec.DecodeProblem("not a journal of this version @ $.version")
-    data = content.get("head")
-    if not isinstance(data, dict):
-        raise codec.DecodeProblem("is missing @ $.head")
+    """Raises: DecodeProblem or TypeError for what is no header of this version."""
+    match content:
+        case {"version": int(version), "head": {"identity": dict(figures), **head}}:
+            known = {name: figures[name] for name in attrs.fields_dict(Identity) if name in figures}
+        case _:
+            raise codec.DecodeProblem("no header @ $")
+    if version != VERSION or not all(type(figure) is int for figure in known.values()):
+        raise codec.DecodeProblem("another version, or no integers @ $")
     # Apart from the rest: a time after 2262, or an inode of all 64 bits, is larger than any integer
     # of the API.
-    identity = _identity(data.get("identity"))
     blank = {"size": 0, "mtime_ns": 0}
-    return attrs.evolve(
-        codec.structure({**data, "identity": blank}, JournalHeader), identity=identity
-    )
-
-
-def _identity(data: object) -> Identity:
-    if not isinstance(data, dict):
-        raise codec.DecodeProblem("is missing @ $.head.identity")
-    figures = {name: data[name] for name in attrs.fields_dict(Identity) if name in data}
-    if not all(type(figure) is int for figure in figures.values()):
-        raise codec.DecodeProblem("expected integers @ $.head.identity")
-    try:
-        return Identity(**figures)
-    except TypeError:
-        raise codec.DecodeProblem("size or mtime_ns is missing @ $.head.identity") from None
+    header = codec.structure({**head, "identity": blank}, JournalHeader)
+    return attrs.evolve(header, identity=Identity(**known))

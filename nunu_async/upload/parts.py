@@ -22,19 +22,21 @@ from nunu_async.endpoints.builds import Builds, secrets_of
 from nunu_async.errors import NunuError, UploadError
 from nunu_async.models.builds import Ticket
 from nunu_async.upload.guard import SourceGuard
+from nunu_async.upload.journal import JournalState
 from nunu_async.upload.journal_store import Journal, JournalStore
 from nunu_async.upload.limiter import AdaptiveLimiter
 from nunu_async.upload.part_urls import PartUrls, SignedPart, UrlPrefetcher
 from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying
+from nunu_async.upload.resume import Abandoned, abandon, cancel
 from nunu_async.upload.storage import Storage, Stored
 
-__all__ = ["ENDED_AT_ONCE", "PartPipeline", "UploadContext", "tell_retry"]
+__all__ = ["PartPipeline", "UploadContext", "tell_retry"]
 
 _LOG = logging.getLogger("nunu_async.upload")
 
 # Uploads that begin to end in one iteration of the loop; each takes some tenths of a millisecond.
-ENDED_AT_ONCE: Final = 2
+_ENDED_AT_ONCE: Final = 2
 # Object storage accepts one write per second to a key; a single-part upload has one key.
 _SINGLE_PART_PAUSE: Final = 1.0
 
@@ -67,7 +69,17 @@ class UploadContext:
     def __attrs_post_init__(self) -> None:
         self.slots = AdaptiveLimiter(self.concurrency)
         self.traffic = Throttle(self.clock, self.policy, self.concurrency)
-        self.endings = Turns(ENDED_AT_ONCE)
+        self.endings = Turns(_ENDED_AT_ONCE)
+
+    async def cancel(self, ticket: Ticket) -> bool:
+        """Delete an upload on the server; False where it may remain."""
+        within = self.timeouts.cleanup
+        return await cancel(self.builds, ticket, clock=self.clock, within=within)
+
+    async def abandon(self, kept: JournalState) -> Abandoned:
+        """Cancel an upload of an earlier call, unless it has or may become a build."""
+        within = self.timeouts.cleanup
+        return await abandon(self.builds, kept, clock=self.clock, within=within, asked=False)
 
 
 @attrs.define(kw_only=True, eq=False)

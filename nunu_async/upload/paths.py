@@ -1,16 +1,30 @@
-"""Paths of build files: checks, comparison keys, short names. Opens nothing."""
+"""Paths of build files: checks, spellings, comparison keys, short names. Opens nothing."""
 
 from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
 from nunu_async.errors import InputError, SourceError
-from nunu_async.upload.names import composed, heeds_case
 
-__all__ = ["absolute", "check_path", "path_key", "short_names"]
+__all__ = ["absolute", "check_path", "composed", "path_key", "short_names"]
+
+# Source: macOS, unistd.h; the `os` module has no name for it.
+_PC_CASE_SENSITIVE: Final = 11
+
+
+def composed(name: str) -> str:
+    """Return a file name with composed accents (NFC), as it is typed and as servers list it.
+
+    Only on macOS: its programs may write accents as separate characters (NFD), and either form
+    leads to the file. Other systems' names are returned unchanged.
+    """
+    return unicodedata.normalize("NFC", name) if sys.platform == "darwin" else name
 
 
 def check_path(path: object) -> None:
@@ -49,9 +63,16 @@ def path_key(path: str | os.PathLike[str]) -> str:
     Raises: SourceError, as `absolute` does.
     """
     key = composed(os.path.normcase(absolute(path)))
-    if sys.platform == "darwin" and not heeds_case(os.path.dirname(key)):  # noqa: PTH120
+    if sys.platform == "darwin" and not _is_case_sensitive(os.path.dirname(key)):  # noqa: PTH120
         key = key.lower()  # not `casefold`: "ß" and "ss" are two names on macOS
     return key
+
+
+def _is_case_sensitive(folder: str) -> bool:
+    if sys.platform != "win32":
+        with suppress(OSError, ValueError):
+            return os.pathconf(folder, _PC_CASE_SENSITIVE) == 1
+    return False  # the default for volumes of macOS
 
 
 def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -35,8 +35,6 @@ from nunu_async.upload.progress import (
     UploadStarted,
 )
 from nunu_async.upload.resume import (
-    abandon,
-    cancel,
     is_forgotten,
     is_resumable,
     kept_note,
@@ -281,7 +279,7 @@ class Upload:
         error = initiate.exception()
         ticket = initiate.result() if error is None else _leftover(error)
         if ticket is not None:
-            await self._cancel_on_server(ticket)
+            await self._context.cancel(ticket)
 
     def _plan(self, ticket: Ticket) -> Plan:
         size = self._source.size
@@ -338,13 +336,7 @@ class Upload:
         """
         if self._kept is None or not self._kept.completing:
             return False
-        end = await abandon(
-            self._context.builds,
-            self._kept,
-            clock=self._context.clock,
-            within=self._context.timeouts.cleanup,
-            asked=False,
-        )
+        end = await self._context.abandon(self._kept)
         if end == "cancelled":
             self._is_cancelled = True
             return False
@@ -368,11 +360,7 @@ class Upload:
         return bool(self._is_cancelled)
 
     async def _cancel_and_record(self, ticket: Ticket) -> None:
-        self._is_cancelled = await self._cancel_on_server(ticket)
-
-    async def _cancel_on_server(self, ticket: Ticket) -> bool:
-        clock, within = self._context.clock, self._context.timeouts.cleanup
-        return await cancel(self._context.builds, ticket, clock=clock, within=within)
+        self._is_cancelled = await self._context.cancel(ticket)
 
 
 async def finish_after(error: BaseException, work: Coroutine[object, object, None]) -> None:

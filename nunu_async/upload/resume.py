@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from nunu_async.core.clock import Clock, Deadline, time_limit
 from nunu_async.core.request import Replay
@@ -26,6 +26,7 @@ from nunu_async.upload.journal import JournalState
 
 __all__ = [
     "KEPT",
+    "Abandoned",
     "abandon",
     "cancel",
     "is_forgotten",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger("nunu_async.upload")
+
+Abandoned: TypeAlias = Literal["cancelled", "built", "failed"]
 
 KEPT: Final = "is kept on the server"
 # Seconds between attempts to cancel: at first, and at most.
@@ -109,7 +112,7 @@ def unknown(ticket: MultipartTicket) -> UploadOutcomeUnknown:
 
 async def abandon(
     builds: Builds, kept: JournalState, *, clock: Clock, within: float, asked: bool
-) -> Literal["cancelled", "built", "failed"]:
+) -> Abandoned:
     """Cancel an upload on the server, unless it may have become a build.
 
     One that the server was asked to complete, and that is no build yet, may still become one: it is

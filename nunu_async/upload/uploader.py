@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
 from functools import partial
 
 import attrs
 
+from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import time_limit
-from nunu_async.core.turns import Turns
-from nunu_async.errors import ClientClosed, ConfigError, SourceError
-from nunu_async.upload.job import BuildFile, UploadedBuild
+from nunu_async.errors import ClientClosed, ConfigError, NunuError, SourceError
+from nunu_async.upload.job import BuildFile, FileListener, UploadedBuild, UploadResult
 from nunu_async.upload.journal import JournalState
 from nunu_async.upload.journal_store import Journal
-from nunu_async.upload.parts import ENDED_AT_ONCE, UploadContext
+from nunu_async.upload.parts import UploadContext
 from nunu_async.upload.pipeline import Upload, finish_after
 from nunu_async.upload.progress import Listener, Reporter
-from nunu_async.upload.resume import abandon
 from nunu_async.upload.source import Source
 
 __all__ = ["Uploader"]
@@ -55,8 +54,6 @@ class Uploader:
         # a fresh one for a single part takes another reservation. Nor may it hold its file open.
         self._admission = asyncio.Semaphore(context.concurrency)
         self._running: dict[_Running, None] = {}  # in the order they began
-        # Spreads the cancellations by `close`.
-        self._turns = Turns(ENDED_AT_ONCE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -97,6 +94,53 @@ class Uploader:
             running.done.set()
             with suppress(ValueError):  # dropped, and closed in another context
                 _ENCLOSING.reset(token)
+
+    async def upload_all(
+        self,
+        files: Sequence[BuildFile],
+        *,
+        fail_fast: bool,
+        on_progress: FileListener | None,
+        on_result: Callable[[UploadResult], None] | None,
+    ) -> tuple[UploadResult, ...]:
+        """Upload `files`; return a result for each, in the same order.
+
+        A failed one does not stop the others unless `fail_fast`. When this raises, nothing is being
+        sent any more, as after a single upload that raises.
+
+        Raises: with `fail_fast` the first failure; what a listener raises.
+        """
+        results: dict[int, UploadResult] = {}
+        # One iterator shared by all workers: files are started in order, and none twice.
+        waiting = iter(enumerate(files))
+
+        async def work() -> None:
+            for number, file in waiting:
+                listener = None if on_progress is None else partial(on_progress, file)
+                try:
+                    result = UploadResult(file=file, build=await self.upload(file, listener))
+                except (NunuError, asyncio.CancelledError) as error:
+                    result = UploadResult(file=file, error=error)
+                results[number] = result
+                if on_result is not None:
+                    on_result(result)
+                if result.error is not None and (
+                    fail_fast or isinstance(result.error, asyncio.CancelledError)
+                ):
+                    raise result.error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.context.concurrency, len(files))):
+                    group.create_task(work())
+        except BaseExceptionGroup as failures:
+            first = first_of(failures)
+        else:
+            if len(results) < len(files):
+                raise asyncio.CancelledError  # from outside: the tasks that send were cancelled
+            return tuple(results[number] for number in range(len(files)))
+        # Outside the `except`, so that the error does not keep the group as its context.
+        raise first
 
     def _admission_for(self, outer: tuple[_Running, ...]) -> AbstractAsyncContextManager[None]:
         """Return what a new upload, made within the listeners of others, has to acquire.
@@ -168,13 +212,7 @@ class Uploader:
 
     async def _abandon(self, kept: JournalState) -> bool:
         """Abandon an upload that cannot be resumed; False where the server may still have it."""
-        end = await abandon(
-            self.context.builds,
-            kept,
-            clock=self._clock,
-            within=self.context.timeouts.cleanup,
-            asked=False,
-        )
+        end = await self.context.abandon(kept)
         _LOG.info(
             "build %s was left behind and is of no more use: %s", kept.head.ticket.build_id, end
         )
@@ -211,7 +249,7 @@ class Uploader:
         left = deque(uploads)
         try:
             while left:
-                await self._turns.ready()
+                await self.context.endings.ready()
                 cancel(left.popleft())
         finally:
             for one in left:

@@ -377,12 +377,10 @@ _BROAD = {"BaseException", "CancelledError", "GeneratorExit", "KeyboardInterrupt
 # Handlers of these that end otherwise than with a raise, and why they may.
 _MAY_END = {
     ("core/cancellation.py", "finish"): "remembered, and raised once the work is over",
-    ("upload/pipeline.py", "_settle_initiate"): "of the request it cancelled; its caller raises",
-    ("upload/many.py", "_one"): "raised by the caller once the result has been reported",
-    ("upload/many.py", "upload_all"): "a group: the first of its failures is raised behind it",
+    ("upload/uploader.py", "work"): "raised by the caller once the result has been reported",
+    ("upload/uploader.py", "upload_all"): "a group: the first of its failures is raised behind it",
     ("upload/parts.py", "run"): "a group: the first of its failures is raised behind it",
     ("upload/threads.py", "run"): "not in a coroutine: the future of a thread carries it",
-    ("upload/threads.py", "_run"): "not in a coroutine: the future of a thread carries it",
     ("core/session.py", "_exchange"): "an unrequested one: the session was closed",
     ("upload/storage.py", "_exchange"): "an unrequested one: the session was closed",
     ("cli/serve.py", "serve"): "how the command is stopped",
