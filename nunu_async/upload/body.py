@@ -26,7 +26,7 @@ from nunu_async.core.wire import (
     yield_to_loop,
 )
 from nunu_async.errors import NunuError, SourceError
-from nunu_async.upload.bandwidth import BandwidthLimiter
+from nunu_async.upload.limits import BandwidthLimiter
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.stall import TransferStats

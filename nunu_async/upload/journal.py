@@ -59,21 +59,33 @@ class JournalHeader:
     """Whether each part's MD5 was to be compared with its ETag."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define
 class JournalState:
     """The state that a journal records."""
 
     head: JournalHeader
-    etags: Mapping[int, str]
+    etags: dict[int, str] = attrs.field(factory=dict)
     """Of the parts in storage, by number."""
-    md5_parts: frozenset[int] = frozenset()
+    md5_parts: set[int] = attrs.field(factory=set)
     """Numbers of the parts whose ETag is the MD5 of their bytes."""
-    completing: bool
+    completing: bool = False
     """Whether the server may have been asked to complete it."""
-    length: int
+    length: int = 0
     """Bytes of valid lines; what follows is torn, and is cut off before anything is appended."""
-    checksum: int
+    checksum: int = 0
     """Of the last valid line."""
+
+    def add(self, content: object) -> None:
+        """Add what a line after the header records."""
+        match content:
+            case {"part": int(number), "etag": str(etag), **more}:
+                if 1 <= number <= self.head.ticket.total_parts:
+                    self.etags[number] = etag
+                    self.md5_parts.discard(number)
+                    if more.get("md5") is True:
+                        self.md5_parts.add(number)
+            case {"completing": True}:
+                self.completing = True
 
 
 def head_line(head: JournalHeader) -> tuple[bytes, int]:
@@ -99,11 +111,8 @@ def _line(content: Mapping[str, object], before: int) -> tuple[bytes, int]:
 
 def read(data: bytes) -> JournalState | None:
     """Return the state recorded up to the first invalid line; None without a header."""
-    head: JournalHeader | None = None
-    etags: dict[int, str] = {}
-    md5_parts: set[int] = set()
-    completing = False
-    length = checksum = 0
+    state: JournalState | None = None
+    checksum = 0
     *lines, _ = data.split(b"\n")  # an unterminated last line is torn
     for line in lines:
         match = _LINE.fullmatch(line)
@@ -111,31 +120,14 @@ def read(data: bytes) -> JournalState | None:
             break
         try:
             content = codec.parse(match[2])
-            if head is None:
-                head = _head(content)
+            if state is None:
+                state = JournalState(_head(content))
         except (codec.DecodeProblem, TypeError):
             break
-        if not isinstance(content, dict):
-            break
-        number, etag = content.get("part"), content.get("etag")
-        if isinstance(number, int) and isinstance(etag, str):
-            if 1 <= number <= head.ticket.total_parts:
-                etags[number] = etag
-                (md5_parts.add if content.get("md5") is True else md5_parts.discard)(number)
-        elif content.get("completing"):
-            completing = True
-        checksum = int(match[1], 16)
-        length += len(line) + 1
-    if head is None:
-        return None
-    return JournalState(
-        head=head,
-        etags=etags,
-        md5_parts=frozenset(md5_parts),
-        completing=completing,
-        length=length,
-        checksum=checksum,
-    )
+        state.add(content)
+        state.checksum = checksum = int(match[1], 16)
+        state.length += len(line) + 1
+    return state
 
 
 def foreign_format(data: bytes) -> str:

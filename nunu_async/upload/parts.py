@@ -24,7 +24,7 @@ from nunu_async.models.builds import Ticket
 from nunu_async.upload.guard import SourceGuard
 from nunu_async.upload.journal import JournalState
 from nunu_async.upload.journal_store import Journal, JournalStore
-from nunu_async.upload.limiter import AdaptiveLimiter
+from nunu_async.upload.limits import AdaptiveLimiter
 from nunu_async.upload.part_urls import PartUrls, SignedPart, UrlPrefetcher
 from nunu_async.upload.plan import Part, Plan, batch_size
 from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Retrying

@@ -36,8 +36,8 @@ from nunu_async.core.wire import (
 from nunu_async.errors import ClientClosed, NunuError, SourceError, StallError, StorageError
 from nunu_async.models.builds import PartUrl
 from nunu_async.redact import Secret, sanitize
-from nunu_async.upload.bandwidth import BandwidthLimiter
 from nunu_async.upload.body import BYTES_A_TURN, OnSent, PartBody, keep_freed_memory
+from nunu_async.upload.limits import BandwidthLimiter
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.stall import StallDetector

@@ -26,7 +26,7 @@ from nunu_async import NunuClient, RetryPolicy, ServerError, Timeouts
 from nunu_async.core import codec
 from nunu_async.models.builds import CompletedPart
 from nunu_async.sandbox import Outcome, Sandbox
-from nunu_async.upload.limiter import AdaptiveLimiter
+from nunu_async.upload.limits import AdaptiveLimiter
 from nunu_async.upload.plan import Plan
 
 BUILD = json.dumps({"build_id": "once", "status": "OK"}).encode()

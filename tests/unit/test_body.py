@@ -33,7 +33,7 @@ from nunu_async import (
     TransportError,
 )
 from nunu_async.sandbox import Sandbox
-from nunu_async.upload.bandwidth import BandwidthLimiter
+from nunu_async.upload.limits import BandwidthLimiter
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.threads import DaemonThreadPool

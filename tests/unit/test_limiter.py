@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nunu_async import NunuError, StallError, StorageError, TransportError
-from nunu_async.upload.limiter import AdaptiveLimiter
+from nunu_async.upload.limits import AdaptiveLimiter
 
 BUSY = StorageError(part_number=1, status=429)
 

@@ -31,8 +31,8 @@ from nunu_async import PartUrl, StallError, StorageError, TransportError
 from nunu_async.core.turns import Turns
 from nunu_async.core.wire import reset_on_close
 from nunu_async.redact import Secret
-from nunu_async.upload.bandwidth import BandwidthLimiter
 from nunu_async.upload.body import PartBody
+from nunu_async.upload.limits import BandwidthLimiter
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.storage import (
