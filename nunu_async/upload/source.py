@@ -20,6 +20,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar
@@ -211,20 +212,21 @@ class Source:
 
     async def _on_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call on a thread; it occupies one of the file's until it has really ended."""
-        loop = asyncio.get_running_loop()
-
-        def release(_: Future[R]) -> None:
-            with suppress(RuntimeError):  # the loop is closed, and the call was hung
-                loop.call_soon_threadsafe(self._threads.release)
-
         await self._threads.acquire()
+        future: Future[R] | None = None
         try:
             future = self._executor.submit(call, *args, **kwargs)
-        except BaseException:
-            self._threads.release()
-            raise
-        future.add_done_callback(release)
-        return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(future)
+        finally:
+            if future is None or future.done():
+                self._threads.release()
+            else:  # cancelled, and the thread cannot be stopped
+                loop = asyncio.get_running_loop()
+                future.add_done_callback(partial(self._release_later, loop))
+
+    def _release_later(self, loop: asyncio.AbstractEventLoop, _: Future[R]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._threads.release)
 
     async def read(
         self, offset: int, length: int, on_miss: Callable[[], None] = lambda: None
