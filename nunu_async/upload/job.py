@@ -1,12 +1,10 @@
-"""A file to upload, and the result of its upload, as values; checks of several files."""
+"""A file to upload, and the result of its upload, as values."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import attrs
 
@@ -14,12 +12,11 @@ from nunu_async.config import check_at_once
 from nunu_async.errors import InputError, NunuError
 from nunu_async.models.builds import BuildDetails, InitiateUpload
 from nunu_async.models.choices import DeletionPolicy, Platform
-from nunu_async.upload.paths import check_path, composed, path_key
+from nunu_async.upload.paths import check_path, composed
 from nunu_async.upload.plan import MULTIPART_ABOVE, minutes_to_ask
 from nunu_async.upload.platforms import infer_platform
-from nunu_async.upload.progress import UploadEvent
 
-__all__ = ["BuildFile", "FileListener", "UploadResult", "UploadedBuild", "check"]
+__all__ = ["BuildFile", "UploadResult", "UploadedBuild"]
 
 
 @attrs.frozen(kw_only=True)
@@ -111,26 +108,3 @@ class UploadResult:
     def ok(self) -> bool:
         """Whether the build is in storage."""
         return self.build is not None
-
-
-FileListener: TypeAlias = Callable[[BuildFile, UploadEvent], Awaitable[None] | None]
-
-
-def check(files: Sequence[BuildFile]) -> None:
-    """Check all files before anything is sent.
-
-    Raises: InputError for what breaks a documented limit, and for a file that is given twice;
-    SourceError for a relative path where the working directory is gone.
-    """
-    seen: set[tuple[str, str]] = set()
-    for file in files:
-        try:
-            file.request(Path(file.path).name, 1)
-        except InputError as error:
-            error.add_note(f"of the file {os.fspath(file.path)!a}")
-            raise
-        # Under another name it is another build.
-        key = (path_key(file.path), file.name)
-        if key in seen:
-            raise InputError("files", f"{os.fspath(file.path)!a} is given twice under one name")
-        seen.add(key)

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 
 from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import time_limit
-from nunu_async.errors import ClientClosed, ConfigError, NunuError, SourceError
-from nunu_async.upload.job import BuildFile, FileListener, UploadedBuild, UploadResult
+from nunu_async.errors import ClientClosed, ConfigError, InputError, NunuError, SourceError
+from nunu_async.upload.job import BuildFile, UploadedBuild, UploadResult
 from nunu_async.upload.journal import JournalState
 from nunu_async.upload.journal_store import Journal
 from nunu_async.upload.parts import UploadContext
+from nunu_async.upload.paths import path_key
 from nunu_async.upload.pipeline import Upload, finish_after
-from nunu_async.upload.progress import Listener, Reporter
+from nunu_async.upload.progress import Listener, Reporter, UploadEvent
 from nunu_async.upload.source import Source
 
-__all__ = ["Uploader"]
+__all__ = ["FileListener", "Uploader", "check"]
 
 _LOG = logging.getLogger("nunu_async.upload")
+
+FileListener: TypeAlias = Callable[[BuildFile, UploadEvent], Awaitable[None] | None]
 
 # The uploads in whose listeners, or other tasks, the current code runs.
 _ENCLOSING: ContextVar[tuple[_Running, ...]] = ContextVar("nunu_async_enclosing", default=())
@@ -254,3 +260,23 @@ class Uploader:
         finally:
             for one in left:
                 cancel(one)
+
+
+def check(files: Sequence[BuildFile]) -> None:
+    """Check all files before anything is sent.
+
+    Raises: InputError for what breaks a documented limit, and for a file that is given twice;
+    SourceError for a relative path where the working directory is gone.
+    """
+    seen: set[tuple[str, str]] = set()
+    for file in files:
+        try:
+            file.request(Path(file.path).name, 1)
+        except InputError as error:
+            error.add_note(f"of the file {os.fspath(file.path)!a}")
+            raise
+        # Under another name it is another build.
+        key = (path_key(file.path), file.name)
+        if key in seen:
+            raise InputError("files", f"{os.fspath(file.path)!a} is given twice under one name")
+        seen.add(key)
