@@ -12,7 +12,7 @@ import attrs
 
 from nunu_async.core.clock import Clock, Deadline
 from nunu_async.core.request import Replay
-from nunu_async.core.retry import Attempts, RetryPolicy
+from nunu_async.core.retry import Attempts
 from nunu_async.core.throttle import Throttle
 from nunu_async.errors import (
     ApiError,
@@ -95,9 +95,8 @@ class AttemptLoop:
         raise attempt.failure
 
     Attributes:
-        limit: sends, the first included.
-        throttle: what the job shares with others: the pause that a server asked for, and the retry
-            budget, which pays for retries unless they are `free`.
+        rules: which failures are retried, how often, and after which pause.
+        throttle: where the pauses that a server asks for are shared with other jobs.
         deadline: what no pause may pass; None for no limit.
         at_least: seconds before any retry.
         on_retry: called before each pause; without it, the retry is logged.
@@ -106,11 +105,9 @@ class AttemptLoop:
     """
 
     clock: Clock
-    policy: RetryPolicy
-    limit: int
+    rules: Attempts
     replay: Replay
     throttle: Throttle | None = None
-    free: bool = False
     deadline: Deadline | None = None
     at_least: float = 0.0
     on_retry: OnRetry | None = None
@@ -120,13 +117,8 @@ class AttemptLoop:
     path: str = ""
     part_number: int | None = None
     number: int = attrs.field(init=False, default=0)
-    _rules: Attempts = attrs.field(init=False)
     _failed: CurrentAttempt | None = attrs.field(init=False, default=None)
     _chosen_delay: float | None = attrs.field(init=False, default=None)
-
-    def __attrs_post_init__(self) -> None:
-        budget = None if self.throttle is None or self.free else self.throttle.budget
-        self._rules = Attempts(self.policy, self.limit, budget)
 
     @property
     def failure(self) -> NunuError | None:
@@ -146,7 +138,7 @@ class AttemptLoop:
         failure = failed.failure
         delay = self._chosen_delay
         if delay is None:
-            delay = self._rules.pause_after(
+            delay = self.rules.pause_after(
                 failure,
                 replay=self.replay,
                 chance=self.clock.random(),
@@ -168,7 +160,7 @@ class AttemptLoop:
 
     def retry_at_once(self) -> None:
         """Retry without a pause, and free of charge; it counts towards the limit."""
-        self._rules.made += 1
+        self.rules.made += 1
         self._chosen_delay = 0.0
 
     def retry_in(self, delay: float) -> None:
@@ -181,7 +173,7 @@ class AttemptLoop:
             attempt.failure = error
             self._failed = attempt
         elif error is None:
-            self._rules.succeeded()
+            self.rules.succeeded()
             if self.throttle is not None:
                 self.throttle.succeeded(attempt.began)
         if self.on_attempt is not None:

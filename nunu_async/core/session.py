@@ -23,7 +23,7 @@ from nunu_async.core.codec import NotReady, encode, only_ready
 from nunu_async.core.http_sessions import OPTIONS, HttpSessions, way_of
 from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute
 from nunu_async.core.request import InFlight, Request
-from nunu_async.core.retry import RetryPolicy, may_have_acted
+from nunu_async.core.retry import Attempts, RetryPolicy, may_have_acted
 from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.core.wire import (
@@ -112,14 +112,13 @@ class Session:
         is spent; ClientClosed; ConfigError from another event loop than the first.
         """
         flight = request.flight or InFlight()
+        # Cleanup is rare and must be done: it neither queues nor draws on the retry budget.
+        budget = None if request.urgent else self._traffic.budget
         attempts = AttemptLoop(
             clock=self._clock,
-            policy=self._policy,
-            limit=self._policy.attempts,
+            rules=Attempts(self._policy, self._policy.attempts, budget),
             replay=request.replay,
             throttle=self._traffic,
-            # Cleanup is rare and must be done: it neither queues nor draws on the retry budget.
-            free=request.urgent,
             on_attempt=self._on_attempt,
             operation=request.operation,
             method=request.method,
@@ -129,8 +128,10 @@ class Session:
             self._check_open(attempts.failure)
             async with self._urgent if request.urgent else self._gate:
                 # Only now: no time limit counts the time in our own queue.
-                deadline = attempts.deadline or Deadline(self._clock, self._within(request))
-                attempts.deadline = deadline
+                if attempts.deadline is None:
+                    seconds = request.within or max(self._timeouts.call, request.patience or 0.0)
+                    attempts.deadline = Deadline(self._clock, seconds)
+                deadline = attempts.deadline
                 if not request.urgent:
                     pause = await self._traffic.ready(deadline.at)
                     if pause is not None:
@@ -156,9 +157,6 @@ class Session:
     async def pause(self, seconds: float) -> None:
         """Pause between two lookups for about `seconds`; jitter keeps many from running in step."""
         await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
-
-    def _within(self, request: Request[T]) -> float:
-        return request.within or max(self._timeouts.call, request.patience or 0.0)
 
     async def _attempt(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
 import os
 import re
 import socket
@@ -273,18 +275,14 @@ async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False
 
 
 def _decompress(body: bytes, limit: int) -> bytes:
-    content = b""
-    while body:  # one gzip member after the other
-        decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        try:
-            content += decompressor.decompress(body, limit + 1 - len(content))
-        except zlib.error:
-            raise TransportError("the answer is no gzip, though its headers say so") from None
-        if len(content) > limit:
-            raise TransportError(f"the answer is longer than {limit} bytes")
-        if not decompressor.eof:
-            raise TransportError("the answer's gzip is cut off")
-        body = decompressor.unused_data
+    try:
+        content = gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1)
+    except EOFError:
+        raise TransportError("the answer's gzip is cut off") from None
+    except (OSError, zlib.error):
+        raise TransportError("the answer is no gzip, though its headers say so") from None
+    if len(content) > limit:
+        raise TransportError(f"the answer is longer than {limit} bytes")
     return content
 
 

@@ -17,6 +17,7 @@ from nunu_async.core.cancellation import finish_in_flight
 from nunu_async.core.clock import Clock, Deadline
 from nunu_async.core.request import InFlight, Replay
 from nunu_async.core.retry import (
+    Attempts,
     RetryPolicy,
     had_no_effect,
     is_in_progress,
@@ -156,8 +157,7 @@ class Completion:
         deadline = Deadline(self._clock, self._timeouts.complete)
         attempts = AttemptLoop(
             clock=self._clock,
-            policy=self._policy,
-            limit=self._policy.attempts,
+            rules=Attempts(self._policy, self._policy.attempts),
             replay=Replay.UNTIL_READ,
             deadline=deadline,
             on_retry=self._on_retry,

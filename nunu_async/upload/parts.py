@@ -15,7 +15,7 @@ from nunu_async.core.attempt import AttemptLoop, OnAttempt
 from nunu_async.core.cancellation import first_of
 from nunu_async.core.clock import Clock
 from nunu_async.core.request import Replay
-from nunu_async.core.retry import RetryPolicy, is_expired, is_signature_refused, renewals
+from nunu_async.core.retry import Attempts, RetryPolicy, is_expired, is_signature_refused, renewals
 from nunu_async.core.throttle import Throttle
 from nunu_async.core.turns import Turns
 from nunu_async.endpoints.builds import Builds, secrets_of
@@ -172,8 +172,7 @@ class PartPipeline:
         tools = self._context
         attempts = AttemptLoop(
             clock=self._clock,
-            policy=tools.policy,
-            limit=tools.policy.part_attempts,
+            rules=Attempts(tools.policy, tools.policy.part_attempts, tools.traffic.budget),
             replay=Replay.ALWAYS,
             throttle=tools.traffic,
             at_least=0.0 if self._signer.renews else _SINGLE_PART_PAUSE,
