@@ -176,7 +176,20 @@ class StallError(TransportError):
     """The peer accepted no bytes, or sent no response, for longer than the limit."""
 
 
-class DecodeError(NunuError):
+class _Answered(NunuError):
+    """An error that a response of the API explains."""
+
+    status: int
+    request_id: str | None
+    headers: Mapping[str, str]
+
+    @property
+    def response(self) -> ResponseInfo:
+        """The response metadata, as on models."""
+        return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
+
+
+class DecodeError(_Answered):
     """A 2xx response does not have the documented shape.
 
     Attributes:
@@ -206,7 +219,7 @@ class DecodeError(NunuError):
         self.problems = problems
         self.status = status
         self.request_id = request_id
-        self.headers: Mapping[str, str] = dict(headers or {})
+        self.headers = dict(headers or {})
         self.garbled = garbled
         self.leftover = leftover
 
@@ -216,13 +229,8 @@ class DecodeError(NunuError):
         # An upload id is as good as a password, and pickled errors end up in logs and queues.
         return _restore, (type(self), self.args, self.__dict__ | {"leftover": None})
 
-    @property
-    def response(self) -> ResponseInfo:
-        """The response metadata, as on models."""
-        return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
 
-
-class ApiError(NunuError):
+class ApiError(_Answered):
     """The API responded with an error status.
 
     Attributes:
@@ -265,13 +273,8 @@ class ApiError(NunuError):
         self.method = method
         self.path = path
         self.retry_after = retry_after
-        self.headers: Mapping[str, str] = dict(headers or {})
+        self.headers = dict(headers or {})
         super().__init__(self._sentence())
-
-    @property
-    def response(self) -> ResponseInfo:
-        """The response metadata, as on models."""
-        return ResponseInfo(status=self.status, request_id=self.request_id, headers=self.headers)
 
     def _sentence(self) -> str:
         if not self.method:

@@ -158,38 +158,27 @@ class Session:
         """Pause between two lookups for about `seconds`; jitter keeps many from running in step."""
         await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
 
-    async def _attempt(
-        self,
-        request: Request[T],
-        deadline: Deadline,
-        attempt: CurrentAttempt,
-    ) -> T:
+    async def _attempt(self, request: Request[T], deadline: Deadline, attempt: CurrentAttempt) -> T:
         patience = request.patience or self._timeouts.attempt
         remaining = deadline.remaining()
-        failure: ApiError | DecodeError | None = None
+        limit = min(patience, remaining)
+        outcome: T | NunuError
         try:
-            async with time_limit(self._clock, min(patience, remaining)):
+            async with time_limit(self._clock, limit):
                 try:
                     outcome = await self._exchange(request, attempt)
                 except asyncio.CancelledError as error:
                     # A timeout of the caller's keeps it as its error's cause, frames included.
                     raise error.with_traceback(None) from None
-                if not isinstance(outcome, ApiError | DecodeError):
-                    return outcome
-                failure = outcome
         except TimeoutError:
-            pass  # raised below
+            kind = DeadlineExceeded if remaining <= patience else StallError
+            message = f"{request.method} {request.path}: no answer within {limit:g} seconds"
+            outcome = kind(message, method=request.method, path=request.path)
         # As above, errors are raised here, not where they occurred: those frames hold the key, or a
         # response that echoes it, and error trackers record the locals of frames.
-        if failure is not None:
-            raise failure
-        kind = DeadlineExceeded if remaining <= patience else StallError
-        raise kind(
-            f"{request.method} {request.path}: no answer within "
-            f"{min(patience, remaining):g} seconds",
-            method=request.method,
-            path=request.path,
-        )
+        if isinstance(outcome, NunuError):
+            raise outcome
+        return outcome
 
     async def _exchange(
         self, request: Request[T], attempt: CurrentAttempt
