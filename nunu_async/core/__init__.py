@@ -1,1 +1,4 @@
-"""The session core: sends requests, and decodes their responses."""
+"""The session core: sends requests, and decodes their responses.
+
+Nothing in it is public; what a module keeps to itself has an underscore.
+"""

@@ -23,8 +23,6 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = ["Attempt", "AttemptLoop", "OnAttempt", "OnRetry", "checked"]
-
 _LOG = logging.getLogger("nunu_async.core")
 _IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; importing inspect costs more than all of this
 

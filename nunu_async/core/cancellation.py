@@ -12,8 +12,6 @@ from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.request import InFlight
 from nunu_async.errors import NunuError
 
-__all__ = ["finish", "finish_in_flight", "first_of"]
-
 T = TypeVar("T")
 
 

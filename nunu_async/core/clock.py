@@ -11,8 +11,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Protocol
 
-__all__ = ["Clock", "Deadline", "SystemClock", "Timer", "time_limit"]
-
 
 class Timer(Protocol):
     """A cancellable timer."""

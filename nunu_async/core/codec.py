@@ -19,20 +19,6 @@ from nunu_async.errors import InputError
 from nunu_async.models.base import Extra, Model, members_of
 from nunu_async.models.page import Page, Pagination
 
-__all__ = [
-    "DecodeProblem",
-    "NotReady",
-    "dump",
-    "encode",
-    "only_ready",
-    "parse",
-    "prepare",
-    "split",
-    "structure",
-    "structure_page",
-    "structure_rows",
-]
-
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 

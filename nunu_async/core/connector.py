@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from aiohttp.tracing import Trace
 
-__all__ = ["Connector"]
-
 # Seconds for which DNS answers are cached. The pauses between the attempts of one part add up to 26
 # on average, so a host that has moved is looked up again before the last attempt.
 NAME_LIFE: Final = 10

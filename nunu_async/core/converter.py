@@ -22,8 +22,6 @@ from nunu_async.core.reader import LARGEST, replaces_null
 from nunu_async.models.base import NOTHING, Extra, Model, members_of
 from nunu_async.models.vocab import OpenEnum
 
-__all__ = ["CONVERTER", "convert"]
-
 T = TypeVar("T")
 
 

@@ -12,9 +12,6 @@ from nunu_async.core.connector import Connector
 from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute, way_through
 from nunu_async.core.wire import LONGEST_LINE, MOST_HEADERS, Response, send_once
 
-__all__ = ["OPTIONS", "HttpSessions", "way_of"]
-
-
 # Passed with each request, also on a caller's session.
 OPTIONS: Final[dict[str, Any]] = {
     "allow_redirects": False,  # a custom header such as ours would follow to any host

@@ -16,8 +16,6 @@ from nunu_async.config import is_loopback
 from nunu_async.errors import ConfigError
 from nunu_async.redact import Secret
 
-__all__ = ["NO_PROXY", "Proxies", "ProxyRoute", "way_through"]
-
 _SCHEMES: Final = ("http", "https")
 _PORTS: Final = {"http": 80, "https": 443}
 

@@ -18,8 +18,6 @@ import attrs
 from nunu_async.models.base import NOTHING, Extra, Model, members_of
 from nunu_async.models.vocab import OpenEnum
 
-__all__ = ["LARGEST", "MISMATCHES", "has_reader", "reader", "replaces_null"]
-
 M = TypeVar("M", bound=Model)
 
 LARGEST: Final = 2**63 - 1

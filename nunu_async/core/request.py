@@ -10,8 +10,6 @@ import attrs
 
 from nunu_async.redact import Secret
 
-__all__ = ["InFlight", "Replay", "Request"]
-
 T = TypeVar("T")
 
 

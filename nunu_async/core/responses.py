@@ -15,8 +15,6 @@ from nunu_async.models.page import Page
 from nunu_async.redact import Secret, clean_details, clean_values, redact_url, sanitize
 from nunu_async.response import ResponseInfo
 
-__all__ = ["read", "request_id"]
-
 T = TypeVar("T")
 
 _LONGEST_PATH = 10_000

@@ -32,27 +32,6 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = [
-    "CARRIES_ERROR",
-    "Attempts",
-    "RetryBudget",
-    "RetryPolicy",
-    "had_no_effect",
-    "is_expired",
-    "is_gone",
-    "is_in_progress",
-    "is_passing",
-    "is_signature_refused",
-    "is_throttled",
-    "may_be_duplicate",
-    "may_have_acted",
-    "may_pass",
-    "parse_retry_after",
-    "pause_between",
-    "renewals",
-    "was_explained",
-]
-
 # 501, 505 and the other 4xx are permanent: a retry gets the same response. An unknown 5xx counts as
 # a 500 (RFC 9110, 15).
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}

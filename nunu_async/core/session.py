@@ -46,8 +46,6 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = ["Session"]
-
 T = TypeVar("T")
 D = TypeVar("D")
 

@@ -13,8 +13,6 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.retry import RetryBudget, RetryPolicy, is_throttled
 from nunu_async.errors import NunuError
 
-__all__ = ["Throttle"]
-
 # Requests held by a pause resume spread over this fraction of it, not all at once.
 _SPREAD: Final = 0.25
 # Seconds: a caller that slept for `Retry-After` must not be held for a rounding error.

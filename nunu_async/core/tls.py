@@ -11,8 +11,6 @@ from typing import Final
 
 from nunu_async.errors import ConfigError
 
-__all__ = ["check_certificates", "check_key_log", "is_hopeless"]
-
 # OpenSSL's own variables. It ignores what it cannot read: every certificate is untrusted then, and
 # no error says why.
 _FILE: Final = "SSL_CERT_FILE"

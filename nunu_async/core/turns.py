@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-__all__ = ["Turns"]
-
 
 class Turns:
     """Limits the work done in one loop iteration, a turn; the rest follows in later ones, in order.

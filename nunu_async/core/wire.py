@@ -35,27 +35,6 @@ from nunu_async.errors import (
     TransportError,
 )
 
-__all__ = [
-    "LONGEST_LINE",
-    "MOST_HEADERS",
-    "Response",
-    "Unasked",
-    "buffered",
-    "connect_timeout",
-    "headers_of",
-    "is_success",
-    "is_tls",
-    "limit_buffer",
-    "read_capped",
-    "reset",
-    "reset_on_close",
-    "send_once",
-    "socket_of",
-    "translate",
-    "was_cancelled",
-    "yield_to_loop",
-]
-
 # Limits on a response's head: bytes per line, and headers. aiohttp's own 8,190 and 128 are less
 # than other clients read, and than some edges send.
 LONGEST_LINE: Final = 65_536
