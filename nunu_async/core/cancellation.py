@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from nunu_async.core.clock import Clock, time_limit
 from nunu_async.core.request import InFlight
-from nunu_async.errors import NunuError
 
 T = TypeVar("T")
 
@@ -71,9 +70,12 @@ async def _wait_for_answer(
     if not flight.on_wire:  # no effect if it was just answered
         flight.unsent = True
         task.cancel()
-    with suppress(NunuError, TimeoutError, asyncio.CancelledError):
+    with suppress(TimeoutError):
         async with time_limit(clock, within):
-            await task
+            await asyncio.wait({task})
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
     await on_cancel(task)
 
 

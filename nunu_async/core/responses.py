@@ -116,7 +116,7 @@ def _error(
         status=status,
         message=sanitize(message, secrets),
         code=sanitize(code, secrets, limit=100) if code else None,
-        details=_safe_details(details, secrets),
+        details=cast("Mapping[str, object]", clean_details(details, secrets)),
         request_id=request_id(headers, secrets),
         method=request.method,
         path=sanitize(request.path, secrets),
@@ -155,15 +155,6 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     if isinstance(error, Mapping | list):
         details = {"error": error, **details}
     return message, code if isinstance(code, str) else None, details, True
-
-
-def _safe_details(
-    details: Mapping[str, object], secrets: tuple[Secret, ...]
-) -> Mapping[str, object]:
-    try:
-        return cast("Mapping[str, object]", clean_details(details, secrets))
-    except RecursionError:
-        return {}
 
 
 def _safe_headers(headers: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:

@@ -163,21 +163,22 @@ class RetryBudget:
         self.left = min(self._capacity, self.left + amount)
 
 
+@attrs.define(eq=False)
 class Attempts:
     """Count the attempts of one job, and decide after each failure whether to retry.
 
-    Retries are paid from `budget`; without one they are free.
+    Attributes:
+        limit: sends, the first included.
+        budget: what retries are paid from; without one they are free.
+        made: attempts that have failed.
     """
 
-    __slots__ = ("_budget", "_limit", "_paid", "_policy", "_unknown", "made")
-
-    def __init__(self, policy: RetryPolicy, limit: int, budget: RetryBudget | None = None) -> None:
-        self._policy = policy
-        self._limit = limit
-        self._budget = budget
-        self._paid = 0
-        self._unknown = 0
-        self.made = 0
+    _policy: RetryPolicy
+    _limit: int
+    _budget: RetryBudget | None = None
+    _paid: int = attrs.field(init=False, default=0)
+    _unknown: int = attrs.field(init=False, default=0)
+    made: int = attrs.field(init=False, default=0)
 
     def succeeded(self) -> None:
         """Credit the retry budget for a success; refund the last retry's cost."""
