@@ -30,18 +30,7 @@ if TYPE_CHECKING:
     from nunu_async.polling.subscription import Change as Change
     from nunu_async.response import *
     from nunu_async.upload.job import *
-    from nunu_async.upload.progress import (
-        BytesSent as BytesSent,
-        Cancelled as Cancelled,
-        Completed as Completed,
-        Completing as Completing,
-        Kept as Kept,
-        Listener as Listener,
-        PartDone as PartDone,
-        Retrying as Retrying,
-        UploadEvent as UploadEvent,
-        UploadStarted as UploadStarted,
-    )
+    from nunu_async.upload.progress import *
 else:
     from nunu_async.lazy import lazy_exports
 

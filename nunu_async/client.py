@@ -384,7 +384,8 @@ class NunuClient:
     ) -> models.TestPlanExecution:
         """Wait until one execution is over; see `wait_for_executions`."""
         await self._load_polling()
-        return await self._polling.executions.one(execution_id, polling.WaitOptions(**options))
+        rows = await self._polling.executions.many((execution_id,), polling.WaitOptions(**options))
+        return rows[0]
 
     @polling.takes_wait
     async def wait_for_executions(
@@ -434,7 +435,8 @@ class NunuClient:
     ) -> models.Run:
         """Wait until one run is over; see `wait_for_runs`."""
         await self._load_polling()
-        return await self._polling.runs.one(run_id, polling.WaitOptions(**options))
+        rows = await self._polling.runs.many((run_id,), polling.WaitOptions(**options))
+        return rows[0]
 
     @polling.takes_wait
     async def wait_for_runs(
@@ -463,7 +465,8 @@ class NunuClient:
     ) -> models.Job:
         """Wait until one job is over; see `wait_for_jobs`."""
         await self._load_polling()
-        return await self._polling.jobs.one(job_id, polling.WaitOptions(**options))
+        rows = await self._polling.jobs.many((job_id,), polling.WaitOptions(**options))
+        return rows[0]
 
     @polling.takes_wait
     async def wait_for_jobs(

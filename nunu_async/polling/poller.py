@@ -65,6 +65,7 @@ class Poller(Generic[R]):
         on_refused: called with the error when the server rejects the key, for all resources.
 
     Attributes:
+        kind: the resource that it polls.
         turns: limits how many waits are woken in one turn of the event loop.
     """
 
@@ -76,7 +77,7 @@ class Poller(Generic[R]):
         on_refused: Callable[[NunuError], None],
         closed: bool = False,
     ) -> None:
-        self._kind = kind
+        self.kind = kind
         self._clock = clock
         self._on_refused = on_refused
         self._schedule: PollSchedule[Subscription[R]] = PollSchedule()
@@ -87,11 +88,6 @@ class Poller(Generic[R]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rotation = 0
         self.turns = Turns(_WAKES_PER_TURN)
-
-    @property
-    def kind(self) -> PollSource[R]:
-        """The resource that it polls."""
-        return self._kind
 
     def state_of(self, name: str) -> str | None:
         """Return the last state seen of an id that is still waited for."""
@@ -107,20 +103,10 @@ class Poller(Generic[R]):
                 self._schedule.leave(key, wait)
                 wait.resolve(key, row)
 
-    def join(self, wait: Subscription[R]) -> None:
-        """Start to poll the pending ids of a wait.
-
-        Raises: ClientClosed; ConfigError in another event loop than the first.
-        """
-        self._check_open()
-        for name in wait.pending:
-            self._schedule.watch(name, wait)
-        self._ensure_running()
-
-    async def join_many(self, wait: Subscription[R]) -> None:
+    async def join(self, wait: Subscription[R]) -> None:
         """Start to poll the pending ids of a wait, over as many turns of the event loop as needed.
 
-        Raises: what `join` does.
+        Raises: ClientClosed; ConfigError in another event loop than the first.
         """
         self._check_open()
         for number, name in enumerate(tuple(wait.pending), 1):
@@ -191,8 +177,8 @@ class Poller(Generic[R]):
                 self._on_refused(error)
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - else no caller sees it, and all waits hang
-            _LOG.exception("looking at %ss failed in an unexpected way", self._kind.name)
-            failure = NunuError(f"waiting for {self._kind.name}s broke down: {error!r}")
+            _LOG.exception("looking at %ss failed in an unexpected way", self.kind.name)
+            failure = NunuError(f"waiting for {self.kind.name}s broke down: {error!r}")
             failure.__cause__ = error
             self.fail(failure)
 
@@ -214,7 +200,7 @@ class Poller(Generic[R]):
             await asyncio.wait({sleeper})
 
     async def _poll(self) -> None:
-        kind, board = self._kind, self._schedule
+        kind, board = self.kind, self._schedule
         targets = board.due(self._clock.monotonic())
         watched = len(board)
         # With thousands of ids each step below takes milliseconds: yield to the loop in between.
@@ -248,7 +234,7 @@ class Poller(Generic[R]):
 
     async def _conclude(self, poll: PollRound, now: float) -> None:
         """Set the time of the next poll, and end the ids that are missing."""
-        kind, board = self._kind, self._schedule
+        kind, board = self.kind, self._schedule
         broken = poll.unreadable is not None and kind.get is None
         if poll.failures or broken:
             pause = board.record_failure(now, poll.retry_after)
@@ -279,7 +265,7 @@ class Poller(Generic[R]):
             pages = await self._read(poll, read, range(number, stop))
             known, shown = len(seen), 0
             for page in pages.values():
-                seen.update(map(self._kind.key, page.data))
+                seen.update(map(self.kind.key, page.data))
                 shown += len(page.data)
                 counts.add(page.pagination.total_count)
                 total = page_count(page)
@@ -299,14 +285,14 @@ class Poller(Generic[R]):
         ):
             left = len(poll.left)
             stop = min(number + batch_size(left), total)
-            pages = await self._read(poll, self._kind.done, range(number, stop))
+            pages = await self._read(poll, self.kind.done, range(number, stop))
             for page in pages.values():
                 total = page_count(page)
             empty_pages = 0 if len(poll.left) < left else empty_pages + stop - number
             number = stop
 
     async def _read_done(self, poll: PollRound, numbers: Iterable[int]) -> dict[int, Page[R]]:
-        return await self._read(poll, self._kind.done, numbers)
+        return await self._read(poll, self.kind.done, numbers)
 
     async def _read(
         self, poll: PollRound, read: Read[R], numbers: Iterable[int]
@@ -329,9 +315,9 @@ class Poller(Generic[R]):
                 return
             found[number] = page
             if page.skipped:  # they may be rows that are waited for
-                poll.unreadable = DecodeError(f"list_{self._kind.name}s", page.skipped)
+                poll.unreadable = DecodeError(f"list_{self.kind.name}s", page.skipped)
             for row in page.data:
-                self._record_row(poll, fold(self._kind.key(row)), row)
+                self._record_row(poll, fold(self.kind.key(row)), row)
 
         await gather_all([read_page(number) for number in numbers])
         return found
@@ -371,13 +357,13 @@ class Poller(Generic[R]):
         if watched is None:
             return
         poll.left.discard(key)
-        state = sys.intern(self._kind.state(row))  # one string for all rows in the same state
-        self._schedule.record_row(key, state, self._kind.moment(row), self._clock.monotonic())
+        state = sys.intern(self.kind.state(row))  # one string for all rows in the same state
+        self._schedule.record_row(key, state, self.kind.moment(row), self._clock.monotonic())
         for wait in watched.waits:
             wait.record_state(key, state, row)
         if not row.is_terminal:
             watched.unsettled, watched.unsettled_row = 0, None
-        elif self._kind.is_settled(row) or watched.unsettled >= _MAX_UNSETTLED:
+        elif self.kind.is_settled(row) or watched.unsettled >= _MAX_UNSETTLED:
             self._end(key, row)
         else:
             watched.unsettled += 1
@@ -387,11 +373,11 @@ class Poller(Generic[R]):
         watched = self._schedule.get(key)
         if watched is None:
             return
-        name = self._kind.name
+        name = self.kind.name
         # Its row may be one that could not be read.
         error = unreadable or NotFound(
             status=404,
-            message=f"no {name} {watched.original} is in any page of GET {self._kind.path}",
+            message=f"no {name} {watched.original} is in any page of GET {self.kind.path}",
         )
         self._end(key, error)
 

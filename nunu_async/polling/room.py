@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from nunu_async.core.cancellation import finish
 from nunu_async.core.clock import Clock, time_limit
@@ -18,10 +19,13 @@ from nunu_async.models.runs import Run, StartedRun
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.polling.kinds import execution_kind, job_kind, job_of, run_kind
 from nunu_async.polling.poller import Poller
-from nunu_async.polling.subscription import Change
+from nunu_async.polling.round import PollSource
+from nunu_async.polling.subscription import Change, Pollable
 from nunu_async.polling.waiting import WaitApi, WaitOptions
 
 __all__ = ["OnStart", "PollingService"]
+
+R = TypeVar("R", bound=Pollable)
 
 _LOG = logging.getLogger("nunu_async.polling")
 
@@ -45,21 +49,21 @@ class PollingService:
         self._jobs_api = jobs
         self._clock = clock
         self._cleanup = cleanup
-        fail_all = self._fail_all
-        watch_runs = Poller(run_kind(runs), clock=clock, on_refused=fail_all, closed=closed)
-        watch_jobs = Poller(job_kind(jobs, runs), clock=clock, on_refused=fail_all, closed=closed)
-        watch_executions = Poller(
-            execution_kind(executions), clock=clock, on_refused=fail_all, closed=closed
-        )
-        self._pollers = (watch_runs, watch_jobs, watch_executions)
-        self.runs: WaitApi[Run] = WaitApi(watch_runs, clock=clock)
-        self.jobs: WaitApi[Job] = WaitApi(watch_jobs, clock=clock)
-        self.executions: WaitApi[TestPlanExecution] = WaitApi(watch_executions, clock=clock)
+        self._closed = closed
+        self._pollers: list[Poller[Any]] = []
+        self.runs = self._waits(run_kind(runs))
+        self.jobs = self._waits(job_kind(jobs, runs))
+        self.executions = self._waits(execution_kind(executions))
+
+    def _waits(self, source: PollSource[R]) -> WaitApi[R]:
+        poller = Poller(source, clock=self._clock, on_refused=self._fail_all, closed=self._closed)
+        self._pollers.append(poller)
+        return WaitApi(poller, clock=self._clock)
 
     def _fail_all(self, error: NunuError) -> None:
         # All resources are read with the same key and the same permission.
-        for watcher in self._pollers:
-            watcher.fail(error)
+        for poller in self._pollers:
+            poller.fail(error)
 
     async def run_to_end(
         self,
@@ -103,9 +107,8 @@ class PollingService:
         execution_id = started.test_plan_execution_id
         if execution_id is None:
             raise NunuError("what was started has neither jobs nor an execution to wait for")
-        await self.executions.one(
-            execution_id, WaitOptions(timeout=terms.timeout, interval=terms.interval)
-        )
+        quiet = WaitOptions[TestPlanExecution](timeout=terms.timeout, interval=terms.interval)
+        await self.executions.many((execution_id,), quiet)
         listing = self._jobs_api.list(test_plan_execution_id=execution_id)
         jobs = tuple([job async for job in listing])
         failed = tuple(job.job_id for job in jobs if not job.succeeded)
@@ -132,7 +135,7 @@ class PollingService:
             on_change=as_job,
             raise_on_failure=terms.raise_on_failure,
         )
-        run = await self.runs.one(run_id, run_terms)
+        (run,) = await self.runs.many((run_id,), run_terms)
         return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
 
     async def _stop(self, starting: asyncio.Task[StartedRun]) -> None:
@@ -151,10 +154,10 @@ class PollingService:
 
     async def close(self) -> None:
         """End every wait with `ClientClosed`."""
-        for watcher in self._pollers:
-            watcher.end()
-        for watcher in self._pollers:
-            await watcher.close()
+        for poller in self._pollers:
+            poller.end()
+        for poller in self._pollers:
+            await poller.close()
 
 
 def _add_ids(starting: asyncio.Task[StartedRun], error: ClientClosed) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -30,6 +29,9 @@ class Pollable(Protocol):
 
 R = TypeVar("R", bound=Pollable)
 
+# Shared, as ten thousand waits may need none of their own.
+_NONE: Final[dict[str, list[str]]] = {}
+
 
 @attrs.frozen(kw_only=True)
 class Change(Generic[R]):
@@ -48,16 +50,16 @@ class Change(Generic[R]):
     row: R
 
 
+@attrs.define(eq=False, weakref_slot=False)
 class Subscription(Generic[R]):
     """One call that waits, for one id or for many.
 
-    Args:
-        turns: limits how many of all waits are woken in one turn of the event loop.
-
     Attributes:
         pending: ids without an outcome, each with the state of the last `Change` for it.
-        news: ids that got an outcome and that the caller has not handled yet.
+        interval: seconds between two polls.
+        turns: limits how many of all waits are woken in one turn of the event loop.
         changes: those that the caller has not handled yet; None where it wants none.
+        news: ids that got an outcome and that the caller has not handled yet.
         finished: terminal rows, by id as the caller passed it.
         id_errors: the errors of single ids, by id as the caller passed it.
         error: what ended the wait for all ids.
@@ -65,40 +67,27 @@ class Subscription(Generic[R]):
         timer: calls `expire`.
     """
 
-    __slots__ = (
-        "_spellings",
-        "_turns",
-        "_waker",
-        "changes",
-        "error",
-        "expired",
-        "finished",
-        "id_errors",
-        "interval",
-        "news",
-        "pending",
-        "timer",
-    )
+    pending: dict[str, str | None]
+    interval: float
+    turns: Turns
+    changes: list[Change[R]] | None
+    news: list[str] = attrs.field(factory=list, init=False)
+    finished: dict[str, R] = attrs.field(factory=dict, init=False)
+    id_errors: dict[str, NunuError] = attrs.field(factory=dict, init=False)
+    error: NunuError | None = attrs.field(default=None, init=False)
+    expired: bool = attrs.field(default=False, init=False)
+    timer: Timer | None = attrs.field(default=None, init=False)
+    # UUIDs as the caller wrote them, by their lower-case form where the two differ.
+    _spellings: dict[str, list[str]] = attrs.field(default=_NONE, init=False)
+    _waker: asyncio.Future[None] | None = attrs.field(default=None, init=False)
 
-    def __init__(
-        self, ids: Iterable[str], *, interval: float, wants_changes: bool, turns: Turns
-    ) -> None:
-        self._turns = turns
-        self.interval = interval
-        self.pending: dict[str, str | None] = dict.fromkeys(ids)
-        # UUIDs as the caller wrote them, by their lower-case form where the two differ.
-        self._spellings: dict[str, list[str]] = {}
+    def __attrs_post_init__(self) -> None:
+        spellings: dict[str, list[str]] = {}
         for name in self.pending:
             if (key := fold(name)) != name:
-                self._spellings.setdefault(key, []).append(name)
-        self.news: list[str] = []
-        self.changes: list[Change[R]] | None = [] if wants_changes else None
-        self.finished: dict[str, R] = {}
-        self.id_errors: dict[str, NunuError] = {}
-        self.error: NunuError | None = None
-        self.expired = False
-        self.timer: Timer | None = None
-        self._waker: asyncio.Future[None] | None = None
+                spellings.setdefault(key, []).append(name)
+        if spellings:
+            self._spellings = spellings
 
     def next_update(self) -> asyncio.Future[None]:
         """Return a future that is done as soon as there is anything to handle.
@@ -115,7 +104,7 @@ class Subscription(Generic[R]):
     def _wake(self) -> None:
         waker, self._waker = self._waker, None
         if waker is not None:
-            self._turns.wake(waker)
+            self.turns.wake(waker)
 
     def resolve(self, key: str, outcome: R | NunuError) -> None:
         """Record the outcome of one id: its terminal row, or an error."""

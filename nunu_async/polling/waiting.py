@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from typing import Generic, TypeVar
 
 import attrs
+from attrs.validators import optional
 
 from nunu_async.core.clock import Clock
 from nunu_async.endpoints.ids import path_id
 from nunu_async.errors import InputError, NotFound, NunuError, RunFailed, WaitTimeout
-from nunu_async.models.checks import describe
+from nunu_async.models.checks import check, describe
 from nunu_async.polling.arguments import INTERVAL
 from nunu_async.polling.poller import Poller
 from nunu_async.polling.subscription import Change, Pollable, Subscription
@@ -23,6 +24,14 @@ R = TypeVar("R", bound=Pollable)
 
 # Thirty years: more is infinity, or an integer too large for a float.
 _MAX_SECONDS = 1e9
+
+
+def _is_seconds(value: object) -> bool:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    return 0 < number <= _MAX_SECONDS  # false for NaN too
+
+
+_seconds = check(_is_seconds, "a number of seconds above 0")
 OnChange = Callable[[Change[R]], Awaitable[None] | None]
 
 
@@ -33,48 +42,18 @@ class WaitOptions(Generic[R]):
     Raises: InputError when a time is not a number of seconds above 0.
     """
 
-    timeout: float | None = None
-    interval: float = INTERVAL
+    timeout: float | None = attrs.field(default=None, validator=optional(_seconds))
+    interval: float = attrs.field(default=INTERVAL, validator=_seconds)
     on_change: OnChange[R] | None = None
     raise_on_failure: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        if self.timeout is not None:
-            _check_seconds("timeout", self.timeout)
-        _check_seconds("interval", self.interval)
-
-
-def _check_seconds(field: str, value: object) -> None:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
-    if not 0 < number <= _MAX_SECONDS:  # false for NaN too
-        raise InputError(field, f"must be a number of seconds above 0, not {describe(value)}")
 
 
 class WaitApi(Generic[R]):
     """Waits for ids of one resource."""
 
-    def __init__(self, watcher: Poller[R], *, clock: Clock) -> None:
-        self._poller = watcher
+    def __init__(self, poller: Poller[R], *, clock: Clock) -> None:
+        self._poller = poller
         self._clock = clock
-
-    async def one(self, name: str, terms: WaitOptions[R]) -> R:
-        """Return the row of one id once it is terminal.
-
-        Raises: what `many` does.
-        """
-        # Repeats `many` instead of awaiting it: ten thousand tasks may be suspended in this frame.
-        (name,) = self._validated((name,))
-        wait = self._open((name,), terms)
-        try:
-            self._poller.join(wait)
-            while wait.pending:
-                await wait.next_update()
-                await self._report_changes(wait, terms)
-                self._raise_if_ended(wait, terms)
-                wait.news.clear()
-        finally:
-            await self._close(wait)
-        return self._result([name], wait, terms)[0]
 
     async def many(self, names: Sequence[str], terms: WaitOptions[R]) -> tuple[R, ...]:
         """Return the rows of ids in the order given, once all are terminal.
@@ -82,11 +61,11 @@ class WaitApi(Generic[R]):
         Raises: InputError; WaitTimeout; NotFound, once all others are terminal; RunFailed if
         `raise_on_failure` is set; AuthenticationError, PermissionDenied and ClientClosed at once.
         """
-        ids = self._validated(names)
-        wait = self._open(ids, terms)
+        names = self._validated(names)  # ten thousand tasks may hold on to this frame
+        wait = self._open(names, terms)
         try:
-            if ids:
-                await self._poller.join_many(wait)
+            if names:
+                await self._poller.join(wait)
             while wait.pending:
                 await wait.next_update()
                 await self._report_changes(wait, terms)
@@ -94,7 +73,7 @@ class WaitApi(Generic[R]):
                 wait.news.clear()
         finally:
             await self._close(wait)
-        return self._result(ids, wait, terms)
+        return self._result(names, wait, terms)
 
     async def as_completed(
         self, names: Sequence[str], terms: WaitOptions[R]
@@ -107,7 +86,7 @@ class WaitApi(Generic[R]):
         wait = self._open(ids, terms)
         try:
             if ids:
-                await self._poller.join_many(wait)
+                await self._poller.join(wait)
             while wait.pending or wait.news:
                 await wait.next_update()
                 await self._report_changes(wait, terms)
@@ -133,10 +112,10 @@ class WaitApi(Generic[R]):
 
     def _open(self, names: Sequence[str], terms: WaitOptions[R]) -> Subscription[R]:
         wait: Subscription[R] = Subscription(
-            names,
+            pending=dict.fromkeys(names),
             interval=terms.interval,
-            wants_changes=terms.on_change is not None,
             turns=self._poller.turns,
+            changes=None if terms.on_change is None else [],
         )
         if names and terms.timeout is not None:
             wait.timer = self._clock.call_later(terms.timeout, wait.expire)
@@ -148,7 +127,7 @@ class WaitApi(Generic[R]):
         await self._poller.leave(wait)
 
     def _result(
-        self, names: list[str], wait: Subscription[R], terms: WaitOptions[R]
+        self, names: Sequence[str], wait: Subscription[R], terms: WaitOptions[R]
     ) -> tuple[R, ...]:
         for name in names:
             if name in wait.id_errors:

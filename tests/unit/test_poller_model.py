@@ -197,7 +197,7 @@ def test_each_wait_ends_once_and_in_time(
         waiter = WaitApi(poller, clock=clock)
 
         async def one(name: str) -> Row:
-            row = await waiter.one(name, WaitOptions())
+            (row,) = await waiter.many((name,), WaitOptions())
             assert name in service.completed, "over before the service said so"
             return row
 
