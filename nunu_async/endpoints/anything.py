@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from nunu_async.core.request import Replay, Request
 from nunu_async.errors import InputError
-from nunu_async.models.checks import describe
+from nunu_async.models.checks import describe, is_encodable
 from nunu_async.redact import Secret
 
 __all__ = ["anything"]
@@ -83,10 +83,8 @@ def _query(params: object) -> tuple[tuple[str, str], ...]:
 
 def _text(name: str, value: object) -> str:
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError(name, "holds what is no valid text") from None
+        if not is_encodable(value):
+            raise InputError(name, "holds what is no valid text")
         return value
     if isinstance(value, bool):
         return str(value).lower()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from nunu_async.errors import InputError
-from nunu_async.models.checks import describe, string_list
+from nunu_async.models.checks import describe, is_encodable, string_list
 
 __all__ = ["Check", "choice", "comma_list", "flag", "path_id", "query", "text"]
 
@@ -17,17 +16,6 @@ Check = Callable[[str, object], str | None]
 # Needs no quoting. Documented ids are UUIDs and short lower-case words; their exact length is not
 # checked, because the published pattern and samples disagree.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-
-
-def _is_text(value: object) -> bool:
-    """Tell whether a value is a non-empty string that can be encoded."""
-    if not isinstance(value, str) or not value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which would be dropped silently
-        return False
-    return True
 
 
 def path_id(field: str, value: object) -> str:
@@ -52,7 +40,7 @@ def comma_list(field: str, tags: object) -> str | None:
     """
     items = string_list(field, tags)
     for tag in items:
-        if not _is_text(tag) or "," in tag:
+        if not tag or not is_encodable(tag) or "," in tag:
             raise InputError(field, f"must be text without a comma, not {describe(tag)}")
     return ",".join(items) or None
 
@@ -86,9 +74,9 @@ def text(field: str, value: object) -> str | None:
     """Check for a string that can be encoded and is not empty: the API ignores an empty filter."""
     if value is None:
         return None
-    if not _is_text(value):
+    if not (isinstance(value, str) and value and is_encodable(value)):
         raise InputError(field, f"must be valid text that is not empty, not {describe(value)}")
-    return cast("str", value)
+    return value
 
 
 def query(

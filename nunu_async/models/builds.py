@@ -15,7 +15,7 @@ from attrs.validators import optional
 
 from nunu_async.errors import InputError
 from nunu_async.models.base import Model
-from nunu_async.models.checks import check, is_a, is_whole
+from nunu_async.models.checks import check, is_a, is_encodable, is_whole
 from nunu_async.models.choices import PLATFORMS, POLICIES, DeletionPolicy, Platform
 
 __all__ = [
@@ -53,10 +53,8 @@ def _check_text(field: str, value: object, shortest: int, longest: int) -> None:
         raise InputError(
             field, f"must be {shortest} to {longest} characters long, not {len(value)}"
         )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(field, "holds bytes that are not valid UTF-8") from None
+    if not is_encodable(value):
+        raise InputError(field, "holds bytes that are not valid UTF-8")
 
 
 def _name(_: object, attribute: attrs.Attribute[str], value: str) -> None:

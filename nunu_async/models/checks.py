@@ -11,7 +11,7 @@ import attrs
 
 from nunu_async.errors import InputError
 
-__all__ = ["check", "describe", "is_a", "is_whole", "string_list"]
+__all__ = ["check", "describe", "is_a", "is_encodable", "is_whole", "string_list"]
 
 Validator = Callable[[object, "attrs.Attribute[Any]", object], None]
 
@@ -63,3 +63,12 @@ def is_whole(least: int, most: float = math.inf) -> Callable[[object], bool]:
     return lambda value: (
         isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
     )
+
+
+def is_encodable(text: str) -> bool:
+    """Tell whether a string can be sent: one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

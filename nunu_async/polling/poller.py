@@ -84,7 +84,9 @@ class Poller(Generic[R]):
         self._task: asyncio.Task[None] | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._closed = closed
-        self._history = CompletedSearch(self._read_done, kind.moment)
+        self._history = CompletedSearch(
+            lambda poll, numbers: self._read(poll, kind.done, numbers), kind.moment
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rotation = 0
         self.turns = Turns(_WAKES_PER_TURN)
@@ -290,9 +292,6 @@ class Poller(Generic[R]):
                 total = page_count(page)
             empty_pages = 0 if len(poll.left) < left else empty_pages + stop - number
             number = stop
-
-    async def _read_done(self, poll: PollRound, numbers: Iterable[int]) -> dict[int, Page[R]]:
-        return await self._read(poll, self.kind.done, numbers)
 
     async def _read(
         self, poll: PollRound, read: Read[R], numbers: Iterable[int]
