@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nunu_async.cli.rows import Column, at_a_time, cell, run_with_client, span, tell_rows, when
+from nunu_async.cli.rows import Column, at_a_time, cell, span, tell_rows, when, with_client
 from nunu_async.client import NunuClient
 from nunu_async.models.test_plan_executions import TestPlanExecution
 
@@ -20,18 +20,15 @@ _EXECUTIONS: tuple[Column[TestPlanExecution], ...] = (
 )
 
 
-async def list_executions(arguments: argparse.Namespace) -> int:
+@with_client
+async def list_executions(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Print the matching executions; return the exit code."""
-
-    async def command(nunu: NunuClient) -> int:
-        rows = nunu.test_plan_executions.list(
-            test_plan_id=arguments.test_plan,
-            build_id=arguments.build,
-            status=arguments.status,
-            sort_by=arguments.sort_by,
-            sort_order=arguments.sort_order,
-            page_size=at_a_time(arguments.limit),
-        )
-        return await tell_rows(rows, arguments, _EXECUTIONS, "execution")
-
-    return await run_with_client(command)
+    rows = nunu.test_plan_executions.list(
+        test_plan_id=arguments.test_plan,
+        build_id=arguments.build,
+        status=arguments.status,
+        sort_by=arguments.sort_by,
+        sort_order=arguments.sort_order,
+        page_size=at_a_time(arguments.limit),
+    )
+    return await tell_rows(rows, arguments, _EXECUTIONS, "execution")

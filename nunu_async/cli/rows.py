@@ -11,12 +11,13 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterator,
     Mapping,
     Sequence,
 )
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import attrs
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # not needed to list executions
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
+_Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, int]]
 
 NOTHING = "-"
 _TABLE_ROWS = 50
@@ -55,39 +57,45 @@ class Column(Generic[T]):
     """Cells are cut at the start: the end of a path is its most useful part."""
 
 
-async def run_with_client(
-    command: Callable[[NunuClient], Awaitable[int]], client: Callable[[], NunuClient] = NunuClient
-) -> int:
-    """Run a command with a client configured from the environment, as `reported` does."""
+def with_client(
+    command: Callable[[NunuClient, argparse.Namespace], Awaitable[int]],
+    client: Callable[[argparse.Namespace], NunuClient] = lambda _: NunuClient(),
+) -> _Command:
+    """Decorate a command: call it with a client that the environment configures, as `reported`."""
 
-    async def with_client() -> int:
+    @reported
+    async def run(arguments: argparse.Namespace) -> int:
         check_key()
-        async with client() as nunu:
-            return await command(nunu)
+        async with client(arguments) as nunu:
+            return await command(nunu, arguments)
 
-    return await reported(with_client)
+    return run
 
 
-async def reported(command: Callable[[], Awaitable[int]]) -> int:
-    """Run a command; print errors on one line.
+def reported(command: Callable[[argparse.Namespace], Awaitable[int]]) -> _Command:
+    """Decorate a command: print its errors on one line, and return an exit code for them.
 
-    Returns the exit code: 0 also if the reader of standard output closed it.
+    The exit code is 0 also if the reader of standard output closed it.
     """
-    try:
-        return await command()
-    except (ConfigError, InputError) as error:
-        return usage_error(error)
-    except NunuError as error:
-        echo_err(f"{with_notes(error)}")
-        return 1
-    except BrokenPipeError:
-        return 0
-    except OSError as error:
-        echo_err(f"cannot write the result: {error.strerror}")
-        return 1
-    except RecursionError:  # `to_dict` returns unknown members at any depth
-        echo_err("cannot write the result: it is nested too deep for JSON")
-        return 1
+
+    async def run(arguments: argparse.Namespace) -> int:
+        try:
+            return await command(arguments)
+        except (ConfigError, InputError) as error:
+            return usage_error(error)
+        except NunuError as error:
+            echo_err(with_notes(error))
+            return 1
+        except BrokenPipeError:
+            return 0
+        except OSError as error:
+            echo_err(f"cannot write the result: {error.strerror}")
+            return 1
+        except RecursionError:  # `to_dict` returns unknown members at any depth
+            echo_err("cannot write the result: it is nested too deep for JSON")
+            return 1
+
+    return run
 
 
 def at_a_time(limit: int | None) -> int:

@@ -15,10 +15,10 @@ from nunu_async.cli.rows import (
     at_a_time,
     build_of,
     cell,
-    run_with_client,
     span,
     tell_rows,
     when,
+    with_client,
     word,
 )
 from nunu_async.cli.stdout import echo, write
@@ -60,111 +60,100 @@ _BUGS: tuple[Column[BugOccurrence], ...] = (
 )
 
 
-async def list_runs(arguments: argparse.Namespace) -> int:
+@with_client
+async def list_runs(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Print the matching runs; return the exit code."""
-
-    async def command(nunu: NunuClient) -> int:
-        runs = nunu.runs.list(
-            state=arguments.state,
-            multiplayer_test_id=arguments.test,
-            job_id=arguments.job,
-            test_plan_execution_id=arguments.execution,
-            test_type=arguments.type,
-            tags=arguments.tags,
-            bugs=arguments.bugs,
-            page_size=at_a_time(arguments.limit),
-        )
-        return await tell_rows(runs, arguments, _RUNS, "run")
-
-    return await run_with_client(command)
+    runs = nunu.runs.list(
+        state=arguments.state,
+        multiplayer_test_id=arguments.test,
+        job_id=arguments.job,
+        test_plan_execution_id=arguments.execution,
+        test_type=arguments.type,
+        tags=arguments.tags,
+        bugs=arguments.bugs,
+        page_size=at_a_time(arguments.limit),
+    )
+    return await tell_rows(runs, arguments, _RUNS, "run")
 
 
-async def get(arguments: argparse.Namespace) -> int:
+@with_client
+async def get(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Print one run in full; return the exit code."""
-
-    async def command(nunu: NunuClient) -> int:
-        with _hint_on_404(_RUN_ID_HINT):
-            run = await nunu.runs.get(arguments.run_id)
-        if arguments.json:
-            await write(as_json(run) + "\n", is_json=True)
-            return 0
-        from nunu_async.cli.summary import summary  # noqa: PLC0415 - drawing takes a while to load
-
-        await write(summary(run))
+    with _hint_on_404(_RUN_ID_HINT):
+        run = await nunu.runs.get(arguments.run_id)
+    if arguments.json:
+        await write(as_json(run) + "\n", is_json=True)
         return 0
+    from nunu_async.cli.summary import summary  # noqa: PLC0415 - drawing takes a while to load
 
-    return await run_with_client(command)
+    await write(summary(run))
+    return 0
 
 
-async def bugs(arguments: argparse.Namespace) -> int:
+@with_client
+async def bugs(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Print the bugs found in one run; return the exit code."""
 
-    async def found(nunu: NunuClient) -> AsyncIterator[BugOccurrence]:
+    async def found() -> AsyncIterator[BugOccurrence]:
         with _hint_on_404(_RUN_ID_HINT):
             occurrences = await nunu.runs.bugs(arguments.run_id)
         for bug in occurrences:
             yield bug
 
-    return await run_with_client(lambda nunu: tell_rows(found(nunu), arguments, _BUGS, "bug"))
+    return await tell_rows(found(), arguments, _BUGS, "bug")
 
 
-async def start(arguments: argparse.Namespace) -> int:
+@with_client
+async def start(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Start runs and print the ids of their jobs; return the exit code."""
-
-    async def command(nunu: NunuClient) -> int:
-        try:
-            started = await nunu.runs.start(
-                **fields_from(StartRun, vars(arguments)), marker=arguments.marker
-            )
-        except asyncio.CancelledError:
-            echo_err(f"{MAYBE}")
-            raise
-        except NunuError as error:
-            if may_have_acted(error):
-                error.add_note(MAYBE)
-            raise
-        if arguments.json:
-            await echo(as_json(started), is_json=True)
-            return 0
-        if started.test_plan_execution_id is not None:
-            echo_err(f"execution {cell(started.test_plan_execution_id)}")
-        ids = started.job_ids
-        if not ids and started.multiplayer_run_id is not None:
-            ids = (started.multiplayer_run_id,)
-            echo_err("the server named a run, and no job; `nunu-async wait run` takes it")
-        if not ids and started.test_plan_execution_id is None:
-            echo_err("the server named nothing that it started")
-            return 1
-        for job_id in ids:
-            await echo(cell(job_id))
+    try:
+        started = await nunu.runs.start(
+            **fields_from(StartRun, vars(arguments)), marker=arguments.marker
+        )
+    except asyncio.CancelledError:
+        echo_err(MAYBE)
+        raise
+    except NunuError as error:
+        if may_have_acted(error):
+            error.add_note(MAYBE)
+        raise
+    if arguments.json:
+        await echo(as_json(started), is_json=True)
         return 0
+    if started.test_plan_execution_id is not None:
+        echo_err(f"execution {cell(started.test_plan_execution_id)}")
+    ids = started.job_ids
+    if not ids and started.multiplayer_run_id is not None:
+        ids = (started.multiplayer_run_id,)
+        echo_err("the server named a run, and no job; `nunu-async wait run` takes it")
+    if not ids and started.test_plan_execution_id is None:
+        echo_err("the server named nothing that it started")
+        return 1
+    for job_id in ids:
+        await echo(cell(job_id))
+    return 0
 
-    return await run_with_client(command)
 
-
-async def stop(arguments: argparse.Namespace) -> int:
+@with_client
+async def stop(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Stop jobs and print the ids of those that were stopped; return the exit code."""
     job_ids = list(dict.fromkeys(arguments.job_ids))
-
-    async def command(nunu: NunuClient) -> int:
-        with _hint_on_404(_JOB_ID_HINT):
-            answer = await nunu.runs.stop(job_ids)
-        # The answer counts unknown ids, but has no entry for them.
-        known = {outcome.job_id.lower() for outcome in answer.results}
-        missing = [job_id for job_id in job_ids if job_id.lower() not in known]
-        for outcome in answer.failed:
-            reason = cell(outcome.error or outcome.message or outcome.status)
-            echo_err(f"{cell(outcome.job_id)}: not stopped: {reason}")
-        for job_id in missing:
-            echo_err(f"{cell(job_id)}: not stopped: no such job")
-        if arguments.json:
-            await echo(as_json(answer), is_json=True)
-        else:
-            for outcome in answer.stopped:
-                await echo(cell(outcome.job_id))
-        return 0 if answer.ok and not answer.failed and not missing else 1
-
-    return await run_with_client(command)
+    with _hint_on_404(_JOB_ID_HINT):
+        answer = await nunu.runs.stop(job_ids)
+    # The answer counts unknown ids, but has no entry for them.
+    known = {outcome.job_id.lower() for outcome in answer.results}
+    missing = [job_id for job_id in job_ids if job_id.lower() not in known]
+    for outcome in answer.failed:
+        reason = cell(outcome.error or outcome.message or outcome.status)
+        echo_err(f"{cell(outcome.job_id)}: not stopped: {reason}")
+    for job_id in missing:
+        echo_err(f"{cell(job_id)}: not stopped: no such job")
+    if arguments.json:
+        await echo(as_json(answer), is_json=True)
+    else:
+        for outcome in answer.stopped:
+            await echo(cell(outcome.job_id))
+    return 0 if answer.ok and not answer.failed and not missing else 1
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 from rich.filesize import decimal
@@ -15,7 +16,7 @@ from rich.filesize import decimal
 from nunu_async.cli.display import Board
 from nunu_async.cli.fields import fields_from
 from nunu_async.cli.output import echo_err
-from nunu_async.cli.rows import Column, cell, reported, run_with_client, span, tell_table
+from nunu_async.cli.rows import Column, cell, reported, span, tell_table, with_client
 from nunu_async.cli.stdout import echo, write
 from nunu_async.cli.threads import beside_the_loop
 from nunu_async.cli.upload import TIMEOUTS, Results, client_for, upload_all
@@ -43,89 +44,78 @@ _COLUMNS: tuple[Column[PendingUpload], ...] = (
 )
 
 
+@reported
 async def list_uploads(arguments: argparse.Namespace) -> int:
     """Print the interrupted uploads of every project; sends nothing and needs no key."""
-
-    async def command() -> int:
-        store = _open_store()
-        uploads = await beside_the_loop(lambda _: store.left_behind())
-        _print_foreign(store)
-        if arguments.json:
-            await write(json.dumps([_as_object(upload) for upload in uploads]) + "\n", is_json=True)
-        elif uploads:
-            await tell_table(uploads, _COLUMNS)
-        elif not store.foreign:
-            echo_err(_NOTHING)
-        return 0
-
-    return await reported(command)
+    store = _open_store()
+    uploads = await beside_the_loop(lambda _: store.left_behind())
+    _print_foreign(store)
+    if arguments.json:
+        await write(json.dumps([_as_object(upload) for upload in uploads]) + "\n", is_json=True)
+    elif uploads:
+        await tell_table(uploads, _COLUMNS)
+    elif not store.foreign:
+        echo_err(_NOTHING)
+    return 0
 
 
-async def cancel(arguments: argparse.Namespace) -> int:
+@with_client
+async def cancel(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Cancel uploads on the server and remove their journals; return the exit code."""
-
-    async def command(nunu: NunuClient) -> int:
-        store = _open_store()
-        selected, code = await _select(store, arguments)
-        for upload in selected:
-            build_id = upload.kept.head.ticket.build_id
-            journal = await store.take(upload)
-            try:
-                outcome = "cancelled"
-                if journal.kept is not None:  # else it was completed or cancelled meanwhile
-                    clock, within = SystemClock(), TIMEOUTS.cleanup
-                    outcome = await abandon(
-                        nunu.builds, journal.kept, clock=clock, within=within, asked=True
-                    )
-                if outcome != "failed":
-                    await journal.forget()
-            finally:
-                await journal.close()
-            messages = {
-                "cancelled": f"cancelled build {build_id}",
-                "built": f"build {build_id} is complete, and was let be",
-            }
-            if outcome in messages:
-                await echo(messages[outcome])
-            else:
-                echo_err(f"build {build_id} could not be cancelled on the server; try later")
-                code = 1
-        return code
-
-    return await run_with_client(command)
-
-
-async def resume(arguments: argparse.Namespace) -> int:
-    """Resume interrupted uploads; return the exit code."""
-
-    async def command(nunu: NunuClient) -> int:
-        selected, code = await _select(_open_store(), arguments)
-        results = Results(arguments.json)
-        jobs: dict[str, BuildFile] = {}
-        sizes: dict[str, int] = {}
-        for upload in selected:
-            head = upload.kept.head
-            # A file may have uploads under several names, and under one name for several platforms.
-            label = head.path if head.path not in sizes else f"{head.path} ({head.request.name})"
-            label = label if label not in sizes else f"{head.path} ({head.ticket.build_id})"
-            sizes[label] = head.identity.size
-            if upload.file == "same":
-                jobs[label] = _job(upload, arguments.concurrency)
-            else:
-                problem = (
-                    "is not there any more" if upload.file == "missing" else "has changed since"
+    store = _open_store()
+    selected, code = await _select(store, arguments)
+    for upload in selected:
+        build_id = upload.kept.head.ticket.build_id
+        journal = await store.take(upload)
+        try:
+            outcome = "cancelled"
+            if journal.kept is not None:  # else it was completed or cancelled meanwhile
+                clock, within = SystemClock(), TIMEOUTS.cleanup
+                outcome = await abandon(
+                    nunu.builds, journal.kept, clock=clock, within=within, asked=True
                 )
-                build_id = head.ticket.build_id
-                reason = f"{problem}; `nunu-async uploads cancel {build_id}` gives the upload up"
-                results.failed[label] = SourceError(head.path, reason)
-        results.files = list(sizes)
-        board = Board(sizes)
-        for label in results.failed:
-            board.give_up(label)
-        await upload_all(nunu, jobs, board, results)
-        return 1 if results.failed else code
+            if outcome != "failed":
+                await journal.forget()
+        finally:
+            await journal.close()
+        messages = {
+            "cancelled": f"cancelled build {build_id}",
+            "built": f"build {build_id} is complete, and was let be",
+        }
+        if outcome in messages:
+            await echo(messages[outcome])
+        else:
+            echo_err(f"build {build_id} could not be cancelled on the server; try later")
+            code = 1
+    return code
 
-    return await run_with_client(command, lambda: client_for(arguments))
+
+@partial(with_client, client=client_for)
+async def resume(nunu: NunuClient, arguments: argparse.Namespace) -> int:
+    """Resume interrupted uploads; return the exit code."""
+    selected, code = await _select(_open_store(), arguments)
+    results = Results(arguments.json)
+    jobs: dict[str, BuildFile] = {}
+    sizes: dict[str, int] = {}
+    for upload in selected:
+        head = upload.kept.head
+        # A file may have uploads under several names, and under one name for several platforms.
+        label = head.path if head.path not in sizes else f"{head.path} ({head.request.name})"
+        label = label if label not in sizes else f"{head.path} ({head.ticket.build_id})"
+        sizes[label] = head.identity.size
+        if upload.file == "same":
+            jobs[label] = _job(upload, arguments.concurrency)
+        else:
+            problem = "is not there any more" if upload.file == "missing" else "has changed since"
+            build_id = head.ticket.build_id
+            reason = f"{problem}; `nunu-async uploads cancel {build_id}` gives the upload up"
+            results.failed[label] = SourceError(head.path, reason)
+    results.files = list(sizes)
+    board = Board(sizes)
+    for label in results.failed:
+        board.give_up(label)
+    await upload_all(nunu, jobs, board, results)
+    return 1 if results.failed else code
 
 
 async def _select(

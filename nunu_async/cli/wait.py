@@ -13,7 +13,7 @@ import attrs
 
 from nunu_async.cli.live import show
 from nunu_async.cli.output import count, echo_err, echo_lost, with_notes
-from nunu_async.cli.rows import NOTHING, Column, cell, run_with_client, span, tell_table
+from nunu_async.cli.rows import NOTHING, Column, cell, span, tell_table, with_client
 from nunu_async.cli.standings import Standings
 from nunu_async.cli.stdout import echo
 from nunu_async.cli.verdict import Row, milliseconds, name_of, result_of
@@ -93,25 +93,22 @@ class _Outcome(Generic[R]):
         return NOTHING if row is None else name_of(row)
 
 
-async def wait(arguments: argparse.Namespace) -> int:
+@with_client
+async def wait(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     """Wait until all are terminal and print their results; return the exit code."""
     kind: str = arguments.kind
     unique: dict[str, str] = {}
     for given in arguments.ids:
         unique.setdefault(fold(given), given)
     ids = list(unique.values())
-
-    async def command(nunu: NunuClient) -> int:
-        for key in ids:  # check all of them before anything is sent
-            path_id(f"{kind}_id", key)
-        functions: dict[str, Callable[..., Awaitable[Row]]] = {
-            "run": nunu.wait_for_run,
-            "job": nunu.wait_for_job,
-            "execution": nunu.wait_for_execution,
-        }
-        return await _wait(functions[kind], kind, ids, arguments)
-
-    return await run_with_client(command)
+    for key in ids:  # check all of them before anything is sent
+        path_id(f"{kind}_id", key)
+    functions: dict[str, Callable[..., Awaitable[Row]]] = {
+        "run": nunu.wait_for_run,
+        "job": nunu.wait_for_job,
+        "execution": nunu.wait_for_execution,
+    }
+    return await _wait(functions[kind], kind, ids, arguments)
 
 
 async def _wait(
