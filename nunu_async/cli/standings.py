@@ -138,7 +138,7 @@ class Standings(View, Generic[R]):
         if len(changes) > _MAX_CHANGES:
             described.append(f"{len(changes) - _MAX_CHANGES} more changes")
         totals = f"{_time(self.elapsed)}: {count(len(self._labels), self.noun)}: {counts}"
-        return f"{'; '.join([totals, *described])}"
+        return "; ".join([totals, *described])
 
     def drawing(self, console: Console) -> Live:
         """Return what draws the counts and, below them, the last changes."""

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -30,16 +30,15 @@ _HINTS = {
     "execution": "`nunu-async executions list` shows them",
 }
 
-R = TypeVar("R", bound=Row)
 T = TypeVar("T")
 
 
 @attrs.define
-class _Outcome(Generic[R]):
+class _Outcome:
     """The results of a wait, by id."""
 
-    standings: Standings[R]
-    finished: dict[str, R] = attrs.field(factory=dict)
+    standings: Standings[Row]
+    finished: dict[str, Row] = attrs.field(factory=dict)
     errors: dict[str, NunuError] = attrs.field(factory=dict)
     timed_out: bool = False
 
@@ -51,6 +50,24 @@ class _Outcome(Generic[R]):
             for key in self.standings.ids
             if key not in self.finished and key not in self.errors
         }
+
+    async def follow(
+        self, key: str, wait_for: Callable[..., Awaitable[Row]], arguments: argparse.Namespace
+    ) -> None:
+        """Wait for one id: waits share their polls, and each gets its own result or error."""
+        try:
+            self.finished[key] = await wait_for(
+                key,
+                timeout=arguments.timeout,
+                interval=arguments.interval,
+                on_change=self.standings.note,
+            )
+        except WaitTimeout:
+            self.timed_out = True
+        except NunuError as error:
+            if isinstance(error, NotFound):
+                error.add_note(_HINTS[arguments.kind])
+            self.errors[key] = error
 
     def exit_code(self, fail_on: str) -> int:
         """Return the exit code; a timeout outranks failures."""
@@ -108,37 +125,12 @@ async def wait(nunu: NunuClient, arguments: argparse.Namespace) -> int:
         "job": nunu.wait_for_job,
         "execution": nunu.wait_for_execution,
     }
-    return await _wait(functions[kind], kind, ids, arguments)
-
-
-async def _wait(
-    wait_for: Callable[..., Awaitable[R]],
-    noun: str,
-    ids: Sequence[str],
-    arguments: argparse.Namespace,
-) -> int:
-    outcome = _Outcome(Standings[R](noun, ids))
-
-    async def wait_for_one(key: str) -> None:
-        # A call per id: waits share their polls, and each gets its own result or error.
-        try:
-            outcome.finished[key] = await wait_for(
-                key,
-                timeout=arguments.timeout,
-                interval=arguments.interval,
-                on_change=outcome.standings.note,
-            )
-        except WaitTimeout:
-            outcome.timed_out = True
-        except NunuError as error:
-            if isinstance(error, NotFound):
-                error.add_note(_HINTS[noun])
-            outcome.errors[key] = error
+    outcome = _Outcome(Standings[Row](kind, ids))
 
     try:
         async with show(outcome.standings), asyncio.TaskGroup() as group:
             for key in ids:
-                group.create_task(wait_for_one(key))
+                group.create_task(outcome.follow(key, functions[kind], arguments))
     except asyncio.CancelledError:
         if outcome.pending:
             echo_err(f"still pending: {some(outcome.pending)}")
@@ -150,7 +142,7 @@ async def _wait(
     return outcome.exit_code(arguments.fail_on)
 
 
-async def _print_results(outcome: _Outcome[R], *, as_json: bool) -> None:
+async def _print_results(outcome: _Outcome, *, as_json: bool) -> None:
     """Print errors and results."""
     by_message: dict[str, list[str]] = {}
     for key, error in outcome.errors.items():
