@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
-from nunu_async.sandbox import shapes
 from nunu_async.sandbox.journal import Seen
 from nunu_async.sandbox.keys import Key
 
@@ -52,14 +51,6 @@ class ApiRequest:
 def bad_request(problem: str) -> NoReturn:
     """Respond with 400. Raises: HttpError, always."""
     raise HttpError(400, f"invalid request: {problem}")
-
-
-def check(rule: shapes.Rule, value: object, where: str = "") -> None:
-    """Check a body, or the parameter `where`, against its shape. Raises: HttpError."""
-    try:
-        rule(value, where)
-    except shapes.ShapeError as exc:
-        bad_request(f"{exc}")
 
 
 def usual_error(status: int) -> HttpError:

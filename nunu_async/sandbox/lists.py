@@ -7,9 +7,9 @@ from typing import Any, Generic
 import attrs
 from aiohttp import web
 
-from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import ApiRequest, bad_request, check
+from nunu_async.sandbox.exchange import ApiRequest, bad_request
 from nunu_async.sandbox.history import Criterion, Job, RowT, Run
+from nunu_async.sandbox.schemas import UUID, Schema, check
 
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _PAGE_SIZE = 20
@@ -20,7 +20,7 @@ _LARGEST_PAGE = 100
 class Filter(Generic[RowT]):
     """One query parameter that selects rows."""
 
-    rule: shapes.Rule
+    schema: Schema
     matches: Callable[[RowT, float, Any], object]
     """Whether a row matches at a time, and the parameter; UUIDs come in lower case."""
 
@@ -37,8 +37,8 @@ def read_criteria(
     criteria: list[Criterion[RowT]] = []
     for name, one in filters.items():
         if name in query:
-            check(one.rule, query[name], name)
-            wanted = query[name].lower() if one.rule is shapes.uuid else query[name]
+            check(one.schema, query[name], name)
+            wanted = query[name].lower() if one.schema is UUID else query[name]
             criteria.append((one.matches, wanted))
     return criteria
 

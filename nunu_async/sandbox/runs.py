@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import ApiRequest, HttpError, check
+from nunu_async.sandbox.exchange import ApiRequest, HttpError
 from nunu_async.sandbox.history import Execution, Job, Run
 from nunu_async.sandbox.lists import Filter, has_tags, page_response, read_criteria
+from nunu_async.sandbox.schemas import BODIES, TEXT, UUID, check
 from nunu_async.sandbox.world import Build, TestPlan
 
 _JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
@@ -15,41 +15,37 @@ _JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
 
 _RUN_FILTERS: dict[str, Filter[Run]] = {
     "state": Filter(
-        shapes.one_of("running", "completed", "all"),
+        {"enum": ["running", "completed", "all"]},
         lambda run, now, state: state in ("all", "completed" if now >= run.ended else "running"),
     ),
-    "multiplayer_test_id": Filter(shapes.uuid, lambda run, _, wanted: run.test.id == wanted),
-    "job_id": Filter(shapes.uuid, lambda run, _, wanted: run.job_id == wanted),
-    "test_plan_execution_id": Filter(
-        shapes.uuid, lambda run, _, wanted: run.job.execution_id == wanted
-    ),
-    "test_type": Filter(shapes.text(), lambda run, _, kind: run.test.kind == kind),
-    "tags": Filter(shapes.text(), has_tags),
+    "multiplayer_test_id": Filter(UUID, lambda run, _, wanted: run.test.id == wanted),
+    "job_id": Filter(UUID, lambda run, _, wanted: run.job_id == wanted),
+    "test_plan_execution_id": Filter(UUID, lambda run, _, wanted: run.job.execution_id == wanted),
+    "test_type": Filter(TEXT, lambda run, _, kind: run.test.kind == kind),
+    "tags": Filter(TEXT, has_tags),
     "bugs": Filter(
-        shapes.one_of("true", "false"),
+        {"enum": ["true", "false"]},
         lambda run, now, wanted: (run.bug_count(now) > 0) == (wanted == "true"),
     ),
 }
 _JOB_FILTERS: dict[str, Filter[Job]] = {
     "status": Filter(
-        shapes.one_of("queued", "running", "completed", "all"),
+        {"enum": ["queued", "running", "completed", "all"]},
         lambda job, now, wanted: wanted in ("all", _JOB_STATUSES.get(job.status(now), "running")),
     ),
-    "test_plan_execution_id": Filter(
-        shapes.uuid, lambda job, _, wanted: job.execution_id == wanted
-    ),
-    "multiplayer_test_id": Filter(shapes.uuid, lambda job, _, wanted: job.test.id == wanted),
-    "tags": Filter(shapes.text(), has_tags),
+    "test_plan_execution_id": Filter(UUID, lambda job, _, wanted: job.execution_id == wanted),
+    "multiplayer_test_id": Filter(UUID, lambda job, _, wanted: job.test.id == wanted),
+    "tags": Filter(TEXT, has_tags),
 }
 _EXECUTION_FILTERS: dict[str, Filter[Execution]] = {
     "test_plan_id": Filter(
-        shapes.uuid, lambda row, _, wanted: row.plan is not None and row.plan.id == wanted
+        UUID, lambda row, _, wanted: row.plan is not None and row.plan.id == wanted
     ),
     "build_id": Filter(
-        shapes.uuid, lambda row, _, wanted: row.build is not None and row.build.id == wanted
+        UUID, lambda row, _, wanted: row.build is not None and row.build.id == wanted
     ),
     "status": Filter(
-        shapes.one_of("completed", "in_progress", "queued"),
+        {"enum": ["completed", "in_progress", "queued"]},
         lambda row, now, status: row.status(now) == status,
     ),
 }
@@ -57,7 +53,6 @@ _NAMES: dict[str, Callable[[Execution], tuple[bool, str]]] = {
     "test_plan_name": lambda row: _name_key(row.plan),
     "build_name": lambda row: _name_key(row.build),
 }
-_STOP = shapes.record({"job_ids": shapes.many(shapes.text(), low=1)}, required=("job_ids",))
 
 
 async def list_runs(request: ApiRequest) -> web.Response:
@@ -79,7 +74,7 @@ async def list_run_bugs(request: ApiRequest) -> web.Response:
 
 async def stop_runs(request: ApiRequest) -> web.Response:
     """Stop jobs; unknown ids are counted as received, and get no result."""
-    check(_STOP, request.body)
+    check(BODIES["stop_runs"], request.body)
     project = request.project
     ids = list(dict.fromkeys(request.body["job_ids"]))
     found = [project.history.find_job(job_id, request.now) for job_id in ids]
@@ -115,8 +110,8 @@ async def list_test_plan_executions(request: ApiRequest) -> web.Response:
     criteria = read_criteria(query, _EXECUTION_FILTERS)
     executions = request.project.history.executions(request.now, *criteria)
     sort_by, order = query.get("sort_by", "start_time"), query.get("sort_order", "desc")
-    check(shapes.one_of("start_time", *_NAMES), sort_by, "sort_by")
-    check(shapes.one_of("asc", "desc"), order, "sort_order")
+    check({"enum": ["start_time", *_NAMES]}, sort_by, "sort_by")
+    check({"enum": ["asc", "desc"]}, order, "sort_order")
     if sort_by in _NAMES:
         executions = sorted(executions, key=_NAMES[sort_by], reverse=order == "desc")
     elif order == "asc":
@@ -134,7 +129,7 @@ async def list_jobs(request: ApiRequest) -> web.Response:
 async def get_job(request: ApiRequest) -> web.Response:
     """Read one job; not one of the ten core operations, but needed to wait for jobs."""
     job_id = request.call.params["job_id"]
-    check(shapes.uuid, job_id, "job id")
+    check(UUID, job_id, "job id")
     job = request.project.history.find_job(job_id.lower(), request.now)
     if job is None:
         raise HttpError(404, "job not found")

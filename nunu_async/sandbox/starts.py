@@ -6,9 +6,9 @@ from typing import Any, NoReturn, TypeVar
 import attrs
 from aiohttp import web
 
-from nunu_async.sandbox import shapes
-from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request, check
+from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request
 from nunu_async.sandbox.history import Execution, Job, Order
+from nunu_async.sandbox.schemas import BODIES, TEXT, Schema, check
 from nunu_async.sandbox.uploads import find_build
 from nunu_async.sandbox.world import Build, DeploymentConfig, MultiplayerTest, Outcome, TestPlan
 
@@ -29,47 +29,11 @@ Named = TypeVar("Named", MultiplayerTest, TestPlan, DeploymentConfig)
 Body = dict[str, Any]
 
 
-def _location(value: object, where: str) -> None:
-    if value != "auto":
-        _COORDINATES(value, where)
-
-
-_COORDINATES = shapes.record({"lat": shapes.text(), "long": shapes.text()}, ("lat", "long"))
-_BUILDS = shapes.mapping(shapes.uuid, keys="123")
-_PLAYER = shapes.record(
-    {"deployment_config_id": shapes.uuid, "build_id": shapes.uuid, "extra_build_ids": _BUILDS},
-    required=("deployment_config_id",),
-)
-_OPTIONS = shapes.record(
-    {
-        "min_time_seconds": shapes.whole(0),
-        "max_time_seconds": shapes.whole(0),
-        "performance_monitoring": shapes.flag,
-        "mobile_auto_grant_permissions": shapes.flag,
-        "mobile_geolocation": shapes.text(),
-        "mobile_gpslocation": _location,
-    }
-)
-_START = shapes.record(
-    {
-        "multiplayer_test_id": shapes.text(1),
-        "test_plan_id": shapes.text(1),
-        "instructions": shapes.text(1),
-        "deployment_config_id": shapes.text(1),
-        "build_id": shapes.uuid,
-        "name": shapes.text(),
-        "agent_config_id": shapes.uuid,
-        "additional_tags": shapes.many(shapes.text()),
-        "retries": shapes.whole(0, 10),
-        "instances": shapes.whole(1, 10),
-        "render_templates": shapes.flag,
-        "template_data": shapes.record({}),
-        "options": _OPTIONS,
-        "extra_build_ids": _BUILDS,
-        "player_deployment_configs": shapes.mapping(_PLAYER),
-        "run_on_all_configured_devices": shapes.flag,
-    }
-)
+_LOCATION: Schema = {
+    "type": "object",
+    "required": ["lat", "long"],
+    "properties": {"lat": TEXT, "long": TEXT},
+}
 
 
 @attrs.frozen
@@ -141,11 +105,11 @@ async def start_run(request: ApiRequest) -> web.Response:
 def _check(request: ApiRequest) -> Body:
     """Check the members of the body; return those that a server of this dialect knows."""
     is_newest = request.project.dialect.is_newest
-    check(shapes.record({}), request.body)
+    check({"type": "object"}, request.body)
     body: Body = {
         name: value for name, value in request.body.items() if is_newest or name not in _NEWEST_ONLY
     }
-    check(_START, body)
+    check(BODIES["start_run"], body)
     targets = [name for name in _TARGETS if name in body]
     if len(targets) != 1:
         bad_request(f"provide exactly one of {', '.join(_TARGETS)}")
@@ -155,9 +119,7 @@ def _check(request: ApiRequest) -> Body:
     is_per_player = bool(body.get("player_deployment_configs"))
     if is_per_player and "multiplayer_test_id" not in body:
         bad_request("player_deployment_configs goes with multiplayer_test_id only")
-    options = body.get("options", {})
-    if options.get("mobile_gpslocation") == "auto" and "mobile_geolocation" not in options:
-        bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
+    _check_location(body.get("options", {}))
     if "deployment_config_id" not in body:
         if not is_per_player:
             bad_request("deployment_config_id is required")
@@ -166,6 +128,14 @@ def _check(request: ApiRequest) -> Body:
     if is_newest and "instructions" in body and "agent_config_id" not in body:
         bad_request("agent_config_id is required with instructions")
     return body
+
+
+def _check_location(options: Body) -> None:
+    location = options.get("mobile_gpslocation", "auto")
+    if location != "auto":
+        check(_LOCATION, location, "options.mobile_gpslocation")
+    elif "mobile_gpslocation" in options and "mobile_geolocation" not in options:
+        bad_request("options.mobile_gpslocation auto needs options.mobile_geolocation")
 
 
 def _configs(

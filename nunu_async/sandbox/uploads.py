@@ -7,8 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
-from nunu_async.sandbox import shapes, signing
-from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request, check
+from nunu_async.sandbox import signing
+from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request
+from nunu_async.sandbox.schemas import BODIES, check
 from nunu_async.sandbox.state import Upload
 from nunu_async.sandbox.world import Build
 
@@ -17,7 +18,7 @@ _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 
 async def initiate_upload(request: ApiRequest) -> web.Response:
     """Reserve space for a build, and say how to upload it."""
-    check(shapes.INITIATE, request.body)
+    check(BODIES["initiate_upload"], request.body)
     depot = request.project.depot
     project_id = request.body.get("project_id", depot.project_id)
     if project_id != depot.project_id:
@@ -69,7 +70,7 @@ async def get_upload_parts(request: ApiRequest) -> web.Response:
 async def complete_upload(request: ApiRequest) -> web.Response:
     """Turn the parts of an upload into a build."""
     body = request.body
-    check(shapes.COMPLETE, body)
+    check(BODIES["complete_upload"], body)
     if ("upload_id" in body) != ("parts" in body) or ("parts" in body) > ("object_key" in body):
         bad_request("upload_id, object_key and parts belong together")
     upload = _find_upload(request, body["build_id"], body)
