@@ -13,7 +13,7 @@ from urllib.parse import quote
 import attrs
 
 from nunu_async.sandbox.history import Execution, Job, Run
-from nunu_async.sandbox.world import Bug, Step
+from nunu_async.sandbox.world import Bug, Build, Step, TestPlan
 
 Letter = Literal["J", "M", "L", "N"]
 Json = dict[str, Any]
@@ -76,43 +76,36 @@ class Dialect:
 
     def run(self, run: Run, now: float) -> Json:
         """Serialize a run as lists show it."""
-        row: Json = {"multiplayer_run_id": run.run_id}
-        if not self._is_january:
-            row["job_id"] = run.job_id
-        row["project_id"] = self._project_id
-        fields = self._status_fields(run, now)
-        is_completed = now >= run.ended
-        was_started = run.started < run.ended
-        row["state"] = fields["state"]
-        row["result"] = fields["result"]
-        row["bug_info"] = self._bug_info(run, now)
-        row["test"] = {"id": run.test.id, "name": run.test.name, "type": run.test.kind}
-        row["build"] = None if run.build is None else {"id": run.build.id, "name": run.build.name}
-        row["created_at"] = self._time(run.created)
-        row["started_at"] = fields["started_at"]
-        row["completed_at"] = fields["completed_at"]
-        row["duration_ms"] = (
-            self._milliseconds(run.started, run.ended) if is_completed and was_started else None
-        )
-        row["initiator"] = dict(run.initiator)
-        row["tags"] = list(run.tags)
-        row["players"] = [
-            self._player(run, number, now) for number in range(1, run.test.players + 1)
-        ]
+        has_duration = run.started < run.ended <= now
+        row: Json = {
+            "multiplayer_run_id": run.run_id,
+            "job_id": run.job_id,
+            "project_id": self._project_id,
+            **self._status_fields(run, now),
+            "bug_info": self._bug_info(run, now),
+            "test": {"id": run.test.id, "name": run.test.name, "type": run.test.kind},
+            "build": None if run.build is None else {"id": run.build.id, "name": run.build.name},
+            "created_at": self._time(run.created),
+            "duration_ms": self._milliseconds(run.started, run.ended) if has_duration else None,
+            "initiator": dict(run.initiator),
+            "tags": list(run.tags),
+            "players": [self._player(run, number + 1, now) for number in range(run.test.players)],
+        }
+        if self._is_january:
+            del row["job_id"]
         return row
 
     def details(self, run: Run, now: float) -> Json:
         """Serialize a run with its steps and artifacts."""
         row = self.run(run, now)
-        data = run.job.template_data
-        row["templating_enabled"] = data is not None
-        row["template_data"] = None if data is None else dict(data)
+        row |= _template_fields(run.job)
         steps = self._steps(run, now)
         for player in row["players"]:
             player["artifacts"] = self._artifacts(run, player["id"], now)
             player["steps"] = steps
         if self.is_newest:
-            row["apps"] = [_app(run)]
+            app = {"role": "main", "provider_kind": run.config.source, "build_url": None}
+            row["apps"] = [{**app, **_named_fields("build", run.build)}]
         return row
 
     def bugs(self, run: Run, now: float) -> Json:
@@ -142,8 +135,7 @@ class Dialect:
             "build_id": None if job.build is None else job.build.id,
             "test_plan_execution_id": job.execution_id,
             "queue_rejection_reason": None,
-            "templating_enabled": job.template_data is not None,
-            "template_data": None if job.template_data is None else dict(job.template_data),
+            **_template_fields(job),
             "stopped_by": dict(job.initiator) if is_stopped else None,
             "tags": list(job.tags),
             "retries": {"total": job.retries, "remaining": job.retries_left(now)},
@@ -165,13 +157,10 @@ class Dialect:
         counts = {name: tally[name] for name in _COUNTS}
         if not self.is_newest:
             counts["stopped"] += counts.pop("skipped")
-        plan, build = execution.plan, execution.build
         return {
             "id": execution.execution_id,
-            "test_plan_id": None if plan is None else plan.id,
-            "test_plan_name": None if plan is None else plan.name,
-            "build_id": None if build is None else build.id,
-            "build_name": None if build is None else build.name,
+            **_named_fields("test_plan", execution.plan),
+            **_named_fields("build", execution.build),
             "status": status,
             "started_at": None if status == "queued" else self._time(execution.created),
             "started_by": execution.started_by,
@@ -195,23 +184,9 @@ class Dialect:
             return {"ok": True, "status": 200, "message": message, "data": flat}
         return flat
 
-    def start_error(self, status: int, message: str) -> Json:
-        """Return the further members of the error response to a start."""
-        if self.letter in ("J", "M"):
-            return {"ok": False, "status": status, "message": message}
-        return {}
-
-    def stop_error(self, received: int) -> Json:
-        """Return the further members of the error response to a stop without any job."""
-        if self.letter in ("J", "M"):
-            return {
-                "ok": False,
-                "message": "No jobs found in your project matching the provided IDs",
-                "received_count": received,
-                "stopped_count": 0,
-                "results": [],
-            }
-        return {}
+    def error_fields(self, **fields: object) -> Json:
+        """Return these and `ok` as further members of an error response, if it has any."""
+        return {"ok": False, **fields} if self.letter in ("J", "M") else {}
 
     def _status_fields(self, run: Run, now: float) -> Json:
         state, ended = run.state(now), run.ended
@@ -359,26 +334,21 @@ class Dialect:
         return round(duration) if self._is_january else duration
 
 
-def _app(run: Run) -> Json:
+def _template_fields(job: Job) -> Json:
+    return {"templating_enabled": job.template_data is not None, "template_data": job.template_data}
+
+
+def _named_fields(noun: str, named: Build | TestPlan | None) -> Json:
     return {
-        "role": "main",
-        "provider_kind": run.config.source,
-        "build_id": None if run.build is None else run.build.id,
-        "build_name": None if run.build is None else run.build.name,
-        "build_url": None,
+        f"{noun}_id": named.id if named else None,
+        f"{noun}_name": named.name if named else None,
     }
 
 
 def _items(step: Step, number: int, is_completed: bool) -> list[Json]:  # noqa: FBT001 - one question
     if not step.finish_condition:
         return []
-    return [
-        {
-            "id": f"{number}a",
-            "expected": step.finish_condition,
-            "status": _ITEM_STATUSES.get(step.result.upper(), "error")
-            if is_completed
-            else "pending",
-            "comment": step.report if is_completed else None,
-        }
-    ]
+    status = _ITEM_STATUSES.get(step.result.upper(), "error") if is_completed else "pending"
+    comment = step.report if is_completed else None
+    expected = step.finish_condition
+    return [{"id": f"{number}a", "expected": expected, "status": status, "comment": comment}]

@@ -1,9 +1,10 @@
 """Faults to inject, and which requests they apply to."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
@@ -13,7 +14,7 @@ _KNOWN = sorted([*OPERATIONS, "put_part"])
 
 Action = Literal["pass", "answer", "corrupt", "cut", "stall"]
 
-_ACTIONS = ("pass", "answer", "corrupt", "cut", "stall")
+_ACTIONS = get_args(Action)
 _LOWEST_STATUS = 200  # 1xx is not a final response
 _HIGHEST_STATUS = 599
 
@@ -119,10 +120,8 @@ class Faults:
     """Counts requests per fault, and decides which faults apply to each request."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
-        self._faults: list[Fault] = []
-        self._counts: list[int] = []
-        for fault in faults:
-            self.add(fault)
+        self._faults = list(faults)
+        self._counts: Counter[int] = Counter()
 
     @property
     def all(self) -> tuple[Fault, ...]:
@@ -132,7 +131,6 @@ class Faults:
     def add(self, fault: Fault) -> None:
         """Add a fault; its count begins with the next request."""
         self._faults.append(fault)
-        self._counts.append(0)
 
     def plan(self, operation: str, part_number: int | None) -> Plan:
         """Count one request, and return what to do with it.

@@ -1,6 +1,7 @@
 """Record every request that the sandbox receives."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -46,8 +47,8 @@ class Journal:
 
     def __init__(self) -> None:
         self._seen: list[Seen] = []
-        self._open: dict[Origin, int] = {"api": 0, "storage": 0}
-        self._connection_counts: dict[Origin, int] = {"api": 0, "storage": 0}
+        self._open: Counter[Origin] = Counter()
+        self._connection_counts: Counter[Origin] = Counter()
         # Keyed by the transport and not by the peer's address, as ports are reused.
         self._connection_numbers: WeakKeyDictionary[asyncio.BaseTransport, tuple[Origin, int]] = (
             WeakKeyDictionary()

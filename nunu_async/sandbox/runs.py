@@ -81,7 +81,13 @@ async def stop_runs(request: ApiRequest) -> web.Response:
     jobs = [job for job in found if job is not None]
     if not jobs:
         error = "no jobs found in your project matching the provided IDs"
-        raise HttpError(404, error, extra=project.dialect.stop_error(len(ids)))
+        extra = project.dialect.error_fields(
+            message="No jobs found in your project matching the provided IDs",
+            received_count=len(ids),
+            stopped_count=0,
+            results=[],
+        )
+        raise HttpError(404, error, extra=extra)
     results: list[dict[str, object]] = []
     for job in jobs:
         if project.history.stop(job, request.now):

@@ -234,4 +234,6 @@ def _find(request: ApiRequest, known: Sequence[Named], item_id: str, what: str) 
 
 def _not_found(request: ApiRequest, what: str) -> NoReturn:
     message = f"{what} not found"
-    raise HttpError(404, message, extra=request.project.dialect.start_error(404, message))
+    raise HttpError(
+        404, message, extra=request.project.dialect.error_fields(status=404, message=message)
+    )

@@ -49,9 +49,7 @@ async def initiate_upload(request: ApiRequest) -> web.Response:
 async def get_upload_parts(request: ApiRequest) -> web.Response:
     """Sign URLs of parts."""
     query = request.query
-    for name in ("upload_id", "object_key", "part_numbers"):
-        if not query.get(name):
-            bad_request(f"{name} is required")
+    _require(query, "upload_id", "object_key", "part_numbers")
     if not _NUMBERS.fullmatch(query["part_numbers"]):
         bad_request("part_numbers must be a comma-separated list of positive integers")
     numbers = [int(text) for text in query["part_numbers"].split(",")]
@@ -98,9 +96,7 @@ async def complete_upload(request: ApiRequest) -> web.Response:
 
 async def cancel_upload(request: ApiRequest) -> web.Response:
     """Cancel an upload."""
-    for name in ("build_id", "object_key"):
-        if not request.query.get(name):
-            bad_request(f"{name} is required")
+    _require(request.query, "build_id", "object_key")
     upload = _find_upload(request, request.query["build_id"], request.query)
     if upload.upload_id is not None and "upload_id" not in request.query:
         bad_request("a multipart upload needs upload_id")
@@ -134,6 +130,12 @@ async def get_build(request: ApiRequest) -> web.Response:
     if "details" in body:
         build["details"] = body["details"]
     return web.json_response(build)
+
+
+def _require(query: Mapping[str, str], *names: str) -> None:
+    for name in names:
+        if not query.get(name):
+            bad_request(f"{name} is required")
 
 
 def _find_upload(request: ApiRequest, build_id: str, fields: Mapping[str, Any]) -> Upload:

@@ -12,19 +12,9 @@ import attrs
 TestKind = Literal["verification", "task", "discovery"]
 
 
-def _seconds(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not value >= 0:
-        raise ValueError(f"{attribute.name} must be 0 or more seconds, not {value}")
-
-
-def _finite(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{attribute.name} must be 0 or more seconds, not {value}")
-
-
-def _count(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{attribute.name} must be 0 or more, not {value}")
+_COUNT = attrs.validators.ge(0)
+_SECONDS = attrs.validators.ge(0.0)
+_FINITE = (_SECONDS, attrs.validators.lt(math.inf))
 
 
 @attrs.frozen
@@ -50,7 +40,7 @@ class Artifact:
     """One file that a run produces, for each of its players."""
 
     filename: str
-    size: int = attrs.field(default=0, validator=_count)
+    size: int = attrs.field(default=0, validator=_COUNT)
     url: str | None = None
     """None generates a URL on the storage origin, which serves nothing there."""
 
@@ -67,7 +57,7 @@ class Bug:
     severity: Literal["low", "medium", "high", "critical"] = "medium"
     confidence: Literal["low", "medium", "high"] = "medium"
     reproduction_steps: str = "1. Start\n2. Look"
-    player_number: int = attrs.field(default=0, validator=_count)
+    player_number: int = attrs.field(default=0, validator=_COUNT)
     """From 0, as documented, even where the players themselves are numbered from 1."""
     test_step: int = 1
     turn: int = 1
@@ -82,12 +72,12 @@ class Script:
     one as it is. The result and the bugs are shown once the run is completed.
     """
 
-    queue_seconds: float = attrs.field(default=0.0, validator=_finite)
+    queue_seconds: float = attrs.field(default=0.0, validator=_FINITE)
     """From the start of the job to the appearance of the run."""
-    initialize_seconds: float = attrs.field(default=5.0, validator=_finite)
-    run_seconds: float = attrs.field(default=30.0, validator=_seconds)
+    initialize_seconds: float = attrs.field(default=5.0, validator=_FINITE)
+    run_seconds: float = attrs.field(default=30.0, validator=_SECONDS)
     """Infinity for a run that lasts until it is stopped."""
-    cleanup_seconds: float = attrs.field(default=0.0, validator=_finite)
+    cleanup_seconds: float = attrs.field(default=0.0, validator=_FINITE)
     """From the end of the run to the end of its job."""
     result: str = "SUCCESS"
     bugs: Sequence[Bug] = attrs.field(default=(), hash=False)
@@ -108,14 +98,10 @@ class MultiplayerTest:
     id: str
     name: str
     kind: TestKind = "verification"
-    players: int = 1
+    players: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     goals: Sequence[str] = attrs.field(default=("Start the game",), hash=False)
     script: Script | None = None
     """The default script of its runs; None uses that of the sandbox."""
-
-    def __attrs_post_init__(self) -> None:
-        if self.players < 1:
-            raise ValueError(f"players must be at least 1, not {self.players}")
 
     def steps(self, script: Script) -> Iterator[Step]:
         """Yield the steps of a run that follows a script."""
@@ -160,13 +146,13 @@ class DeploymentConfig:
 class Outcome:
     """The course and the counts of a test plan execution without runs of its own."""
 
-    passed: int = attrs.field(default=0, validator=_count)
-    failed: int = attrs.field(default=0, validator=_count)
-    stopped: int = attrs.field(default=0, validator=_count)
-    skipped: int = attrs.field(default=0, validator=_count)
+    passed: int = attrs.field(default=0, validator=_COUNT)
+    failed: int = attrs.field(default=0, validator=_COUNT)
+    stopped: int = attrs.field(default=0, validator=_COUNT)
+    skipped: int = attrs.field(default=0, validator=_COUNT)
     """Older dialects than the newest count them as stopped."""
-    queue_seconds: float = attrs.field(default=5.0, validator=_finite)
-    run_seconds: float = attrs.field(default=60.0, validator=_seconds)
+    queue_seconds: float = attrs.field(default=5.0, validator=_FINITE)
+    run_seconds: float = attrs.field(default=60.0, validator=_SECONDS)
 
     @property
     def total(self) -> int:
