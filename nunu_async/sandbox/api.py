@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl, unquote
 from aiohttp import web
 
 from nunu_async.sandbox.exchange import ApiRequest, Call, HttpError, bad_request
-from nunu_async.sandbox.journal import Origin, Seen
+from nunu_async.sandbox.journal import Origin
 from nunu_async.sandbox.keys import Key, Keyring
-from nunu_async.sandbox.listener import Body
+from nunu_async.sandbox.listener import Incoming
 from nunu_async.sandbox.operations import OPERATIONS
 from nunu_async.sandbox.project import Project
 
@@ -53,12 +53,11 @@ class Api:
             body["details"] = error.details
         return web.json_response({**body, **error.extra}, status=error.status)
 
-    async def serve(
-        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
-    ) -> web.Response:
+    async def serve(self, incoming: Incoming) -> web.Response:
         """Check key, project, body and ids in this order, then run the operation."""
         # The body is read even if the request is then refused: that keeps the connection usable.
-        raw = await _read(request, body)
+        request, call, seen = incoming.request, incoming.call, incoming.seen
+        raw = await _read(incoming)
         seen.body, problem = _parse(raw)
         seen.build_id = _build_id(call, seen.body, request.raw_path)
         operation = OPERATIONS.get(call.operation)
@@ -104,11 +103,12 @@ class Api:
         return key
 
 
-async def _read(request: web.BaseRequest, body: Body) -> bytes:
+async def _read(incoming: Incoming) -> bytes:
+    request = incoming.request
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    return await body.block(_BODY_LIMIT + 1)
+    return await incoming.block(_BODY_LIMIT + 1)
 
 
 def _parse(raw: bytes) -> tuple[Any, str | None]:

@@ -31,11 +31,12 @@ class PeerGoneError(Exception):
 
 
 @attrs.define(eq=False)
-class Body:
-    """The request body, counted into the journal as it is read."""
+class Incoming:
+    """A request; its body is counted into the journal as it is read."""
 
-    _request: web.BaseRequest
-    _seen: Seen
+    request: web.BaseRequest
+    call: Call
+    seen: Seen
     corrupt: bool = False
     """Flip the lowest bit of the first byte."""
 
@@ -54,15 +55,15 @@ class Body:
 
     async def _read(self, size: int) -> bytes:
         # The stream raises a bare RuntimeError if the connection was lost before the handler began.
-        if self._request.transport is None:
+        if self.request.transport is None:
             raise PeerGoneError
         try:
-            chunk = await self._request.content.read(size)
+            chunk = await self.request.content.read(size)
         except (OSError, web.RequestPayloadError) as exc:
             raise PeerGoneError from exc
-        if chunk and self.corrupt and not self._seen.received:
+        if chunk and self.corrupt and not self.seen.received:
             chunk = bytes([chunk[0] ^ 1]) + chunk[1:]
-        self._seen.received += len(chunk)
+        self.seen.received += len(chunk)
         return chunk
 
 
@@ -75,9 +76,7 @@ class Handler(Protocol):
         """Identify the operation of a request; never raises."""
         ...
 
-    async def serve(
-        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
-    ) -> web.Response:
+    async def serve(self, incoming: Incoming) -> web.Response:
         """Run the operation and build its response. Raises: HttpError, PeerGoneError."""
         ...
 
@@ -153,7 +152,7 @@ class Listener:
         )
         self._journal.arrive(seen, request.transport)
         try:
-            response = await self._respond(request, call, seen)
+            response = await self._respond(Incoming(request, call, seen))
             return await self._send(request, seen, response)
         except PeerGoneError:
             return web.Response()  # never sent; raising would be logged as a server error
@@ -163,35 +162,30 @@ class Listener:
             if seen.outcome == "open":
                 self._journal.settle(seen, "gone")
 
-    async def _respond(
-        self, request: web.BaseRequest, call: Call, seen: Seen
-    ) -> web.Response | None:
-        plan = self._faults.plan(call.operation, call.part_number)
-        body = Body(request, seen)
+    async def _respond(self, incoming: Incoming) -> web.Response | None:
+        plan = self._faults.plan(incoming.call.operation, incoming.call.part_number)
         if plan.latency:
             await self._sleep(plan.latency)
         fault = plan.fault
         if fault is None or fault.do == "corrupt":
-            body.corrupt = fault is not None
-            return await self._serve(request, call, body, seen)
+            incoming.corrupt = fault is not None
+            return await self._serve(incoming)
         if fault.effect:
-            await self._serve(request, call, body, seen)
+            await self._serve(incoming)
         elif fault.after is not None:
-            await body.skip(fault.after)
+            await incoming.skip(fault.after)
         if fault.do == "cut":
-            self._journal.settle(seen, "cut")
-            _reset(request)
+            self._journal.settle(incoming.seen, "cut")
+            _reset(incoming.request)
             return None
         if fault.do == "stall":
-            self._journal.settle(seen, "stalled")
+            self._journal.settle(incoming.seen, "stalled")
             await asyncio.get_running_loop().create_future()  # until close() cancels this task
         return self._fault_response(fault)
 
-    async def _serve(
-        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
-    ) -> web.Response:
+    async def _serve(self, incoming: Incoming) -> web.Response:
         try:
-            return await self._handler.serve(request, call, body, seen)
+            return await self._handler.serve(incoming)
         except HttpError as exc:
             return self._handler.error_response(exc)
 

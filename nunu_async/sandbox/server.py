@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from nunu_async.sandbox.api import Api
@@ -116,12 +116,7 @@ class Sandbox:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
     @property
@@ -218,22 +213,19 @@ class Sandbox:
 
         Raises: ValueError when an id is taken, or an endless run is to be completed.
         """
-        now = self._now()
         test = test or self.tests[0]
         script = script or test.script or self._history.script
-        age = {
+        ages = {
             "INITIALIZING": 0.0,
             "RUNNING": script.initialize_seconds,
             "COMPLETED": script.seconds,
-        }[state]
-        if created is None and age == math.inf:
-            raise ValueError("a run that goes on for good is never completed")
+        }
         run = Run(
             number=self._history.next_run,
             test=test,
             config=config or self.deployment_configs[0],
             script=script,
-            created=now - age if created is None else created,
+            created=self._created("a run", ages[state]) if created is None else created,
             tags=tuple(tags),
             build=build,
             initiator=initiator,
@@ -263,20 +255,17 @@ class Sandbox:
 
         Raises: ValueError when the id is taken, or an endless execution is to be completed.
         """
-        now = self._now()
         plan = plan or next(iter(self.test_plans), None)
         outcome = outcome or Outcome(passed=len(plan.tests) if plan is not None else 1)
-        age = {
+        ages = {
             "queued": 0.0,
             "in_progress": outcome.queue_seconds,
             "completed": outcome.queue_seconds + outcome.run_seconds,
-        }[status]
-        if created is None and age == math.inf:
-            raise ValueError("an execution that goes on for good is never completed")
+        }
         execution = Execution(
             number=self._history.next_execution,
             plan=plan,
-            created=now - age if created is None else created,
+            created=self._created("an execution", ages[status]) if created is None else created,
             outcome=outcome,
             build=build,
             started_by=started_by,
@@ -343,6 +332,11 @@ class Sandbox:
         if listeners:
             await self._project.objects.close()
             listeners.clear()
+
+    def _created(self, what: str, age: float) -> float:
+        if age == math.inf:
+            raise ValueError(f"{what} that goes on for good is never completed")
+        return self._now() - age
 
     def _origin(self, index: int) -> str:
         if not self._bound_ports:

@@ -29,15 +29,7 @@ class Address:
     """None for a single-part upload."""
 
 
-def issue(
-    secret: bytes,
-    *,
-    object_key: str,
-    upload_id: str | None,
-    part_number: int,
-    now: float,
-    life: float,
-) -> str:
+def issue(secret: bytes, address: Address, *, now: float, life: float) -> str:
     """Build the signed request target of one PUT, without scheme and host.
 
     Valid from `now` (Unix seconds) until just before `now + life`. X-Amz-Date and X-Amz-Expires
@@ -53,9 +45,10 @@ def issue(
         f"X-Until={now + life:.6f}",
         f"X-Note={_NOTE}",
     ]
-    if upload_id is not None:
-        query += [f"partNumber={part_number}", f"uploadId={quote(upload_id, safe='')}"]
-    target = f"{_BUCKET}{quote(object_key, safe='/')}?{'&'.join(query)}"
+    if address.upload_id is not None:
+        upload_id = quote(address.upload_id, safe="")
+        query += [f"partNumber={address.part_number}", f"uploadId={upload_id}"]
+    target = f"{_BUCKET}{quote(address.object_key, safe='/')}?{'&'.join(query)}"
     return f"{target}{_SIGNATURE_PARAMETER}{_signature(secret, 'PUT', target)}"
 
 

@@ -107,11 +107,10 @@ class Depot:
 
     def find_by_key(self, object_key: str, upload_id: str | None, now: float) -> Upload | None:
         """Find an open upload by what a storage URL contains."""
-        self.sweep(now)
-        for upload in self.uploads.values():
-            if upload.object_key == object_key and upload.upload_id == upload_id:
-                return upload if upload.is_open else None
-        return None
+        upload = self.find_open(build_id_of(object_key), now)
+        if upload is None or (upload.object_key, upload.upload_id) != (object_key, upload_id):
+            return None
+        return upload
 
     def find_build(self, build_id: str, now: float) -> Upload | None:
         """Find a build that exists: completed and not deleted, or still uploading."""
@@ -180,3 +179,8 @@ class Depot:
             created=now,
             deadline=now + minutes * 60,
         )
+
+
+def build_id_of(object_key: str) -> str:
+    """Return the build id in an object key; "" if it has none."""
+    return object_key.partition("/")[2].partition("/")[0]

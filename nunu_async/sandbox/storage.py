@@ -7,10 +7,10 @@ from aiohttp import web
 
 from nunu_async.sandbox import signing
 from nunu_async.sandbox.exchange import Call, HttpError
-from nunu_async.sandbox.journal import Origin, Seen
-from nunu_async.sandbox.listener import Body
+from nunu_async.sandbox.journal import Origin
+from nunu_async.sandbox.listener import Incoming
 from nunu_async.sandbox.project import Project
-from nunu_async.sandbox.state import Upload
+from nunu_async.sandbox.state import Upload, build_id_of
 
 _CREDENTIALS = ("X-Api-Key", "Authorization", "Cookie")
 # Object stores reject headers that the signature does not cover, except for these.
@@ -78,15 +78,14 @@ class Storage:
             status=error.status, text=text, content_type="application/xml", headers=headers
         )
 
-    async def serve(
-        self, request: web.BaseRequest, call: Call, body: Body, seen: Seen
-    ) -> web.Response:
+    async def serve(self, incoming: Incoming) -> web.Response:
         """Check headers, signature, upload and length of a PUT, then store its body as a part."""
+        request, call = incoming.request, incoming.call
         project, now = self._project, self._project.now()
         object_key = call.params.get("object_key", "")
-        build_id = object_key.partition("/")[2].partition("/")[0]
+        build_id = build_id_of(object_key)
         if build_id in project.depot.uploads:
-            seen.build_id = build_id
+            incoming.seen.build_id = build_id
         _check_headers(request)
         verdict = signing.check(
             project.secret, method=request.method, target=request.raw_path, now=now
@@ -102,15 +101,15 @@ class Storage:
         part_number = call.part_number or 1
         _check_length(upload, part_number, request.content_length or 0)
         try:
-            etag = await self._store(upload, part_number, body)
+            etag = await self._store(upload, part_number, incoming)
         except OSError as exc:
             raise HttpError(500, f"part not stored: {exc.strerror}") from exc
         return web.Response(headers={"ETag": f'"{etag}"'})
 
-    async def _store(self, upload: Upload, part_number: int, body: Body) -> str:
+    async def _store(self, upload: Upload, part_number: int, incoming: Incoming) -> str:
         attempt = self._project.objects.attempt(upload.build_id, part_number)
         try:
-            while block := await body.block():
+            while block := await incoming.block():
                 await attempt.write(block)
             # The upload may have ended meanwhile. No await between this check and `publish`.
             if self._project.depot.find_open(upload.build_id, self._project.now()) is None:

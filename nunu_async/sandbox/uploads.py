@@ -158,15 +158,10 @@ def find_build(request: ApiRequest, build_id: str) -> Build | None:
 
 
 def _url(request: ApiRequest, upload: Upload, part_number: int) -> str:
-    target = signing.issue(
-        request.project.secret,
-        object_key=upload.object_key,
-        upload_id=upload.upload_id,
-        part_number=part_number,
-        now=request.now,
-        life=request.project.url_life,
-    )
-    return f"{request.project.storage_url()}{target}"
+    project = request.project
+    address = signing.Address(upload.object_key, part_number, upload.upload_id)
+    target = signing.issue(project.secret, address, now=request.now, life=project.url_life)
+    return f"{project.storage_url()}{target}"
 
 
 def _check_parts(upload: Upload, parts: list[dict[str, Any]]) -> None:

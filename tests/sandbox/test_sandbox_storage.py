@@ -18,14 +18,10 @@ KEY = "sandbox-project/5b0f7c1e/a%20b.zip"
 
 
 def _target(**changes: Any) -> str:
-    fields: dict[str, Any] = {
-        "object_key": KEY,
-        "upload_id": "mpu-1",
-        "part_number": 3,
-        "now": 1000.0,
-        "life": 60.0,
-    }
-    return signing.issue(SECRET, **(fields | changes))
+    times = {"now": 1000.0, "life": 60.0}
+    times |= {name: changes.pop(name) for name in times if name in changes}
+    place: dict[str, Any] = {"object_key": KEY, "upload_id": "mpu-1", "part_number": 3}
+    return signing.issue(SECRET, signing.Address(**(place | changes)), **times)
 
 
 def _verdict(target: str, now: float = 1000.0, method: str = "PUT") -> str:
