@@ -46,12 +46,9 @@ class Api:
 
     def error_response(self, error: HttpError) -> web.Response:
         """Build the JSON response for an error."""
-        body: dict[str, object] = {"error": error.error}
-        if error.code is not None:
-            body["code"] = error.code
-        if error.details is not None:
-            body["details"] = error.details
-        return web.json_response({**body, **error.extra}, status=error.status)
+        code = {} if error.code is None else {"code": error.code}
+        body = {"error": error.error, **code, **error.extra}
+        return web.json_response(body, status=error.status)
 
     async def serve(self, incoming: Incoming) -> web.Response:
         """Check key, project, body and ids in this order, then run the operation."""

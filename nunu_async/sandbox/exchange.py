@@ -20,7 +20,6 @@ class HttpError(Exception):
     status: int
     error: str
     code: str | None = None
-    details: Mapping[str, object] | None = None
     extra: Mapping[str, object] = attrs.field(factory=dict)
     """Further members of the body; they override the usual ones."""
 

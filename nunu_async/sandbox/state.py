@@ -153,7 +153,7 @@ class Depot:
                     missing -= upload.size
         if missing > 0:
             sizes = {"used": used, "capacity": self.capacity, "needed": needed}
-            raise HttpError(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", sizes)
+            raise HttpError(402, "Storage capacity exceeded", "QUOTA_EXCEEDED", {"details": sizes})
         for upload in evicted:
             upload.is_evicted = True
             self._released.append(upload)
