@@ -21,9 +21,9 @@ from weakref import WeakSet
 import attrs
 
 from nunu_async.sandbox import Fault, Journal, Sandbox, Script, Seen
+from nunu_async.sandbox.builds import BuildStore, Upload
 from nunu_async.sandbox.faults import Faults, Plan
 from nunu_async.sandbox.signing import address
-from nunu_async.sandbox.state import Depot, Upload
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -105,7 +105,7 @@ class Ledger(Journal):
 
     def __init__(self) -> None:
         super().__init__()
-        self.depot: Depot
+        self.builds: BuildStore
         self.box: Sandbox
         self.entries: dict[str, Entry] = {}
         self.latest: Seen
@@ -175,7 +175,7 @@ class Ledger(Journal):
 
     def _entry(self, build_id: str) -> Entry | None:
         entry = self.entries.get(build_id)
-        if entry is None and (upload := self.depot.uploads.get(build_id)) is not None:
+        if entry is None and (upload := self.builds.uploads.get(build_id)) is not None:
             entry = self.entries[build_id] = Entry(upload, time.monotonic())
         return entry
 
@@ -198,7 +198,7 @@ class Ledger(Journal):
                 self._close(entry)
                 if entry.is_orphan:
                     self.expired.append(build_id)
-                del self.entries[build_id], self.depot.uploads[build_id]
+                del self.entries[build_id], self.builds.uploads[build_id]
         return ended
 
     def _close(self, entry: Entry) -> None:
@@ -207,7 +207,7 @@ class Ledger(Journal):
 
     def report(self) -> dict[str, Any]:
         """Tell all of it."""
-        for upload in self.depot.uploads.values():
+        for upload in self.builds.uploads.values():
             self._entry(upload.build_id)
         so_far = self.counts.copy()
         for entry in self.entries.values():
@@ -254,7 +254,7 @@ class Chance(Faults):
         if operation == "put_part":
             place = address(self._ledger.latest.target)
             build_id = "" if place is None else place.object_key.split("/")[1]
-            upload = self._ledger.depot.uploads.get(build_id)
+            upload = self._ledger.builds.uploads.get(build_id)
             is_verified = upload is not None and "verify" in upload.request.get("tags", ())
             kinds = _VERIFIED_PART if is_verified else _PART
         if self._only is None:
@@ -275,7 +275,7 @@ async def _serve(setup: Setup, pipe: Connection) -> None:
     chance = Chance(setup, ledger)
     # Chance is nothing that a test would want from a sandbox, so it takes none.
     box.journal, box._faults = ledger, chance  # noqa: SLF001 - see above
-    ledger.box, ledger.depot = box, box._project.depot  # noqa: SLF001 - see above
+    ledger.box, ledger.builds = box, box._project.builds  # noqa: SLF001 - see above
     for number in range(200):
         box.add_run(created=time.time() - 86_400 + number)
     loop = asyncio.get_running_loop()

@@ -5,11 +5,7 @@ mistake cannot be in both and go unnoticed.
 """
 
 from nunu_async.sandbox.faults import Fault
-from nunu_async.sandbox.history import Execution, Job, Run
-from nunu_async.sandbox.journal import Journal, Seen
-from nunu_async.sandbox.keys import Key
-from nunu_async.sandbox.server import Sandbox
-from nunu_async.sandbox.world import (
+from nunu_async.sandbox.fixtures import (
     Artifact,
     Bug,
     Build,
@@ -20,6 +16,10 @@ from nunu_async.sandbox.world import (
     Step,
     TestPlan,
 )
+from nunu_async.sandbox.history import Execution, Job, Run
+from nunu_async.sandbox.journal import Journal, Seen
+from nunu_async.sandbox.keys import Key
+from nunu_async.sandbox.server import Sandbox
 
 __all__ = [
     "Artifact",

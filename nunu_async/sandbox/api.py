@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import ApiRequest, Call, HttpError, bad_request
+from nunu_async.sandbox.http import ApiRequest, Call, HttpError, bad_request
 from nunu_async.sandbox.journal import Origin
 from nunu_async.sandbox.keys import Key, Keyring
 from nunu_async.sandbox.listener import Incoming
@@ -83,7 +83,7 @@ class Api:
         try:
             return await operation.handler(asked)
         finally:
-            released = self._project.depot.take_released()
+            released = self._project.builds.take_released()
             await self._project.objects.delete([upload.build_id for upload in released])
 
     def _check_key(self, request: web.BaseRequest, call: Call, permission: str, now: float) -> Key:

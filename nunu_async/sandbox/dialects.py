@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import attrs
 
+from nunu_async.sandbox.fixtures import Bug, Build, Step, TestPlan
 from nunu_async.sandbox.history import Execution, Job, Run
-from nunu_async.sandbox.world import Bug, Build, Step, TestPlan
 
 Letter = Literal["J", "M", "L", "N"]
 Json = dict[str, Any]

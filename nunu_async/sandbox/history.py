@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from nunu_async.sandbox.world import (
+from nunu_async.sandbox.fixtures import (
     DEPLOYMENT_CONFIGS,
     TEST_PLANS,
     TESTS,

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import attrs
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import Call, HttpError, usual_error
 from nunu_async.sandbox.faults import Fault, Faults
+from nunu_async.sandbox.http import Call, HttpError, usual_error
 from nunu_async.sandbox.journal import Journal, Origin, Seen
 
 Sleep = Callable[[float], Awaitable[object]]

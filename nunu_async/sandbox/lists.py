@@ -7,8 +7,8 @@ from typing import Any, Generic
 import attrs
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import ApiRequest, bad_request
 from nunu_async.sandbox.history import Criterion, Job, RowT, Run
+from nunu_async.sandbox.http import ApiRequest, bad_request
 from nunu_async.sandbox.schemas import UUID, Schema, check
 
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)

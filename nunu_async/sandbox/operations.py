@@ -6,7 +6,7 @@ import attrs
 from aiohttp import web
 
 from nunu_async.sandbox import runs, starts, uploads
-from nunu_async.sandbox.exchange import ApiRequest
+from nunu_async.sandbox.http import ApiRequest
 from nunu_async.sandbox.keys import MANAGE_BUILDS, OPERATE_RUNS, READ_RUNS
 
 

@@ -5,18 +5,18 @@ from collections.abc import Callable
 
 import attrs
 
+from nunu_async.sandbox.builds import BuildStore
 from nunu_async.sandbox.dialects import Dialect
-from nunu_async.sandbox.exchange import Call
 from nunu_async.sandbox.history import History
+from nunu_async.sandbox.http import Call
 from nunu_async.sandbox.objects import ObjectStore
-from nunu_async.sandbox.state import Depot
 
 
 @attrs.frozen(kw_only=True)
 class Project:
     """The one project of a sandbox."""
 
-    depot: Depot
+    builds: BuildStore
     objects: ObjectStore
     history: History
     dialect: Dialect
@@ -29,4 +29,4 @@ class Project:
 
     def is_named_by(self, call: Call) -> bool:
         """Return whether a path names this project, or none."""
-        return call.params.get("project_id", self.depot.project_id) == self.depot.project_id
+        return call.params.get("project_id", self.builds.project_id) == self.builds.project_id

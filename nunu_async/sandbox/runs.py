@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import ApiRequest, HttpError
+from nunu_async.sandbox.fixtures import Build, TestPlan
 from nunu_async.sandbox.history import Execution, Job, Run
+from nunu_async.sandbox.http import ApiRequest, HttpError
 from nunu_async.sandbox.lists import Filter, has_tags, page_response, read_criteria
 from nunu_async.sandbox.schemas import BODIES, TEXT, UUID, check
-from nunu_async.sandbox.world import Build, TestPlan
 
 _JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
 """By which jobs are filtered; those of any other status are `running`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from nunu_async.sandbox.exchange import bad_request
+from nunu_async.sandbox.http import bad_request
 
 Schema = Mapping[str, Any]
 

@@ -12,17 +12,10 @@ from types import MappingProxyType
 from typing import Self
 
 from nunu_async.sandbox.api import Api
+from nunu_async.sandbox.builds import BuildStore, Upload
 from nunu_async.sandbox.dialects import LETTERS, Dialect, Letter
 from nunu_async.sandbox.faults import Fault, Faults
-from nunu_async.sandbox.history import Execution, ExecutionStatus, History, Run, RunState
-from nunu_async.sandbox.journal import Journal
-from nunu_async.sandbox.keys import Key, Keyring
-from nunu_async.sandbox.listener import Listener, Sleep
-from nunu_async.sandbox.objects import ObjectStore
-from nunu_async.sandbox.project import Project
-from nunu_async.sandbox.state import Depot, Upload
-from nunu_async.sandbox.storage import Storage
-from nunu_async.sandbox.world import (
+from nunu_async.sandbox.fixtures import (
     Build,
     DeploymentConfig,
     MultiplayerTest,
@@ -30,6 +23,13 @@ from nunu_async.sandbox.world import (
     Script,
     TestPlan,
 )
+from nunu_async.sandbox.history import Execution, ExecutionStatus, History, Run, RunState
+from nunu_async.sandbox.journal import Journal
+from nunu_async.sandbox.keys import Key, Keyring
+from nunu_async.sandbox.listener import Listener, Sleep
+from nunu_async.sandbox.objects import ObjectStore
+from nunu_async.sandbox.project import Project
+from nunu_async.sandbox.storage import Storage
 
 _INITIATOR = MappingProxyType(
     {"type": "api", "value": {"key_id": "e4d3c2b1-a098-4876-8543-21f0e9d8c7b6"}}
@@ -91,7 +91,7 @@ class Sandbox:
         self._keys = Keyring({**keys, api_key: Key()})
         self._history = History(script)
         self._project = Project(
-            depot=Depot(
+            builds=BuildStore(
                 project_id=project_id,
                 part_size=part_size,
                 multipart_from=multipart_from,
@@ -146,8 +146,8 @@ class Sandbox:
     @property
     def uploads(self) -> Mapping[str, Upload]:
         """Every upload by build id, oldest first; those past their deadline are expired."""
-        self._project.depot.sweep(self._now())
-        return MappingProxyType(self._project.depot.uploads)
+        self._project.builds.sweep(self._now())
+        return MappingProxyType(self._project.builds.uploads)
 
     @property
     def tests(self) -> list[MultiplayerTest]:

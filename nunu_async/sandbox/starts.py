@@ -6,11 +6,11 @@ from typing import Any, NoReturn, TypeVar
 import attrs
 from aiohttp import web
 
-from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request
+from nunu_async.sandbox.fixtures import Build, DeploymentConfig, MultiplayerTest, Outcome, TestPlan
 from nunu_async.sandbox.history import Execution, Job, Order
+from nunu_async.sandbox.http import ApiRequest, HttpError, bad_request
 from nunu_async.sandbox.schemas import BODIES, TEXT, Schema, check
 from nunu_async.sandbox.uploads import find_build
-from nunu_async.sandbox.world import Build, DeploymentConfig, MultiplayerTest, Outcome, TestPlan
 
 _TARGETS = ("multiplayer_test_id", "test_plan_id", "instructions")
 # Members that go with one target only.

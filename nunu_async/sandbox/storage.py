@@ -6,11 +6,11 @@ from xml.sax.saxutils import escape
 from aiohttp import web
 
 from nunu_async.sandbox import signing
-from nunu_async.sandbox.exchange import Call, HttpError
+from nunu_async.sandbox.builds import Upload, build_id_of
+from nunu_async.sandbox.http import Call, HttpError
 from nunu_async.sandbox.journal import Origin
 from nunu_async.sandbox.listener import Incoming
 from nunu_async.sandbox.project import Project
-from nunu_async.sandbox.state import Upload, build_id_of
 
 _CREDENTIALS = ("X-Api-Key", "Authorization", "Cookie")
 # Object stores reject headers that the signature does not cover, except for these.
@@ -84,7 +84,7 @@ class Storage:
         project, now = self._project, self._project.now()
         object_key = call.params.get("object_key", "")
         build_id = build_id_of(object_key)
-        if build_id in project.depot.uploads:
+        if build_id in project.builds.uploads:
             incoming.seen.build_id = build_id
         _check_headers(request)
         verdict = signing.check(
@@ -95,7 +95,7 @@ class Storage:
             raise HttpError(403, problem, "SignatureDoesNotMatch")
         if verdict == "expired":
             raise HttpError(403, "Request has expired")
-        upload = project.depot.find_by_key(object_key, call.params.get("upload_id"), now)
+        upload = project.builds.find_by_key(object_key, call.params.get("upload_id"), now)
         if upload is None:
             raise HttpError(404, "the upload does not exist or is over")
         part_number = call.part_number or 1
@@ -112,7 +112,7 @@ class Storage:
             while block := await incoming.block():
                 await attempt.write(block)
             # The upload may have ended meanwhile. No await between this check and `publish`.
-            if self._project.depot.find_open(upload.build_id, self._project.now()) is None:
+            if self._project.builds.find_open(upload.build_id, self._project.now()) is None:
                 raise HttpError(404, "the upload ended during the request")
             etag = upload.parts[part_number] = attempt.publish()
         finally:

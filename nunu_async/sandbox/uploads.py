@@ -8,10 +8,10 @@ from typing import Any
 from aiohttp import web
 
 from nunu_async.sandbox import signing
-from nunu_async.sandbox.exchange import ApiRequest, HttpError, bad_request
+from nunu_async.sandbox.builds import Upload
+from nunu_async.sandbox.fixtures import Build
+from nunu_async.sandbox.http import ApiRequest, HttpError, bad_request
 from nunu_async.sandbox.schemas import BODIES, check
-from nunu_async.sandbox.state import Upload
-from nunu_async.sandbox.world import Build
 
 _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 
@@ -19,11 +19,11 @@ _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 async def initiate_upload(request: ApiRequest) -> web.Response:
     """Reserve space for a build, and say how to upload it."""
     check(BODIES["initiate_upload"], request.body)
-    depot = request.project.depot
-    project_id = request.body.get("project_id", depot.project_id)
-    if project_id != depot.project_id:
+    builds = request.project.builds
+    project_id = request.body.get("project_id", builds.project_id)
+    if project_id != builds.project_id:
         bad_request("project_id is not the project of this key")
-    upload = depot.initiate(request.body, request.now)
+    upload = builds.initiate(request.body, request.now)
     request.seen.build_id = upload.build_id
     if upload.upload_id is None:
         return web.json_response(
@@ -55,7 +55,9 @@ async def get_upload_parts(request: ApiRequest) -> web.Response:
     numbers = [int(text) for text in query["part_numbers"].split(",")]
     if len(set(numbers)) != len(numbers):
         bad_request("part_numbers must not repeat")
-    upload = request.project.depot.find_by_key(query["object_key"], query["upload_id"], request.now)
+    upload = request.project.builds.find_by_key(
+        query["object_key"], query["upload_id"], request.now
+    )
     if upload is None or not request.project.is_named_by(request.call):
         bad_request("no such upload")
     request.seen.build_id = upload.build_id
@@ -100,19 +102,19 @@ async def cancel_upload(request: ApiRequest) -> web.Response:
     upload = _find_upload(request, request.query["build_id"], request.query)
     if upload.upload_id is not None and "upload_id" not in request.query:
         bad_request("a multipart upload needs upload_id")
-    request.project.depot.cancel(upload)
+    request.project.builds.cancel(upload)
     return web.json_response({"success": True})
 
 
 async def get_build(request: ApiRequest) -> web.Response:
     """Read one build."""
-    upload = request.project.depot.find_build(request.call.params["build_id"], request.now)
+    upload = request.project.builds.find_build(request.call.params["build_id"], request.now)
     if upload is None:
         raise HttpError(404, "build not found")
     body = upload.request
     build = {
         "build_id": upload.build_id,
-        "project_id": request.project.depot.project_id,
+        "project_id": request.project.builds.project_id,
         "name": upload.name,
         "platform": body["platform"],
         "status": "OK" if upload.state == "completed" else "uploading",
@@ -139,7 +141,7 @@ def _require(query: Mapping[str, str], *names: str) -> None:
 
 
 def _find_upload(request: ApiRequest, build_id: str, fields: Mapping[str, Any]) -> Upload:
-    upload = request.project.depot.find_open(build_id, request.now)
+    upload = request.project.builds.find_open(build_id, request.now)
     if (
         upload is None
         or fields.get("object_key", upload.object_key) != upload.object_key
@@ -151,7 +153,7 @@ def _find_upload(request: ApiRequest, build_id: str, fields: Mapping[str, Any]) 
 
 def find_build(request: ApiRequest, build_id: str) -> Build | None:
     """Find a completed build, as runs refer to it."""
-    upload = request.project.depot.find_build(build_id, request.now)
+    upload = request.project.builds.find_build(build_id, request.now)
     if upload is None or upload.state != "completed":
         return None
     return Build(upload.build_id, upload.name)

@@ -41,8 +41,8 @@ from nunu_async import (
     UploadOutcomeUnknown,
 )
 from nunu_async.sandbox import Fault, Sandbox
+from nunu_async.sandbox.builds import Upload
 from nunu_async.sandbox.journal import Seen
-from nunu_async.sandbox.state import Upload
 from nunu_async.upload.resume import KEPT
 
 PART = 8 * 1024

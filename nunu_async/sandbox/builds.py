@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import attrs
 
-from nunu_async.sandbox.exchange import HttpError
+from nunu_async.sandbox.http import HttpError
 
 UploadState = Literal["uploading", "completed", "cancelled", "expired"]
 
@@ -64,7 +64,7 @@ class Upload:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Depot:
+class BuildStore:
     """The build storage of one project."""
 
     project_id: str
