@@ -45,6 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if loop == "debug":
         config.option.asyncio_debug = True  # pytest-asyncio sets this on every loop it is given
     _loop_factory(loop)  # what was asked for and is not there fails here, never by a skip
+    # Both workers, and each process that a test starts, would compile all that they import anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, NewLoop]:
