@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 from disclosed import OBEYED
+from warm_commands import WarmProcess, start, suits
 
 from nunu_async.sandbox import Sandbox
 
@@ -30,6 +31,8 @@ STRICT = ("-X", "dev", "-W", "error")
 # Development mode also tells of slow turns of the loop, and on a busy machine each one is.
 _SLOW = re.compile(r"^Executing <.* took [0-9.]+ seconds\n", re.MULTILINE)
 
+
+_LONGEST_LINE = 1024 * 1024  # the report is one line
 
 # On Windows a process can send signals to those of its console only. So a command raises in itself
 # what it is asked for: by files named 1, 2, ... in a folder, with the number of a signal in each.
@@ -109,7 +112,7 @@ class Running:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
+        process: asyncio.subprocess.Process | WarmProcess,
         environ: Mapping[str, str],
         signals: Path | None = None,
     ) -> None:
@@ -190,13 +193,23 @@ async def started(
     python: tuple[str, ...] = STRICT,
     stdout: int = asyncio.subprocess.PIPE,
     wrapper: tuple[str, ...] = (),
+    warm: bool = False,
 ) -> AsyncIterator[Running]:
     """Start `nunu-async` with these arguments; it is gone when the context ends.
 
-    A `wrapper` is a command that runs the one that its own arguments are.
+    A `wrapper` is a command that runs the one that its own arguments are. A `warm` one is a fork
+    of an interpreter with all imports done, unless what is asked for needs one of its own.
     """
     environ = environment(env)
     with ExitStack() as stack:
+        usual = python == STRICT and stdout == asyncio.subprocess.PIPE and not wrapper
+        if warm and usual and suits(environ, environment()):
+            forked = Running(await start(STRICT, arguments, environ, cwd, _LONGEST_LINE), environ)
+            try:
+                yield forked
+            finally:
+                await forked.destroy()
+            return
         signals = None
         if sys.platform == "win32":
             signals = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -214,7 +227,7 @@ async def started(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
-            limit=1024 * 1024,  # the report is one line
+            limit=_LONGEST_LINE,
         )
         running = Running(process, environ, signals)
         try:
@@ -230,8 +243,10 @@ async def run(
     python: tuple[str, ...] = STRICT,
     stdout: int = asyncio.subprocess.PIPE,
 ) -> Ran:
-    """Run `nunu-async` to its end."""
-    async with started(*arguments, env=env, cwd=cwd, python=python, stdout=stdout) as running:
+    """Run `nunu-async` to its end, as a fork where it can be one."""
+    async with started(
+        *arguments, env=env, cwd=cwd, python=python, stdout=stdout, warm=True
+    ) as running:
         return await running.end()
 
 

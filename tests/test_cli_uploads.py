@@ -41,7 +41,8 @@ async def leave(
         make(folder, name, size=PARTS * 1000)
         box.add_fault(Fault(on="put_part", first=done + 1, times=4, do="stall"))
         before = stalled(box)
-        async with started("upload", name, "-n", f"N {name}", *SAID, env=env, cwd=folder) as one:
+        said = ["upload", name, "-n", f"N {name}", *SAID]
+        async with started(*said, env=env, cwd=folder, warm=True) as one:
             await until(lambda before=before: stalled(box) == before + 4)
             one.send_signal(signal.SIGINT)
             ran = await one.end(within=SOON)
