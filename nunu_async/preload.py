@@ -11,8 +11,6 @@ from nunu_async.core import codec
 from nunu_async.models.base import Model
 from nunu_async.models.page import Page, Pagination
 
-__all__ = ["load_everything"]
-
 
 def load_everything() -> None:
     """Load every module, and generate the decoding code; takes up to half a second."""

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-__all__ = ["Secret", "clean_details", "clean_values", "redact_url", "sanitize"]
-
 _HIDDEN = "***"
 # Characters of a text that are kept.
 _MAX_TEXT = 500

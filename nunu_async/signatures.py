@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-__all__ = ["takes"]
-
 F = TypeVar("F", bound=Callable[..., object])
 
 

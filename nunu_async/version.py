@@ -4,6 +4,4 @@ Duplicated from pyproject.toml: reading the installed metadata opens files and i
 parser, which costs over a tenth of what aiohttp does.
 """
 
-__all__ = ["__version__"]
-
 __version__ = "0.1.0"

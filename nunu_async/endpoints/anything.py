@@ -10,8 +10,6 @@ from nunu_async.errors import InputError
 from nunu_async.models.checks import describe, is_encodable
 from nunu_async.redact import Secret
 
-__all__ = ["anything"]
-
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _REPEATABLE = frozenset({"GET", "DELETE"})
 _PREFIX = "/api/v1"

@@ -37,8 +37,6 @@ from nunu_async.models.builds import (
 )
 from nunu_async.redact import Secret, sanitize
 
-__all__ = ["Builds", "secrets_of"]
-
 """The problem with a 200 that reports a failure; the JSON path follows."""
 
 # Members of responses to other operations, and of none to `complete_upload`.

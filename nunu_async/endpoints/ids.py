@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from nunu_async.errors import InputError
 from nunu_async.models.checks import describe, is_encodable, string_list
 
-__all__ = ["Check", "choice", "comma_list", "flag", "path_id", "query", "text"]
-
 Check = Callable[[str, object], str | None]
 """Checks the value of a field; returns it as text, or None if it is not set."""
 

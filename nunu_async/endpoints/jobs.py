@@ -17,8 +17,6 @@ from nunu_async.models.jobs import Job
 from nunu_async.models.page import Page
 from nunu_async.signatures import takes
 
-__all__ = ["JobFilters", "Jobs"]
-
 
 class JobFilters(TypedDict, total=False):
     """Which jobs a list has: those that match every filter."""

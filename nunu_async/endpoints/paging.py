@@ -15,8 +15,6 @@ from nunu_async.errors import InputError
 from nunu_async.models.base import Model
 from nunu_async.models.page import Page, Pagination
 
-__all__ = ["Listing", "PagedList"]
-
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 

@@ -38,8 +38,6 @@ from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import BugOccurrence, Run, RunDetails, StartedRun, StopResult
 from nunu_async.signatures import takes
 
-__all__ = ["RunFilters", "Runs"]
-
 _LOG = logging.getLogger("nunu_async.endpoints")
 
 # Seconds before each lookup of a start whose response was lost: lists lag behind starts.

@@ -14,8 +14,6 @@ from nunu_async.models.page import Page
 from nunu_async.models.test_plan_executions import TestPlanExecution
 from nunu_async.signatures import takes
 
-__all__ = ["ExecutionFilters", "TestPlanExecutions"]
-
 
 class ExecutionFilters(TypedDict, total=False):
     """Which executions a list has, and in which order."""

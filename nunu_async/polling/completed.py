@@ -11,8 +11,6 @@ from nunu_async.models.page import Page
 from nunu_async.polling.round import MAX_FAILURES, PollRound, batch_size, page_count
 from nunu_async.polling.subscription import Pollable
 
-__all__ = ["CompletedSearch"]
-
 R = TypeVar("R", bound=Pollable)
 
 # Pages in sequence without a wanted row, after which a search ends for this poll round: all other

@@ -19,8 +19,6 @@ from nunu_async.polling.round import PollSource, Read
 from nunu_async.polling.schedule import fold
 from nunu_async.polling.subscription import Pollable
 
-__all__ = ["execution_kind", "job_kind", "job_of", "run_kind"]
-
 R = TypeVar("R", bound=Pollable)
 
 _PAGE_SIZE = 100

@@ -38,8 +38,6 @@ from nunu_async.polling.round import (
 from nunu_async.polling.schedule import PollSchedule, fold
 from nunu_async.polling.subscription import Pollable, Subscription
 
-__all__ = ["Poller"]
-
 _LOG = logging.getLogger("nunu_async.polling")
 
 R = TypeVar("R", bound=Pollable)

@@ -23,8 +23,6 @@ from nunu_async.polling.round import PollSource
 from nunu_async.polling.subscription import Change, Pollable
 from nunu_async.polling.waiting import WaitApi, WaitOptions
 
-__all__ = ["OnStart", "PollingService"]
-
 R = TypeVar("R", bound=Pollable)
 
 _LOG = logging.getLogger("nunu_async.polling")

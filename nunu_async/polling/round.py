@@ -20,17 +20,6 @@ from nunu_async.errors import (
 from nunu_async.models.page import Page
 from nunu_async.polling.subscription import Pollable
 
-__all__ = [
-    "CONCURRENCY",
-    "MAX_FAILURES",
-    "PollRound",
-    "PollSource",
-    "Read",
-    "batch_size",
-    "gather_all",
-    "page_count",
-]
-
 R = TypeVar("R", bound=Pollable)
 T = TypeVar("T")
 Read = Callable[[int], Awaitable[Page[R]]]

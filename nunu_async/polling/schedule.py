@@ -11,8 +11,6 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-__all__ = ["PollSchedule", "TrackedId", "fold"]
-
 # Seconds of absence until an id counts as missing. A new row may appear in the lists with a delay;
 # one that was seen before is more likely absent for a moment only.
 _GRACE = 15.0

@@ -12,8 +12,6 @@ from nunu_async.core.turns import Turns
 from nunu_async.errors import NunuError
 from nunu_async.polling.schedule import fold
 
-__all__ = ["Change", "Pollable", "Subscription"]
-
 
 class Pollable(Protocol):
     """A row that can be polled until it is terminal."""

@@ -18,8 +18,6 @@ from nunu_async.polling.arguments import INTERVAL
 from nunu_async.polling.poller import Poller
 from nunu_async.polling.subscription import Change, Pollable, Subscription
 
-__all__ = ["OnChange", "WaitApi", "WaitOptions"]
-
 R = TypeVar("R", bound=Pollable)
 
 # Thirty years: more is infinity, or an integer too large for a float.

@@ -56,8 +56,6 @@ else:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
 
 
-__all__ = ["BLOCK", "BYTES_A_TURN", "OnSent", "PartBody", "keep_freed_memory"]
-
 # 256 KiB: the smallest block at which the cost per byte levelled off when 1 GiB went to loopback in
 # 16 MiB parts, 4 at once; four times the transport's own high-water mark.
 BLOCK: Final = 256 * 1024

@@ -37,8 +37,6 @@ from nunu_async.errors import (
 )
 from nunu_async.models.builds import CompletedPart, Ticket
 
-__all__ = ["ASSEMBLY_PAUSES", "BuildState", "Completion", "build_state"]
-
 _LOG = logging.getLogger("nunu_async.upload")
 
 # Seconds that the last request gets when the time for all of them is nearly used up.

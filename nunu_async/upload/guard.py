@@ -11,8 +11,6 @@ from nunu_async.upload.plan import Part, Plan
 from nunu_async.upload.progress import Ledger
 from nunu_async.upload.source import Source
 
-__all__ = ["SourceGuard"]
-
 _LOG = logging.getLogger("nunu_async.upload")
 
 # Changes of the ctime during one comparison that are tolerated before the upload fails.

@@ -20,17 +20,6 @@ from nunu_async.core import codec
 from nunu_async.models.builds import InitiateUpload, MultipartTicket
 from nunu_async.upload.source import Identity
 
-__all__ = [
-    "VERSION",
-    "JournalHeader",
-    "JournalState",
-    "foreign_format",
-    "head_line",
-    "mark_line",
-    "part_line",
-    "read",
-]
-
 VERSION: Final = 1
 _ANY_VERSION: Final = re.compile(rb'"version"\s*:\s*([0-9]{1,9})')
 # How each journal of this version begins, apart from the checksum.

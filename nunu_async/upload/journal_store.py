@@ -59,8 +59,6 @@ else:
         return True
 
 
-__all__ = ["Journal", "JournalStore", "PendingUpload"]
-
 T = TypeVar("T")
 
 _LOG = logging.getLogger("nunu_async.upload.journal")

@@ -13,8 +13,6 @@ from nunu_async.core.clock import Clock
 from nunu_async.core.retry import is_throttled
 from nunu_async.errors import NunuError, StallError
 
-__all__ = ["AdaptiveLimiter", "BandwidthLimiter"]
-
 _BUSY: Final = 503
 # Successful parts for one more at once. From half of 16 it takes 32 to be back.
 _PARTS_FOR_ONE_MORE: Final = 4

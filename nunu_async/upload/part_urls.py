@@ -15,8 +15,6 @@ from nunu_async.errors import DecodeError
 from nunu_async.models.builds import MultipartTicket, PartUrl, Ticket
 from nunu_async.upload.plan import Part, Plan, filled_batches
 
-__all__ = ["PartUrls", "SignedPart", "UrlPrefetcher"]
-
 # Presigned URLs last "about an hour", or as long as they say. Their age counts from when they were
 # received: clocks disagree, and the signing time that they contain is the server's.
 _LONGEST_LIFE: Final = 3600.0

@@ -31,8 +31,6 @@ from nunu_async.upload.progress import BytesSent, Ledger, PartDone, Reporter, Re
 from nunu_async.upload.resume import Abandoned, abandon, cancel
 from nunu_async.upload.storage import Storage, Stored
 
-__all__ = ["PartPipeline", "UploadContext", "tell_retry"]
-
 _LOG = logging.getLogger("nunu_async.upload")
 
 # Uploads that begin to end in one iteration of the loop; each takes some tenths of a millisecond.

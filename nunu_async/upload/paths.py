@@ -12,8 +12,6 @@ from typing import Final
 
 from nunu_async.errors import InputError, SourceError
 
-__all__ = ["absolute", "check_path", "composed", "path_key", "short_names"]
-
 # Source: macOS, unistd.h; the `os` module has no name for it.
 _PC_CASE_SENSITIVE: Final = 11
 

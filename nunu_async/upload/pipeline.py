@@ -43,8 +43,6 @@ from nunu_async.upload.resume import (
 )
 from nunu_async.upload.source import Source
 
-__all__ = ["Upload", "finish_after"]
-
 _LOG = logging.getLogger("nunu_async.upload")
 
 

@@ -11,18 +11,6 @@ import attrs
 from nunu_async.errors import PlanMismatch
 from nunu_async.models.builds import CompletedPart, InitiateUpload
 
-__all__ = [
-    "MOST_MINUTES",
-    "MULTIPART_ABOVE",
-    "Part",
-    "Plan",
-    "batch_size",
-    "filled_batches",
-    "minutes_kept",
-    "minutes_to_ask",
-    "upload_minutes",
-]
-
 MULTIPART_ABOVE = 128 * 1024 * 1024
 """Bytes above which multipart is used: a single PUT can neither be sent in parallel nor be repeated
 in pieces."""

@@ -10,8 +10,6 @@ from typing import Final
 from nunu_async.errors import InputError
 from nunu_async.models.choices import PLATFORMS, Platform
 
-__all__ = ["infer_platform"]
-
 _BY_SUFFIX: Final[dict[str, Platform]] = {
     ".exe": "windows",
     ".msi": "windows",

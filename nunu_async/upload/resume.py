@@ -24,18 +24,6 @@ from nunu_async.redact import sanitize
 from nunu_async.upload.completion import ASSEMBLY_PAUSES, BuildState, build_state
 from nunu_async.upload.journal import JournalState
 
-__all__ = [
-    "KEPT",
-    "Abandoned",
-    "abandon",
-    "cancel",
-    "is_forgotten",
-    "is_resumable",
-    "kept_note",
-    "unknown",
-    "was_built",
-]
-
 _LOG = logging.getLogger("nunu_async.upload")
 
 Abandoned: TypeAlias = Literal["cancelled", "built", "failed"]

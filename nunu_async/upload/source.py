@@ -32,8 +32,6 @@ from nunu_async.errors import SourceChanged, SourceError
 if sys.platform == "win32":
     from nunu_async.upload.windows import change_time, is_held
 
-__all__ = ["Identity", "Source", "measure"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

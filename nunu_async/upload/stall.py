@@ -9,8 +9,6 @@ import attrs
 
 from nunu_async.config import Timeouts
 
-__all__ = ["StallDetector", "TransferStats"]
-
 # Checks within the shortest limit.
 _CHECKS: Final = 4
 # Steps in which the window of the minimum rate moves on.

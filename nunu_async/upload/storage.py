@@ -42,8 +42,6 @@ from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
 from nunu_async.upload.stall import StallDetector
 
-__all__ = ["Storage", "Stored", "md5_of", "refusal_of"]
-
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
 # Parts that are hashed at the same time: each keeps a processor busy, and one is left to the event

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
-__all__ = ["DaemonThreadPool"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["change_time", "is_held", "try_lock"]
-
 if sys.platform == "win32":
     import ctypes
     import errno
