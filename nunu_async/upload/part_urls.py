@@ -53,9 +53,13 @@ class PartUrls:
     Attributes:
         renews: whether URLs can be renewed; for a single-part upload the API has no way but
             another reservation.
+        batch: how many URLs are requested at once.
     """
 
-    def __init__(self, builds: Builds, clock: Clock, ticket: Ticket, plan: Plan) -> None:
+    def __init__(
+        self, builds: Builds, clock: Clock, ticket: Ticket, plan: Plan, batch: int
+    ) -> None:
+        self.batch = batch
         self._builds = builds
         self._clock = clock
         self._ticket = ticket
@@ -122,8 +126,8 @@ class PartUrls:
         # Shielded: other senders may wait for it, or for others of its request.
         return await asyncio.shield(self._renewals[number])
 
-    async def run(self, length: int) -> None:
-        """Serve `renewed`, up to `length` URLs per request, until cancelled."""
+    async def run(self) -> None:
+        """Serve `renewed` until cancelled."""
         while True:
             await self._has_renewals.wait()
             self._has_renewals.clear()
@@ -134,7 +138,7 @@ class PartUrls:
                 if number not in self._renewals and self.is_old(signed)
             )
             async with asyncio.TaskGroup() as group:
-                for numbers in filled_batches(wanted, spare, length):
+                for numbers in filled_batches(wanted, spare, self.batch):
                     group.create_task(self._renew(numbers))
 
     async def _renew(self, numbers: Sequence[int]) -> None:
@@ -174,18 +178,14 @@ class UrlPrefetcher:
 
     Args:
         batches: part numbers, in the order in which they are to be sent.
-        length: of each batch but the last.
         senders: how many call `take`.
     """
 
-    def __init__(
-        self, signer: PartUrls, batches: Iterable[Sequence[int]], length: int, senders: int
-    ) -> None:
+    def __init__(self, signer: PartUrls, batches: Iterable[Sequence[int]], senders: int) -> None:
         self._signer = signer
         self._batches = batches
-        self._length = length
         self._senders = senders
-        self._max_ahead = _BATCHES_AHEAD * length
+        self._max_ahead = _BATCHES_AHEAD * signer.batch
         self._count = 0  # URLs ready or requested
         self._waiting_senders = 0
         self._changed = asyncio.Event()
@@ -218,8 +218,8 @@ class UrlPrefetcher:
         """Return the next part with its URL; None when there are no more."""
         if self._ready.empty():
             if self._began and not self._all_requested:
-                most = _MOST_BATCHES_AHEAD * self._length
-                self._max_ahead = min(self._max_ahead + self._length, most)
+                batch = self._signer.batch
+                self._max_ahead = min(self._max_ahead + batch, _MOST_BATCHES_AHEAD * batch)
             self._waiting_senders += 1
             self._changed.set()
             try:

@@ -95,6 +95,7 @@ class PartPipeline:
     _context: UploadContext
     _ticket: Ticket
     _plan: Plan
+    _concurrency: int
     _guard: SourceGuard
     _ledger: Ledger
     _reporter: Reporter
@@ -109,9 +110,15 @@ class PartPipeline:
     def __attrs_post_init__(self) -> None:
         self._clock = self._context.clock
         self._began = self._clock.monotonic()
-        self._signer = PartUrls(self._context.builds, self._clock, self._ticket, self._plan)
+        self._signer = PartUrls(
+            self._context.builds,
+            self._clock,
+            self._ticket,
+            self._plan,
+            batch_size(self._concurrency),
+        )
 
-    async def run(self, concurrency: int) -> None:
+    async def run(self) -> None:
         """Send all parts that the ledger does not have, `concurrency` at once.
 
         When this raises, cancellation included, nothing is being sent any more.
@@ -119,16 +126,16 @@ class PartPipeline:
         Raises: UploadError for a part that failed for good; SourceError; what requesting URLs or
         the listener raises.
         """
-        batch = batch_size(concurrency)
-        senders = min(concurrency, self._plan.total_parts - len(self._ledger.etags))
-        batches = self._plan.batches(batch, self._ledger.etags)
-        ahead = UrlPrefetcher(self._signer, batches, batch, senders)
+        done = self._ledger.etags
+        senders = min(self._concurrency, self._plan.total_parts - len(done))
+        batches = self._plan.batches(self._signer.batch, done)
+        ahead = UrlPrefetcher(self._signer, batches, senders)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(ahead.run())]
                 group.create_task(self._reporter.pump())
                 tasks += [group.create_task(self._send_all(ahead)) for _ in range(senders)]
-                renewing = group.create_task(self._signer.run(batch))
+                renewing = group.create_task(self._signer.run())
                 try:
                     await asyncio.wait(tasks)
                 except asyncio.CancelledError:

@@ -175,6 +175,7 @@ class Upload:
                 context=self._context,
                 ticket=ticket,
                 plan=plan,
+                concurrency=self._concurrency,
                 guard=guard,
                 ledger=self._ledger,
                 reporter=self._reporter,
@@ -183,7 +184,7 @@ class Upload:
                 minutes=minutes_kept(self._request),
                 is_second=self._is_second,
             )
-            await pipeline.run(self._concurrency)
+            await pipeline.run()
         await guard.confirm()
         self._reporter.emit(Completing())
         await self._reporter.drain()

@@ -24,6 +24,7 @@ PLAN = Plan(PARTS, 1, PARTS)
 class Answers:
     """Stands in for a `PartUrls`: answers when the test says so."""
 
+    batch: int = batch_size(4)
     asked: list[tuple[int, ...]] = attrs.field(factory=list)
     held: list[asyncio.Future[None]] = attrs.field(factory=list)
 
@@ -51,8 +52,7 @@ async def turns() -> None:
 
 
 def ahead_of(answers: Answers, *, senders: int, parts: int = PARTS) -> UrlPrefetcher:
-    length = batch_size(senders)
-    return UrlPrefetcher(answers, Plan(parts, 1, parts).batches(length), length, senders)  # type: ignore[arg-type]
+    return UrlPrefetcher(answers, Plan(parts, 1, parts).batches(answers.batch), senders)  # type: ignore[arg-type]
 
 
 async def drain(ahead: UrlPrefetcher, taken: list[int]) -> None:
@@ -65,7 +65,7 @@ async def test_idle_senders_and_two_batches_are_asked_for_at_once(
     senders: int, batches: int
 ) -> None:
     """All of it in one wait for the API, and no more of it than that."""
-    answers = Answers()
+    answers = Answers(batch_size(senders))
     ahead = ahead_of(answers, senders=senders)
     running = asyncio.ensure_future(ahead.run())
     takers = [asyncio.ensure_future(ahead.take()) for _ in range(senders)]
@@ -120,7 +120,7 @@ def test_every_part_is_taken_once_and_every_sender_ends(
     senders: int, parts: int, steps: list[int]
 ) -> None:
     async def play() -> list[int]:
-        answers, taken = Answers(), []
+        answers, taken = Answers(batch_size(senders)), []
         ahead = ahead_of(answers, senders=senders, parts=parts)
         running = asyncio.ensure_future(ahead.run())
         takers = [asyncio.ensure_future(drain(ahead, taken)) for _ in range(senders)]
@@ -194,13 +194,13 @@ class Urls:
         await turns()
 
 
-def signer_of(urls: object, clock: ManualClock | None = None) -> PartUrls:
-    return PartUrls(urls, clock or ManualClock(), TICKET, PLAN)  # type: ignore[arg-type]
+def signer_of(urls: object, clock: ManualClock | None = None, batch: int = 10) -> PartUrls:
+    return PartUrls(urls, clock or ManualClock(), TICKET, PLAN, batch)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def renewing(part_urls: PartUrls, length: int = 10) -> AsyncIterator[None]:
-    running = asyncio.ensure_future(part_urls.run(length))
+async def renewing(part_urls: PartUrls) -> AsyncIterator[None]:
+    running = asyncio.ensure_future(part_urls.run())
     try:
         yield
     finally:
