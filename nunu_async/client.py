@@ -95,8 +95,8 @@ class NunuClient:
         on_attempt: OnAttempt | None = None,
         clock: Clock | None = None,
     ) -> None:
-        # Error trackers record the locals of every frame that an error passes through: those of the
-        # frames where it occurred hold the key, the environment and passwords of proxies.
+        # Raised below, without its traceback: error trackers record each frame's locals, and those
+        # where it occurred hold the key, the environment and proxy passwords.
         refused: ConfigError | None = None
         try:
             config = Config.load(
@@ -425,7 +425,7 @@ class NunuClient:
     ) -> AsyncGenerator[models.TestPlanExecution, None]:
         """Yield each execution once, when it is over; see `wait_for_executions`.
 
-        Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
+        Nothing is sent until iteration starts. `raise_on_failure` raises at the first failure.
         """
         return self._polling.executions.as_completed(execution_ids, polling.WaitOptions(**options))
 
@@ -455,7 +455,7 @@ class NunuClient:
     ) -> AsyncGenerator[models.Run, None]:
         """Yield each run once, when it is over; see `wait_for_runs`.
 
-        Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
+        Nothing is sent until iteration starts. `raise_on_failure` raises at the first failure.
         """
         return self._polling.runs.as_completed(run_ids, polling.WaitOptions(**options))
 
@@ -485,7 +485,7 @@ class NunuClient:
     ) -> AsyncGenerator[models.Job, None]:
         """Yield each job once, when it is over; see `wait_for_jobs`.
 
-        Nothing is sent before the first step. `raise_on_failure` ends it at the first that failed.
+        Nothing is sent until iteration starts. `raise_on_failure` raises at the first failure.
         """
         return self._polling.jobs.as_completed(job_ids, polling.WaitOptions(**options))
 
@@ -554,7 +554,7 @@ class NunuClient:
         created = vars(self)
         if "_polling" in created:
             await self._polling.close()
-        # A `close` called by a listener is cancelled here with its upload, which still needs the
+        # If a listener called `close`, this cancels that call too, as its upload still needs the
         # connections.
         if "_uploader" in created:
             await self._uploader.close()

@@ -494,9 +494,9 @@ class WaitTimeout(WaitError, TimeoutError):
     Also a TimeoutError, which is what asyncio raises for timeouts.
 
     Attributes:
-        finished: what was over in time, by id.
-        pending: the last state seen of each of the others, as the service names it; None for one
-            that was never seen.
+        finished: what finished in time, by id.
+        pending: the last seen state of everything else, by id, as the service names it; None if
+            never seen.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from scripted import KEY
 from nunu_async import NunuClient, PartUrl
 from nunu_async.core import connector
 from nunu_async.core.connector import Connector
-from nunu_async.core.wire import Unasked, translate
+from nunu_async.core.wire import UnsolicitedData, translate
 from nunu_async.errors import ConnectError
 from nunu_async.upload.plan import Part
 from nunu_async.upload.source import Source
@@ -213,7 +213,7 @@ async def test_a_new_connection_on_which_the_server_spoke_first_is_not_used(
         listener.settimeout(10)
         serving = asyncio.ensure_future(asyncio.to_thread(speak, listener))
         async with aiohttp.ClientSession(connector=kind(4, None)) as session:
-            with pytest.raises(Unasked) as caught:
+            with pytest.raises(UnsolicitedData) as caught:
                 await session.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         await serving
     assert heads in ([], [b""])

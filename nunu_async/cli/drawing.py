@@ -12,7 +12,7 @@ from nunu_async.cli.terminal import GAP, colour, width_of_output
 
 
 def drawn(*parts: RenderableType) -> str:
-    """Render for standard output, to the terminal's width; without limit elsewhere."""
+    """Render for standard output, fitted to the terminal; unlimited if it is none."""
     width = width_of_output()
     console = Console(file=sys.stdout, width=width, highlight=False, emoji=False, markup=False)
     with console.capture() as captured:

@@ -99,7 +99,7 @@ class _Search:
         try:
             status = os.stat(folder or os.curdir)
         except OSError as error:
-            # A missing folder has no matches, but a dangling link may stand for one that has.
+            # A missing folder has no matches; the lost target of a dangling link might have.
             if error.errno not in _ABSENT or os.path.islink(folder):
                 self._fail(folder, error)
             return False
@@ -136,7 +136,7 @@ class _Search:
             if is_last:
                 self._match(path, is_folder=is_folder)
             elif is_folder or (is_link and part != "**"):
-                # Below `**`, which any name matches, links that are no folders are ignored.
+                # `**` matches any name, so it skips links that do not lead to a folder.
                 following = (path, index if part == "**" else index + 1)
                 if is_link:
                     self._pending.append(following)

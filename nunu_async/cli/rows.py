@@ -124,7 +124,7 @@ async def tell_rows(
         items = [as_json(row) async for row in _first(rows, limit)]
         await write("[" + ",\n ".join(items) + "]\n", is_json=True)
         return 0
-    # One more row than is shown reveals whether there are more; it is on the same page.
+    # Fetches one extra row to tell whether there are more; it is on the same page.
     shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]
     more = limit is None and len(shown) > _TABLE_ROWS
     if not shown:

@@ -123,7 +123,7 @@ async def _select(
 ) -> tuple[list[PendingUpload], int]:
     """Return the selected uploads that can be handled, and the exit code for the skipped ones.
 
-    Raises: InputError for a name without an upload, or if no name is given and there are several.
+    Raises: InputError for a name that matches no upload, or without names if there are several.
     """
     uploads = await beside_the_loop(lambda _: store.left_behind())
     _print_foreign(store)

@@ -83,8 +83,8 @@ class Deadline:
 class _TimeLimit:
     """The async context manager of `time_limit`; single use.
 
-    One is entered per request; `asyncio.timeout` in a generator, which does the same, costs three
-    times as much.
+    Entered for every request: an `asynccontextmanager` around `asyncio.timeout` costs three times
+    as much.
     """
 
     __slots__ = ("_cancelling", "_clock", "_expired", "_seconds", "_task", "_timer")

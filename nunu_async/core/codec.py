@@ -202,8 +202,8 @@ def _plain(value: object) -> object:
 def encode(data: Mapping[str, object]) -> bytes:
     """Encode a JSON body.
 
-    Raises: InputError for what JSON cannot carry (NaN, a lone surrogate, another type), and for
-    nesting beyond Python's own limit.
+    Raises: InputError for values JSON cannot encode (NaN, lone surrogates, non-JSON types) and for
+    nesting beyond Python's limit.
     """
     try:
         return json.dumps(data, allow_nan=False, ensure_ascii=False).encode()

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-from nunu_async.core.wire import Unasked, is_tls, socket_of
+from nunu_async.core.wire import UnsolicitedData, is_tls, socket_of
 
 if TYPE_CHECKING:
     import ssl
@@ -56,7 +56,7 @@ class Connector(aiohttp.TCPConnector):
     ) -> Connection:
         """Return a connection without unread data, from the pool or new.
 
-        Raises: Unasked if even a new one has data on it.
+        Raises: UnsolicitedData if even a new one has data on it.
         """
         while True:
             connection = await super().connect(req, traces, timeout)
@@ -75,7 +75,7 @@ class Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
             if is_new:
-                raise Unasked
+                raise UnsolicitedData
 
 
 def _keepalive_socket(

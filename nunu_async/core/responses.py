@@ -148,8 +148,8 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     code = data.get("code") or nested.get("code")
     details = data.get("details")
     if not isinstance(details, Mapping):
-        # A version conflict has the versions beside its `error`; a start on several devices that
-        # failed on all of them has the reason for each there.
+        # Next to `error`, a version conflict lists the versions, and a start that failed on all of
+        # several devices lists each one's reason.
         others = {name: data[name] for name in data if name not in _EXPLAINED}
         details = others if details is None else {**others, "details": details}
     if isinstance(error, Mapping | list):

@@ -284,7 +284,7 @@ def may_pass(failure: NunuError) -> bool:
     Covers more than `Attempts` retries: for jobs with a time limit of their own, such as cleanup.
     """
     if isinstance(failure, ApiError):
-        # A 404 page of an edge that has lost its server may be gone a moment later.
+        # A 404 page from an edge proxy that cannot reach the API may be temporary.
         is_edge_page = isinstance(failure, NotFound) and not failure.explained
         status = failure.status
         return is_edge_page or status >= 500 or is_in_progress(failure) or status in (408, 429)  # noqa: PLR2004 - HTTP's class

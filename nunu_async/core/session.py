@@ -57,7 +57,7 @@ _URGENT = 4
 _DECODED_PER_TURN = 64 * 1024
 _LARGE = 8 * 1024
 _MAX_BODY = 32 * 1024 * 1024
-# Error details are searched for secrets one by one; this is far more than any error needs.
+# Each string in an error's details is searched for secrets; no real error is this large.
 _MAX_ERROR_BODY = 1024 * 1024
 
 
@@ -172,8 +172,8 @@ class Session:
             kind = DeadlineExceeded if remaining <= patience else StallError
             message = f"{request.method} {request.path}: no answer within {limit:g} seconds"
             outcome = kind(message, method=request.method, path=request.path)
-        # As above, errors are raised here, not where they occurred: those frames hold the key, or a
-        # response that echoes it, and error trackers record the locals of frames.
+        # Raised here, not where the error occurred: error trackers record each frame's locals, and
+        # those frames hold the key, or a response that echoes it.
         if isinstance(outcome, NunuError):
             raise outcome
         return outcome

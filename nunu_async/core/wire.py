@@ -84,8 +84,8 @@ class _Dropped(Exception):
     """The connection was lost during a request."""
 
 
-class Unasked(Exception):
-    """A new connection had data on it before anything was sent."""
+class UnsolicitedData(Exception):
+    """A new connection received data before anything was sent."""
 
 
 async def send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -143,7 +143,7 @@ def _meaning(  # noqa: C901, PLR0911 - a list of cases
             return ConnectError, "no connection within the connect timeout"
         case aiohttp.ClientResponseError() if isinstance(error.__cause__, HttpProcessingError):
             return _malformed(error.__cause__)
-        case Unasked():
+        case UnsolicitedData():
             return ConnectError, "the server spoke before it was asked"
         case aiohttp.ClientPayloadError():
             reason = "the answer's body broke off, or is not in the form that its headers say"

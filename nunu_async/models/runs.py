@@ -324,5 +324,5 @@ class StopResult(Model):
 
     @property
     def failed(self) -> tuple[StopOutcome, ...]:
-        """The jobs that were not."""
+        """The jobs that were not stopped."""
         return tuple(outcome for outcome in self.results if not outcome.ok)

@@ -78,14 +78,14 @@ class CompletedSearch(Generic[R]):
                 del self._landmarks[::2]
 
     def _guess_page(self, moment: datetime) -> int:
-        """Guess the page of a row by the pages that had rows of about its start time."""
+        """Guess a row's page from the pages that had rows with a similar start time."""
         after = bisect_left(self._landmarks, (moment, -1))
         return self._landmarks[after][1] if after < len(self._landmarks) else 0
 
     async def scan(self, poll: PollRound, ids: set[str]) -> None:
-        """Search for ids of unknown start time, in a part of the list in each poll round.
+        """Search for ids of unknown start time, reading a part of the list per poll round.
 
-        They are inconclusive until the list was read to its end.
+        They stay inconclusive until the whole list is read.
         """
         poll.inconclusive |= ids
         if poll.is_done or not ids:

@@ -21,7 +21,7 @@ _ABSENCE_WHILE_MOVING = 1
 _MAX_ABSENCES = 20
 # Spreads the polls of many clients that were started together; a share of the interval.
 _JITTER = 0.1
-# All in seconds. A server may send any Retry-After, and by mistake one of years.
+# All in seconds. A server may send any Retry-After, even years by mistake.
 _MAX_BACKOFF = 300.0
 _MAX_RETRY_AFTER = 3600.0
 _MAX_BACKOFF_OF_NEW = 5.0

@@ -75,7 +75,7 @@ class Subscription(Generic[R]):
     error: NunuError | None = attrs.field(default=None, init=False)
     expired: bool = attrs.field(default=False, init=False)
     timer: Timer | None = attrs.field(default=None, init=False)
-    # UUIDs as the caller wrote them, by their lower-case form where the two differ.
+    # UUIDs as the caller wrote them, keyed by lower-case form; only if they differ.
     _spellings: dict[str, list[str]] = attrs.field(default=_NONE, init=False)
     _waker: asyncio.Future[None] | None = attrs.field(default=None, init=False)
 

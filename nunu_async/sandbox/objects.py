@@ -149,9 +149,9 @@ class ObjectStore:
 
 
 def safe_name(file_name: str) -> str:
-    """Turn any string into a non-empty name of a plain file on every system.
+    """Turn any string into a non-empty file name that is valid on every system.
 
-    Without separators and leading dots; nor, for Windows, with trailing dots or a device name.
+    It has no separators or leading dots and, for Windows, no trailing dots or device name.
     """
     plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).strip(".")[-_NAME_LENGTH:].lstrip(".")
     return f"_{plain}" if _DEVICE.fullmatch(plain) else plain or "object"

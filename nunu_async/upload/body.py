@@ -325,8 +325,8 @@ class PartBody(aiohttp.Payload):
         transport = self._transport
         if transport is None:
             return
-        # Only with bytes in it: TLS transports pause at `size >= high`, so an empty buffer with the
-        # limit at 0 would pause and never be resumed.
+        # Only if it holds bytes: TLS transports pause at `size >= high`, so an empty buffer with a
+        # limit of 0 would pause and never resume.
         if buffered(transport):
             limit_buffer(transport, 0)
             try:

@@ -228,7 +228,7 @@ class Completion:
                 within=max(deadline.remaining(), _MIN_TIMEOUT),
             )
         except asyncio.CancelledError:
-            # Cancelled while it was queued: this request was not sent.
+            # `unsent`: cancelled while queued, before it was sent.
             self.may_cancel = self._flight.unsent and not in_doubt
             raise
         except (InputError, ClientClosed) as error:  # cannot be encoded, or the session is closed

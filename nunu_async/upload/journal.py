@@ -88,7 +88,7 @@ def part_line(number: int, etag: str, before: int, *, is_md5: bool = False) -> t
 
 
 def mark_line(before: int) -> tuple[bytes, int]:
-    """Return the line after which the upload may be complete."""
+    """Return the line marking an upload as possibly complete."""
     return _line({"completing": True}, before)
 
 

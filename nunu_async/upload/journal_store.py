@@ -498,7 +498,7 @@ def _read_unlocked(path: Path) -> tuple[bytes, bool]:
 
 
 def _make_private(folder: Path) -> None:
-    # The folder's parents may be shared; the folder itself is private.
+    # Only the folder must be private; its parents may be shared.
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:

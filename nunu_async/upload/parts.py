@@ -139,8 +139,8 @@ class PartPipeline:
                 try:
                     await asyncio.wait(tasks)
                 except asyncio.CancelledError:
-                    # Each has several tasks to end and a connection to close: a thousand uploads
-                    # cancelled together would block the loop for all of that time.
+                    # Each upload has tasks to cancel and a connection to close: a thousand
+                    # cancelled at once would block the loop until all are done.
                     await self._context.endings.ready()
                     raise
                 renewing.cancel()

@@ -207,6 +207,5 @@ class Reporter:
             except asyncio.CancelledError as error:
                 if was_cancelled(error):
                     raise
-                # For example by a future that it awaited: re-raised, it would end this task
-                # silently.
+                # E.g. it awaited a cancelled future. Re-raising would silently end this task.
                 raise RuntimeError("on_progress was cancelled, and nobody did that") from error

@@ -125,7 +125,7 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
     Anything but a success or a definite refusal is retried with growing pauses: a part may still be
     on its way to storage (409), a connection may drop or hang, the server may say that it failed.
     """
-    # Sanitized: the response may have been refused for its ids.
+    # Sanitized: a response may be rejected for its invalid ids.
     build_id = sanitize(ticket.build_id)
     deadline = Deadline(clock, within)
     attempts = 0

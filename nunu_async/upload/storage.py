@@ -44,8 +44,8 @@ from nunu_async.upload.stall import StallDetector
 
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
-# Parts that are hashed at the same time: each keeps a processor busy, and one is left to the event
-# loop, which is scheduled late otherwise. A container's CPU quota is not considered.
+# Parts hashed in parallel: each occupies a CPU core, and one core is left to the event loop, which
+# would otherwise lag. A container's CPU quota is not considered.
 _PROCESSORS: Final = (
     len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 )
@@ -359,10 +359,10 @@ def _verdict(answer: _Answer, md5: str | None) -> Stored | str:
 
 
 def md5_of(etag: str, headers: Mapping[str, str]) -> str | None:
-    """Return an ETag without quotes in lower case if it is an MD5; None if it is not.
+    """Return an unquoted ETag in lower case if it is an MD5, else None.
 
-    An ETag of several parts (``...-2``) is not, nor is that of an object encrypted with a key of
-    the customer's or of a key service.
+    A multipart ETag (``...-2``) is not one, nor is that of an object encrypted with a
+    customer-provided key or a KMS key.
     """
     encryption = headers.get(_ENCRYPTION, "").lower()
     if _KEY_OF_CUSTOMER in headers or encryption.startswith("aws:kms"):

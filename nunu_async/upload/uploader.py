@@ -234,7 +234,7 @@ class Uploader:
         own = _ENCLOSING.get()
         running = [one for one in self._running if first or one not in own]
         if first:
-            # The enclosing ones last, as that cancels this very call.
+            # Enclosing uploads last: that cancels this call, too.
             await self._cancel([one for one in running if one not in own] + [*own])
         limit = self.context.timeouts.settle + self.context.timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself

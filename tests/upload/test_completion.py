@@ -303,9 +303,10 @@ async def test_cancelled_after_the_end_it_says_the_build_is_there(
     for turns in range(40):
         over = asyncio.Event()
 
-        def note(event: UploadEvent, over: asyncio.Event = over) -> None:
+        async def note(event: UploadEvent, over: asyncio.Event = over) -> None:
             if isinstance(event, Completed):
                 over.set()
+                await asyncio.sleep(0)
 
         task = start(nunu, path, resume=resume, on_progress=note)
         await over.wait()
@@ -323,7 +324,7 @@ async def test_cancelled_after_the_end_it_says_the_build_is_there(
             )
     assert set(states(box)) == {"completed"}
     assert all(note == ["build B is complete"] for note in notes)
-    assert len(notes) >= resume
+    assert notes
 
 
 async def test_a_listener_that_raises_at_the_end_leaves_the_build(

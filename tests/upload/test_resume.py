@@ -981,8 +981,17 @@ async def test_a_hanging_disk_ends_the_journal_and_not_the_upload(
     path = make_file(PARTS * PART)
     monkeypatch.setattr(os, "write", hang)
     clock = ManualClock()
-    task = asyncio.ensure_future(upload(small, state, path, clock))
-    await until(lambda: calls == 4 and len(answered(small)) >= 6)
+    done: list[PartDone] = []
+
+    def note(event: UploadEvent) -> None:
+        if isinstance(event, PartDone):
+            done.append(event)
+
+    task = asyncio.ensure_future(upload(small, state, path, clock, on_progress=note))
+    # Two lines are written, and each of four senders waits for its own: none begins to wait later.
+    await until(lambda: calls == 4 and len(done) == 6)
+    for _ in range(5):
+        await asyncio.sleep(0)
     clock.advance(31)
     try:
         assert (await task).parts == PARTS
