@@ -11,7 +11,6 @@ from functools import cache, cached_property
 from typing import NoReturn, Self, TypeVar, Unpack
 
 import aiohttp
-import attrs
 
 from nunu_async import endpoints, models, polling, upload
 from nunu_async.config import Config, PathStyle, Timeouts, check_at_once, check_bandwidth
@@ -24,6 +23,7 @@ from nunu_async.core.session import Session
 from nunu_async.core.tls import check_certificates
 from nunu_async.endpoints.anything import anything
 from nunu_async.errors import ClientClosed, ConfigError
+from nunu_async.signatures import refuse_others
 from nunu_async.upload.threads import DaemonThreadPool
 from nunu_async.version import __version__
 
@@ -351,11 +351,13 @@ class NunuClient:
             on_progress: a function or coroutine function, called with each file and `UploadEvent`;
                 an exception it raises aborts all uploads.
             on_result: a function, called with each result as it becomes available.
-            **options: those of `upload_build`, for every path.
+
+        The other settings are those of `upload_build`, for every path.
 
         Raises: InputError before anything is sent, also for a file passed twice with the same name;
             SourceError for a relative path if the working directory no longer exists.
         """
+        refuse_others(options, models.BuildArguments.__annotations__)
         await self._load_uploader()
         items = list(files)
         paths = [file for file in items if not isinstance(file, upload.BuildFile)]
@@ -366,11 +368,10 @@ class NunuClient:
             names = iter(await self._read(upload.short_names, paths))
         else:
             names = iter([name] * len(paths))
-        settings = upload.BuildFile(path=os.curdir, name="", **options)
         builds = [
             file
             if isinstance(file, upload.BuildFile)
-            else attrs.evolve(settings, path=file, name=next(names))
+            else upload.BuildFile(path=file, name=next(names), **options)
             for file in items
         ]
         await self._read(upload.check, builds)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+def refuse_others(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError for names given that are not known."""
+    if others := sorted({*given} - {*known}):
+        raise TypeError(f"unexpected keyword arguments: {', '.join(others)}")
 
 
 def takes(arguments: type, **defaults: object) -> Callable[[F], F]:
@@ -24,11 +30,9 @@ def takes(arguments: type, **defaults: object) -> Callable[[F], F]:
 
     def show(function: F) -> F:
         signature = inspect.signature(function)
-        explicit = [
-            parameter
-            for parameter in signature.parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        *explicit, options = signature.parameters.values()
+        # What a generic TypedDict is of, as in ``Unpack[WaitArguments[Run]]``.
+        _, _, of = options.annotation.removesuffix("]").removeprefix("Unpack[").partition("[")
         listed = [
             inspect.Parameter(
                 name,
@@ -38,11 +42,15 @@ def takes(arguments: type, **defaults: object) -> Callable[[F], F]:
                     if name in keys.__required_keys__
                     else defaults.get(name)
                 ),
-                annotation=hint.__forward_arg__,
+                annotation=hint.__forward_arg__.replace("[R]", f"[{of}"),
             )
             for name, hint in keys.__annotations__.items()
         ]
-        shown = signature.replace(parameters=[*explicit, *listed])
+        # What must be given comes first, and then what is listed.
+        first = [one for one in explicit if one.kind < one.KEYWORD_ONLY or one.default is one.empty]
+        rest = [one for one in explicit if one not in first]
+        listed.sort(key=lambda one: one.default is not one.empty)
+        shown = signature.replace(parameters=[*first, *listed, *rest])
         cast("Any", function).__signature__ = shown
         return function
 

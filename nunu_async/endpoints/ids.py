@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from nunu_async.errors import InputError
 from nunu_async.models.checks import describe, is_encodable, string_list
+from nunu_async.signatures import refuse_others
 
 Check = Callable[[str, object], str | None]
 """Checks the value of a field; returns it as text, or None if it is not set."""
@@ -84,8 +85,7 @@ def query(
 
     Raises: InputError for a value that its check refuses; TypeError for an unknown filter.
     """
-    if unknown := filters.keys() - checks.keys():
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
+    refuse_others(filters, checks)
     given = [field for field in checks if field in filters]
     checked = [(field, checks[field](field, filters[field])) for field in given]
     return tuple((field, value) for field, value in checked if value is not None)

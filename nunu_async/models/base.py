@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeGuard, cast
@@ -40,10 +41,11 @@ NOTHING: Final = Extra()
 class Model:
     """A response, or a part of one.
 
-    Hashable; the hash ignores fields that are dictionaries. Subclasses are made with ``eq=False``
-    and ``repr=False``: generating these methods for each of them takes half of the time of loading
-    the models.
+    Hashable; the hash ignores fields that are dictionaries.
     """
+
+    # Subclasses are made with `eq=False` and `repr=False`: generating these methods for each of
+    # them takes half of the time of loading the models.
 
     extra: Mapping[str, object] = attrs.field(default=NOTHING, repr=False, hash=False)
     """Members that this version does not know, unchanged; read-only."""
@@ -57,21 +59,29 @@ class Model:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        names = [field.name for field in attrs.fields(type(self)) if field.eq]
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+        compared, _ = _fields_of(cast("type", type(self)))
+        return all(getattr(self, name) == getattr(other, name) for name in compared)
 
     def __hash__(self) -> int:
-        fields = [f for f in attrs.fields(type(self)) if (f.eq if f.hash is None else f.hash)]
-        return hash((type(self), *(getattr(self, field.name) for field in fields)))
+        _, hashed = _fields_of(cast("type", type(self)))
+        return hash((type(self), *[getattr(self, name) for name in hashed]))
 
     def __repr__(self) -> str:
         names = [field.name for field in attrs.fields(type(self)) if field.repr]
         members = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"{type(self).__name__}({members})"
+        return f"{type(self).__qualname__.rpartition('>.')[2]}({members})"
 
     def to_dict(self) -> dict[str, object]:
         """Return JSON data as received, unknown members included; times as ISO 8601."""
         return cast("dict[str, object]", _plain(self))
+
+
+@functools.cache
+def _fields_of(model: type[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the fields that are compared, and of those that are hashed."""
+    fields = attrs.fields(model)
+    hashed = tuple(f.name for f in fields if (f.eq if f.hash is None else f.hash))
+    return tuple(f.name for f in fields if f.eq), hashed
 
 
 def is_set(moment: datetime | None) -> TypeGuard[datetime]:

@@ -32,6 +32,8 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 
 def check(schema: Schema, value: Any, where: str = "") -> None:  # noqa: ANN401 - JSON
     """Check a body, or its member or the parameter `where`. Raises: HttpError."""
+    if not schema:  # nor is what is nested in it checked, to whatever depth
+        return
     name = where or "body"
     required_type, noun = _TYPES.get(schema.get("type", ""), (object, ""))
     # Not isinstance, for which true is an integer.
