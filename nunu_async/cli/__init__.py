@@ -16,20 +16,20 @@ __all__ = ["main"]
 
 _Command: TypeAlias = Callable[[argparse.Namespace], Coroutine[object, object, int]]
 
-# Retried parts are events, which the display prints; retried API calls are only logged.
+# The display prints part retries, which are events; API retries are only logged.
 _ALWAYS_SHOWN = ("nunu_async.core", "nunu_async.polling", "nunu_async.upload.journal")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code.
 
-    0 success, 1 some failed, 2 usage or configuration error, 3 timeout of a wait, 128 plus the
-    number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    0 success, 1 some failed, 2 usage or configuration error, 3 wait timeout, 128 plus the signal
+    number after a signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
     """
     arguments = parse(argv)
     if os.environ.get("SSLKEYLOGFILE") and (problem := _key_log_problem()):
         return output.usage_error(problem)
-    # Imported here: help and usage errors need no terminal drawing and no server.
+    # Imported lazily: help and usage errors need no drawing and no HTTP client.
     module, _, function = arguments.function.partition(".")
     command: _Command = getattr(import_module(f"nunu_async.cli.{module}"), function)
     from nunu_async.cli.run import run  # noqa: PLC0415
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _key_log_problem() -> str:
-    """Return why SSLKEYLOGFILE cannot be used; importing aiohttp would fail on it."""
+    """Return why SSLKEYLOGFILE is unusable, which would make importing aiohttp fail."""
     from nunu_async.core.tls import check_key_log  # noqa: PLC0415
     from nunu_async.errors import ConfigError  # noqa: PLC0415
 
@@ -57,7 +57,7 @@ def _key_log_problem() -> str:
 
 
 class _LogHandler(logging.Handler):
-    """Prints the library's log from a level on, and warnings of `_ALWAYS_SHOWN` without any."""
+    """Prints the library's log from `level` up; without one, only warnings of `_ALWAYS_SHOWN`."""
 
     def __init__(self, level: str) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from nunu_async.version import __version__
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-    # It has no public name.
+    # argparse has no public name for this type.
     _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
 _ENVIRONMENT = """\
@@ -37,7 +37,7 @@ exit codes:
 """
 
 
-# Options that make sense with another one only: both, and the latter's name in the API.
+# An option, the option that it requires, and the latter's name in the API.
 _PARTNERS = (
     ("name", "instructions", "instructions"),
     ("retries", "test", "multiplayer_test_id"),
@@ -46,7 +46,7 @@ _PARTNERS = (
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exit with 2 and a message if options do not go together."""
+    """Parse the command line; exit with 2 and a message on an invalid combination."""
     arguments = build_parser().parse_args(argv)
     values = vars(arguments)
     if values.get("deletion_policy") and not arguments.auto_delete:
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-# Names of the option for an API key in other command-line tools.
+# Option names that other command-line tools use for an API key.
 _KEY_OPTIONS = frozenset(
     (
         *("t", "token", "key", "api-key", "apikey", "api-token", "access-token", "auth"),
@@ -70,17 +70,17 @@ _KEY = re.compile(r"nunu_[^\s'\"]{6,}")
 class _Parser(argparse.ArgumentParser):
     """A parser that masks keys in errors and accepts no abbreviated options.
 
-    Values may begin with a hyphen. It exits with 1 when help or version cannot be written, which
-    argparse ignores.
+    Option values may begin with a hyphen. It exits with 1 if help or version cannot be written, an
+    error that argparse ignores.
     """
 
     def parse_args(  # type: ignore[override] # the base has an overload that is not used here
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Parse the command line; exit with 2 on arguments that are not recognized."""
+        """Parse the command line; exit with 2 on unrecognized arguments."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            # Values of unknown options are left out: one may be a key.
+            # Omit the values of unknown options, which may be keys.
             shown = [
                 argument.partition("=")[0]
                 for before, argument in zip(["", *rest], rest, strict=False)
@@ -92,8 +92,8 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override] # the base's overloads are for other namespaces
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse; argparse calls this for the parser of the command as well."""
-        # An abbreviation that is unique today becomes ambiguous once an option is added.
+        """Parse arguments; argparse calls this on the command's subparser as well."""
+        # A unique abbreviation may become ambiguous when an option is added.
         self.allow_abbrev = False
         joined = self._join_values(sys.argv[1:] if args is None else args)
         self._refuse_keys(joined)
@@ -102,7 +102,7 @@ class _Parser(argparse.ArgumentParser):
     def _refuse_keys(self, args: Sequence[str]) -> None:
         """Exit with 2 on an option that would pass an API key."""
         for argument in args:
-            # What follows the command's name is checked by the command's parser.
+            # The subparser checks the arguments after the command's name.
             if argument == "--" or (self._subparsers and not argument.startswith("-")):
                 return
             option = "-t" if argument.startswith("-t") else argument.partition("=")[0]
@@ -118,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
     def _join_values(self, args: Sequence[str]) -> list[str]:
         """Join `--name -nightly-` into one argument, where argparse would see two options.
 
-        A known option is not taken as a value, nor is anything that begins with two hyphens: it is
+        A known option is not taken as a value, nor is anything with two leading hyphens, which is
         more likely a misspelled option.
         """
         joined: list[str] = []
@@ -216,7 +216,7 @@ def _seconds(text: str) -> float:
 
 
 def _bandwidth(text: str) -> float:
-    from nunu_async.config import check_bandwidth  # noqa: PLC0415 - help needs none of it
+    from nunu_async.config import check_bandwidth  # noqa: PLC0415 - not needed for help
 
     units = {"k": 2**10, "m": 2**20, "g": 2**30}
     unit = units.get(text[-1:].lower())
@@ -236,7 +236,7 @@ def _tags(text: str) -> tuple[str, ...]:
     return tags
 
 
-# Kinds of options, as argparse describes them.
+# Keyword arguments of `add_argument`, by kind of option.
 _FLAG: dict[str, Any] = {"action": "store_true"}
 _ID: dict[str, Any] = {"metavar": "ID", "type": _non_empty}
 _TAGS: dict[str, Any] = {"metavar": "A,B", "type": _tags, "action": "extend", "default": []}
@@ -551,7 +551,7 @@ def _add_group(commands: _Commands, name: str, summary: str, description: str) -
 def _add_command(
     commands: _Commands, name: str, function: str, summary: str, description: str | None = None
 ) -> argparse.ArgumentParser:
-    """Add a command, which a function of a module of this package carries out."""
+    """Add a command; `function` is "module.function" in this package."""
     parser = commands.add_parser(
         name,
         help=summary,

@@ -28,17 +28,17 @@ _NARROW = 70
 
 
 class _SpeedColumn(TransferSpeedColumn):
-    """The rate, or "completing" once all is sent: the server may take a while to assemble."""
+    """The rate, or "completing" while the server assembles a fully sent file."""
 
     def render(self, task: Task) -> Text:
         return Text("completing") if task.fields.get("completing") else super().render(task)
 
 
 class Bars:
-    """A progress bar for each file being uploaded, and one for all of several.
+    """A progress bar per file being uploaded, and a total bar for several files.
 
     Attributes:
-        progress: what draws them.
+        progress: the display that draws the bars.
     """
 
     def __init__(self, board: Board, console: Console) -> None:
@@ -64,7 +64,7 @@ class Bars:
         self._names = dict(zip(files, short_names(files), strict=True))
 
     def update(self, file: str) -> None:
-        """Move the bar of a file, and that of all files, to where the board says they are."""
+        """Update a file's bar and the total bar from the board."""
         board, progress = self._board, self.progress
         state = board.states[file]
         if file not in self._tasks:
@@ -80,7 +80,7 @@ class Bars:
 
 
 def _cut(name: str, width: int) -> str:
-    """Shorten a name to `width`; the middle is cut, where names tend to be alike."""
+    """Shorten a name to `width` by cutting the middle, where names tend to be alike."""
     if len(name) <= width:
         return name
     tail = (width - 1) * 2 // 3

@@ -50,11 +50,11 @@ _COLUMNS: tuple[Column[Verdict], ...] = (
 
 @attrs.define
 class _CiState:
-    """The input of one command, and its progress.
+    """The input and progress of one `ci` command.
 
     Attributes:
-        error: message of what ended it before all jobs were over; None if nothing did.
-        details: the failed runs, by run id.
+        error: message of the error that ended the command before all jobs finished, or None.
+        details: details of the failed runs, keyed by run id.
     """
 
     arguments: argparse.Namespace
@@ -76,7 +76,7 @@ class _CiState:
 
     @property
     def pending(self) -> dict[str, str | None]:
-        """The last state seen of each job that is not terminal."""
+        """The last known state of each non-terminal job, keyed by job id."""
         finished = self.standings.finished
         return {key: self.standings.state(key) for key in self.standings.ids if key not in finished}
 
@@ -88,7 +88,7 @@ class _CiState:
         return is_over and all(job.succeeded for job in finished.values())
 
     def verdicts(self) -> list[Verdict]:
-        """Return a verdict for each job, or one for the error if none was started."""
+        """Return one verdict per job, or one for the error if no job was started."""
         if self.started is None and self.error is not None:
             stage = "upload" if self.built is None else "start"
             return [Verdict(job_id="", name=stage, kind="error", result="error", why=self.error)]
@@ -97,7 +97,7 @@ class _CiState:
         return judge(self.standings.ids, self.standings.rows, details=self.details, errors=errors)
 
     def note_started(self, started: StartedRun) -> None:
-        """Record and print what was started."""
+        """Record and print the started jobs."""
         self.started = started
         ids = started.job_ids or (started.multiplayer_run_id or "",)
         self.standings.expect(ids)
@@ -123,9 +123,9 @@ class _CiState:
 
 
 async def ci(arguments: argparse.Namespace) -> int:
-    """Upload, start, wait and report; return the exit code.
+    """Upload a build, test it and report; return the exit code.
 
-    Local errors are found before anything is sent. Results are written whatever stage was reached.
+    Local errors are found before the first request. Reports are written even after a failure.
     """
     try:
         check_key()
@@ -134,7 +134,7 @@ async def ci(arguments: argparse.Namespace) -> int:
     except NunuError as error:
         return usage_error(error)
     async with client:
-        # Emptied first, so that an older report is not taken for this one's.
+        # Empty the file first: an old report must not be mistaken for this one.
         if arguments.junit is not None and not _write(arguments.junit, b""):
             return USAGE
         try:
@@ -154,7 +154,7 @@ async def ci(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiState:
-    """Find the file and check all arguments; blocks. Raises: SourceError, InputError."""
+    """Find the file and check all arguments (blocking). Raises: SourceError, InputError."""
     files, failed = expand([arguments.file], stopped)
     for error in failed.values():
         raise error
@@ -164,13 +164,13 @@ def _prepare(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> _CiS
     size = measure(files[0])
     upload = job_for(arguments, files[0])
     upload.request(os.path.basename(files[0]), size)
-    # The name is the build's.
+    # `--name` names the build, not the run.
     start = StartRun(**fields_from(StartRun, vars(arguments)) | {"name": None})
     return _CiState(arguments, upload, size, start)
 
 
 async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
-    """Upload, start, and wait. Raises: NunuError if the jobs could not be followed to their end."""
+    """Upload, start the jobs and wait for them. Raises: NunuError, but not on a wait timeout."""
     arguments, board = state.arguments, Board({state.file: state.size})
     async with show(board):
         state.built = await client.upload_build(
@@ -204,7 +204,7 @@ async def _upload_and_test(client: NunuClient, state: _CiState) -> None:
 
 
 async def _read_failed(client: NunuClient, state: _CiState) -> None:
-    """Read the failed runs in full: a job does not say why it failed."""
+    """Fetch details of the failed runs: a job does not say why it failed."""
 
     async def read(run_id: str) -> None:
         try:
@@ -237,7 +237,7 @@ def _print_next_steps(state: _CiState) -> None:
 
 
 def _quoted(ids: Sequence[str]) -> str:
-    """Return ids quoted for a shell, `_MAX_IDS` at most."""
+    """Return at most `_MAX_IDS` ids, quoted for a shell."""
     more = [f"... ({len(ids) - _MAX_IDS} more)"] if len(ids) > _MAX_IDS else []
     return " ".join([*(shlex.quote(cell(key)) for key in ids[:_MAX_IDS]), *more])
 
@@ -245,7 +245,7 @@ def _quoted(ids: Sequence[str]) -> str:
 async def _report(state: _CiState) -> None:
     """Write all requested reports."""
     arguments, verdicts = state.arguments, state.verdicts()
-    # Files first: a signal may interrupt the printing.
+    # Write files first: a signal may interrupt printing.
     if arguments.junit is not None:
         _write(arguments.junit, junit_xml(verdicts, name=arguments.name))
     github.publish(os.environ, _outputs(state, verdicts), verdicts, build=_build_label(state))
@@ -264,7 +264,7 @@ def _build_label(state: _CiState) -> str:
 
 
 def _outputs(state: _CiState, verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """Return the outputs of a GitHub step; `failed` counts all terminal jobs that did not pass."""
+    """Return the GitHub step outputs; `failed` counts jobs neither passed nor pending."""
     started = state.started
     counts = Counter(verdict.kind for verdict in verdicts) if started is not None else Counter()
     total = len(state.standings.ids)
@@ -295,7 +295,7 @@ def _json_object(state: _CiState, verdicts: Sequence[Verdict]) -> dict[str, obje
 
 
 def _write(path: str, content: bytes) -> bool:
-    """Write the --junit file; print a message if that fails. Return whether it was written."""
+    """Write the --junit file; on failure print a message and return False."""
     try:
         with open(path, "wb") as file:
             file.write(content)

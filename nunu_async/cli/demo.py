@@ -35,7 +35,7 @@ _DEMO_SIZE = 8 * _PART_SIZE + 4_891_137
 _LARGE = 1024**3
 # Seconds between progress lines: the whole demo may take less than a second.
 _REFRESH = 0.1
-# The two tests of the sandbox's plan; sped up, they take less than a second.
+# For the two tests of the sandbox's plan; sped up, they take less than a second.
 _SCRIPTS = (
     Script(queue_seconds=2.0, initialize_seconds=6.0, run_seconds=16.0),
     Script(queue_seconds=8.0, initialize_seconds=6.0, run_seconds=24.0),
@@ -96,7 +96,7 @@ async def demo(arguments: argparse.Namespace) -> int:
                         build = await nunu.upload_build(
                             path,
                             name="demo",
-                            platform="windows",  # any will do for the sandbox
+                            platform="windows",  # the sandbox accepts any
                             multipart=True,
                             on_progress=board.listener(str(path)),
                         )

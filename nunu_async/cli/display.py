@@ -31,13 +31,12 @@ _State: TypeAlias = Literal["sending", "completing", "uploaded", "abandoned"]
 
 
 class Board(View):
-    """The progress of every file of a command, shown as bars.
+    """The upload progress of every file of a command.
 
     Attributes:
         sizes: size of each file in bytes.
         sent: bytes sent of each file.
-        states: state of each file; one that is completing is sent in full, and the server is
-            assembling it.
+        states: state of each file; "completing" means sent in full, being assembled by the server.
     """
 
     def __init__(
@@ -51,19 +50,19 @@ class Board(View):
 
     @property
     def sent_now(self) -> int:
-        """Bytes sent of all files that were not abandoned."""
+        """Total bytes sent, without abandoned files."""
         return sum(self.sent[file] for file in self._counted())
 
     @property
     def size_now(self) -> int:
-        """Size in bytes of all files that were not abandoned."""
+        """Total size in bytes, without abandoned files."""
         return sum(self.sizes[file] for file in self._counted())
 
     def _counted(self) -> list[str]:
         return [file for file, state in self.states.items() if state != "abandoned"]
 
     def give_up(self, file: str) -> None:
-        """Mark a file as abandoned; its bytes no longer count."""
+        """Mark a file as abandoned, which excludes it from totals."""
         self.states[file] = "abandoned"
 
     def listener(self, file: str) -> Listener:
@@ -86,7 +85,7 @@ class Board(View):
             self._bars.update(file)
 
     def drawing(self, console: Console) -> Progress:
-        """Return the bars."""
+        """Return the progress bars."""
         from nunu_async.cli.bars import Bars  # noqa: PLC0415 - drawing takes a while to load
 
         self._bars = Bars(self, console)

@@ -12,7 +12,7 @@ from nunu_async.cli.terminal import GAP, colour, width_of_output
 
 
 def drawn(*parts: RenderableType) -> str:
-    """Render for standard output, fitted to the terminal; unlimited if it is none."""
+    """Render for standard output at the terminal's width; unlimited if it is not a terminal."""
     width = width_of_output()
     console = Console(file=sys.stdout, width=width, highlight=False, emoji=False, markup=False)
     with console.capture() as captured:
@@ -21,7 +21,7 @@ def drawn(*parts: RenderableType) -> str:
 
 
 def table(lines: Sequence[Sequence[str]], *, header: bool) -> str:
-    """Render rows of padded cells, with colours; the first one may be the header."""
+    """Render rows of padded cells in colour; the first row may be the header."""
     rows = []
     for number, line in enumerate(lines):
         is_header = header and number == 0

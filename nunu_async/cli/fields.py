@@ -1,4 +1,4 @@
-"""Fields of an attrs class from the arguments of a command, or from another object."""
+"""Select fields of an attrs class from command arguments or another object."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import attrs
 
 
 def fields_from(target: type[attrs.AttrsInstance], values: Mapping[str, object]) -> dict[str, Any]:
-    """Return those of the values that are fields of a class, by name."""
+    """Return the values whose names are fields of a class."""
     return {field: values[field] for field in attrs.fields_dict(target) if field in values}

@@ -17,14 +17,14 @@ from nunu_async.redact import sanitize
 
 OUTPUTS = "GITHUB_OUTPUT"
 SUMMARY = "GITHUB_STEP_SUMMARY"
-# Limit of a step's summary in bytes; a larger one is dropped entirely.
+# Size limit of a step's summary in bytes; GitHub drops a larger one entirely.
 # Source: docs.github.com, "Workflow commands for GitHub Actions", step isolation and limits.
 _MAX_BYTES = 1024 * 1024
 _MAX_ROWS = 500
-# Bytes for the line with the number of missing rows.
+# Bytes reserved for the line that counts omitted rows.
 _RESERVE = 100
 _MAX_CHARACTERS = 300
-# Special in Markdown, in HTML, or to GitHub: mentions, issues, links, formulas.
+# Special in Markdown, HTML or GitHub (mentions, issues, links, formulas).
 _SPECIAL = re.compile(r"[&<>\"'`*_\[\]|\\~#!@:$]")
 _MARKS: dict[Kind, str] = {
     "passed": ":white_check_mark:",
@@ -42,7 +42,7 @@ def publish(
     *,
     build: str,
 ) -> None:
-    """Append outputs and summary to the files that the environment names, if any."""
+    """Append outputs and summary to the files named in the environment, if any."""
     for variable in (OUTPUTS, SUMMARY):
         path = environ.get(variable)
         if not path:
@@ -74,7 +74,7 @@ def _missing_newline(path: str) -> bytes:
 
 
 def outputs(values: Mapping[str, str]) -> str:
-    """Return outputs in the delimiter form; delimiters are random, so no value can forge one."""
+    """Return outputs in the multiline format; no value can forge the random delimiters."""
     entries = []
     for name, value in values.items():
         delimiter = f"nunu_{secrets.token_hex(16)}"
@@ -84,10 +84,10 @@ def outputs(values: Mapping[str, str]) -> str:
 
 
 def summary(verdicts: Sequence[Verdict], *, build: str, room: int = _MAX_BYTES) -> str:
-    """Return a summary in Markdown, with all special characters of names escaped.
+    """Return a summary in Markdown, with special characters escaped.
 
-    At most `room` bytes in UTF-8. If not all rows fit, failures come first; "" if not even the
-    header fits.
+    The summary has at most `room` bytes in UTF-8. If not all rows fit, failures come first; if not
+    even the header fits, it is "".
     """
     passed = sum(verdict.kind == "passed" for verdict in verdicts)
     head = [
@@ -130,7 +130,7 @@ def _size(lines: Sequence[str]) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return text for a table cell, special characters as HTML entities."""
+    """Return text for a table cell, with special characters as HTML entities."""
     short = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
     lines = (sanitize(line, limit=2 * _MAX_CHARACTERS) for line in short.splitlines())
     return "<br>".join(_SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line) for line in lines)

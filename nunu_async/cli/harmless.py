@@ -19,7 +19,7 @@ def harmless(text: str, *, styled: bool = False) -> str:
     """Return text that neither a terminal nor a CI runner interprets as a command.
 
     A space is inserted into CI commands. Control and bidirectional characters are escaped, except
-    newlines and tabs; `styled` text, whose escape sequences are our own, keeps them.
+    newlines and tabs; in `styled` text they are kept, as its escape sequences are our own.
     """
     if not styled and not text.isprintable():
         text = "".join(

@@ -1,4 +1,4 @@
-"""JUnit XML for CI servers. Pure."""
+"""JUnit XML for CI servers (pure functions)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
     """Return a JUnit document with one suite and one case per job.
 
     FAILED, FAILURE and MAX_STEPS are failures; SKIPPED is skipped; every other unsuccessful result
-    is an error, as are pending jobs, and BLOCKED, which the API counts as failed. Viewers identify
-    a case by name and class, so a second one with the same is called "NAME (2)". The suite's
-    timestamp is that of its oldest job, in UTC without a zone, as the schema requires; no clock is
-    read. Characters that XML does not allow are escaped as in Python.
+    is an error, including BLOCKED, which the API counts as failed; so are pending jobs. Viewers
+    identify a case by name and class, so a duplicate is renamed to "NAME (2)". The suite's
+    timestamp is its oldest job's, in UTC without a zone, as the schema requires; no clock is read.
+    Characters that XML does not allow are escaped as in Python.
 
     Args:
         verdicts: the verdict of each job.
@@ -35,7 +35,7 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
         "errors": str(counts["error"]),
         "time": _seconds(sum(verdict.seconds or 0.0 for verdict in verdicts)),
     }
-    # Only a suite may have `skipped`. Source: jenkinsci/xunit-plugin, junit-10.xsd.
+    # Only `testsuite` may have `skipped`. Source: jenkinsci/xunit-plugin, junit-10.xsd.
     root = ET.Element("testsuites", {"name": sanitize(name), **totals})
     suite = ET.SubElement(
         root, "testsuite", {"name": sanitize(name), **totals, "skipped": str(counts["skipped"])}
@@ -66,7 +66,7 @@ def _unique_titles(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
 
 
 def _class_name(verdict: Verdict) -> str:
-    # Viewers that group by package split the class name at the full stop.
+    # Viewers that group by package split the class name at the dot.
     return "nunu" if verdict.platform is None else f"nunu.{sanitize(verdict.platform)}"
 
 
@@ -93,5 +93,5 @@ def _seconds(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    # Line by line: `sanitize` escapes newlines as well as all that XML does not allow.
+    # `sanitize` escapes what XML does not allow, but newlines too: apply it per line.
     return "\n".join(sanitize(line, limit=_MAX_CHARACTERS) for line in text.splitlines())

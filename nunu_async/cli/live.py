@@ -1,6 +1,6 @@
 """The live display of a command: drawn on a terminal, status lines elsewhere.
 
-All of it goes to standard error; standard output is for results.
+The display goes to standard error; standard output is for results.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:  # drawing takes a while to load
     from rich.progress import Progress
 
 HEARTBEAT = 10.0
-"""Seconds after which a line is due at the latest: CI kills jobs without output."""
+"""Maximum seconds between status lines: CI kills jobs without output."""
 
 
 class View(ABC):
-    """The progress of a command: what to draw, and what to write where nothing can be drawn.
+    """The progress of a command, as a terminal drawing or as status lines.
 
     Attributes:
-        tick: seconds between two checks whether a line is due.
-        pause: seconds after which a line without news is due; doubles up to `HEARTBEAT`.
-        refresh: seconds between two drawings.
+        tick: seconds between checks whether a status line is due.
+        pause: seconds until a status line is due without news; doubles up to `HEARTBEAT`.
+        refresh: seconds between redraws.
     """
 
     def __init__(self, clock: Clock | None, *, tick: float, pause: float, refresh: float) -> None:
@@ -52,12 +52,12 @@ class View(ABC):
 
     @property
     def opening(self) -> str:
-        """The line to begin with, if any."""
+        """The first status line; may be empty."""
         return ""
 
     @property
     def has_news(self) -> bool:
-        """Whether a line is due at the next tick."""
+        """Whether a status line is due at the next tick."""
         return False
 
     @abstractmethod
@@ -66,16 +66,16 @@ class View(ABC):
 
     @abstractmethod
     def drawing(self, console: Console) -> Live | Progress:
-        """Return what draws the present state on a terminal, whenever it is refreshed.
+        """Return a display that draws the current state at each refresh.
 
-        Without a thread of its own, which would race with the loop's and may fail to start, and
-        with nothing on standard output, which may be a pipe into a parser.
+        The display must not start a thread, which would race with the event loop's and may fail to
+        start, nor write to standard output, which may be piped into a parser.
         """
 
 
 @asynccontextmanager
 async def show(view: View) -> AsyncIterator[None]:
-    """Display a view while the context lasts."""
+    """Display a view for the duration of the context."""
     view.begin()
     stream = sys.stderr
     if stream is None:  # a program without a console

@@ -1,4 +1,4 @@
-"""Messages on standard error, and the care of the standard streams."""
+"""Messages on standard error, and setup of the standard streams."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _lost: list[str] = []
 
 
 def prepare() -> None:
-    """Make any file name printable, and forget what an earlier command has lost."""
+    """Make any file name printable, and clear the record of lost results."""
     _lost.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # An upload must not end in a traceback because a terminal cannot encode a name.
-            # Files and pipes on Windows would get the code page, which lacks most characters.
+            # On Windows, files and pipes default to the code page, which lacks most characters.
             is_pipe = os.name == "nt" and not stream.isatty()
             chosen = os.environ.get("PYTHONIOENCODING")
             stream.reconfigure(
@@ -31,7 +31,7 @@ def prepare() -> None:
 
 
 def echo_err(message: str) -> None:
-    """Write a message to standard error, where a closed or absent stream is no error."""
+    """Write a message to standard error; ignore a closed or missing stream."""
     with suppress(OSError, ValueError, AttributeError):  # broken pipe, closed file, None
         sys.stderr.write(harmless(f"nunu-async: {message}") + "\n")
         sys.stderr.flush()
@@ -44,7 +44,7 @@ def echo_lost(message: str) -> None:
 
 
 def exit_code(code: int) -> int:
-    """Return the exit code of a command that ended with `code`: not 0 if a result was lost."""
+    """Return a command's exit code: `code`, but 1 instead of 0 if a result was lost."""
     return code or (1 if _lost else 0)
 
 
@@ -67,7 +67,7 @@ def print_text(text: str) -> bool:
             sys.stdout.write(text)
             sys.stdout.flush()
     except BrokenPipeError:
-        close()  # a pager that was quit before the end
+        close()  # the user quit the pager early
     except OSError as error:
         echo_err(f"cannot write to standard output: {error.strerror}")
         close()
@@ -89,13 +89,13 @@ def close() -> None:
 
 
 class Screen:
-    """A terminal for rich to draw on; errors of one that was closed are ignored."""
+    """A terminal stream for rich that ignores errors if the terminal was closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> object:
-        """Return whatever else rich asks of the terminal, such as its encoding."""
+        """Return any other attribute of the stream, such as its encoding."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -111,5 +111,5 @@ class Screen:
 
 
 def count(number: int, thing: str) -> str:
-    """Return "1 part", "2 parts"."""
+    """Return a number and its noun: "1 part", "2 parts"."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -15,23 +15,23 @@ from typing import Final
 from nunu_async.errors import SourceError
 from nunu_async.upload.paths import path_key
 
-# The folder was removed meanwhile, or is no folder: it holds no matches.
+# Errors for a path that was removed or is not a folder: it has no matches.
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
 
 
 def expand(
     arguments: Iterable[str], stopped: Callable[[], bool] = lambda: False
 ) -> tuple[list[str], dict[str, BaseException]]:
-    """Return the files in order, without duplicates, and the error of each failure. Blocks.
+    """Return the unique files in order, and errors keyed by argument or folder (blocking).
 
-    A name that exists is taken literally, even with brackets; any other with ``*``, ``?`` or ``[``
-    is a pattern, ``**`` included. Folders that a whole pattern matches are left out; anything else
-    is returned, including dangling links and pipes. A folder that cannot be searched is an error,
-    as files in it would be missed. Errors are keyed by argument or folder.
+    An existing name is taken literally, even with brackets; any other name with ``*``, ``?`` or
+    ``[`` is a pattern, which may contain ``**``. Folders that match a whole pattern are omitted;
+    all other matches are returned, including dangling links and pipes. A folder that cannot be
+    searched is an error, as files in it would be missed.
 
     Args:
         arguments: names and patterns.
-        stopped: whether to give up; called often, as a search may take minutes.
+        stopped: returns True to end the search; called often, as a search may take minutes.
     """
     found: dict[str, str] = {}
     failed: dict[str, BaseException] = {}
@@ -39,7 +39,7 @@ def expand(
         try:
             name = argument
             if name.startswith("~") and not os.path.lexists(name):
-                name = os.path.expanduser(name)  # shells do not expand it within quotes
+                name = os.path.expanduser(name)  # shells do not expand ~ within quotes
             matches = [name]
             if glob.has_magic(name) and not os.path.lexists(name):
                 path_key(name)  # raises if the working directory is gone
@@ -59,14 +59,14 @@ def expand(
 class _Search:
     """A search for the matches of one pattern; each real folder is searched once.
 
-    Links to folders are followed, as by a shell's ``**``, but only after everything else: so a
-    folder is reported by its own name rather than a link's, and a link to a parent folder finds
+    Links to folders are followed, as in Python's `glob`, but only after real folders: so a folder
+    is reported under its own name rather than a link's, and a link to a parent folder finds
     nothing new.
 
     Attributes:
         failed: errors of folders that could not be searched, and of dangling links where the
             pattern needs a folder.
-        met_folders: whether the whole pattern matched a folder.
+        met_folders: whether a folder matched the whole pattern.
     """
 
     def __init__(self, pattern: str, stopped: Callable[[], bool]) -> None:
@@ -74,9 +74,9 @@ class _Search:
         self.met_folders = False
         self._stopped = stopped
         self._matches: list[str] = []
-        # With the index in the pattern: ``*/x/**`` may reach one folder at several indexes.
+        # (folder, pattern index): ``*/x/**`` may reach one folder at several indexes.
         self._searched: set[tuple[object, int]] = set()
-        # Folders are put at the front, links at the end.
+        # Folders are added at the front, links at the end.
         self._pending: deque[tuple[str, int]] = deque()
         drive, rest = os.path.splitdrive(pattern)
         separators = os.sep + (os.altsep or "")
@@ -87,7 +87,7 @@ class _Search:
             self._parts.append("*")
 
     def run(self) -> list[str]:
-        """Search; return the matches, sorted."""
+        """Run the search; return the sorted matches."""
         self._pending.append((self._root, 0))
         while self._pending and not self._stopped():
             folder, index = self._pending.popleft()
@@ -99,7 +99,7 @@ class _Search:
         try:
             status = os.stat(folder or os.curdir)
         except OSError as error:
-            # A missing folder has no matches; the lost target of a dangling link might have.
+            # A missing folder has no matches, but a dangling link's target might have had.
             if error.errno not in _ABSENT or os.path.islink(folder):
                 self._fail(folder, error)
             return False
@@ -136,7 +136,7 @@ class _Search:
             if is_last:
                 self._match(path, is_folder=is_folder)
             elif is_folder or (is_link and part != "**"):
-                # `**` matches any name, so it skips links that do not lead to a folder.
+                # `**` matches any name, so skip links that do not point to a folder.
                 following = (path, index if part == "**" else index + 1)
                 if is_link:
                     self._pending.append(following)

@@ -45,23 +45,23 @@ _LINES_AT_ONCE = 100
 
 @attrs.frozen(kw_only=True)
 class Column(Generic[T]):
-    """One column of a table; if not all fit, the leftmost ones are kept."""
+    """One column of a table; if not all fit, those on the left are kept first."""
 
     title: str
     text: Callable[[T], str]
     least: int = ENDLESS
-    """Minimum width in characters, if cells may be cut."""
+    """Minimum width in terminal columns; `ENDLESS` if cells should not be cut."""
     rank: int = 0
-    """Columns of a lower rank are kept first, whatever their position."""
+    """Columns with a lower rank are kept first, whatever their position."""
     keeps_end: bool = False
-    """Cells are cut at the start: the end of a path is its most useful part."""
+    """Whether to cut cells at the start, as for paths, whose end is most useful."""
 
 
 def with_client(
     command: Callable[[NunuClient, argparse.Namespace], Awaitable[int]],
     client: Callable[[argparse.Namespace], NunuClient] = lambda _: NunuClient(),
 ) -> _Command:
-    """Decorate a command: call it with a client that the environment configures, as `reported`."""
+    """Decorate a command with `reported`, and pass it a client configured by the environment."""
 
     @reported
     async def run(arguments: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def with_client(
 def reported(command: Callable[[argparse.Namespace], Awaitable[int]]) -> _Command:
     """Decorate a command: print its errors on one line, and return an exit code for them.
 
-    The exit code is 0 also if the reader of standard output closed it.
+    The exit code is 0 on a broken pipe, that is, if the reader closed standard output.
     """
 
     async def run(arguments: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def reported(command: Callable[[argparse.Namespace], Awaitable[int]]) -> _Comman
         except OSError as error:
             echo_err(f"cannot write the result: {error.strerror}")
             return 1
-        except RecursionError:  # `to_dict` returns unknown members at any depth
+        except RecursionError:  # `to_dict` keeps unknown members of any depth
             echo_err("cannot write the result: it is nested too deep for JSON")
             return 1
 
@@ -120,11 +120,11 @@ async def tell_rows(
             await write(as_json(row) + "\n", is_json=True)
         return 0
     if arguments.json:
-        # Kept as text, which takes less memory than the rows.
+        # JSON text takes less memory than the rows.
         items = [as_json(row) async for row in _first(rows, limit)]
         await write("[" + ",\n ".join(items) + "]\n", is_json=True)
         return 0
-    # Fetches one extra row to tell whether there are more; it is on the same page.
+    # Fetch one extra row, from the same page, to detect whether there are more.
     shown = [row async for row in _first(rows, limit or _TABLE_ROWS + 1)]
     more = limit is None and len(shown) > _TABLE_ROWS
     if not shown:
@@ -168,10 +168,10 @@ def as_json(model: Model) -> str:
 def _lay_out(
     columns: Sequence[Column[T]], rows: Sequence[T], room: int
 ) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Return the header and the rows in cells of equal widths, and the titles that did not fit."""
+    """Return the padded cells of header and rows, and the titles of columns that did not fit."""
     texts = {column: [column.title, *map(column.text, rows)] for column in columns}
     if room != ENDLESS:
-        # In a pipe all columns are kept, so that scripts find each at its position.
+        # Omit empty columns, but not in a pipe: scripts rely on column positions.
         for column in columns[1:]:
             if set(texts[column][1:]) == {NOTHING}:
                 del texts[column]
@@ -185,7 +185,7 @@ def _lay_out(
 
 
 def _pieces(lines: Sequence[Sequence[str]], *, plain: bool) -> Iterator[str]:
-    """Yield the rendered table, some lines at a time; the first line is the header."""
+    """Yield the rendered table in batches of lines; the first line is the header."""
     for begin in range(0, len(lines), _LINES_AT_ONCE):
         chunk = lines[begin : begin + _LINES_AT_ONCE]
         if plain:
@@ -197,7 +197,7 @@ def _pieces(lines: Sequence[Sequence[str]], *, plain: bool) -> Iterator[str]:
 
 
 def _fit(needed: Mapping[Column[T], int], room: int) -> dict[Column[T], int]:
-    """Choose the columns that fit, and their widths; what is left is shared equally."""
+    """Choose the columns that fit, and their widths; spare room is shared equally."""
     chosen: dict[Column[T], int] = {}
     left = room + GAP  # there is no gap before the first column
     for column in sorted(needed, key=lambda column: column.rank):
@@ -215,11 +215,11 @@ def _fit(needed: Mapping[Column[T], int], room: int) -> dict[Column[T], int]:
 
 
 def _fill(text: str, width: int, *, keeps_end: bool) -> str:
-    """Cut or pad a text to a width; what is cut becomes an ellipsis if the encoding has one."""
+    """Cut or pad text to a width; an ellipsis marks a cut if the encoding has one."""
     missing = width - width_of(text)
     if missing >= 0:
         return text + " " * missing
-    from rich.cells import set_cell_size  # noqa: PLC0415 - it loads tables of all characters
+    from rich.cells import set_cell_size  # noqa: PLC0415 - loads Unicode width tables
 
     crops = overflow_in(getattr(sys.stdout, "encoding", None)) == "crop"
     ellipsis = "" if crops else "\N{HORIZONTAL ELLIPSIS}"
@@ -230,7 +230,7 @@ def _fill(text: str, width: int, *, keeps_end: bool) -> str:
 
 
 def cell(value: object) -> str:
-    """Return a server's value as one sanitized line; NOTHING for None and empty text."""
+    """Return a value from the server as one sanitized line; NOTHING for None or ""."""
     return (sanitize(str(value)) or NOTHING) if value is not None else NOTHING
 
 

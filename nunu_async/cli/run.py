@@ -31,7 +31,7 @@ def run(command: Coroutine[object, object, int]) -> int:
     except KeyboardInterrupt:  # outside the main thread, where no handler can be set
         return _INTERRUPTED
     except RuntimeError:
-        # The loop shuts its executor down on one more thread, which ulimit -u may refuse.
+        # asyncio.run shuts the executor down in a new thread, which ulimit -u may refuse.
         if not codes:
             raise
     return codes[0]
@@ -68,7 +68,7 @@ async def _supervised(command: Coroutine[object, object, int]) -> int:
 def _handle(
     loop: asyncio.AbstractEventLoop, number: int, stop: Callable[[int], None]
 ) -> Callable[[], object]:
-    """Call `stop` from the loop on a signal; return a function that undoes this.
+    """Make a signal call `stop` in the loop; return a function that undoes this.
 
     A signal that is already ignored stays ignored: `nohup` ignores SIGHUP, and a shell without
     job control ignores SIGINT for background jobs.

@@ -28,7 +28,7 @@ from nunu_async.errors import NotFound, NunuError
 from nunu_async.models.run_requests import StartRun
 from nunu_async.models.runs import BugOccurrence, Run
 
-# Added to errors that leave open whether the run was started.
+# Added to errors after which the run may have been started.
 MAYBE = "the run may have been started: `nunu-async runs list` tells, before another start"
 
 _RUN_ID_HINT = "a job id? `runs list --job ID` gives the runs of a job"
@@ -136,11 +136,11 @@ async def start(nunu: NunuClient, arguments: argparse.Namespace) -> int:
 
 @with_client
 async def stop(nunu: NunuClient, arguments: argparse.Namespace) -> int:
-    """Stop jobs and print the ids of those that were stopped; return the exit code."""
+    """Stop jobs and print the ids of the stopped ones; return the exit code."""
     job_ids = list(dict.fromkeys(arguments.job_ids))
     with _hint_on_404(_JOB_ID_HINT):
         answer = await nunu.runs.stop(job_ids)
-    # The answer counts unknown ids, but has no entry for them.
+    # The response counts unknown ids, but has no entries for them.
     known = {outcome.job_id.lower() for outcome in answer.results}
     missing = [job_id for job_id in job_ids if job_id.lower() not in known]
     for outcome in answer.failed:
@@ -158,7 +158,7 @@ async def stop(nunu: NunuClient, arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _hint_on_404(hint: str) -> Iterator[None]:
-    """Add a note to a 404 about the id that may be meant."""
+    """Add a hint about the expected id to a 404 error."""
     try:
         yield
     except NotFound as error:

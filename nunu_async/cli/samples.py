@@ -26,7 +26,7 @@ _OUTCOMES = (Outcome(passed=2), Outcome(passed=1, failed=1), Outcome(passed=1, s
 
 
 def add_samples(box: Sandbox, number: int) -> None:
-    """Add `number` runs, ten minutes apart and the newest still running, and a few executions."""
+    """Add a few executions, and `number` runs ten minutes apart, the newest still running."""
     now = time.time()
     tests = box.tests
     for age in reversed(range(number)):  # oldest first: rows are sorted by time

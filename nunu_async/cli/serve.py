@@ -17,7 +17,7 @@ from nunu_async.cli.samples import add_samples
 from nunu_async.cli.stdout import write
 from nunu_async.sandbox import Sandbox
 
-# Syntax to set a variable, by suffix of --env-file; by default that of the system's shell.
+# Syntax for setting a variable, keyed by --env-file suffix; "" is for POSIX shells.
 _SHELLS: Final[dict[str, Callable[[str, str], str]]] = {
     "": lambda name, value: f"export {name}={shlex.quote(value)}",
     ".cmd": lambda name, value: f'set "{name}={value}"',
@@ -28,7 +28,7 @@ _PREFIXES = tuple(line("NUNU_", "").partition("NUNU_")[0] + "NUNU_" for line in 
 
 
 async def serve(arguments: argparse.Namespace) -> int:
-    """Print the environment of a sandbox, then run it until interrupted; return the exit code."""
+    """Start a sandbox, print its environment, run until interrupted; return the exit code."""
     sandbox = Sandbox(
         port=arguments.port,
         storage_port=arguments.storage_port,
@@ -78,13 +78,13 @@ async def serve(arguments: argparse.Namespace) -> int:
 
 
 def _export_lines(sandbox: Sandbox, suffix: str) -> list[str]:
-    """Return the lines that set the sandbox's environment in the shell of `suffix`."""
+    """Return the lines that set the sandbox's environment in the shell for `suffix`."""
     export = _SHELLS.get(suffix, _SHELLS[""])
     return [export(name, value) for name, value in sandbox.environment.items()]
 
 
 def _print_ids(sandbox: Sandbox) -> None:
-    """Print the ids to start runs with; on standard error, so that the rest can be sourced."""
+    """Print ids for starting runs to standard error: standard output may be sourced."""
     for noun, items in (
         ("deployment config", sandbox.deployment_configs),
         ("test", sandbox.tests),
@@ -95,9 +95,9 @@ def _print_ids(sandbox: Sandbox) -> None:
 
 
 def _remove_stale(file: str) -> None:
-    """Remove the file of an earlier sandbox: a script that waits for it must not read that one.
+    """Remove an earlier sandbox's file, which a script waiting for the new one must not read.
 
-    Raises: OSError, also if a sandbox did not write the file.
+    Raises: OSError, also if the file was not written by a sandbox.
     """
     try:
         status = os.lstat(file)

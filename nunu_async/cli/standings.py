@@ -45,13 +45,13 @@ class _StateChange:
 
 
 class Standings(View, Generic[R]):
-    """The state of everything that a command waits for, shown as counts and the last changes.
+    """The states of all awaited ids, shown as counts and the most recent changes.
 
     Attributes:
-        noun: what is waited for, in the singular.
-        rows: the latest row of each, by id.
+        noun: name of one awaited item, such as "job".
+        rows: the latest row of each id.
         recent: the last few changes, newest last.
-        unreported: the changes that no line has reported yet.
+        unreported: changes that no status line has included yet.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Standings(View, Generic[R]):
 
     @property
     def finished(self) -> dict[str, R]:
-        """Terminal rows, by id."""
+        """Terminal rows, keyed by id."""
         return {key: row for key, row in self.rows.items() if row.is_terminal}
 
     def state(self, key: str) -> str | None:
-        """Return the last state of an id, as the API spells it; None if it was not seen yet."""
+        """Return the last state of an id, as the API spells it; None if it was not read yet."""
         row = self.rows.get(key)
         return None if row is None else state_of(row)
 
@@ -112,7 +112,7 @@ class Standings(View, Generic[R]):
         self._order.setdefault(self._labels[key])
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """Yield each state that some ids are in, in order of first appearance, and their count."""
+        """Yield each current state and its number of ids, in order of first appearance."""
         counted = Counter(self._labels.values())
         for word in self._order:
             if counted[word]:
@@ -120,14 +120,14 @@ class Standings(View, Generic[R]):
 
     @property
     def opening(self) -> str:
-        """The line to begin with, once ids are known."""
+        """The first status line; empty until ids are known."""
         if not self._labels:
             return ""
         return f"waiting for {count(len(self._labels), self.noun)}"
 
     @property
     def has_news(self) -> bool:
-        """Whether there are changes that no line has reported yet."""
+        """Whether there are unreported changes."""
         return bool(self.unreported)
 
     def line(self) -> str:
@@ -141,7 +141,7 @@ class Standings(View, Generic[R]):
         return "; ".join([totals, *described])
 
     def drawing(self, console: Console) -> Live:
-        """Return what draws the counts and, below them, the last changes."""
+        """Return a live display of the counts and the most recent changes."""
         from rich.live import Live  # noqa: PLC0415 - drawing takes a while to load
 
         return Live(

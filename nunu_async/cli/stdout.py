@@ -20,7 +20,7 @@ _READER_TIMEOUT = 2.0
 
 
 async def echo(line: str, *, is_json: bool = False) -> None:
-    """Write a line, or print to standard error that it is lost."""
+    """Write a line; if that fails, print it to standard error as lost."""
     try:
         await write(line + "\n", is_json=is_json)
     except asyncio.CancelledError:
@@ -31,11 +31,11 @@ async def echo(line: str, *, is_json: bool = False) -> None:
 
 
 async def write(text: str, *, is_json: bool = False) -> None:
-    """Write a text in full; a signal can interrupt it while the reader is slow.
+    """Write text in full; a signal can interrupt the write while the reader is slow.
 
     Text is made harmless for terminals and CI runners; JSON is written unchanged.
 
-    Standard output may be non-blocking: any process that shares the pipe or terminal can set that.
+    Standard output may be non-blocking: any process that shares the pipe or terminal can do that.
 
     Raises: OSError; BrokenPipeError if the reader closed standard output.
     """
@@ -68,7 +68,7 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
     try:
         return stream.fileno()
-    except (AttributeError, OSError, ValueError):  # replaced by an object without one
+    except (AttributeError, OSError, ValueError):  # an object without a descriptor
         return None
 
 

@@ -1,4 +1,4 @@
-"""One run in full, as text for people."""
+"""Render one run in full as readable text."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _heading(name: str, item: RunDetails | PlayerDetails) -> Text:
 
 
 def _grid(fixed: int) -> Table:
-    """Return a table without borders: `fixed` columns that never wrap, and one that folds."""
+    """Return a borderless table: `fixed` columns that never wrap, and one that does."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(fixed):
         grid.add_column(no_wrap=True)

@@ -24,24 +24,24 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def is_plain() -> bool:
-    """Return whether standard output gets plain text: it is no terminal, and colour not forced."""
+    """Return whether to print plain text: stdout is not a terminal and colour is not forced."""
     forced = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")
     return not forced and not (sys.stdout is not None and sys.stdout.isatty())
 
 
 def width_of_output() -> int:
-    """Return the width of standard output in columns; ENDLESS if it is no terminal."""
-    # A reader of a pipe or a file can cut lines itself.
+    """Return the width of standard output in columns; ENDLESS if it is not a terminal."""
+    # Lines in pipes and files are cut only if COLUMNS is set: the reader can cut them.
     if sys.stdout is not None and (sys.stdout.isatty() or os.environ.get("COLUMNS")):
         return shutil.get_terminal_size().columns
     return ENDLESS
 
 
 def width_of(text: str) -> int:
-    """Return how many terminal columns a line takes."""
+    """Return the width of a line in terminal columns."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len  # noqa: PLC0415 - it loads tables of all characters
+    from rich.cells import cell_len  # noqa: PLC0415 - loads Unicode width tables
 
     return cell_len(text)
 
@@ -52,5 +52,5 @@ def colour(word: str) -> str:
 
 
 def overflow_in(encoding: str | None) -> Literal["crop", "ellipsis"]:
-    """Return how to truncate text in an encoding: with an ellipsis only if it has one."""
+    """Return how to truncate text: with an ellipsis only if the encoding has one."""
     return "ellipsis" if (encoding or "").lower().startswith("utf") else "crop"

@@ -1,4 +1,4 @@
-"""Run blocking work beside the event loop."""
+"""Run blocking work without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 
 async def beside_the_loop(function: Callable[[Callable[[], bool]], T]) -> T:
-    """Run a blocking function on a daemon thread; its argument returns True once it should stop.
+    """Run a blocking function in a daemon thread.
 
-    On cancellation the thread is abandoned, as it may be stuck on a hung disk, and does not keep
-    the process alive; a thread of asyncio's default executor would.
+    The function gets a callable that returns True once it should stop. On cancellation the thread
+    is abandoned, as it may hang in disk I/O. Unlike a thread of asyncio's default executor, it does
+    not keep the process alive.
     """
     stopped = threading.Event()
     threads = DaemonThreadPool(1)

@@ -28,13 +28,13 @@ from nunu_async.upload.paths import composed, short_names
 from nunu_async.upload.resume import KEPT
 from nunu_async.upload.source import measure
 
-# Ctrl-C takes at most ten seconds: for a pending answer, then for the cancel request.
+# Ctrl-C takes at most ten seconds: for a pending response, then the cancel request.
 TIMEOUTS = Timeouts(settle=3.0, cleanup=6.0)
 
 
 @attrs.define
 class Results:
-    """The results of a command, by file.
+    """The results of a command, keyed by file.
 
     Attributes:
         files: all files, in the order in which their results are printed.
@@ -116,16 +116,16 @@ def words_of(error: BaseException) -> str:
     if not isinstance(error, asyncio.CancelledError):
         kept = [note for note in getattr(error, "__notes__", ()) if KEPT in note]
         return "; ".join([str(error), *kept])
-    # The notes say what happened on the server: the build may be complete nevertheless.
+    # The notes say what happened on the server: the build may be complete anyway.
     return with_notes(error, "stopped")
 
 
 def _check_files(
     arguments: argparse.Namespace, stopped: Callable[[], bool]
 ) -> tuple[dict[str, BuildFile], dict[str, int], Results]:
-    """Find, measure and check every file; blocks.
+    """Find, measure and check every file (blocking).
 
-    Returns what to upload, the sizes in bytes, and the errors so far.
+    Returns uploads and sizes in bytes, both keyed by file, and the errors so far.
     """
     jobs: dict[str, BuildFile] = {}
     sizes: dict[str, int] = {}
@@ -158,7 +158,7 @@ async def upload(arguments: argparse.Namespace) -> int:
             await Results(as_json=True, files=list(failed), failed=failed).tell()
         raise
     if results.failed:
-        if arguments.json:  # every file has an entry; text names only the files to correct
+        if arguments.json:  # JSON lists every file; text, only those to correct
             for file in results.files:
                 results.failed.setdefault(file, NunuError("not sent, because others cannot be"))
         await results.tell()
@@ -179,7 +179,7 @@ async def upload(arguments: argparse.Namespace) -> int:
 
 
 def client_for(arguments: argparse.Namespace, api_concurrency: int = 32) -> NunuClient:
-    """Return a client for uploads, within the limits that the arguments set."""
+    """Return a client for uploads, with the limits given as arguments."""
     return NunuClient(
         storage_concurrency=arguments.concurrency,
         max_bandwidth=arguments.max_bandwidth,
@@ -191,10 +191,9 @@ def client_for(arguments: argparse.Namespace, api_concurrency: int = 32) -> Nunu
 async def upload_all(
     client: NunuClient, jobs: dict[str, BuildFile], board: Board, results: Results
 ) -> None:
-    """Upload files, and print the results of all files.
+    """Upload files and print all results.
 
-    A failure does not stop the others. Builds that were uploaded are printed even after a
-    cancellation.
+    A failed file does not stop the others. Finished builds are printed even after a cancellation.
     """
     labels = {id(job): file for file, job in jobs.items()}
 

@@ -32,10 +32,10 @@ from nunu_async.upload.threads import DaemonThreadPool
 
 _NOTHING = "nothing was left behind"
 
-# On a narrow terminal the file is kept: people identify their uploads by it.
+# A narrow terminal still shows FILE, by which users recognize their uploads.
 _COLUMNS: tuple[Column[PendingUpload], ...] = (
     Column(title="BUILD", text=lambda upload: cell(upload.kept.head.ticket.build_id), rank=1),
-    Column(title="STATE", text=lambda upload: _state(upload)),  # noqa: PLW0108 - it is below
+    Column(title="STATE", text=lambda upload: _state(upload)),  # noqa: PLW0108 - defined below
     Column(title="PARTS", text=lambda upload: f"{len(upload.kept.etags)}/{_parts(upload)}", rank=1),
     Column(title="SIZE", text=lambda upload: decimal(upload.kept.head.identity.size), rank=1),
     Column(title="AGE", text=lambda upload: span(_age(upload) * 1000)),
@@ -99,7 +99,7 @@ async def resume(nunu: NunuClient, arguments: argparse.Namespace) -> int:
     sizes: dict[str, int] = {}
     for upload in selected:
         head = upload.kept.head
-        # A file may have uploads under several names, and under one name for several platforms.
+        # A file may be uploaded under several names, or under one name for several platforms.
         label = head.path if head.path not in sizes else f"{head.path} ({head.request.name})"
         label = label if label not in sizes else f"{head.path} ({head.ticket.build_id})"
         sizes[label] = head.identity.size
@@ -121,9 +121,9 @@ async def resume(nunu: NunuClient, arguments: argparse.Namespace) -> int:
 async def _select(
     store: JournalStore, arguments: argparse.Namespace
 ) -> tuple[list[PendingUpload], int]:
-    """Return the selected uploads that can be handled, and the exit code for the skipped ones.
+    """Return the selected uploads without the skipped ones, and the exit code so far.
 
-    Raises: InputError for a name that matches no upload, or without names if there are several.
+    Raises: InputError if a name matches no upload, or if there are several and none is named.
     """
     uploads = await beside_the_loop(lambda _: store.left_behind())
     _print_foreign(store)
@@ -138,7 +138,7 @@ async def _select(
     if not matching and not store.foreign:
         echo_err(_NOTHING)
     selected: dict[str, PendingUpload] = {}
-    # Uploads of another version cannot be handled.
+    # Journals in another version's format cannot be handled.
     code = 1 if store.foreign and not arguments.names else 0
     for upload in matching:
         build_id = upload.kept.head.ticket.build_id
@@ -160,7 +160,7 @@ def _print_foreign(store: JournalStore) -> None:
 
 
 def _find(name: str, uploads: Sequence[PendingUpload]) -> list[PendingUpload]:
-    """Return the uploads of a build id, or else of a file. Raises: InputError if there are none."""
+    """Find uploads by build id, else by file. Raises: InputError if there are none."""
     found = [upload for upload in uploads if name == upload.kept.head.ticket.build_id]
     if not found:
         try:
@@ -175,7 +175,7 @@ def _find(name: str, uploads: Sequence[PendingUpload]) -> list[PendingUpload]:
 
 def _open_store() -> JournalStore:
     """Return the journal store of the configured state folder. Raises: ConfigError."""
-    # Reading journals needs no key, but one that is set is validated.
+    # Reading journals needs no key, but a key that is set is validated.
     has_key = any(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
     environ = os.environ if has_key else {**os.environ, KEY_VARIABLES[0]: "none"}
     config = Config.load(environ)

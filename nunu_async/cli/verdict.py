@@ -1,4 +1,4 @@
-"""Turn finished jobs, runs and executions into verdicts for people. Pure."""
+"""Turn jobs, runs and executions into readable verdicts (pure functions)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Kind: TypeAlias = Literal["passed", "failed", "error", "skipped", "pending"]
 
 _MAX_CHARACTERS = 10_000
 _MAX_LINES = 200
-# The game did not do what the test expected. With any other unsuccessful result the test could not
-# be carried out, and says nothing about the game.
+# Results of a game that did not do what the test expected. Any other unsuccessful result means that
+# the test could not be carried out, and says nothing about the game.
 _FAILED = frozenset({"failed", "failure", "max_steps"})
 
 
@@ -31,13 +31,13 @@ class Verdict:
     """The result of one job; every text is safe to print on a terminal.
 
     Attributes:
-        job_id: the job's id; "" for an error before there was a job.
+        job_id: the job's id; "" for an error before any job was started.
         name: name of the test, or the job's id.
-        kind: how to count it; only `passed` is a success.
-        result: the API's result in lower case, or ours if it has none.
+        kind: category for counting; only `passed` is a success.
+        result: the API's result in lower case, or a word such as "pending" without one.
         seconds: from the start of the first run to the end of the job; None if unknown.
         run_id: id of the run that decided the result, or None.
-        why: what went wrong, in lines; "" if nothing did or no reason is known.
+        why: why it did not pass, in lines; "" if it passed or no reason is known.
         platform: platform of the device, or None.
         began: when the job was created, or None.
     """
@@ -59,7 +59,7 @@ class Verdict:
 
     @property
     def milliseconds(self) -> float | None:
-        """`seconds` in milliseconds, as `span` takes them."""
+        """`seconds` in milliseconds, the unit that `span` takes."""
         return None if self.seconds is None else self.seconds * 1000
 
 
@@ -74,9 +74,9 @@ def judge(
 
     Args:
         job_ids: the jobs that were started.
-        jobs: the latest state of each job, by id.
-        details: full runs by run id; used to explain failures.
-        errors: why a job could not be read, by job id.
+        jobs: the latest state of each job, keyed by id.
+        details: run details keyed by run id; used to explain failures.
+        errors: why a job could not be read, keyed by job id.
     """
     return [_judge(job_id, jobs.get(job_id), details, errors.get(job_id)) for job_id in job_ids]
 
@@ -118,7 +118,7 @@ def _kind(job: Job, result: str) -> Kind:
 
 
 def decisive_run(job: Job) -> JobRun | None:
-    """Return the last unsuccessful run of a failed job; else its last run, if any."""
+    """Return a failed job's last unsuccessful run, or else a job's last run, if any."""
     unsuccessful = [run for run in job.runs if run.result != RunResult.SUCCESS]
     candidates = unsuccessful if unsuccessful and not job.succeeded else job.runs
     return candidates[-1] if candidates else None
@@ -146,7 +146,7 @@ def result_of(row: Row) -> str:  # noqa: PLR0911 - one return per outcome
 
 
 def standing_of(row: Row) -> str:
-    """Return the state of a row in one word; its result once it is terminal."""
+    """Return the state of a row in one word, or the result of a terminal row."""
     return result_of(row) if row.is_terminal else _word(state_of(row))
 
 
@@ -181,7 +181,7 @@ def _word(value: str | None) -> str:
 
 
 def _lines(text: str) -> str:
-    """Return text with each line sanitized, `_MAX_LINES` lines at most."""
+    """Sanitize each line of a text, and keep at most `_MAX_LINES` lines."""
     lines = text.splitlines()
     more = [f"... and {len(lines) - _MAX_LINES} lines more"] if len(lines) > _MAX_LINES else []
     return "\n".join(

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @attrs.define
 class _Outcome:
-    """The results of a wait, by id."""
+    """The results of a wait, keyed by id."""
 
     standings: Standings[Row]
     finished: dict[str, Row] = attrs.field(factory=dict)
@@ -44,7 +44,7 @@ class _Outcome:
 
     @property
     def pending(self) -> dict[str, str | None]:
-        """The last state seen of each id that neither finished nor failed to be read."""
+        """The last known state of each id that has no result and no error yet."""
         return {
             key: self.standings.state(key)
             for key in self.standings.ids
@@ -54,7 +54,7 @@ class _Outcome:
     async def follow(
         self, key: str, wait_for: Callable[..., Awaitable[Row]], arguments: argparse.Namespace
     ) -> None:
-        """Wait for one id: waits share their polls, and each gets its own result or error."""
+        """Wait for one id and record its result or error; concurrent waits share polls."""
         try:
             self.finished[key] = await wait_for(
                 key,
@@ -70,7 +70,7 @@ class _Outcome:
             self.errors[key] = error
 
     def exit_code(self, fail_on: str) -> int:
-        """Return the exit code; a timeout outranks failures."""
+        """Return the exit code; a timeout takes precedence over failures."""
         if self.timed_out:
             return TIMED_OUT
         failed = any(not row.succeeded for row in self.finished.values())
@@ -112,13 +112,13 @@ class _Outcome:
 
 @with_client
 async def wait(nunu: NunuClient, arguments: argparse.Namespace) -> int:
-    """Wait until all are terminal and print their results; return the exit code."""
+    """Wait until all ids are terminal and print results; return the exit code."""
     kind: str = arguments.kind
     unique: dict[str, str] = {}
     for given in arguments.ids:
         unique.setdefault(fold(given), given)
     ids = list(unique.values())
-    for key in ids:  # check all of them before anything is sent
+    for key in ids:  # validate all ids before the first request
         path_id(f"{kind}_id", key)
     functions: dict[str, Callable[..., Awaitable[Row]]] = {
         "run": nunu.wait_for_run,
@@ -148,7 +148,7 @@ async def _print_results(outcome: _Outcome, *, as_json: bool) -> None:
     for key, error in outcome.errors.items():
         message = with_notes(error)
         by_message.setdefault(message, []).append(key)
-    for message, ids in by_message.items():  # a rejected API key fails every id alike
+    for message, ids in by_message.items():  # a rejected API key fails every id
         subject = ids[0] if len(ids) == 1 else count(len(ids), outcome.standings.noun)
         echo_err(f"{subject}: {message}")
     if as_json:
@@ -158,7 +158,7 @@ async def _print_results(outcome: _Outcome, *, as_json: bool) -> None:
 
 
 async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
-    """Print a table of results, or to standard error that it is lost."""
+    """Print a table of results; if that fails, report the loss on standard error."""
     try:
         await tell_table(rows, columns)
     except OSError as error:
@@ -166,7 +166,7 @@ async def tell_columns(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
 
 
 def some(pending: Mapping[str, str | None]) -> str:
-    """Name the first few pending ids and their states."""
+    """Return the first few pending ids and their states as text."""
     entries = [
         f"{cell(key)} ({cell(state.lower()) if state is not None else 'never seen'})"
         for key, state in islice(pending.items(), _MAX_SHOWN)
