@@ -1,7 +1,7 @@
 """Run a local nunu.ai: the API on one port, its build storage on another.
 
-For tests, demonstrations and benchmarks. It shares no code with the client, so that the same
-mistake cannot be in both and go unnoticed.
+For tests, demos and benchmarks. The sandbox shares no code with the client, so that no bug can be
+in both and go unnoticed.
 """
 
 from nunu_async.sandbox.faults import Fault

@@ -29,7 +29,7 @@ class Api:
         self._keys = keys
 
     def identify(self, method: str, target: str) -> Call:
-        """Identify the operation; a project in the path is recorded, not checked."""
+        """Identify the operation; record a project id in the path without checking it."""
         path = target.partition("?")[0]
         if not path.startswith(f"{_PREFIX}/"):
             return Call("unknown")
@@ -51,8 +51,8 @@ class Api:
         return web.json_response(body, status=error.status)
 
     async def serve(self, incoming: Incoming) -> web.Response:
-        """Check key, project, body and ids in this order, then run the operation."""
-        # The body is read even if the request is then refused: that keeps the connection usable.
+        """Check the key, project, body and ids in this order, then run the operation."""
+        # Read the body even if the request is then rejected: this keeps the connection reusable.
         request, call, seen = incoming.request, incoming.call, incoming.seen
         raw = await _read(incoming)
         seen.body, problem = _parse(raw)
@@ -109,7 +109,7 @@ async def _read(incoming: Incoming) -> bytes:
 
 
 def _parse(raw: bytes) -> tuple[Any, str | None]:
-    """Parse JSON strictly; return the value, and what is wrong with it or None."""
+    """Parse JSON strictly; return the value and an error message, or None if valid."""
     try:
         parsed = json.loads(raw.decode(), parse_constant=_reject_constant)
         json.dumps(parsed, ensure_ascii=False).encode()  # rejects lone surrogates
@@ -123,7 +123,7 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _read_query(target: str) -> dict[str, str]:
-    """Read the query of a request target. Raises: HttpError when a parameter comes twice."""
+    """Parse the query string of a request target. Raises: HttpError for a repeated parameter."""
     pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True)
     query = dict(pairs)
     if len(query) != len(pairs):

@@ -1,6 +1,6 @@
 """The uploads, the builds and the storage quota of one project.
 
-Pure: no clock, no files. Everything that depends on time takes `now` in Unix seconds.
+Pure: uses no clock and no files. Time-dependent methods take `now` in Unix seconds.
 """
 
 import secrets
@@ -31,7 +31,7 @@ class Upload:
     name: str
     size: int
     part_size: int
-    """Bytes of every part but the last; the whole size of a single-part upload."""
+    """Bytes per part, except the last; the file size for a single-part upload."""
     total_parts: int
     request: dict[str, Any]
     """The body that initiated the upload."""
@@ -42,9 +42,9 @@ class Upload:
     parts: dict[int, str] = attrs.field(factory=dict)
     """ETags, without quotes, of the parts in storage."""
     is_sealed: bool = False
-    """Being completed: accepts no more parts, and can neither expire nor be cancelled."""
+    """True while completing: the upload accepts no parts and cannot expire or be cancelled."""
     is_evicted: bool = False
-    """Was completed, then deleted to free space."""
+    """True if the build was completed, then deleted to free space."""
 
     @property
     def is_open(self) -> bool:
@@ -53,7 +53,7 @@ class Upload:
 
     @property
     def is_stored(self) -> bool:
-        """Whether its object exists."""
+        """Whether the object of this upload exists."""
         return self.state == "completed" and not self.is_evicted
 
     def length_of(self, part_number: int) -> int:
@@ -73,7 +73,7 @@ class BuildStore:
     capacity: int | None
     max_file_size: int
     uploads: dict[str, Upload] = attrs.field(factory=dict, init=False)
-    """By build id, oldest first."""
+    """Keyed by build id, oldest first."""
     _released: list[Upload] = attrs.field(factory=list, init=False)
 
     @property
@@ -86,10 +86,10 @@ class BuildStore:
         )
 
     def initiate(self, request: Mapping[str, Any], now: float) -> Upload:
-        """Reserve space for a build, for a valid request body.
+        """Reserve space for the build that a valid request body describes.
 
-        Raises: HttpError when the file is too large, or does not fit; with auto_delete, when
-        deleting every completed build would not free enough (then none is deleted).
+        Raises: HttpError when the file is too large or does not fit; with auto_delete, when
+        deleting all completed builds would not free enough space (none is then deleted).
         """
         self.sweep(now)
         size: int = request["file_size"]
@@ -106,7 +106,7 @@ class BuildStore:
         return upload if upload is not None and upload.is_open else None
 
     def find_by_key(self, object_key: str, upload_id: str | None, now: float) -> Upload | None:
-        """Find an open upload by what a storage URL contains."""
+        """Find an open upload by the object key and upload id of a storage URL."""
         upload = self.find_open(build_id_of(object_key), now)
         if upload is None or (upload.object_key, upload.upload_id) != (object_key, upload_id):
             return None
@@ -133,7 +133,7 @@ class BuildStore:
                 self._released.append(upload)
 
     def take_released(self) -> list[Upload]:
-        """Return the uploads whose bytes are to be deleted, each once."""
+        """Return the uploads whose data must be deleted; each upload is returned only once."""
         released, self._released = self._released, []
         return released
 
@@ -144,7 +144,7 @@ class BuildStore:
         missing = used + needed - self.capacity
         if missing <= 0:
             return
-        # Both deletion policies give the same order here, as no run ever uses a build.
+        # Both deletion policies give the same order, as runs do not update a build's last use.
         evicted: list[Upload] = []
         if may_evict:
             for upload in self.uploads.values():

@@ -1,6 +1,6 @@
-"""Serialize runs, jobs and executions in the format that the API docs of one date show.
+"""Serialize runs, jobs and executions in the format of the API docs of one date.
 
-Pure. `J` is January 2026, `M` March and April, `L` the last unscoped pages, `N` the newest.
+Pure. Dates: `J` January 2026, `M` March and April, `L` the last unscoped pages, `N` the newest.
 """
 
 import math
@@ -51,7 +51,7 @@ _BASE_AGENT = {
 
 
 class Dialect:
-    """Serializes rows in the format of one date."""
+    """Serializes rows in the format of the API docs of one date."""
 
     def __init__(
         self, letter: Letter, *, project_id: str, storage_url: Callable[[], str] = str
@@ -75,7 +75,7 @@ class Dialect:
         }
 
     def run(self, run: Run, now: float) -> Json:
-        """Serialize a run as lists show it."""
+        """Serialize a run as a list item."""
         has_duration = run.started < run.ended <= now
         row: Json = {
             "multiplayer_run_id": run.run_id,
@@ -150,7 +150,7 @@ class Dialect:
         }
 
     def execution(self, execution: Execution, now: float) -> Json:
-        """Serialize a test plan execution as lists show it."""
+        """Serialize a test plan execution as a list item."""
         status = execution.status(now)
         is_completed = status == "completed"
         tally = execution.tally(now)
@@ -173,7 +173,7 @@ class Dialect:
         }
 
     def started(self, jobs: Sequence[Job], members: Mapping[str, object]) -> Json:
-        """Serialize the response to a start."""
+        """Serialize the response of `start_run`."""
         if self._is_january:
             data = {"job_id": jobs[0].job_id, "multiplayer_run_id": jobs[0].runs[0].run_id}
             return {"ok": True, "status": 201, "message": "queued", "data": data}
@@ -185,7 +185,7 @@ class Dialect:
         return flat
 
     def error_fields(self, **fields: object) -> Json:
-        """Return these and `ok` as further members of an error response, if it has any."""
+        """Return `fields` and `ok` as extra error members; empty if the dialect has none."""
         return {"ok": False, **fields} if self.letter in ("J", "M") else {}
 
     def _status_fields(self, run: Run, now: float) -> Json:
@@ -229,7 +229,7 @@ class Dialect:
         return {"kind": config.platform, "config": {"device": device}}
 
     def _done_steps(self, run: Run, count: int, now: float) -> int:
-        """Count the finished steps; all take the same time."""
+        """Count the finished steps; all steps take equally long."""
         if run.stopped is None and now >= run.ended:
             return count
         elapsed = min(now, run.ended) - run.started

@@ -1,4 +1,4 @@
-"""Faults to inject, and which requests they apply to."""
+"""Define faults and select the requests to inject them into."""
 
 import math
 from collections import Counter
@@ -27,27 +27,27 @@ def _default_action(fault: "Fault") -> Action:
 class Fault:
     """Inject a fault into some requests of one operation.
 
-    Each fault counts the requests that match its `on` and `part`, from 1. It applies to numbers
-    `first` to `first + times - 1`, or to all from `first` if `times` is None.
+    Requests that match `on` and `part` are counted per fault, from 1. The fault applies to requests
+    `first` to `first + times - 1`, or to every request from `first` on if `times` is None.
 
     Args:
         on: an operation: initiate_upload, get_upload_parts, put_part, complete_upload,
             cancel_upload, get_build, list_runs, start_run, get_run, list_run_bugs, stop_runs,
-            list_test_plan_executions, list_jobs, get_job; or `*` for every request, also those
-            that match no operation.
-        part: only the PUT of this part; a single-part upload has part 1 only.
-        first, times: which of the matching requests, see above.
+            list_test_plan_executions, list_jobs, get_job; or `*` for every request, even if
+            it matches no operation.
+        part: match only the PUT of this part; a single-part upload has part 1 only.
+        first, times: select among the matching requests, see above.
         latency: seconds to sleep before anything else.
         after: bytes of the request body to read before acting; None reads none.
         do: `answer` with `status`, `headers` and `body`; `cut` resets the connection; `stall`
             stops reading and never responds; `corrupt` flips a bit of a part's first byte and
-            handles the request as usual, so that storage holds other bytes than were sent, and
-            its ETag shows it; `pass` handles the request as usual after the latency.
-            The default is `answer` with a status, `pass` without.
-        body: None sends the usual error body of the origin; a mapping is sent as JSON.
-        effect: handle the request first and act then: its response is lost, its effect is not.
+            handles the request as usual, so that the stored bytes and their ETag differ from the
+            data sent; `pass` handles the request as usual after the latency.
+            The default is `answer` if `status` is set, otherwise `pass`.
+        body: None sends the origin's default error body; a mapping is sent as JSON.
+        effect: handle the request before the fault, so that only its response is lost.
 
-    Raises: ValueError when the fields match no request, or contradict each other.
+    Raises: ValueError when the fields contradict each other or can match no request.
     """
 
     on: str
@@ -102,7 +102,7 @@ class Fault:
             yield f"status must be {_LOWEST_STATUS} to {_HIGHEST_STATUS}, not {self.status}"
 
     def is_due(self, count: int) -> bool:
-        """Return whether the fault applies to its matching request number `count`."""
+        """Return whether the fault applies to the matching request number `count`."""
         if count < self.first:
             return False
         return self.times is None or count < self.first + self.times
@@ -110,7 +110,7 @@ class Fault:
 
 @attrs.frozen
 class Plan:
-    """What to do with one request: sleep, then apply the fault, if any."""
+    """The handling of one request: sleep, then apply the fault, if any."""
 
     latency: float
     fault: Fault | None
@@ -133,10 +133,10 @@ class Faults:
         self._faults.append(fault)
 
     def plan(self, operation: str, part_number: int | None) -> Plan:
-        """Count one request, and return what to do with it.
+        """Count one request and return how to handle it.
 
-        The latencies of all due faults add up; of those that do more than pass, only the first
-        applies. Every matching fault counts the request, whether it is applied or not.
+        The latencies of all due faults add up, but only the first due fault other than `pass` is
+        applied. Every matching fault counts the request, even if that fault is not applied.
         """
         latency = 0.0
         applied: Fault | None = None

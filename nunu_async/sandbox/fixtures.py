@@ -1,6 +1,6 @@
 """The fixtures of a project: tests, plans and configs, and the scripts that runs follow.
 
-All of it is frozen and shared between runs, to save memory.
+All fixtures are frozen, and runs share them to save memory.
 """
 
 import math
@@ -19,7 +19,7 @@ _FINITE = (_SECONDS, attrs.validators.lt(math.inf))
 
 @attrs.frozen
 class Build:
-    """A build that runs and executions refer to; it need not be uploaded."""
+    """A build that runs and executions reference; it need not have been uploaded."""
 
     id: str
     name: str
@@ -37,12 +37,12 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class Artifact:
-    """One file that a run produces, for each of its players."""
+    """One file that a run produces for each player."""
 
     filename: str
     size: int = attrs.field(default=0, validator=_COUNT)
     url: str | None = None
-    """None generates a URL on the storage origin, which serves nothing there."""
+    """None generates a storage URL, which cannot be downloaded."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +50,7 @@ class Bug:
     """One occurrence of a bug."""
 
     bug_id: str
-    """The same for all occurrences of the bug, over all runs."""
+    """The same for all occurrences of a bug, across runs."""
     title: str = "Something is wrong"
     description: str = "It does not look as it should."
     category: str = "gameplay"
@@ -58,7 +58,7 @@ class Bug:
     confidence: Literal["low", "medium", "high"] = "medium"
     reproduction_steps: str = "1. Start\n2. Look"
     player_number: int = attrs.field(default=0, validator=_COUNT)
-    """From 0, as documented, even where the players themselves are numbered from 1."""
+    """0-based, as documented, even in dialects whose players are numbered from 1."""
     test_step: int = 1
     turn: int = 1
     details: Mapping[str, object] | None = attrs.field(default=None, hash=False)
@@ -68,32 +68,32 @@ class Bug:
 class Script:
     """The course of a run, from the start of its job to the end.
 
-    Results are those of the newest API docs; older dialects translate them, and send an unknown
-    one as it is. The result and the bugs are shown once the run is completed.
+    Results use the values of the newest API docs; older dialects translate known values and pass
+    on unknown ones. The result and the bugs are visible once the run is completed.
     """
 
     queue_seconds: float = attrs.field(default=0.0, validator=_FINITE)
-    """From the start of the job to the appearance of the run."""
+    """Seconds from the start of the job until the run appears."""
     initialize_seconds: float = attrs.field(default=5.0, validator=_FINITE)
     run_seconds: float = attrs.field(default=30.0, validator=_SECONDS)
-    """Infinity for a run that lasts until it is stopped."""
+    """Infinity for a run that only ends when it is stopped."""
     cleanup_seconds: float = attrs.field(default=0.0, validator=_FINITE)
-    """From the end of the run to the end of its job."""
+    """Seconds from the end of the run to the end of its job."""
     result: str = "SUCCESS"
     bugs: Sequence[Bug] = attrs.field(default=(), hash=False)
     steps: Sequence[Step] | None = attrs.field(default=None, hash=False)
-    """None uses the goals of the test, the last of which has the result of the run."""
+    """None creates one step per goal of the test; the last step gets the result of the run."""
     artifacts: Sequence[Artifact] = attrs.field(default=(), hash=False)
 
     @property
     def seconds(self) -> float:
-        """From the appearance of the run to its end."""
+        """Seconds from when the run appears until it ends."""
         return self.initialize_seconds + self.run_seconds
 
 
 @attrs.frozen(kw_only=True)
 class MultiplayerTest:
-    """One test of the project; filters only accept its id if it is a UUID."""
+    """One test of the project; the id must be a UUID to be usable in filters."""
 
     id: str
     name: str
@@ -101,7 +101,7 @@ class MultiplayerTest:
     players: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     goals: Sequence[str] = attrs.field(default=("Start the game",), hash=False)
     script: Script | None = None
-    """The default script of its runs; None uses that of the sandbox."""
+    """The default script for runs of this test; None uses the sandbox's script."""
 
     def steps(self, script: Script) -> Iterator[Step]:
         """Yield the steps of a run that follows a script."""
@@ -118,7 +118,7 @@ class MultiplayerTest:
 class TestPlan:
     """Tests to start together."""
 
-    __test__: ClassVar[bool] = False  # keeps pytest from taking it for a class of tests
+    __test__: ClassVar[bool] = False  # keeps pytest from collecting this class
 
     id: str
     name: str
@@ -127,30 +127,30 @@ class TestPlan:
 
 @attrs.frozen(kw_only=True)
 class DeploymentConfig:
-    """What runs are executed on."""
+    """The platform and devices that execute runs."""
 
     id: str
     name: str
     source: str = "build-storage"
-    """Only with `build-storage` may a request have a build id."""
+    """A request may contain a build id only if this is `build-storage`."""
     platform: str = "android-native"
     device: str = "Pixel 9"
     os_version: str = "15"
     device_labels: Sequence[str] = attrs.field(default=(), hash=False)
-    """The devices for a start on all devices; empty when the config does not allow that."""
+    """The devices for a multi-device start; empty if the config does not allow one."""
     broken_devices: Collection[str] = ()
-    """Those of the devices on which every start fails."""
+    """The subset of `device_labels` on which every start fails."""
 
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """The course and the counts of a test plan execution without runs of its own."""
+    """The timing and the counts of a test plan execution that has no runs."""
 
     passed: int = attrs.field(default=0, validator=_COUNT)
     failed: int = attrs.field(default=0, validator=_COUNT)
     stopped: int = attrs.field(default=0, validator=_COUNT)
     skipped: int = attrs.field(default=0, validator=_COUNT)
-    """Older dialects than the newest count them as stopped."""
+    """Dialects older than `N` count skipped tests as stopped."""
     queue_seconds: float = attrs.field(default=5.0, validator=_FINITE)
     run_seconds: float = attrs.field(default=60.0, validator=_SECONDS)
 

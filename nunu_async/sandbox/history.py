@@ -1,8 +1,8 @@
-"""Runs, jobs and test plan executions; each computes its state from the time.
+"""Runs, jobs and test plan executions, whose states are computed from the time.
 
-Pure: no clock. Everything that depends on time takes `now` in Unix seconds. Rows are to be read
-only; the methods of the sandbox change them. Runs and executions are small: they share what they
-have in common, and compute ids and times.
+Pure: uses no clock. Time-dependent methods take `now` in Unix seconds. Treat rows as read-only;
+change them through `Sandbox` methods. To save memory, runs and executions share common data and
+compute their ids and times.
 """
 
 import math
@@ -33,12 +33,12 @@ ExecutionStatus = Literal["queued", "in_progress", "completed"]
 _JOB_PREFIX = "a0b00000-0000-4000-8000-"
 _EXECUTION_PREFIX = "e0ec0000-0000-4000-8000-"
 _GENERATED = re.compile(rf"run[0-9]{{9,}}|({_JOB_PREFIX}|{_EXECUTION_PREFIX}).*", re.ASCII)
-_RETRIED = ("ERROR", "TIMEOUT")  # not STOPPED: stopping a run stops its whole job here
+_RETRIED = ("ERROR", "TIMEOUT")  # not STOPPED: in the sandbox, stopping a run stops its job
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class Launch:
-    """What a job and its runs have in common."""
+    """The fields that a job and its runs have in common."""
 
     test: MultiplayerTest
     config: DeploymentConfig
@@ -47,7 +47,7 @@ class Launch:
     initiator: Mapping[str, object]
 
     def shared(self) -> dict[str, Any]:
-        """Return these fields alone, to create a run for a job or a job for a run."""
+        """Return only the fields of `Launch`, to create a run for a job or vice versa."""
         return {field.name: getattr(self, field.name) for field in attrs.fields(Launch)}
 
 
@@ -67,7 +67,7 @@ class Run(Launch):
 
     @property
     def run_id(self) -> str:
-        """The id; 12 characters unless it was given."""
+        """The run id; 12 characters unless `given_id` is set."""
         return self.given_id or f"run{self.number:09d}"
 
     @property
@@ -77,7 +77,7 @@ class Run(Launch):
 
     @property
     def started(self) -> float:
-        """When the run leaves INITIALIZING, unless it is stopped before."""
+        """When the run leaves INITIALIZING, unless it is stopped earlier."""
         return self.created + self.script.initialize_seconds
 
     @property
@@ -89,7 +89,7 @@ class Run(Launch):
 
     @property
     def cleaned(self) -> float:
-        """When the cleanup of the run has ended; a stopped run has none."""
+        """When the cleanup of the run ends; a stopped run has no cleanup."""
         if self.stopped is not None:
             return self.stopped
         return self.ended + self.script.cleanup_seconds
@@ -113,38 +113,38 @@ class Run(Launch):
 
 @attrs.define(eq=False, kw_only=True)
 class Order(Launch):
-    """What a job is started with."""
+    """The settings that a job is started with."""
 
     player_configs: Mapping[int, DeploymentConfig] = attrs.field(factory=dict)
-    """By player number from 1; the other players have `config`."""
+    """Keyed by 1-based player number; other players use `config`."""
     execution: "Execution | None" = None
     template_data: Mapping[str, object] | None = None
-    """None when templates are off."""
+    """None when templating is disabled."""
     retries: int = 0
 
 
 @attrs.define(eq=False, kw_only=True)
 class Job(Order):
-    """A job: one run, or several by instances and retries."""
+    """A job of one run, or of several due to instances and retries."""
 
     job_id: str
     created: float
     runs: list[Run] = attrs.field(factory=list)
-    """Oldest first, those that have not appeared yet included."""
+    """Oldest first, including runs that have not appeared yet."""
     retried: list[Run] = attrs.field(factory=list)
-    """Those of `runs` that are retries."""
+    """The subset of `runs` that are retries."""
     stopped: float | None = None
 
     @property
     def ended(self) -> float:
-        """When the cleanup of the last run has ended."""
+        """When the cleanup of the last run ends, or when the job was stopped."""
         if self.stopped is not None:
             return self.stopped
         return max([run.cleaned for run in self.runs], default=math.inf)
 
     @property
     def execution_id(self) -> str | None:
-        """The id of the test plan execution, if it belongs to one."""
+        """The id of the job's test plan execution, if any."""
         return None if self.execution is None else self.execution.execution_id
 
     def visible(self, now: float) -> list[Run]:
@@ -163,7 +163,7 @@ class Job(Order):
         return "STARTING" if set(states) == {"INITIALIZING"} else "RUNNING"
 
     def retries_left(self, now: float) -> int:
-        """Count the retries that are not used up yet."""
+        """Count the retries that have not been used yet."""
         return self.retries - sum(run.created <= now for run in self.retried)
 
     def result(self, now: float) -> str | None:
@@ -184,7 +184,7 @@ class Execution:
     created: float
     """When the execution appears; shown as its start time once it has left the queue."""
     outcome: Outcome
-    """Used only while there are no jobs."""
+    """Used only while the execution has no jobs."""
     build: Build | None = None
     started_by: str | None = None
     jobs: list[Job] = attrs.field(factory=list)
@@ -192,12 +192,12 @@ class Execution:
 
     @property
     def execution_id(self) -> str:
-        """The id."""
+        """The execution id; generated unless `given_id` is set."""
         return self.given_id or f"{_EXECUTION_PREFIX}{self.number:012x}"
 
     @property
     def dequeued(self) -> float:
-        """When the first test leaves the queue; infinity when none does."""
+        """When the first test leaves the queue; infinity if no test does."""
         if self.jobs:
             runs = [run for job in self.jobs for run in job.runs]
             return min((run.created for run in runs), default=math.inf)
@@ -243,13 +243,13 @@ class Execution:
 
 RowT = TypeVar("RowT", Run, Job, Execution)
 Criterion = tuple[Callable[[RowT, float, Any], object], Any]
-"""Whether a row matches at a time, and what: the last argument of each call."""
+"""A function `(row, now, wanted)` that returns whether a row matches, and the `wanted` value."""
 
 
 class History:
-    """What was started in one project.
+    """All runs, jobs and executions of one project.
 
-    Each list is sorted and filtered anew: that is fast enough for tens of thousands of rows.
+    Every list call sorts and filters again: fast enough for tens of thousands of rows.
     """
 
     def __init__(self, script: Script) -> None:
@@ -274,7 +274,7 @@ class History:
         return len(self._executions) + 1
 
     def add_run(self, run: Run, *, job_id: str | None = None) -> None:
-        """Add a run, to the job `job_id` if given, which is created unless it exists.
+        """Add a run to the job `job_id`, created if missing; None creates a new job.
 
         Raises: ValueError when an id is taken.
         """
@@ -286,7 +286,7 @@ class History:
         self._add(run, self._jobs[job_id])
 
     def attach(self, run: Run, execution: Execution) -> None:
-        """Move the job of a run to an execution."""
+        """Move the run's job to an execution."""
         job = run.job
         if job.execution is not execution:
             if job.execution is not None:
@@ -302,7 +302,7 @@ class History:
         self._executions.append(execution)
 
     def start(self, order: Order, now: float, *, instances: int = 1) -> Job:
-        """Start a job with all its runs, later retries included."""
+        """Start a job and create all its runs, including later retries."""
         job_id = f"{_JOB_PREFIX}{self.next_run:012x}"
         job = Job(job_id=job_id, created=now, **attrs.asdict(order, recurse=False))
         self._jobs[job_id] = job
@@ -318,7 +318,7 @@ class History:
         return job
 
     def stop(self, job: Job, now: float) -> bool:
-        """Stop a job at once; return False if it is completed already."""
+        """Stop a job immediately; return False if it is already completed."""
         if job.status(now) == "COMPLETED":
             return False
         for run in job.runs:

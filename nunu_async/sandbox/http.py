@@ -21,7 +21,7 @@ class HttpError(Exception):
     error: str
     code: str | None = None
     extra: Mapping[str, object] = attrs.field(factory=dict)
-    """Further members of the body; they override the usual ones."""
+    """Extra members of the body; they override the default members."""
 
 
 @attrs.frozen
@@ -35,7 +35,7 @@ class Call:
 
 @attrs.frozen(kw_only=True)
 class ApiRequest:
-    """A parsed request, as operations get it."""
+    """A parsed request, as passed to an operation's handler."""
 
     project: "Project"
     now: float
@@ -44,7 +44,7 @@ class ApiRequest:
     body: Any
     seen: Seen
     key: Key | None
-    """None when the operation needs no key."""
+    """None if the operation needs no API key."""
 
 
 def bad_request(problem: str) -> NoReturn:
@@ -53,7 +53,7 @@ def bad_request(problem: str) -> NoReturn:
 
 
 def usual_error(status: int) -> HttpError:
-    """Return an error with the standard phrase of its status."""
+    """Return an error with the standard reason phrase of a status."""
     try:
         return HttpError(status, HTTPStatus(status).phrase.lower())
     except ValueError:

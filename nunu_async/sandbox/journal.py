@@ -14,7 +14,7 @@ Outcome = Literal["open", "answered", "cut", "stalled", "gone"]
 
 @attrs.define(eq=False, kw_only=True)
 class Seen:
-    """One request, from its arrival on; filled in while it is handled."""
+    """One request, recorded on arrival and updated while it is handled."""
 
     origin: Origin
     operation: str
@@ -25,17 +25,17 @@ class Seen:
     headers: Mapping[str, str]
     """Case-insensitive."""
     number: int = 0
-    """1 for the first request of the sandbox, both origins counted together."""
+    """1 for the first request of the sandbox; both origins share one count."""
     in_flight: int = 0
-    """Requests open on this origin at the arrival, this one included."""
+    """Open requests on this origin on arrival, including this one."""
     connection: int = 0
-    """Number of the TCP connection, from 1 for each origin; 0 when it was lost at once."""
+    """1-based number of the TCP connection per origin; 0 if it was lost immediately."""
     part_number: int | None = None
     build_id: str | None = None
     body: object = None
-    """Parsed JSON; None when there was none or it was not read."""
+    """Parsed JSON; None if the body was missing, not read or not valid JSON."""
     status: int | None = None
-    """None until a response is sent, and for good when none is."""
+    """None until a response is sent; stays None if none is sent."""
     received: int = 0
     """Bytes of the request body that were read."""
     outcome: Outcome = "open"
@@ -43,13 +43,13 @@ class Seen:
 
 
 class Journal:
-    """The requests in the order of their arrival."""
+    """All requests in order of arrival."""
 
     def __init__(self) -> None:
         self._seen: list[Seen] = []
         self._open: Counter[Origin] = Counter()
         self._connection_counts: Counter[Origin] = Counter()
-        # Keyed by the transport and not by the peer's address, as ports are reused.
+        # Keyed by transport, not by peer address, because ports are reused.
         self._connection_numbers: WeakKeyDictionary[asyncio.BaseTransport, tuple[Origin, int]] = (
             WeakKeyDictionary()
         )
@@ -64,7 +64,7 @@ class Journal:
         return self._seen[index]
 
     def of(self, operation: str, part_number: int | None = None) -> list[Seen]:
-        """List the requests of one operation, or of one part of it."""
+        """List the requests of one operation, optionally only those for one part."""
         return [
             seen
             for seen in self._seen
@@ -72,13 +72,13 @@ class Journal:
         ]
 
     def operations(self) -> list[str]:
-        """List the operations in order, repeats included."""
+        """List the operation of every request, in order of arrival."""
         return [seen.operation for seen in self._seen]
 
     def peak(self, origin: Origin) -> int:
-        """Return the highest number of requests that were open at once; 0 without any.
+        """Return the peak number of open requests; 0 if there were no requests.
 
-        A stalled request does not count as open, as its client may give up unnoticed.
+        Stalled requests are not counted: a client that gives up on one may go unnoticed.
         """
         return max((seen.in_flight for seen in self._seen if seen.origin == origin), default=0)
 
@@ -87,14 +87,14 @@ class Journal:
         return self._connection_counts[origin]
 
     def connections_open(self, origin: Origin) -> int:
-        """Count those of `connections` that are still open, as far as this side knows."""
+        """Count the `connections` still open, as far as the server knows."""
         return sum(
             owner == origin and not transport.is_closing()
             for transport, (owner, _) in self._connection_numbers.items()
         )
 
     def arrive(self, seen: Seen, transport: asyncio.BaseTransport | None) -> None:
-        """Record a request, and number it; the listeners call this once per request."""
+        """Record and number a request; listeners call this once per request."""
         self._open[seen.origin] += 1
         self._seen.append(seen)
         seen.number = len(self._seen)

@@ -8,7 +8,7 @@ READ_RUNS = "project:read-runs"
 OPERATE_RUNS = "project:operate-runs"
 MANAGE_BUILDS = "project:manage-build-storage"
 PERMISSIONS = frozenset({READ_RUNS, OPERATE_RUNS, MANAGE_BUILDS})
-"""Those that the operations of the sandbox require; a key may have others too."""
+"""The permissions that sandbox operations require; a key may have others too."""
 
 _ORGANIZATION_PREFIX = "nunu_org_"
 
@@ -35,7 +35,7 @@ class Key:
             raise ValueError(f"permissions begin with project:, not {invalid[0]!r}")
 
     def problem(self, permission: str, now: float) -> str | None:
-        """Return the documented message if the key is invalid or lacks it, else None."""
+        """Return the documented error if the key is invalid or lacks `permission`, else None."""
         if self.is_disabled:
             return "API key is disabled"
         if self.expires is not None and now >= self.expires:
@@ -57,7 +57,7 @@ class Keyring:
         }
 
     def find(self, header: str, *, is_scoped: bool) -> Key | None:
-        """Find a key; one of an organization is valid only if the path names the project."""
+        """Find a key; an organization key is valid only if the path contains a project id."""
         if header.startswith(_ORGANIZATION_PREFIX) and not is_scoped:
             return None
         return self._keys.get(header.encode("utf-8", "surrogateescape"))

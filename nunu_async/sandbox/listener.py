@@ -19,11 +19,11 @@ _READ = 1024 * 1024
 # Seconds for which the rest of a body is drained after an early response. Closing at once would
 # reset the connection, and the client could lose the response.
 _LINGER = 1.0
-_DRAIN_LIMIT = 64 * 1024  # the connection is kept if at most this much of a body is unread
+_DRAIN_LIMIT = 64 * 1024  # largest Content-Length of an unread body that keeps the connection open
 _SHUTDOWN = 0.05
 _BACKLOG = 128
 _MAX_LINE = 16 * 1024  # 255 characters of 4 bytes, escaped twice, are 5 KiB
-_RESET = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close sends RST
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close sends RST
 
 
 class PeerGoneError(Exception):
@@ -32,16 +32,16 @@ class PeerGoneError(Exception):
 
 @attrs.define(eq=False)
 class Incoming:
-    """A request; its body is counted into the journal as it is read."""
+    """A request; body bytes are counted in the journal as they are read."""
 
     request: web.BaseRequest
     call: Call
     seen: Seen
     corrupt: bool = False
-    """Flip the lowest bit of the first byte."""
+    """If true, flip the lowest bit of the first body byte."""
 
     async def block(self, size: int = _READ) -> bytes:
-        """Read exactly `size` bytes, or fewer at the end. Raises: PeerGoneError."""
+        """Read exactly `size` bytes, or fewer at the end of the body. Raises: PeerGoneError."""
         chunks: list[bytes] = []
         while size and (chunk := await self._read(size)):
             chunks.append(chunk)
@@ -107,7 +107,7 @@ class Listener:
         self._listening: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port. Raises: OSError when it is taken, with nothing left open."""
+        """Listen and return the port. Raises: OSError if the port is in use; nothing stays open."""
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(self._server, host, port, backlog=_BACKLOG)
         bound_port: int = self._listening.sockets[0].getsockname()[1]
@@ -121,16 +121,16 @@ class Listener:
         self._listening.close()
         transports = [connection.transport for connection in self._server.connections]
         await _cancel_all(self._tasks)
-        await asyncio.sleep(0)  # requests that arrived just now begin, and are refused
+        await asyncio.sleep(0)  # let requests that just arrived start and be rejected
         self._server.pre_shutdown()
         await self._server.shutdown(_SHUTDOWN)
-        # aiohttp drops a connection whose peer closed it while lingering, but leaves its task.
+        # If the peer closes while lingering, aiohttp drops the connection but leaks its task.
         await _cancel_all(self._connections)
         for transport in transports:
             # close() alone would wait for a peer that does not read.
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
-        await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
+        await asyncio.sleep(0)  # transports close their sockets in the next loop iteration
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._is_closing:
@@ -212,7 +212,7 @@ class Listener:
             and (request.content_length or _DRAIN_LIMIT + 1) > _DRAIN_LIMIT
         ):
             response.force_close()
-        # Before the first byte is sent: a client with the response finds it in the journal.
+        # Settle before sending, so that a client with the response finds it in the journal.
         self._journal.settle(seen, "answered", response.status)
         try:
             await response.prepare(request)

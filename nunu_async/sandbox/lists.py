@@ -1,4 +1,4 @@
-"""What the operations that list rows share: filters by query parameters, and pages."""
+"""Filter rows by query parameters and paginate them, for all list operations."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,22 +18,22 @@ _LARGEST_PAGE = 100
 
 @attrs.frozen
 class Filter(Generic[RowT]):
-    """One query parameter that selects rows."""
+    """One query parameter that filters rows."""
 
     schema: Schema
     matches: Callable[[RowT, float, Any], object]
-    """Whether a row matches at a time, and the parameter; UUIDs come in lower case."""
+    """Called with row, `now` and the parameter value; UUIDs are lowercased."""
 
 
 def has_tags(row: Run | Job, _: float, wanted: str) -> bool:
-    """Return whether a row has all of these tags, which commas separate."""
+    """Return whether a row has all tags of a comma-separated list."""
     return set(filter(None, wanted.split(","))).issubset(row.tags)
 
 
 def read_criteria(
     query: Mapping[str, str], filters: Mapping[str, Filter[RowT]]
 ) -> list[Criterion[RowT]]:
-    """Read the filters that a query has. Raises: HttpError."""
+    """Convert the filter parameters of a query into criteria. Raises: HttpError."""
     criteria: list[Criterion[RowT]] = []
     for name, one in filters.items():
         if name in query:
@@ -46,7 +46,7 @@ def read_criteria(
 def page_response(
     request: ApiRequest, found: Sequence[RowT], serialize: Callable[[RowT, float], Any]
 ) -> web.Response:
-    """Build the response with the page that the query asks for. Raises: HttpError."""
+    """Build the response with the requested page. Raises: HttpError."""
     page, size = request.query.get("page", "0"), request.query.get("page_size", f"{_PAGE_SIZE}")
     if not _NUMBER.fullmatch(page):
         bad_request("page must be an integer of at least 0")

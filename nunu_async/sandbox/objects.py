@@ -15,18 +15,18 @@ from typing import BinaryIO, TypeVar, cast
 _COPY_SIZE = 16 * 1024 * 1024
 # A thread hop costs about 50 us, MD5 about 1.6 us per KiB: below this, hash in the event loop.
 _HASH_INLINE = 64 * 1024
-_NAME_LENGTH = 100  # file systems allow 255, but Windows 260 for a whole path
+_NAME_LENGTH = 100  # file systems allow 255, but Windows allows 260 for a whole path
 # Windows reserves these names for devices, with any extension.
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)
 
 T = TypeVar("T")
 
 _Stored = bytes | Path
-"""The bytes of a part or an object in memory, or else the path of its file."""
+"""A part or an object: its bytes if kept in memory, otherwise the path of its file."""
 
 
 class Attempt:
-    """One PUT of one part; nothing of it is visible before `publish`."""
+    """One PUT of one part; its data is invisible until `publish`."""
 
     def __init__(
         self, parts: dict[int, _Stored], part_number: int, temporary: Path | None = None
@@ -45,7 +45,7 @@ class Attempt:
             await _in_thread(lambda: self._write(block))
 
     def publish(self) -> str:
-        """Make this the part, replacing any former one, and return its ETag without quotes.
+        """Store the data as the part, replacing any earlier one; return the unquoted ETag.
 
         Never yields to the event loop, so that a check made just before still holds.
         """
@@ -59,7 +59,7 @@ class Attempt:
         return self._digest.hexdigest()
 
     def discard(self) -> None:
-        """Delete what was written, unless it was published."""
+        """Delete the written data unless it was published."""
         self._file.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
@@ -70,9 +70,9 @@ class Attempt:
 
 
 class ObjectStore:
-    """Parts and objects of all builds, by build id: in memory, or in a directory.
+    """Parts and objects of all builds, keyed by build id, in memory or in a directory.
 
-    There, objects are `directory/BUILD_ID/NAME`, and parts until then are in `directory/.parts`.
+    In a directory, objects are `directory/BUILD_ID/NAME`; parts are in `directory/.parts`.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -82,7 +82,7 @@ class ObjectStore:
         self._serial = itertools.count(1)
 
     def open(self) -> None:
-        """Create the directory. Raises: OSError."""
+        """Create the directory, if one is used. Raises: OSError."""
         if self._directory is not None:
             (self._directory / ".parts").mkdir(parents=True, exist_ok=True)
 
@@ -97,7 +97,7 @@ class ObjectStore:
     async def assemble(self, build_id: str, total_parts: int, file_name: str) -> None:
         """Join parts 1 to `total_parts` into the object, and delete the parts.
 
-        Raises: OSError when that fails; the parts are then kept.
+        Raises: OSError on failure; the parts are then kept.
         """
         parts = [self._parts[build_id][number] for number in range(1, total_parts + 1)]
         if self._directory is None:
@@ -109,7 +109,7 @@ class ObjectStore:
             try:
                 await _in_thread(lambda: _concatenate(files, target))
             except asyncio.CancelledError:
-                _delete_object(target)  # the request ends, and with it the build
+                _delete_object(target)  # the build is not completed
                 raise
             self._objects[build_id] = target
         del self._parts[build_id]
@@ -122,24 +122,24 @@ class ObjectStore:
             await _in_thread(lambda: _delete(parts, objects))
 
     async def close(self) -> None:
-        """Delete parts that never became objects; objects stay."""
+        """Delete parts that were never assembled; keep the objects."""
         await self.delete(list(self._parts))
         if self._directory is not None:
-            with suppress(OSError):  # another sandbox uses the directory too
+            with suppress(OSError):  # another sandbox may be using the directory
                 (self._directory / ".parts").rmdir()
 
     def path(self, build_id: str) -> Path | None:
-        """Return the path of an object; None in memory. Raises: KeyError when there is none."""
+        """Return the path of an object; None if in memory. Raises: KeyError if not found."""
         stored = self._objects[build_id]
         return stored if isinstance(stored, Path) else None
 
     def read(self, build_id: str) -> bytes:
-        """Read a whole object. Raises: KeyError when there is none."""
+        """Read a whole object. Raises: KeyError if not found."""
         with self._open(build_id) as file:
             return file.read()
 
     def sha256(self, build_id: str) -> str:
-        """Return the hash of an object of any size, in hex. Raises: KeyError when there is none."""
+        """Return the SHA-256 of an object in hex, at any size. Raises: KeyError if not found."""
         with self._open(build_id) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -151,14 +151,14 @@ class ObjectStore:
 def safe_name(file_name: str) -> str:
     """Turn any string into a non-empty file name that is valid on every system.
 
-    It has no separators or leading dots and, for Windows, no trailing dots or device name.
+    The result has no separators, leading or trailing dots, and is no Windows device name.
     """
     plain = re.sub(r"[^A-Za-z0-9._+()-]", "_", file_name).strip(".")[-_NAME_LENGTH:].lstrip(".")
     return f"_{plain}" if _DEVICE.fullmatch(plain) else plain or "object"
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Run in a worker thread, which cannot be cancelled: a caller who is waits for its end."""
+    """Run `work` in a thread; if the caller is cancelled, wait for the thread first."""
     job = asyncio.create_task(asyncio.to_thread(work))
     try:
         return await asyncio.shield(job)
@@ -168,7 +168,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 
 def _concatenate(parts: list[Path], target: Path) -> None:
-    """Append all parts to the first and move it, so that the object appears whole or not at all."""
+    """Append all parts to the first, then move it to `target`, so the object appears atomically."""
     first, *others = parts
     size = first.stat().st_size
     target.parent.mkdir(exist_ok=True)
@@ -194,5 +194,5 @@ def _delete(parts: Iterable[_Stored], objects: Iterable[_Stored]) -> None:
 
 def _delete_object(path: Path) -> None:
     path.unlink(missing_ok=True)
-    with suppress(OSError):  # the user put other files beside it
+    with suppress(OSError):  # the user may have added other files
         path.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The one table of the API's operations: their requests, permissions and handlers."""
+"""The table of API operations: their requests, permissions and handlers."""
 
 from collections.abc import Callable, Coroutine
 
@@ -16,9 +16,9 @@ class Operation:
 
     method: str
     path: str
-    """A regular expression; its groups are the parameters."""
+    """A regular expression; its named groups are the path parameters."""
     permission: str | None
-    """None when it needs no key."""
+    """None if the operation needs no API key."""
     handler: Callable[[ApiRequest], Coroutine[object, object, web.Response]]
 
     @property
@@ -32,7 +32,7 @@ OPERATIONS = {
     for operation in (
         Operation("POST", "/builds/upload", MANAGE_BUILDS, uploads.initiate_upload),
         Operation("DELETE", "/builds/upload", MANAGE_BUILDS, uploads.cancel_upload),
-        # Its upload_id is the credential.
+        # The upload_id is the credential.
         Operation("GET", "/builds/upload/parts", None, uploads.get_upload_parts),
         Operation("POST", "/builds/upload/complete", MANAGE_BUILDS, uploads.complete_upload),
         Operation(

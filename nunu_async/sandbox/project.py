@@ -1,4 +1,4 @@
-"""Everything that the operations of the API read and change."""
+"""The state that API operations read and change."""
 
 import secrets
 from collections.abc import Callable
@@ -21,12 +21,12 @@ class Project:
     history: History
     dialect: Dialect
     url_life: float
-    """Seconds for which a URL of storage is valid."""
+    """Seconds for which a storage URL is valid."""
     storage_url: Callable[[], str]
     now: Callable[[], float]
     secret: bytes = attrs.field(factory=lambda: secrets.token_bytes(32))
-    """Signs the URLs of storage."""
+    """The key that signs storage URLs."""
 
     def is_named_by(self, call: Call) -> bool:
-        """Return whether a path names this project, or none."""
+        """Return whether the path contains this project's id or no project id."""
         return call.params.get("project_id", self.builds.project_id) == self.builds.project_id

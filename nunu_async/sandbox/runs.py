@@ -1,4 +1,4 @@
-"""The API operations that read runs, jobs and test plan executions, and that stop jobs."""
+"""The API operations that read runs, jobs and test plan executions, or stop jobs."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from nunu_async.sandbox.lists import Filter, has_tags, page_response, read_crite
 from nunu_async.sandbox.schemas import BODIES, TEXT, UUID, check
 
 _JOB_STATUSES = {"QUEUED": "queued", "COMPLETED": "completed"}
-"""By which jobs are filtered; those of any other status are `running`."""
+"""Job status to `status` filter value; all other statuses are `running`."""
 
 _RUN_FILTERS: dict[str, Filter[Run]] = {
     "state": Filter(
@@ -56,7 +56,7 @@ _NAMES: dict[str, Callable[[Execution], tuple[bool, str]]] = {
 
 
 async def list_runs(request: ApiRequest) -> web.Response:
-    """List runs; `bugs=false`, which no API page explains, lists those without bugs."""
+    """List runs; `bugs=false`, which the API docs do not explain, lists runs without bugs."""
     criteria = read_criteria(request.query, _RUN_FILTERS)
     runs = request.project.history.runs(request.now, *criteria)
     return page_response(request, runs, request.project.dialect.run)
@@ -73,7 +73,7 @@ async def list_run_bugs(request: ApiRequest) -> web.Response:
 
 
 async def stop_runs(request: ApiRequest) -> web.Response:
-    """Stop jobs; unknown ids are counted as received, and get no result."""
+    """Stop jobs; unknown ids are counted as received but get no result."""
     check(BODIES["stop_runs"], request.body)
     project = request.project
     ids = list(dict.fromkeys(request.body["job_ids"]))
@@ -111,7 +111,7 @@ async def stop_runs(request: ApiRequest) -> web.Response:
 
 
 async def list_test_plan_executions(request: ApiRequest) -> web.Response:
-    """List test plan executions; those without the name to sort by are greatest."""
+    """List test plan executions; when sorting by a name, missing names sort highest."""
     query = request.query
     criteria = read_criteria(query, _EXECUTION_FILTERS)
     executions = request.project.history.executions(request.now, *criteria)

@@ -1,7 +1,7 @@
 """Check request bodies and query parameters against JSON Schemas.
 
-Types are strict: neither true nor 1.0 is an integer, and null is not the same as absent. Members
-that a schema does not list are accepted, as the API docs do not say otherwise.
+Types are strict: true and 1.0 are not integers, and null does not mean absent. Members that a
+schema does not list are accepted, because the API docs do not forbid them.
 """
 
 import json
@@ -15,7 +15,7 @@ from nunu_async.sandbox.http import bad_request
 Schema = Mapping[str, Any]
 
 BODIES: Mapping[str, Schema] = json.loads(files(__package__).joinpath("bodies.json").read_bytes())
-"""Those of the request bodies, by operation. Of JSON Schema they use what `check` knows."""
+"""Request body schemas, keyed by operation; they use only keywords that `check` supports."""
 
 UUID: Schema = {"type": "string", "format": "uuid"}
 TEXT: Schema = {"type": "string"}
@@ -31,12 +31,12 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 
 
 def check(schema: Schema, value: Any, where: str = "") -> None:  # noqa: ANN401 - JSON
-    """Check a body, or its member or the parameter `where`. Raises: HttpError."""
-    if not schema:  # nor is what is nested in it checked, to whatever depth
+    """Check a body, or the member or parameter named `where`. Raises: HttpError."""
+    if not schema:  # no check of nested values either, at any depth
         return
     name = where or "body"
     required_type, noun = _TYPES.get(schema.get("type", ""), (object, ""))
-    # Not isinstance, for which true is an integer.
+    # Not isinstance, which accepts True as an int.
     if required_type is not object and type(value) is not required_type:
         bad_request(f"{name} must be {noun}")
     if "enum" in schema and value not in schema["enum"]:

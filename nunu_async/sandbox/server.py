@@ -1,4 +1,4 @@
-"""The sandbox: builds its parts, starts and closes them."""
+"""The sandbox server: create, start and close its two origins."""
 
 import asyncio
 import math
@@ -40,13 +40,14 @@ _PROJECT = re.compile(r"[A-Za-z0-9_-]+")
 class Sandbox:
     """A local nunu.ai: use it with `async with`, or call `start` and `close`.
 
-    Sizes are bytes, times seconds; `port` and `storage_port` 0 take free ports. Uploads of at least
-    `multipart_from` bytes are multipart unless the request decides. `capacity` None means no
-    quota, `directory` None keeps all bytes in memory. Objects in a directory outlive the sandbox.
+    Sizes are in bytes, times in seconds. A `port` or `storage_port` of 0 picks a free port. If
+    the request does not set `multipart`, uploads of at least `multipart_from` bytes are multipart.
+    `capacity` None means no quota. `directory` None keeps data in memory; objects in a directory
+    remain after `close`.
 
-    `api_key` has all permissions; `keys` maps further keys to theirs. Runs follow `script` unless
-    their test or `scripts` has another one. `dialect` is the date of the API docs whose format
-    bodies have: `J` January 2026, `M` March, `L` the last unscoped pages, `N` the newest.
+    `api_key` has all permissions; `keys` maps additional keys to their permissions. Runs follow
+    `script` unless their test or `scripts` provides another. `dialect` selects the API docs whose
+    format is used: `J` January 2026, `M` March, `L` the last unscoped pages, `N` the newest.
 
     Raises: ValueError for an invalid setting.
     """
@@ -121,17 +122,17 @@ class Sandbox:
 
     @property
     def base_url(self) -> str:
-        """The API's URL, without a slash at the end. Raises: RuntimeError before the start."""
+        """The API's URL, without a trailing slash. Raises: RuntimeError before `start`."""
         return f"{self._origin(0)}/api/v1"
 
     @property
     def storage_url(self) -> str:
-        """The storage origin's URL. Raises: RuntimeError before the start."""
+        """The storage origin's URL. Raises: RuntimeError before `start`."""
         return self._origin(1)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables that point a client to this sandbox."""
+        """Environment variables that configure a client for this sandbox."""
         return {
             "NUNU_BASE_URL": self.base_url,
             "NUNU_API_KEY": self.api_key,
@@ -145,13 +146,13 @@ class Sandbox:
 
     @property
     def uploads(self) -> Mapping[str, Upload]:
-        """Every upload by build id, oldest first; those past their deadline are expired."""
+        """All uploads keyed by build id, oldest first; uploads past the deadline are expired."""
         self._project.builds.sweep(self._now())
         return MappingProxyType(self._project.builds.uploads)
 
     @property
     def tests(self) -> list[MultiplayerTest]:
-        """The tests that can be started; may be changed."""
+        """The tests that can be started; the list may be modified."""
         return self._history.tests
 
     @tests.setter
@@ -160,7 +161,7 @@ class Sandbox:
 
     @property
     def test_plans(self) -> list[TestPlan]:
-        """The test plans that can be started; may be changed."""
+        """The test plans that can be started; the list may be modified."""
         return self._history.test_plans
 
     @test_plans.setter
@@ -169,7 +170,7 @@ class Sandbox:
 
     @property
     def deployment_configs(self) -> list[DeploymentConfig]:
-        """The deployment configs that runs can be started with; may be changed."""
+        """The deployment configs that runs can use; the list may be modified."""
         return self._history.deployment_configs
 
     @deployment_configs.setter
@@ -178,7 +179,7 @@ class Sandbox:
 
     @property
     def scripts(self) -> deque[Script]:
-        """Scripts of the runs to be started next, one each; retries use one too."""
+        """Scripts for the next runs; each started run, including retries, takes one."""
         return self._history.scripts
 
     @property
@@ -206,12 +207,12 @@ class Sandbox:
         run_id: str | None = None,
         job_id: str | None = None,
     ) -> Run:
-        """Add a run to the history; it then follows its script.
+        """Add a run to the history; from then on it follows its script.
 
-        Without `created`, in Unix seconds, it has just entered `state`. Test and config default to
-        the first ones of the sandbox. A `job_id` that exists adds the run to that job.
+        Without `created` (Unix seconds), the run has just entered `state`. Test and config default
+        to the sandbox's first ones. If the job `job_id` exists, the run is added to it.
 
-        Raises: ValueError when an id is taken, or an endless run is to be completed.
+        Raises: ValueError when an id is taken, or `COMPLETED` is requested for an endless run.
         """
         test = test or self.tests[0]
         script = script or test.script or self._history.script
@@ -247,13 +248,13 @@ class Sandbox:
         started_by: str | None = "qa@sandbox.example",
         execution_id: str | None = None,
     ) -> Execution:
-        """Add a test plan execution to the history; it then follows its outcome.
+        """Add a test plan execution to the history; from then on it follows its outcome.
 
-        Without `created`, in Unix seconds, it has just entered `status`. The plan defaults to the
-        sandbox's first one, or none; the outcome to all of its tests passing. Once runs are added
-        to an execution, only their jobs determine its state.
+        Without `created` (Unix seconds), the execution has just entered `status`. The plan defaults
+        to the sandbox's first plan, if any; the default outcome is that all tests pass. Once runs
+        are added to an execution, only their jobs determine its state.
 
-        Raises: ValueError when the id is taken, or an endless execution is to be completed.
+        Raises: ValueError when the id is taken, or an endless execution is given as completed.
         """
         plan = plan or next(iter(self.test_plans), None)
         outcome = outcome or Outcome(passed=len(plan.tests) if plan is not None else 1)
@@ -275,9 +276,9 @@ class Sandbox:
         return execution
 
     def set_script(self, run_id: str, script: Script) -> None:
-        """Replace the script of a run; its times count from the creation of the run.
+        """Replace the script of a run; script times count from the run's creation.
 
-        Adds and removes no retries. Raises: KeyError when there is no such run.
+        Does not add or remove retries. Raises: KeyError when there is no such run.
         """
         run = self._history.find_run(run_id, self._now())
         if run is None:
@@ -285,23 +286,23 @@ class Sandbox:
         run.script = script
 
     def add_fault(self, fault: Fault) -> None:
-        """Add a fault; it counts only later requests."""
+        """Add a fault; only later requests are counted for it."""
         self._faults.add(fault)
 
     def read_object(self, build_id: str) -> bytes:
-        """Return the bytes of a completed object. Raises: KeyError when there is none."""
+        """Return the bytes of a completed object. Raises: KeyError if not found."""
         return self._project.objects.read(build_id)
 
     def object_path(self, build_id: str) -> Path | None:
-        """Return the path of a completed object; None in memory. Raises: KeyError without one."""
+        """Return the path of a completed object; None in memory. Raises: KeyError if not found."""
         return self._project.objects.path(build_id)
 
     def object_sha256(self, build_id: str) -> str:
-        """Return the hash of a completed object in hex. Raises: KeyError when there is none."""
+        """Return the SHA-256 of a completed object in hex. Raises: KeyError if not found."""
         return self._project.objects.sha256(build_id)
 
     async def start(self) -> None:
-        """Listen on both ports; a sandbox can be started once only.
+        """Listen on both ports; a sandbox can be started only once.
 
         Raises: OSError when a port is taken, RuntimeError on a second start.
         """
@@ -324,7 +325,7 @@ class Sandbox:
     async def close(self) -> None:
         """Cancel open and stalled requests, stop listening, delete unfinished parts.
 
-        Completed objects stay readable. Closing twice, or before the start, does nothing.
+        Completed objects stay readable. Closing twice, or before `start`, does nothing.
         """
         listeners = self._listeners or []
         for listener in listeners:

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import attrs
 
-# The escapes here and in the query below are valid, but not those that a URL library would write.
-# A client that parses the URL and rebuilds it sends other bytes, and so gets an error.
+# The percent-escapes here and in the query below are valid, but not what a URL library would write.
+# A client that parses and rebuilds the URL therefore sends different bytes and gets an error.
 _BUCKET = "/sandbox%28builds%29%7E1/"
 _NOTE = "%7Ekeep%20every+byte%28as%2Fissued%29"
 _SIGNATURE_PARAMETER = "&X-Amz-Signature="
@@ -20,7 +20,7 @@ Verdict = Literal["good", "altered", "expired"]
 
 @attrs.frozen
 class Address:
-    """What a storage URL points to."""
+    """The object and part that a storage URL points to."""
 
     object_key: str
     part_number: int
@@ -33,7 +33,7 @@ def issue(secret: bytes, address: Address, *, now: float, life: float) -> str:
     """Build the signed request target of one PUT, without scheme and host.
 
     Valid from `now` (Unix seconds) until just before `now + life`. X-Amz-Date and X-Amz-Expires
-    hold whole seconds, so X-Until has the exact end, which is the one that is checked.
+    hold whole seconds, so expiry is checked against the exact time in X-Until.
     """
     issued = datetime.fromtimestamp(now, UTC)
     query = [
@@ -53,9 +53,9 @@ def issue(secret: bytes, address: Address, *, now: float, life: float) -> str:
 
 
 def check(secret: bytes, *, method: str, target: str, now: float) -> Verdict:
-    """Verify a request target as it was received.
+    """Verify the signature and expiry of a request target exactly as received.
 
-    The signature covers all of it, even the order of the query; any change makes it invalid.
+    The signature covers the whole target, even the query order; any change invalidates it.
     """
     signed, _, signature = target.rpartition(_SIGNATURE_PARAMETER)
     if not hmac.compare_digest(_bytes(_signature(secret, method, signed)), _bytes(signature)):
@@ -65,7 +65,7 @@ def check(secret: bytes, *, method: str, target: str, now: float) -> Verdict:
 
 
 def address(target: str) -> Address | None:
-    """Parse what a target points to, signed or not; None if that is not an object of the store."""
+    """Parse the address in a target without checking the signature; None if invalid."""
     path, _, query = target.partition("?")
     if not path.startswith(_BUCKET):
         return None
@@ -81,5 +81,5 @@ def _signature(secret: bytes, method: str, target: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    # aiohttp decodes the request line this way, so this restores the bytes that were received.
+    # aiohttp decodes the request line this way, so encoding restores the received bytes.
     return text.encode("utf-8", "surrogateescape")

@@ -13,7 +13,7 @@ from nunu_async.sandbox.schemas import BODIES, TEXT, Schema, check
 from nunu_async.sandbox.uploads import find_build
 
 _TARGETS = ("multiplayer_test_id", "test_plan_id", "instructions")
-# Members that go with one target only.
+# Members that are valid with one target only.
 _TARGET_OF = {
     "name": "instructions",
     "retries": "multiplayer_test_id",
@@ -24,7 +24,7 @@ _NEWEST_ONLY = ("extra_build_ids", "player_deployment_configs", "run_on_all_conf
 _NO_LONGER = ("min_time_seconds", "max_time_seconds")
 _BUILD_STORAGE = "build-storage"
 _NAME = "[api] ephemeral test"
-_EPHEMERAL = "7e570000-0000-4000-9000-"  # not the UUID variant of the tests of the project
+_EPHEMERAL = "7e570000-0000-4000-9000-"  # the built-in tests have 8000 instead of 9000
 
 Named = TypeVar("Named", MultiplayerTest, TestPlan, DeploymentConfig)
 Body = dict[str, Any]
@@ -39,7 +39,7 @@ _LOCATION: Schema = {
 
 @attrs.frozen
 class _Start:
-    """A checked request, and what it refers to."""
+    """A validated request and the objects that it references."""
 
     request: ApiRequest
     order: Order
@@ -47,7 +47,7 @@ class _Start:
     plan: TestPlan | None
 
     def run(self, config: DeploymentConfig) -> tuple[list[Job], Body]:
-        """Start all tests on a config; return the jobs and what the response says beside them."""
+        """Start all tests on a config; return the jobs and the other response members."""
         history, now = self.request.project.history, self.request.now
         order = attrs.evolve(self.order, config=config)
         if self.plan is not None:
@@ -71,7 +71,7 @@ class _Start:
         return jobs, members
 
     def members(self) -> Body:
-        """Return the members that the response has however many devices there are."""
+        """Return the response members that do not depend on the number of devices."""
         members: Body = {}
         if self.order.build is not None:
             members["build_id"] = self.order.build.id
@@ -104,14 +104,14 @@ async def start_run(request: ApiRequest) -> web.Response:
 
 
 def _check(request: ApiRequest) -> Body:
-    """Check the members of the body; return those that a server of this dialect knows."""
+    """Check the body; return the members that a server of this dialect knows."""
     is_newest = request.project.dialect.is_newest
     check({"type": "object"}, request.body)
     body: Body = {
         name: value for name, value in request.body.items() if is_newest or name not in _NEWEST_ONLY
     }
     schema = BODIES["start_run"]
-    if is_newest:  # where these options are not documented
+    if is_newest:  # the newest API docs do not list the options in _NO_LONGER
         options = schema["properties"]["options"]
         kept = {n: one for n, one in options["properties"].items() if n not in _NO_LONGER}
         options = {**options, "properties": kept}
@@ -148,7 +148,7 @@ def _check_location(options: Body) -> None:
 def _configs(
     request: ApiRequest, body: Body
 ) -> tuple[DeploymentConfig, dict[int, DeploymentConfig]]:
-    """Find the config of the start, and those of single players."""
+    """Find the config for the start, and the configs for individual players."""
     history = request.project.history
     known = history.deployment_configs
     targets = body.get("player_deployment_configs", {})

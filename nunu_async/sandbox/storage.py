@@ -13,7 +13,7 @@ from nunu_async.sandbox.listener import Incoming
 from nunu_async.sandbox.project import Project
 
 _CREDENTIALS = ("X-Api-Key", "Authorization", "Cookie")
-# Object stores reject headers that the signature does not cover, except for these.
+# Object stores reject headers that the signature does not cover, except these.
 _ALLOWED = frozenset(
     {
         "accept",
@@ -25,7 +25,7 @@ _ALLOWED = frozenset(
         "user-agent",
     }
 )
-# The usual code of each status.
+# The default error code for each status.
 _CODES = {
     400: "InvalidRequest",
     403: "AccessDenied",

@@ -17,7 +17,7 @@ _NUMBERS = re.compile(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", re.ASCII)
 
 
 async def initiate_upload(request: ApiRequest) -> web.Response:
-    """Reserve space for a build, and say how to upload it."""
+    """Reserve space for a build; return its upload URL or its part layout."""
     check(BODIES["initiate_upload"], request.body)
     builds = request.project.builds
     project_id = request.body.get("project_id", builds.project_id)
@@ -47,7 +47,7 @@ async def initiate_upload(request: ApiRequest) -> web.Response:
 
 
 async def get_upload_parts(request: ApiRequest) -> web.Response:
-    """Sign URLs of parts."""
+    """Return presigned URLs for parts."""
     query = request.query
     _require(query, "upload_id", "object_key", "part_numbers")
     if not _NUMBERS.fullmatch(query["part_numbers"]):
@@ -68,7 +68,7 @@ async def get_upload_parts(request: ApiRequest) -> web.Response:
 
 
 async def complete_upload(request: ApiRequest) -> web.Response:
-    """Turn the parts of an upload into a build."""
+    """Assemble the parts of an upload into a build."""
     body = request.body
     check(BODIES["complete_upload"], body)
     if ("upload_id" in body) != ("parts" in body) or ("parts" in body) > ("object_key" in body):
@@ -152,7 +152,7 @@ def _find_upload(request: ApiRequest, build_id: str, fields: Mapping[str, Any]) 
 
 
 def find_build(request: ApiRequest, build_id: str) -> Build | None:
-    """Find a completed build, as runs refer to it."""
+    """Find a completed build, in the form that runs reference."""
     upload = request.project.builds.find_build(build_id, request.now)
     if upload is None or upload.state != "completed":
         return None
