@@ -348,7 +348,10 @@ class Load:
     def client(self, **settings: Any) -> NunuClient:  # noqa: ANN401 - passed on
         """Make a client of the sandbox."""
         return NunuClient(
-            self._details["api_key"], base_url=self._told["base_url"], timeout=TIMEOUTS, **settings
+            self._details["api_key"],
+            base_url=self._details["base_url"],
+            timeout=TIMEOUTS,
+            **settings,
         )
 
     async def run(self, nunu: NunuClient, seconds: float) -> None:

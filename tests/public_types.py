@@ -205,8 +205,8 @@ async def main() -> None:
             print(used)
         except ApiError as error:
             status: int = error.status
-            told: ResponseInfo = error.response
-            print(status, told.request_id)
+            info: ResponseInfo = error.response
+            print(status, info.request_id)
         except DecodeError as error:
             print(error.problems)
         except UploadError as error:

@@ -195,12 +195,12 @@ async def test_on_attempt_gets_cancelled_and_timed_out_attempts(
     assert attempts[0].seconds == 5
 
 
-async def test_an_attempt_that_cannot_be_sent_is_told_with_its_error(box: Sandbox) -> None:
-    told: list[Attempt] = []
-    async with NunuClient(box.api_key, base_url=box.base_url, on_attempt=told.append) as nunu:
+async def test_an_attempt_that_cannot_be_sent_is_reported_with_its_error(box: Sandbox) -> None:
+    attempts: list[Attempt] = []
+    async with NunuClient(box.api_key, base_url=box.base_url, on_attempt=attempts.append) as nunu:
         with pytest.raises(InputError) as caught:
             await nunu.request("POST", "/runs", json={"a": math.nan})
-    assert [(a.status, a.error) for a in told] == [(None, caught.value)]
+    assert [(a.status, a.error) for a in attempts] == [(None, caught.value)]
 
 
 async def test_what_a_listener_raises_ends_nothing(

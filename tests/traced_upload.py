@@ -47,15 +47,15 @@ def sentry_sdk() -> Callable[[], list[str]]:
         dsn="http://key@127.0.0.1/1", transport=Kept, traces_sample_rate=1.0, send_default_pii=True
     )
 
-    def told() -> list[str]:
+    def recorded() -> list[str]:
         sentry_sdk.capture_message("over")
         sentry_sdk.flush()
         return events
 
-    return told
+    return recorded
 
 
-async def upload(path: Path, told: Callable[[], list[str]]) -> dict[str, object]:
+async def upload(path: Path, recorded: Callable[[], list[str]]) -> dict[str, object]:
     """Upload three parts, list runs once; the tracing library is on already."""
     from nunu_async import NunuClient
     from nunu_async.sandbox import Sandbox
@@ -73,7 +73,7 @@ async def upload(path: Path, told: Callable[[], list[str]]) -> dict[str, object]
 
 def main() -> None:
     """Run it, within a transaction of Sentry's or not."""
-    told = {"opentelemetry": opentelemetry, "sentry_sdk": sentry_sdk}[sys.argv[1]]()
+    recorded = {"opentelemetry": opentelemetry, "sentry_sdk": sentry_sdk}[sys.argv[1]]()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "game.bin"
         path.write_bytes(bytes(3 * PART))
@@ -81,10 +81,10 @@ def main() -> None:
             from sentry_sdk import start_transaction
 
             with start_transaction(name="upload"):
-                result = asyncio.run(upload(path, told))
+                result = asyncio.run(upload(path, recorded))
         else:
-            result = asyncio.run(upload(path, told))
-    print(json.dumps({**result, "seen": told()}))
+            result = asyncio.run(upload(path, recorded))
+    print(json.dumps({**result, "seen": recorded()}))
 
 
 if __name__ == "__main__":
