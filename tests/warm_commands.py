@@ -3,8 +3,8 @@
 Most of the processor time of a short command is that of imports. A fork of an interpreter that has
 done them is a process of its own all the same: it has its arguments, environment, folder and
 pipes, it runs the package's `__main__`, and it ends as interpreters do, with whatever warnings
-that brings. What depends on how an interpreter starts or on what it has imported, and what is about
-signals or a closed output, belongs in a new one.
+that brings. What depends on how an interpreter starts, on what it has imported or on a closed
+output belongs in a new one.
 
 Only on Linux; elsewhere `start` is not to be called.
 """
@@ -160,6 +160,14 @@ def suits(environ: Mapping[str, str], usual: Mapping[str, str]) -> bool:
     return sys.platform == "linux" and _fixed(environ) == _fixed(usual)
 
 
+class _PipeProtocol(asyncio.StreamReaderProtocol):
+    """Closes its pipe at the end of the output, which uvloop leaves to the protocol."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False
+
+
 class WarmProcess:
     """What `asyncio.subprocess.Process` is, for a fork."""
 
@@ -220,7 +228,7 @@ async def start(
             writing.append(end)
             stream = asyncio.StreamReader(limit, loop=loop)
             await loop.connect_read_pipe(
-                lambda stream=stream: asyncio.StreamReaderProtocol(stream, loop=loop),
+                lambda stream=stream: _PipeProtocol(stream, loop=loop),
                 os.fdopen(reading, "rb", 0),
             )
             readers.append(stream)
