@@ -1,4 +1,4 @@
-"""One module for each API resource; a method builds a request and sends it."""
+"""One module per API resource; each method builds a request and sends it."""
 
 from typing import TYPE_CHECKING
 

@@ -21,9 +21,9 @@ def anything(
     params: object,
     body: Mapping[str, object] | None,
 ) -> Request[object]:
-    """Build the request for a path of the API.
+    """Build a request to any path of the API.
 
-    Raises: InputError for a path that leads elsewhere, an unknown method, an unusable parameter.
+    Raises: InputError for a path outside the API, an unknown method or an invalid parameter.
     """
     verb = method.upper() if isinstance(method, str) else ""
     if verb not in _METHODS:
@@ -44,7 +44,7 @@ def anything(
 
 
 def _secrets(*sources: object) -> tuple[Secret, ...]:
-    """Return the values to hide in messages: an upload id is as good as a password."""
+    """Return the values to redact in messages: an upload id is a credential."""
     values = (members.get("upload_id") for members in sources if isinstance(members, Mapping))
     return tuple(Secret(value) for value in values if isinstance(value, str))
 
@@ -60,7 +60,7 @@ def _path(path: object) -> str:
         raise InputError("path", f"must be quoted, without a fragment: {describe(path)}")
     if path == _PREFIX or path.startswith(f"{_PREFIX}/"):
         raise InputError("path", f"is below {_PREFIX} already, so leave that out: {describe(path)}")
-    # Servers differ in when they unquote and in what counts as a slash.
+    # Servers differ in when they decode percent-escapes and in which characters count as a slash.
     if any(segment in {".", ".."} for segment in unquote(path).replace("\\", "/").split("/")):
         raise InputError("path", f"must not hold . or .. as a step: {describe(path)}")
     return path

@@ -37,9 +37,7 @@ from nunu_async.models.builds import (
 )
 from nunu_async.redact import Secret, sanitize
 
-"""The problem with a 200 that reports a failure; the JSON path follows."""
-
-# Members of responses to other operations, and of none to `complete_upload`.
+# Response members of other operations that `complete_upload` never returns.
 _FOREIGN_MEMBERS = frozenset(
     {"code", "parts", "upload_id", "upload_type", "upload_url", "upload_urls"}
 )
@@ -61,14 +59,14 @@ class Builds:
         replay: Replay = Replay.UNLESS_ACTED,
         flight: InFlight | None = None,
     ) -> Ticket:
-        """Reserve a build; return where and how to send it.
+        """Reserve a build; return a ticket that says where and how to upload it.
 
         Retried only when the server cannot have acted: a second reservation is a second build.
-        `replay` may override that for an upload without `auto_delete`.
+        `replay` can override this for an upload without `auto_delete`.
 
         Raises: QuotaExceeded when storage is full; PayloadTooLarge; ApiError;
-        UploadOutcomeUnknown where `auto_delete` may have deleted builds for a reservation whose
-        response was lost: a retry could delete more.
+        UploadOutcomeUnknown when the response was lost and `auto_delete` may have deleted builds:
+        a retry could delete more.
         """
         if upload.project_id is None and self._project_id is not None:
             upload = attrs.evolve(upload, project_id=self._project_id)
@@ -98,12 +96,12 @@ class Builds:
     async def get_upload_parts(
         self, ticket: MultipartTicket, part_numbers: Sequence[int]
     ) -> tuple[PartUrl, ...]:
-        """Request presigned URLs of parts, in the order the server returns them.
+        """Request presigned URLs for parts; return them in the server's order.
 
         Sent without the API key: the upload id authorises this request. The service recommends
-        3 to 10 numbers per request.
+        3 to 10 part numbers per request.
 
-        Raises: InputError for numbers outside this upload; BadRequest; NotFound.
+        Raises: InputError for part numbers outside this upload; BadRequest; NotFound.
         """
         if not part_numbers or not all(1 <= n <= ticket.total_parts for n in part_numbers):
             raise InputError("part_numbers", f"must be from 1 to {ticket.total_parts}")
@@ -133,12 +131,12 @@ class Builds:
         flight: InFlight | None = None,
         within: float | None = None,
     ) -> None:
-        """Complete an upload: the server makes the build from its parts.
+        """Complete an upload, so that the server assembles the build.
 
-        `parts` is for multipart only: all of them, ascending.
+        `parts` is for multipart uploads only: all parts, in ascending order.
 
         Raises: BadRequest for missing, unordered or wrong parts; NotFound when the server does
-        not know the upload, which a second complete also gets.
+        not know the upload, as after an earlier complete.
         """
         return await self._session.send(
             Request(
@@ -163,11 +161,11 @@ class Builds:
         replay: Replay = Replay.ALWAYS,
         within: float | None = None,
     ) -> None:
-        """Cancel an upload; the server frees what it had reserved.
+        """Cancel an upload; the server frees the storage reserved for it.
 
-        `within` is in seconds over all attempts; None is the client's limit for a call.
+        `within` limits all attempts together, in seconds; None means the client's limit per call.
 
-        Raises: NotFound when there is nothing to cancel: already cancelled, completed or expired.
+        Raises: NotFound when the upload is already cancelled, completed or expired.
         """
         return await self._session.send(
             Request(
@@ -193,11 +191,12 @@ class Builds:
     async def of_upload(
         self, ticket: Ticket, *, replay: Replay = Replay.ALWAYS, within: float | None = None
     ) -> Build:
-        """Read the build that an upload creates, complete or not.
+        """Read the build of an upload, whether the upload is completed or not.
 
-        With `within`, for at most that many seconds, bypassing the queue as cleanup does.
+        With `within`, the call takes at most that many seconds and bypasses the request queue, as
+        cleanup does.
 
-        Raises: NotFound when there is none.
+        Raises: NotFound when there is no such build.
         """
         return await self._get(
             ticket.build_id,
@@ -246,7 +245,7 @@ class _CancelAnswer(Model):
 
 
 def secrets_of(ticket: Ticket) -> tuple[Secret, ...]:
-    """Return the upload id in all forms to hide; a gateway quotes it as in the request line."""
+    """Return each encoding of the upload id to redact; a gateway may echo the request line."""
     if not isinstance(ticket, MultipartTicket):
         return ()
     upload_id = ticket.upload_id
@@ -345,7 +344,7 @@ def _completed(data: object, build_id: str) -> None:
     if status is not None and status.lower() != "success":
         raise codec.DecodeProblem(f"not success: {status!r} @ $.status")
     if status is None:
-        # A response to an initiate, or an echo of this request, also has the build's id.
+        # An initiate response, or an echo of this request, also has the build id.
         foreign = [n for n in sorted(_FOREIGN_MEMBERS) if members.get(n) is not None]
         foreign += [n for n in ("ok", "success") if members.get(n) not in (None, True)]
         if foreign:

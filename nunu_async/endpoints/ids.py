@@ -1,4 +1,4 @@
-"""Check the values of paths and queries: callers may not run a type checker."""
+"""Validate path and query values, as callers may not run a type checker."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nunu_async.models.checks import describe, is_encodable, string_list
 from nunu_async.signatures import refuse_others
 
 Check = Callable[[str, object], str | None]
-"""Checks the value of a field; returns it as text, or None if it is not set."""
+"""Validates the value of a field; returns it as a string, or None if it is not set."""
 
-# Needs no quoting. Documented ids are UUIDs and short lower-case words; their exact length is not
-# checked, because the published pattern and samples disagree.
+# Ids that need no percent-encoding. Documented ids are UUIDs and short lower-case words; their
+# exact length is not checked, because the published pattern and samples disagree.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 def path_id(field: str, value: object) -> str:
-    """Return an id that is valid in a path without quoting.
+    """Return the id if it is valid in a URL path without percent-encoding.
 
-    Raises: InputError for any other: it could lead to another operation.
+    Raises: InputError for any other value, as it could address another operation.
     """
     if not isinstance(value, str):
         name = field.replace("_", " ")
@@ -35,7 +35,7 @@ def path_id(field: str, value: object) -> str:
 def comma_list(field: str, tags: object) -> str | None:
     """Return tags as the API's comma-separated list; None if there are none.
 
-    Raises: InputError for a tag that the API would read differently.
+    Raises: InputError for a tag that the API would parse differently.
     """
     items = string_list(field, tags)
     for tag in items:
@@ -45,9 +45,9 @@ def comma_list(field: str, tags: object) -> str | None:
 
 
 def choice(*words: str) -> Check:
-    """Return what checks for one of these words; it returns them in lower case, as the API does.
+    """Return a check for one of these words; the check returns the word in lower case.
 
-    Responses have the same words in upper case, so any case is accepted.
+    Any case is accepted, because responses have the same words in upper case.
     """
 
     def check(field: str, value: object) -> str | None:
@@ -63,14 +63,14 @@ def choice(*words: str) -> Check:
 
 
 def flag(field: str, value: object) -> str | None:
-    """Check for a truth value or None."""
+    """Check for a boolean or None."""
     if not isinstance(value, bool | None):
         raise InputError(field, f"must be True, False or None, not {describe(value)}")
     return None if value is None else str(value).lower()
 
 
 def text(field: str, value: object) -> str | None:
-    """Check for a string that can be encoded and is not empty: the API ignores an empty filter."""
+    """Check for a non-empty, encodable string or None: the API ignores an empty filter."""
     if value is None:
         return None
     if not (isinstance(value, str) and value and is_encodable(value)):
@@ -83,7 +83,7 @@ def query(
 ) -> tuple[tuple[str, str], ...]:
     """Return the filters that are set, in the order of their checks.
 
-    Raises: InputError for a value that its check refuses; TypeError for an unknown filter.
+    Raises: InputError for a value that fails its check; TypeError for an unknown filter.
     """
     refuse_others(filters, checks)
     given = [field for field in checks if field in filters]

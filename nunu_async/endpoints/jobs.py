@@ -19,7 +19,7 @@ from nunu_async.signatures import takes
 
 
 class JobFilters(TypedDict, total=False):
-    """Which jobs a list has: those that match every filter."""
+    """Filters for a list of jobs; a job must match all of them."""
 
     status: Literal["queued", "running", "completed", "all"] | None
     test_plan_execution_id: str | None
@@ -31,7 +31,7 @@ _takes_filters = takes(JobFilters, tags=())
 
 
 class Jobs:
-    """Jobs, which starts queue; reading them needs ``project:read-runs``."""
+    """Jobs, queued by `Runs.start`; reading them needs ``project:read-runs``."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -51,7 +51,7 @@ class Jobs:
 
     @_takes_filters
     def list(self, *, page_size: int = 100, **filters: Unpack[JobFilters]) -> Listing[Job]:
-        """Iterate over all jobs that match every filter; nothing is sent before the first step.
+        """Iterate over all jobs that match every filter; sends no request before iteration.
 
         Raises: InputError.
         """
@@ -66,17 +66,17 @@ class Jobs:
         lenient: bool = False,
         **filters: Unpack[JobFilters],
     ) -> Page[Job]:
-        """Request one page, counted from 0, of 1 to 100 jobs.
+        """Request one page of jobs; `page` is 0-based, `page_size` is 1 to 100.
 
-        A row that cannot be decoded raises DecodeError, unless `lenient`: then it is left out, and
-        `Page.skipped` says what was wrong with it.
+        A row that cannot be decoded raises DecodeError; with `lenient`, the row is skipped and
+        `Page.skipped` has the reason.
 
         Raises: InputError; ApiError.
         """
         return await self._list.page(page, page_size, filters, lenient=lenient)
 
     async def tagged(self, tag: str, *, within: float) -> Page[Job]:
-        """Request at most 100 jobs with a tag, within `within` seconds over all attempts.
+        """Request at most 100 jobs with a tag; `within` limits all attempts together, in seconds.
 
         Raises: ApiError; DecodeError; TransportError.
         """

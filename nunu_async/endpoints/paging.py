@@ -22,16 +22,16 @@ _LARGEST_PAGE = 100
 
 
 class Listing(AsyncIterator[T]):
-    """A list of the API, fetched page by page during iteration.
+    """An async iterator over the rows of a list, fetched page by page.
 
-    An async iterator over its rows, each returned once: rows that appear again because the list
-    shifted between two pages are skipped. When the server's count shows that rows were removed,
-    earlier pages are read again, so that rows which moved there are not missed. One page is held
-    at a time. Ends at an empty page, at the last page by the server's count, at a short page when
-    all rows by its count were seen, or after more pages without new rows than the growth of the
-    list explains.
+    Each row is returned once: rows that appear again because the list shifted between two pages
+    are skipped. When the server's count shows that rows were removed, earlier pages are read
+    again, so that rows that moved there are not missed. Only one page is in memory at a time.
+    Iteration ends at an empty page, at the last page by the server's count, at a short page once
+    as many rows as the server counts were seen, or after more pages without new rows than the
+    growth of the list explains.
 
-    Each `async for` starts at the first page; `anext` continues after the last `anext`.
+    Each `async for` starts at the first page; `anext` continues after the previous `anext`.
     """
 
     def __init__(self, fetch: Callable[[int], Awaitable[Page[T]]], key: Callable[[T], str]) -> None:
@@ -45,15 +45,15 @@ class Listing(AsyncIterator[T]):
             yield page
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """Yield the rows, from the first."""
+        """Yield all rows, starting with the first."""
         async for _, new in self._walk():
             for row in new:
                 yield row
 
     async def __anext__(self) -> T:
-        """Return the next row of the one iteration that all `anext` calls share.
+        """Return the next row; all `anext` calls share one iteration.
 
-        Raises: StopAsyncIteration after the last.
+        Raises: StopAsyncIteration after the last row.
         """
         if self._steps is None:
             self._steps = aiter(self)
@@ -71,7 +71,7 @@ class Listing(AsyncIterator[T]):
                 if key not in known:
                     known[key] = None
                     new.append(row)
-            # An empty page is yielded for an empty list only, not after other pages.
+            # Yield an empty page only for an empty list, not after other pages.
             if page.data or walk.number == 0:
                 yield page, new
             while len(known) > _REMEMBERED:
@@ -81,29 +81,29 @@ class Listing(AsyncIterator[T]):
 
 
 class _Walk:
-    """Decide which page comes next, if any; no I/O."""
+    """Decides which page to fetch next, if any; no I/O."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._count = 0  # rows of the list, as the server said last
-        self._highest = 0  # the highest of these counts
-        self._seen = 0  # rows that were new
-        self._stale = 0  # rows of consecutive pages that had nothing new
-        self._spare = 0  # how many of those are explained by growth and by going back
-        self._steps_back = _MAX_STEPS_BACK  # pages that may still be read again
+        self._count = 0  # the server's latest row count
+        self._highest = 0  # the highest row count so far
+        self._seen = 0  # number of new rows so far
+        self._stale = 0  # rows on consecutive pages without new rows
+        self._spare = 0  # how many stale rows are explained by growth and by rereading
+        self._steps_back = _MAX_STEPS_BACK  # how many pages may still be reread
 
     def goes_on(self, pagination: Pagination, rows: int, new: int) -> bool:
-        """Record a page that has `rows` rows, `new` of them new; return whether there are more."""
+        """Record a page with `rows` rows, `new` of them new; return whether to fetch another."""
         total, size = pagination.total_count, max(pagination.page_size, 1)
-        # New rows in front shift rows that were read already to this page; but a server that
-        # ignores the page number, or repeats the same few pages, shows nothing new for ever.
+        # Rows inserted at the front shift rows already read onto this page. But a server that
+        # ignores the page number, or repeats the same few pages, never returns anything new.
         if self._highest:
             self._spare += max(total - self._highest, 0)
         removed = self._count - total
         self._count, self._highest = total, max(self._highest, total)
         self._stale = 0 if new else self._stale + size
         self._seen += new
-        # Rows behind the removed ones have moved forward, at most by as many.
+        # Rows after the removed rows have moved forward, at most by the number of removed rows.
         back = min(-(-removed // size), self.number, self._steps_back) if removed > 0 else 0
         if back:
             self._steps_back -= back
@@ -113,18 +113,18 @@ class _Walk:
             self.number += 1
             if not rows or self.number >= pagination.total_pages:
                 return False
-            # A server that filters rows after paging, or returns fewer than requested, has short
-            # pages in the middle; one that only counts too many pages, after the end.
+            # A short page may be in the middle, if the server filters rows after paging or returns
+            # fewer than requested, or at the end, if the server counts too many pages.
             if rows < pagination.page_size and self._seen >= total:
                 return False
         return self._stale < min(self._spare + _STALE_PAGES * size, _MAX_STALE_PAGES * size)
 
 
 _STALE_PAGES = 3
-# Bounds for a server whose count is meaningless.
+# Upper bounds in case the server's row count is meaningless.
 _MAX_STALE_PAGES = 100
 _MAX_STEPS_BACK = 100
-# Ids of rows already returned, the oldest dropped first: a shift of a hundred pages.
+# Ids of returned rows to remember, oldest dropped first; enough for a shift of a hundred pages.
 _REMEMBERED = 10_000
 
 
@@ -134,7 +134,7 @@ class PagedList(Generic[M]):
 
     Attributes:
         key: returns the id of a row.
-        filters: checks each filter, by its name, and returns it as the query has it.
+        filters: the check of each filter, keyed by name; a check returns the query value.
     """
 
     session: Session
@@ -145,7 +145,7 @@ class PagedList(Generic[M]):
     filters: Mapping[str, Check]
 
     def rows(self, page_size: int, filters: Mapping[str, object]) -> Listing[M]:
-        """Return all rows that match every filter; nothing is sent before the first step.
+        """Iterate over all rows that match every filter; sends no request before iteration.
 
         Raises: InputError.
         """
@@ -162,7 +162,9 @@ class PagedList(Generic[M]):
         lenient: bool = False,
         within: float | None = None,
     ) -> Awaitable[Page[M]]:
-        """Request one page, within `within` seconds over all attempts; `lenient` skips bad rows.
+        """Request one page; `lenient` skips rows that cannot be decoded.
+
+        `within` limits all attempts together, in seconds.
 
         Raises: InputError; ApiError; DecodeError; TransportError.
         """

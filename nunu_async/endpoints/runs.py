@@ -40,14 +40,14 @@ from nunu_async.signatures import takes
 
 _LOG = logging.getLogger("nunu_async.endpoints")
 
-# Seconds before each lookup of a start whose response was lost: lists lag behind starts.
+# Seconds to wait before each lookup after a lost start response: lists lag behind starts.
 _LOOKUP_PAUSES: Final = (1.0, 3.0, 6.0)
-# Seconds for each of the two requests of a lookup.
+# Timeout in seconds of each of the two requests of a lookup.
 _LOOKUP_TIMEOUT: Final = 5.0
 
 
 class RunFilters(TypedDict, total=False):
-    """Which runs a list has: those that match every filter."""
+    """Filters for a list of runs; a run must match all of them."""
 
     state: Literal["running", "completed", "all"] | None
     multiplayer_test_id: str | None
@@ -62,7 +62,7 @@ _takes_filters = takes(RunFilters, tags=())
 
 
 class Runs:
-    """Runs of tests; reading needs ``project:read-runs``, the rest ``project:operate-runs``."""
+    """Runs of tests; reads need ``project:read-runs``, start and stop ``project:operate-runs``."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -85,9 +85,9 @@ class Runs:
 
     @_takes_filters
     def list(self, *, page_size: int = 100, **filters: Unpack[RunFilters]) -> Listing[Run]:
-        """Iterate over all runs that match every filter; nothing is sent before the first step.
+        """Iterate over all runs that match every filter; sends no request before iteration.
 
-        `state` may be in any case, and is sent in lower case.
+        `state` is case-insensitive and sent in lower case.
 
         Raises: InputError.
         """
@@ -102,12 +102,12 @@ class Runs:
         lenient: bool = False,
         **filters: Unpack[RunFilters],
     ) -> Page[Run]:
-        """Request one page, counted from 0, of 1 to 100 runs.
+        """Request one page of runs; `page` is 0-based, `page_size` is 1 to 100.
 
-        `state` may be in any case, and is sent in lower case.
+        `state` is case-insensitive and sent in lower case.
 
-        A row that cannot be decoded raises DecodeError, unless `lenient`: then it is left out, and
-        `Page.skipped` says what was wrong with it.
+        A row that cannot be decoded raises DecodeError; with `lenient`, the row is skipped and
+        `Page.skipped` has the reason.
 
         Raises: InputError; ApiError.
         """
@@ -130,7 +130,7 @@ class Runs:
         )
 
     async def bugs(self, run_id: str) -> builtins.list[BugOccurrence]:
-        """Read all bugs that one run showed.
+        """Read all bugs found in one run.
 
         Raises: InputError; NotFound.
         """
@@ -149,17 +149,17 @@ class Runs:
     async def start(self, *, marker: bool = True, **what: Unpack[StartArguments]) -> StartedRun:
         """Start a test, a test plan, or a one-off run of instructions.
 
-        Exactly one of `multiplayer_test_id`, `test_plan_id` and `instructions`; `name` goes with
-        instructions only, `retries` (0 to 10) and `instances` (1 to 10) with a test only.
-        Never retried where the server may have acted: a second start is a second run.
+        Pass exactly one of `multiplayer_test_id`, `test_plan_id` and `instructions`. `name` is
+        valid only with instructions, `retries` (0 to 10) and `instances` (1 to 10) only with a
+        test. Never retried when the server may have acted: a second start is a second run.
 
-        With `marker` a unique tag, ``nunu-async-`` and 12 hexadecimal digits, is added to
-        `additional_tags`. If the response is lost, the lists of runs and jobs are searched for it,
-        three times over some ten seconds, and what has the tag is returned as started; a plan's
-        jobs that were not listed by then are missing. An error that remains has the tag in
-        `marker`: what was started may still appear.
+        With `marker`, a unique tag (``nunu-async-`` and 12 hexadecimal digits) is added to
+        `additional_tags`. If the response is lost, the lists of runs and jobs are searched for the
+        tag up to three times in about ten seconds, and the jobs or runs found are returned; a
+        plan's jobs that are not listed by then are missing. If nothing is found, the original error
+        is raised with the tag in its `marker`: the run may still appear.
 
-        Raises: InputError; NotFound; ApiError; TransportError, after which it may have started.
+        Raises: InputError; NotFound; ApiError; TransportError, after which a run may exist.
         """
         if not isinstance(marker, bool):
             raise InputError("marker", f"must be True or False, not {describe(marker)}")
@@ -190,9 +190,9 @@ class Runs:
         return found
 
     async def _find(self, tag: str, lost: NunuError, *, several: bool) -> StartedRun | None:
-        """Return what was started under a tag, or None; notes on `lost` say what was searched for.
+        """Search for runs and jobs with a tag; add notes to `lost` if there are none.
 
-        If there may be `several` jobs, two lookups must agree, or the last one counts.
+        If there may be `several` jobs, two consecutive lookups must agree, or the last one counts.
         """
         lost.marker = tag
         _LOG.warning("start_run: no usable answer, looking for the tag %s: %s", tag, lost)
@@ -226,7 +226,7 @@ class Runs:
         except NunuError as error:
             _LOG.debug("looking for the tag %s among runs failed: %s", tag, error)
         try:
-            # A queued job may have no run yet; servers older than jobs have runs only.
+            # A queued job may have no run yet; servers without the job operations list only runs.
             jobs = (await Jobs(self._session).tagged(tag, within=_LOOKUP_TIMEOUT)).data
         except NunuError as error:
             _LOG.debug("looking for the tag %s among jobs failed: %s", tag, error)
@@ -236,11 +236,11 @@ class Runs:
         )
 
     async def stop(self, job_ids: Sequence[str]) -> StopResult:
-        """Stop jobs immediately; what they were doing is left incomplete.
+        """Stop jobs immediately, leaving their runs incomplete.
 
-        A partial success is a result, with `.stopped` and `.failed`. Job ids, not run ids.
+        Takes job ids, not run ids. A partial success does not raise: see `.stopped` and `.failed`.
 
-        Raises: InputError for no ids; NotFound when none of them is known.
+        Raises: InputError for an empty list; NotFound when the server knows none of the jobs.
         """
         ids = string_list("job_ids", job_ids)
         if not all(ids) or not ids:
@@ -252,7 +252,7 @@ class Runs:
                 path="/runs/stop",
                 body={"job_ids": ids},
                 answer=lambda data: codec.structure(data, StopResult),
-                # Stopping a stopped job again is harmless: an entry under `failed`.
+                # Stopping a job twice is harmless: the job is then listed under `failed`.
                 replay=Replay.ALWAYS,
             )
         )
@@ -262,7 +262,7 @@ def _found(tag: str, runs: Sequence[Run], jobs: Sequence[Job]) -> StartedRun | N
     """Build the result of a start from the rows with its tag; None if there are none."""
     if not runs and not jobs:
         return None
-    # Lists are newest first; a start returns its jobs in the order it created them.
+    # Lists are newest first; a start returns its jobs in creation order.
     runs, jobs = list(reversed(runs)), list(reversed(jobs))
     runs.sort(key=lambda run: run.created_at)
     jobs.sort(key=lambda job: job.created_at)
@@ -294,7 +294,7 @@ def _started(data: object) -> StartedRun:
     if not (isinstance(data, Mapping) and isinstance(data.get("data"), Mapping) and "ok" in data):
         return _require_id(codec.structure(_with_job_ids(data), StartedRun))
     inner = dict(data["data"])
-    places: dict[str, str] = {}  # paths of members that the model has elsewhere
+    places: dict[str, str] = {}  # original JSON paths of moved members, keyed by new path
     if inner.get("job_ids") is None and inner.get("job_id") is not None:
         inner["job_ids"] = [inner.pop("job_id")]
         places["job_ids[0]"] = "data.job_id"
@@ -316,7 +316,7 @@ def _require_id(started: StartedRun) -> StartedRun:
 
 
 def _with_job_ids(data: object) -> object:
-    """Collect the job ids of a start on several devices, which has them per device."""
+    """Collect the job ids of a start on several devices, whose response has them per device."""
     if not isinstance(data, Mapping) or "job_ids" in data:
         return data
     devices = data.get("results", data.get("device_runs"))

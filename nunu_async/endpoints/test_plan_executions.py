@@ -16,7 +16,7 @@ from nunu_async.signatures import takes
 
 
 class ExecutionFilters(TypedDict, total=False):
-    """Which executions a list has, and in which order."""
+    """Filters and sort order for a list of executions."""
 
     test_plan_id: str | None
     build_id: str | None
@@ -53,9 +53,9 @@ class TestPlanExecutions:
     def list(
         self, *, page_size: int = 100, **filters: Unpack[ExecutionFilters]
     ) -> Listing[TestPlanExecution]:
-        """Iterate over all executions that match; nothing is sent before the first step.
+        """Iterate over all matching executions; sends no request before iteration.
 
-        `status`, `sort_by` and `sort_order` may be in any case, and are sent in lower case.
+        `status`, `sort_by` and `sort_order` are case-insensitive and sent in lower case.
 
         Raises: InputError.
         """
@@ -70,13 +70,13 @@ class TestPlanExecutions:
         lenient: bool = False,
         **filters: Unpack[ExecutionFilters],
     ) -> Page[TestPlanExecution]:
-        """Request one page, counted from 0, of 1 to 100 executions.
+        """Request one page of executions; `page` is 0-based, `page_size` is 1 to 100.
 
-        The server sorts by start time, newest first, by default. `status`, `sort_by` and
-        `sort_order` may be in any case, and are sent in lower case.
+        By default the server sorts by start time, newest first. `status`, `sort_by` and
+        `sort_order` are case-insensitive and sent in lower case.
 
-        A row that cannot be decoded raises DecodeError, unless `lenient`: then it is left out, and
-        `Page.skipped` says what was wrong with it.
+        A row that cannot be decoded raises DecodeError; with `lenient`, the row is skipped and
+        `Page.skipped` has the reason.
 
         Raises: InputError; ApiError.
         """

@@ -1,6 +1,6 @@
-"""The keyword arguments of an upload and of a start, for the methods that take them.
+"""Keyword arguments of the methods that upload a build or start a run.
 
-Apart from the models, so that the signatures of methods can be made without loading them.
+A separate module, so that method signatures can be built without importing the models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["BuildArguments", "StartArguments", "takes_build", "takes_start"]
 
 
 class BuildArguments(TypedDict, total=False):
-    """The options of an upload, as `BuildFile` has them; see `NunuClient.upload_build`."""
+    """The options of an upload; see `BuildFile` and `NunuClient.upload_build`."""
 
     platform: models.Platform | None
     description: str | None
@@ -35,7 +35,7 @@ class _Target(TypedDict):
 
 
 class StartArguments(_Target, total=False):
-    """What is to be started, as `StartRun` has it; see `Runs.start`."""
+    """The parameters of a start; see `StartRun` and `Runs.start`."""
 
     multiplayer_test_id: str | None
     test_plan_id: str | None

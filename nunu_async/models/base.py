@@ -1,4 +1,4 @@
-"""The base of response models: unknown members, the response itself, conversion to JSON."""
+"""Base class of response models, with unknown members and conversion to JSON."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["NOTHING", "Extra", "Model", "is_set", "members_of"]
 
 
 class Extra(dict[str, object]):
-    """Members that have no field: a read-only dictionary.
+    """Response members without a field, as a read-only dictionary.
 
-    A real dictionary, so that `json.dumps` and ``|`` accept it. Read-only, because all models
-    without such members share one object.
+    A `dict` subclass, so that `json.dumps` and ``|`` accept it. Read-only, because all models
+    without such members share one instance.
     """
 
     __slots__ = ()
@@ -30,7 +30,7 @@ class Extra(dict[str, object]):
     clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[type[Extra], tuple[dict[str, object]]]:
-        # The default creates an empty one and assigns the items.
+        # The default would assign the items to an empty instance, which is read-only.
         return Extra, (dict(self),)
 
 
@@ -44,17 +44,17 @@ class Model:
     Hashable; the hash ignores fields that are dictionaries.
     """
 
-    # Subclasses are made with `eq=False` and `repr=False`: generating these methods for each of
-    # them takes half of the time of loading the models.
+    # Subclasses use `eq=False` and `repr=False`: generating these methods for each subclass takes
+    # half of the import time of the models.
 
     extra: Mapping[str, object] = attrs.field(default=NOTHING, repr=False, hash=False)
-    """Members that this version does not know, unchanged; read-only."""
+    """Members unknown to this library version, unchanged; read-only."""
     response: ResponseInfo | None = attrs.field(default=None, eq=False, repr=False)
-    """The response this was read from, on rows of a page too; None on nested models."""
+    """The response this model was decoded from, also on rows of a page; None on nested models."""
     absent: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
-    """Optional members missing from the response; `to_dict` leaves them out instead of null."""
+    """Optional members missing from the response; `to_dict` omits them too."""
     null: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
-    """Members that were null, where the field holds its own default instead."""
+    """Members that were null in the response, whose fields have their default value instead."""
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -72,20 +72,20 @@ class Model:
         return f"{type(self).__qualname__.rpartition('>.')[2]}({members})"
 
     def to_dict(self) -> dict[str, object]:
-        """Return JSON data as received, unknown members included; times as ISO 8601."""
+        """Return the JSON data as received, including unknown members; times are ISO 8601."""
         return cast("dict[str, object]", _plain(self))
 
 
 @functools.cache
 def _fields_of(model: type[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the fields that are compared, and of those that are hashed."""
+    """Return the names of the compared fields and of the hashed fields."""
     fields = attrs.fields(model)
     hashed = tuple(f.name for f in fields if (f.eq if f.hash is None else f.hash))
     return tuple(f.name for f in fields if f.eq), hashed
 
 
 def is_set(moment: datetime | None) -> TypeGuard[datetime]:
-    """Tell whether a time is set: some servers send year 1 for none."""
+    """Return whether a time is set; some servers send year 1 instead of null."""
     return moment is not None and moment.year > 1
 
 
@@ -93,7 +93,7 @@ _OWN: Final = frozenset(attrs.fields_dict(Model))
 
 
 def members_of(model: type[Model]) -> tuple[attrs.Attribute[object], ...]:
-    """Return the fields that hold a member of the response, in order."""
+    """Return the fields that hold response members, in order."""
     return tuple(field for field in attrs.fields(model) if field.name not in _OWN)
 
 
@@ -110,7 +110,7 @@ def _values(model: Model) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """Copy into JSON types; iterative, as unknown members may be nested to any depth."""
+    """Convert to JSON types; iterative, as unknown members may be nested to any depth."""
     root: list[object] = [None]
     todo: list[tuple[Any, Any, object]] = [(root, 0, value)]
     while todo:

@@ -36,7 +36,7 @@ __all__ = [
     "VcsDetails",
 ]
 
-# `str.isprintable` would also reject the spaces in macOS file names, and joined emoji.
+# `str.isprintable` would also reject non-ASCII spaces in macOS file names, and joined emoji.
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})
 _DIRECTIONS = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
 
@@ -175,7 +175,7 @@ class UploadDetails(Model):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BuildDetails(Model):
-    """Metadata of a build, for people to find it; every member is optional."""
+    """Metadata that helps people find a build; every member is optional."""
 
     vcs: VcsDetails | None = None
     ci: CiDetails | None = None
@@ -199,18 +199,18 @@ class InitiateUpload:
     """Bytes, at least 1."""
     platform: Platform = attrs.field(validator=_platform)
     project_id: str | None = None
-    """The client fills it in when it knows the project."""
+    """None is replaced with the client's project id, if it has one."""
     description: str | None = attrs.field(default=None, validator=_description)
     """At most 1000 characters."""
     multipart: bool | None = attrs.field(default=None, validator=_choice)
-    """None leaves the choice to the server, which then goes multipart from 3 GB."""
+    """None lets the server choose; it uses multipart from 3 GB."""
     auto_delete: bool = attrs.field(default=False, validator=_flag)
     """Let the server delete old builds when storage is full."""
     deletion_policy: DeletionPolicy | None = attrs.field(default=None, validator=_policy)
-    """Which builds `auto_delete` takes first; None is the server's ``least_recent``."""
+    """Which builds `auto_delete` deletes first; None means the server's ``least_recent``."""
     upload_timeout: int | None = attrs.field(default=None, validator=_minutes)
-    """Minutes, 1 to 1440, after which the server drops an unfinished upload. None is the
-    server's 10 for single-part and 60 for multipart."""
+    """Minutes, 1 to 1440, after which the server drops an unfinished upload. None means the
+    server's default: 10 for single-part, 60 for multipart."""
     tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tags, validator=_tags)
     """1 to 50 characters each."""
     details: BuildDetails | None = None
@@ -218,26 +218,26 @@ class InitiateUpload:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SinglePartTicket(Model):
-    """A reserved build that is sent as one body."""
+    """A reserved build that is uploaded in a single request."""
 
     build_id: str
     object_key: str
     upload_url: str = attrs.field(repr=False)
-    """Presigned; as good as a password until it expires."""
+    """Presigned; treat it as a secret until it expires."""
     upload_type: str = "single-part"
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MultipartTicket(Model):
-    """A reserved build that is sent in parts."""
+    """A reserved build that is uploaded in parts."""
 
     build_id: str
     object_key: str
     total_parts: int
     part_size: int
-    """Bytes of every part but the last."""
+    """Bytes per part, except the last."""
     upload_id: str = attrs.field(repr=False)
-    """As good as a password: it alone authorises asking for part URLs."""
+    """Treat it as a secret: it alone authorises requests for part URLs."""
     upload_type: str = "multipart"
 
 
@@ -269,13 +269,13 @@ class Build(Model):
     """A build in storage.
 
     The service has renamed members over time (``id``, ``file_name``, ``file_size`` before
-    ``build_id``, ``filename``, ``size``); both are read into the newer names.
+    ``build_id``, ``filename``, ``size``); both are decoded into the newer names.
     """
 
     build_id: str
     name: str | None = None
     status: str | None = None
-    """``OK``, ``UNHEALTHY``; older responses ``uploading``, ``ready``, ``failed``."""
+    """``OK`` or ``UNHEALTHY``; in older responses ``uploading``, ``ready`` or ``failed``."""
     project_id: str | None = None
     platform: str | None = None
     filename: str | None = None

@@ -1,4 +1,4 @@
-"""Checks of arguments at run time: callers may not run a type checker."""
+"""Validate arguments at run time, as callers may not run a type checker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 60
 
 
 def describe(value: object) -> str:
-    """Describe a value in a message: strings and numbers by their `repr`, others by type."""
+    """Describe a value for a message: strings and numbers by `repr`, others by type."""
     if not isinstance(value, str | bytes | int | float | None):
         return type(value).__name__
     text = ascii(value)
@@ -44,7 +44,7 @@ def string_list(field: str, values: object) -> list[str]:
 
 
 def check(is_valid: Callable[[object], bool], expected: str) -> Validator:
-    """Return a validator of attrs; the InputError it raises says what was `expected`."""
+    """Return an attrs validator that raises InputError with the text `expected`."""
 
     def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not is_valid(value):
@@ -54,19 +54,19 @@ def check(is_valid: Callable[[object], bool], expected: str) -> Validator:
 
 
 def is_a(kind: type | UnionType) -> Callable[[object], bool]:
-    """Return a test for a type, or for one of several."""
+    """Return a predicate that tests for a type or a union of types."""
     return lambda value: isinstance(value, kind)
 
 
 def is_whole(least: int, most: float = math.inf) -> Callable[[object], bool]:
-    """Return a test for a whole number between two bounds, both included."""
+    """Return a predicate that tests for an integer between two bounds, inclusive."""
     return lambda value: (
         isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
     )
 
 
 def is_encodable(text: str) -> bool:
-    """Tell whether a string can be sent: one with a lone surrogate cannot."""
+    """Return whether a string can be encoded as UTF-8; one with a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

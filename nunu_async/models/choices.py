@@ -1,6 +1,6 @@
-"""The choices of request fields; unlike those of responses, these sets are closed.
+"""Allowed values of request fields; unlike the enumerations of responses, these are closed.
 
-Apart from the models, so that a command line can be parsed without loading them.
+A separate module, so that a command line can be parsed without importing the models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs: what a start queues, with the results of its runs.
+"""Jobs, which a start queues, with the results of their runs.
 
 Source: API reference, "List Jobs", "Get Job".
 """
@@ -23,17 +23,17 @@ class JobRetries(Model):
 
     total: int = 0
     remaining: int = 0
-    """0 where the response has null or no such member; `used` is then 0 too."""
+    """0 if null or missing in the response; `used` is then 0 too."""
 
     @property
     def used(self) -> int:
-        """How many were started, as far as the response says."""
+        """How many retries were started, as far as the response says."""
         return 0 if "remaining" in (*self.absent, *self.null) else self.total - self.remaining
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class JobRun(Model):
-    """One run of a job, in short; `nunu.runs.get` returns the rest."""
+    """Summary of one run of a job; `nunu.runs.get` returns the details."""
 
     multiplayer_run_id: str
     state: RunState | None = None
@@ -47,7 +47,7 @@ class JobRun(Model):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Job(Model):
-    """One test that was started, with a run for each instance and each retry."""
+    """A started test, with one run per instance and per retry."""
 
     job_id: str
     status: JobStatus
@@ -70,12 +70,12 @@ class Job(Model):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it is over and will not change any more."""
+        """Whether the job has finished and will not change any more."""
         return is_set(self.completed_at) or self.status == JobStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:
-        """Whether it is over, and each failed run was followed by a successful retry."""
+        """Whether the job has finished, and every failed run had a successful retry."""
         retried = self.retries.used if self.retries else 0
         successes = sum(run.result == RunResult.SUCCESS for run in self.runs)
         is_over = self.status == JobStatus.COMPLETED
@@ -84,11 +84,11 @@ class Job(Model):
 
 @attrs.frozen(kw_only=True)
 class FinishedRun:
-    """What was started, and its finished jobs."""
+    """The response of a start, and its finished jobs."""
 
     started: StartedRun
     jobs: tuple[Job, ...]
-    """One for a test, one for each test of a plan; in the order of `started.job_ids`."""
+    """One for a test, or one per test of a plan; in the order of `started.job_ids`."""
 
     @property
     def succeeded(self) -> bool:

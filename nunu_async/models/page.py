@@ -18,10 +18,10 @@ class Pagination(Model):
     """The position of a page in its list."""
 
     page: int
-    """Counted from 0."""
+    """0-based."""
     page_size: int
     total_count: int
-    """Rows of the whole list at that time."""
+    """Rows in the whole list, at the time of the response."""
     total_pages: int
 
 
@@ -32,4 +32,4 @@ class Page(Model, Generic[T]):
     data: tuple[T, ...]
     pagination: Pagination
     skipped: tuple[str, ...] = ()
-    """What was wrong with rows that were left out; only with `lenient`."""
+    """Decode errors of skipped rows; only with `lenient`."""

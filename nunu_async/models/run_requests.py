@@ -1,4 +1,4 @@
-"""The parameters of a start, checked against the documented limits before anything is sent.
+"""The parameters of a start, validated against the documented limits before sending.
 
 Source: API reference, "Start Run".
 """
@@ -34,7 +34,7 @@ _mapping = check(is_a(Mapping | None), "a dictionary")
 
 @attrs.frozen(kw_only=True)
 class GpsLocation:
-    """A place on Earth, in degrees, as the strings the API takes."""
+    """A position in degrees, given as strings as the API requires."""
 
     lat: str = attrs.field(validator=_required)
     long: str = attrs.field(validator=_required)
@@ -57,7 +57,7 @@ class RunOptions:
     performance_monitoring: bool | None = attrs.field(default=None, validator=_choice)
     mobile_auto_grant_permissions: bool | None = attrs.field(default=None, validator=_choice)
     mobile_geolocation: str | None = attrs.field(default=None, validator=_string)
-    """Name of a proxy's location."""
+    """Name of a proxy location."""
     mobile_gpslocation: Literal["auto"] | GpsLocation | None = attrs.field(
         default=None, validator=_gps
     )
@@ -79,8 +79,8 @@ _options = check(is_a(RunOptions | None), "RunOptions")
 class StartRun:
     """A run to be started.
 
-    Raises: InputError for a value outside the documented limits, for none or several targets, and
-    for a parameter that the target does not take.
+    Raises: InputError for a value outside the documented limits, for no target or several, and for
+    a parameter that does not apply to the target.
     """
 
     deployment_config_id: str = attrs.field(validator=_required)

@@ -1,4 +1,4 @@
-"""Runs, in the shapes of all published versions of the API.
+"""Runs, in the formats of all published API versions.
 
 Source: API reference, "List Runs", "Get Run", "List Run Bugs", "Start Run", "Stop Runs".
 """
@@ -48,7 +48,7 @@ class BugInfo(Model):
     """How many bugs a verification run found."""
 
     bug_label: str | None = None
-    """Seen: ``NO_BUG``, ``BUG``; ``no_bugs`` in January 2026."""
+    """Values seen: ``NO_BUG``, ``BUG``; ``no_bugs`` in January 2026."""
     bug_count: int | None = None
 
 
@@ -76,14 +76,14 @@ class Initiator(Model):
     """Who started a run."""
 
     type: str
-    """``api`` for API keys; open."""
+    """``api`` for API keys; other values are possible."""
     value: Mapping[str, object] | None = attrs.field(default=None, hash=False)
-    """For ``api``: ``key_id``."""
+    """For ``api``, has the member ``key_id``."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PlayerPlatform(Model):
-    """The platform of a player; two shapes are published, with the members of both here."""
+    """The platform of a player, with the members of both published formats."""
 
     kind: str | None = None
     """Since March 2026, e.g. ``android-native``."""
@@ -96,7 +96,7 @@ class PlayerPlatform(Model):
 
     @property
     def device_name(self) -> str | None:
-        """The device's name, from whichever shape was received."""
+        """The device's name, from either format."""
         device = self.config.get("device") if self.config is not None else None
         name = device.get("name") if isinstance(device, Mapping) else self.device
         return name if isinstance(name, str) else None
@@ -119,7 +119,7 @@ class Player(Model):
     """One of the players of a run."""
 
     id: str
-    """The run's id, a hyphen, the player's number."""
+    """The run's id, a hyphen and the player's number."""
     state: RunState
     player_number: int
     """1-based in responses since March 2026, 0-based before."""
@@ -129,12 +129,12 @@ class Player(Model):
     composite_test_id: str | None = None
     step_count: int | None = None
     completed_step_count: int | None = None
-    """Steps that ended with success."""
+    """Number of successful steps."""
     platform: PlayerPlatform | None = None
     base_agent: BaseAgent | None = None
     """Newest responses only."""
     step_result_summary: Mapping[str, object] | None = attrs.field(default=None, hash=False)
-    """Newest responses only: how many steps ended with which result."""
+    """Newest responses only: the number of steps per result."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -142,17 +142,17 @@ class RunArtifact(Model):
     """A file that a run produced."""
 
     filename: str
-    """Chosen by the server; may contain folders. Never use it as a path unchecked."""
+    """Chosen by the server; may contain directories. Never use it as a path without validation."""
     size: int
     """Bytes."""
     uploaded_at: datetime
     url: str = attrs.field(repr=False)
-    """Time-limited; as good as a password until it expires."""
+    """Time-limited; treat it as a secret until it expires."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepTest(Model):
-    """What a step asked for; the newest responses guarantee none of it."""
+    """The goal of a step; the newest responses guarantee none of the fields."""
 
     test_step_id: str | None = None
     goal: str | None = None
@@ -222,12 +222,12 @@ class Run(Model):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it is over and will not change any more."""
+        """Whether the run has finished and will not change any more."""
         return is_set(self.completed_at) or self.state == RunState.COMPLETED
 
     @property
     def succeeded(self) -> bool:
-        """Whether it is over and ended with success."""
+        """Whether the run has finished successfully."""
         return self.state == RunState.COMPLETED and self.result == RunResult.SUCCESS
 
 
@@ -252,13 +252,13 @@ class RunDetails(Run):
     players: tuple[PlayerDetails, ...] = ()
     templating_enabled: bool | None = None
     template_data: Mapping[str, object] | None = attrs.field(default=None, hash=False)
-    """Null where templating is off."""
+    """Null if templating is off."""
     apps: tuple[RunApp, ...] | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BugOccurrence(Model):
-    """A bug as it showed in one run."""
+    """One occurrence of a bug in a run."""
 
     id: str
     bug_id: str
@@ -269,9 +269,9 @@ class BugOccurrence(Model):
     severity: BugSeverity
     confidence: BugConfidence
     reproduction_steps: str
-    """One text with line breaks."""
+    """A single string with line breaks."""
     player_number: int
-    """0-based by the documentation."""
+    """0-based, according to the documentation."""
     test_step: int
     turn: int
     detected_at: datetime
@@ -280,17 +280,17 @@ class BugOccurrence(Model):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StartedRun(Model):
-    """What was started; every published shape is read into this one."""
+    """The response of a start; every published format is decoded into this model."""
 
     job_ids: tuple[str, ...] = ()
-    """One for a test, one for each test of a plan; none if the response names only the run."""
+    """One for a test, or one per test of a plan; empty if the response has only a run id."""
     multiplayer_run_id: str | None = None
-    """January 2026 only; since then see the runs of a job."""
+    """January 2026 only; later versions list it in the runs of a job."""
     build_id: str | None = None
     test_id: str | None = None
-    """Only where instructions were given."""
+    """Only for a start with instructions."""
     test_plan_execution_id: str | None = None
-    """Only where a plan was started."""
+    """Only for a start of a plan."""
     message: str | None = None
 
 
@@ -301,7 +301,7 @@ class StopOutcome(Model):
     job_id: str
     ok: bool
     status: int
-    """Like an HTTP status, for this job alone."""
+    """Like an HTTP status, for this job only."""
     message: str | None = None
     error: str | None = None
 
@@ -311,7 +311,7 @@ class StopResult(Model):
     """The results of stopping jobs."""
 
     ok: bool
-    """Whether all were stopped."""
+    """Whether all jobs were stopped."""
     message: str
     received_count: int
     stopped_count: int

@@ -52,11 +52,11 @@ class TestPlanExecution(Model):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it is over and will not change any more."""
+        """Whether the execution has finished and will not change any more."""
         return is_set(self.completed_at) or self.status == ExecutionStatus.COMPLETED
 
     @property
     def succeeded(self) -> bool:
-        """Whether it is over and every test of it passed."""
+        """Whether the execution has finished and all of its tests passed."""
         is_over = self.status == ExecutionStatus.COMPLETED
         return is_over and self.test_status.passed == self.total_tests

@@ -1,7 +1,7 @@
-"""The API's enumerations. Open: an unknown value is kept unchanged and never raises.
+"""Open enumerations of the API: an unknown value is kept unchanged and never raises.
 
 The service has changed the case of its values over time and adds new ones without notice, so values
-are compared without case, and none of these types is closed.
+are compared case-insensitively, and every type accepts unknown values.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = [
 
 
 class OpenEnum(str):
-    """A string that equals another when only the case differs.
+    """A string that compares case-insensitively.
 
-    It hashes as its lower-case form: look it up among its own kind, or among lower-case strings.
-    `str(word)` is the string as received.
+    The hash is that of the lower-case string, so look it up only in a dict or set whose keys are
+    of the same type or lower-case strings. `str(word)` is the string as received.
     """
 
     __slots__ = ()
@@ -75,7 +75,7 @@ class RunState(OpenEnum):
 class RunResult(OpenEnum):
     """How a run, a player or a step ended.
 
-    `FAILURE` is the January 2026 value for `FAILED`; they are different and do not compare equal.
+    `FAILURE` is the January 2026 value for `FAILED`; the two do not compare equal.
     """
 
     __slots__ = ()
@@ -93,7 +93,7 @@ class RunResult(OpenEnum):
 class TestType(OpenEnum):
     """What a test is for."""
 
-    __test__ = False  # pytest would take it for a test
+    __test__ = False  # pytest would collect it as a test
     __slots__ = ()
     VERIFICATION: ClassVar[TestType]
     TASK: ClassVar[TestType]
@@ -123,7 +123,7 @@ class JobStatus(OpenEnum):
 
 
 class BugCategory(OpenEnum):
-    """What kind of bug."""
+    """The kind of a bug."""
 
     __slots__ = ()
     UI: ClassVar[BugCategory]

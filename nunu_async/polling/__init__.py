@@ -1,4 +1,4 @@
-"""Waiting for many runs, jobs or executions by polling pages of lists."""
+"""Wait for many runs, jobs or executions by polling pages of the API's lists."""
 
 from typing import TYPE_CHECKING
 

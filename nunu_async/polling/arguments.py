@@ -1,6 +1,6 @@
-"""The keyword arguments of a wait, for the methods that take them.
+"""Keyword arguments of the methods that wait.
 
-Apart from what waits, so that the signatures of methods can be made without loading that.
+A separate module, so that method signatures can be built without importing the poller.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["INTERVAL", "WaitArguments", "takes_wait"]
 R = TypeVar("R", bound="polling.Pollable")
 
 INTERVAL = 10.0
-"""The default number of seconds between two polls."""
+"""Default seconds between two polls."""
 
 
 class WaitArguments(TypedDict, Generic[R], total=False):
-    """The options of one wait, as `WaitOptions` has them."""
+    """The options of one wait; see `WaitOptions`."""
 
     timeout: float | None
     interval: float

@@ -1,4 +1,4 @@
-"""Find rows in the list of terminal rows, newest first, without reading all of it."""
+"""Search the list of terminal rows, sorted newest first, without reading all of it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nunu_async.polling.subscription import Pollable
 
 R = TypeVar("R", bound=Pollable)
 
-# Pages in sequence without a wanted row, after which a search ends for this poll round: all other
-# ids wait meanwhile.
+# Consecutive pages without a wanted row after which a search ends for this poll round, because all
+# other ids wait meanwhile.
 _MAX_EMPTY_PAGES = 50
 _TOP_PAGES = 2
 _MAX_LANDMARKS = 200
@@ -23,23 +23,23 @@ ReadPages = Callable[[PollRound, Iterable[int]], Awaitable[dict[int, Page[R]]]]
 
 
 class CompletedSearch(Generic[R]):
-    """Searches of the list of terminal rows; keeps what it learns from one poll round to the next.
+    """Searches the list of terminal rows and remembers row positions between poll rounds.
 
-    `read` records the rows of the pages; here only the places of the rows count.
+    `read` records the rows themselves; this class uses only their positions.
     """
 
     def __init__(self, read: ReadPages[R], moment: Callable[[R], datetime | None]) -> None:
         self._read = read
         self._moment = moment
-        # Start times and the pages that had them, newest last; outdated as the list grows.
+        # Start times with their page numbers, newest last; page numbers go stale as the list grows.
         self._landmarks: list[tuple[datetime, int]] = []
-        # How many pages were read for ids of unknown start time, and for which ids.
+        # How many pages were scanned for ids of unknown start time, and the ids scanned for.
         self._depth = 0
         self._scanned: set[str] = set()
 
     async def find(self, poll: PollRound, start_times: dict[str, datetime]) -> None:
-        """Search for rows by their start times, by which the list is sorted."""
-        # A stack: the newest is taken first.
+        """Search for rows by start time, the sort key of the list."""
+        # Used as a stack, so that the newest start time comes first.
         stack = sorted((moment, key) for key, moment in start_times.items())
         chart = _Chart()
         empty_pages = 0
@@ -78,20 +78,20 @@ class CompletedSearch(Generic[R]):
                 del self._landmarks[::2]
 
     def _guess_page(self, moment: datetime) -> int:
-        """Guess a row's page from the pages that had rows with a similar start time."""
+        """Guess a row's page from earlier pages with similar start times."""
         after = bisect_left(self._landmarks, (moment, -1))
         return self._landmarks[after][1] if after < len(self._landmarks) else 0
 
     async def scan(self, poll: PollRound, ids: set[str]) -> None:
         """Search for ids of unknown start time, reading a part of the list per poll round.
 
-        They stay inconclusive until the whole list is read.
+        The ids stay inconclusive until the whole list has been read.
         """
         poll.inconclusive |= ids
         if poll.is_done or not ids:
             return
         if ids <= self._scanned:
-            # Rows that ended since are at the top; below it, resume where the last round stopped.
+            # Read the newly ended rows at the top, then resume where the last round stopped.
             end, _ = await self._read_on(poll, 0, ids, _TOP_PAGES)
             if not end:
                 end, self._depth = await self._read_on(poll, max(self._depth, _TOP_PAGES), ids)
@@ -107,11 +107,11 @@ class CompletedSearch(Generic[R]):
     async def _read_on(
         self, poll: PollRound, number: int, wanted: set[str], most: int = 0
     ) -> tuple[bool, int]:
-        """Read from a page on; return whether the list ended, and the page to resume at.
+        """Read pages from `number` on; return whether the list ended, and the page to resume at.
 
-        Stops after `most` pages (0: no limit), or after too many without a wanted row. A page that
-        cannot be read is skipped, as the pages behind it may have wanted rows; the next round
-        resumes at one that failed for the moment.
+        Stops after `most` pages (0: no limit), or after too many pages without a wanted row. A page
+        that cannot be read is skipped, as later pages may have wanted rows; if its error was
+        transient, the next round resumes at that page.
         """
         total, empty_pages, read = number + 1, 0, 0
         failed_at: int | None = None
@@ -138,7 +138,7 @@ class CompletedSearch(Generic[R]):
 
 
 class _Chart:
-    """Which page has rows of which start times, as far as one poll round has read the list."""
+    """Maps the pages read in one poll round to the start times of their rows."""
 
     def __init__(self) -> None:
         self.tried: set[int] = set()
@@ -146,13 +146,13 @@ class _Chart:
         self._spans: dict[int, tuple[datetime, datetime]] = {}
 
     def add(self, number: int, moments: list[datetime], total: int) -> None:
-        """Record a page that was read, and the number of pages."""
+        """Record the start times on a page, and the total number of pages."""
         self._total = total
         if moments:
             self._spans[number] = (max(moments), min(moments))
 
     def untried(self, number: int, most: int) -> list[int]:
-        """Return a page, and those of the following `most` - 1 that were not tried yet."""
+        """Return page `number`, and the untried pages among the next `most` - 1."""
         end = number + (1 if self._total is None else most)
         return [n for n in range(number, end) if n == number or self._is_new(n)]
 
@@ -160,14 +160,14 @@ class _Chart:
         return number not in self.tried and (self._total is None or number < self._total)
 
     def next_page(self, moment: datetime, guess: int) -> int | None:
-        """Return the next page to try for a row with this start time; None if none is left."""
+        """Return the next page to try for a row with this start time; None if no page is left."""
         newer = [n for n, (_, oldest) in self._spans.items() if oldest > moment]
         newer_page = max(newer, default=-1)
         older = [n for n, (newest, _) in self._spans.items() if newest < moment and n > newer_page]
         end = min(older, default=self._total)
         inside = [n for n in self.tried if n > newer_page and (end is None or n < end)]
         if inside:
-            # Try beside pages that only have rows of this time, or that could not be read.
+            # Try next to pages that have only rows of this time, or that could not be read.
             for number in (min(inside) - 1, max(inside) + 1):
                 if number > newer_page and (end is None or number < end) and self._is_new(number):
                     return number
@@ -182,9 +182,10 @@ class _Chart:
         return self._between(moment, newer_page, end)
 
     def _between(self, moment: datetime, newer_page: int, end: int) -> int:
-        """Interpolate the page between one with newer rows and one with older rows."""
+        """Interpolate between a page with newer rows and a page with older rows."""
         newer, older = self._spans[newer_page][1], self._spans[end][0]
-        if newer <= older or len(self.tried) % 3 == 0:  # the latter: times may be spread unevenly
+        # Bisect now and then: interpolation is slow when start times are distributed unevenly.
+        if newer <= older or len(self.tried) % 3 == 0:
             return (newer_page + end) // 2
         share = (newer - moment) / (newer - older)
         return min(max(newer_page + round(share * (end - newer_page)), newer_page + 1), end - 1)

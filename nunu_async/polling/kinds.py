@@ -25,12 +25,12 @@ _PAGE_SIZE = 100
 
 
 def _pages(list_page: Callable[..., Awaitable[Page[R]]], **filters: str) -> Read[R]:
-    """Return what reads one page of a list, without the rows that cannot be decoded."""
+    """Return a function that reads one page of a list and skips rows that cannot be decoded."""
     return lambda page: list_page(page=page, page_size=_PAGE_SIZE, lenient=True, **filters)
 
 
 def execution_kind(executions: TestPlanExecutions) -> PollSource[TestPlanExecution]:
-    """Describe executions: polled by lists alone, as the API has no operation to read one."""
+    """Describe executions: polled through lists only, as the API cannot read a single one."""
     newest_first = partial(executions.list_page, sort_by="start_time", sort_order="desc")
     return PollSource(
         name="execution",
@@ -68,7 +68,7 @@ def job_kind(jobs: Jobs, runs: Runs) -> PollSource[Job]:
         try:
             return await jobs.get(job_id)
         except NotFound as error:
-            # Servers from before the job operations can still list the runs of a job.
+            # Servers without the job operations can still list the runs of a job.
             page = await runs.list_page(job_id=job_id, page_size=_PAGE_SIZE)
             rows = [run for run in page.data if run.job_id and fold(run.job_id) == fold(job_id)]
             if not rows:
@@ -89,7 +89,7 @@ def job_kind(jobs: Jobs, runs: Runs) -> PollSource[Job]:
 
 
 def job_of(job_id: str, rows: Iterable[Run]) -> Job:
-    """Build a job from all of its runs, one at least; its `runs` are oldest first."""
+    """Build a job from all of its runs (at least one); `Job.runs` is sorted oldest first."""
     runs = sorted(rows, key=lambda run: run.created_at)
     is_terminal = all(run.is_terminal for run in runs)
     ends = [run.completed_at for run in runs if run.completed_at is not None]

@@ -42,29 +42,30 @@ _LOG = logging.getLogger("nunu_async.polling")
 
 R = TypeVar("R", bound=Pollable)
 
-# Waits that are woken in one turn of the event loop; each then runs code of its caller.
+# Waits woken per event loop iteration; each of them then runs its caller's code.
 _WAKES_PER_TURN = 100
-# Ids of one wait that are put on the board in one turn of the event loop.
+# Ids of one wait that are added to the schedule per event loop iteration.
 _ADDS_PER_TURN = 1000
-# Up to this many ids are read one by one, where the API can do that.
+# Up to this many ids are read one by one, if the API has an operation for it.
 _FEW = 3
-# Polls of a terminal row without a result, after which it is taken without one.
+# Polls of a terminal row without a result, after which the row is accepted as it is.
 _MAX_UNSETTLED = 3
-# Pages in sequence without a wanted row, after which rows are read one by one.
+# Consecutive pages without a wanted row, after which rows are read one by one.
 _MAX_EMPTY_PAGES = 3
-# Rows that are read one by one in a round in which a request has failed.
+# Most rows to read one by one in a round with failed requests.
 _READS_AFTER_FAILURE = 32
 
 
 class Poller(Generic[R]):
-    """Polls all ids of one resource that are waited for, in rounds, while there are waits.
+    """Polls the ids of all waits for one resource, in rounds, while there are waits.
 
     Args:
-        on_refused: called with the error when the server rejects the key, for all resources.
+        on_refused: called with the error when the server rejects the API key, as that ends the
+            waits for all resources.
 
     Attributes:
-        kind: the resource that it polls.
-        turns: limits how many waits are woken in one turn of the event loop.
+        kind: the resource to poll.
+        turns: limits how many waits are woken per event loop iteration.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class Poller(Generic[R]):
         self.turns = Turns(_WAKES_PER_TURN)
 
     def state_of(self, name: str) -> str | None:
-        """Return the last state seen of an id that is still waited for."""
+        """Return the last state seen for an id; None if it was never seen or has no wait."""
         watched = self._schedule.get(fold(name))
         return watched.state if watched is not None else None
 
     def settle(self, wait: Subscription[R]) -> None:
-        """Take terminal rows without a result as they are, for a wait that has timed out."""
+        """Accept terminal rows that still lack a result, for a wait that has timed out."""
         for key in {fold(name) for name in wait.pending}:
             watched = self._schedule.get(key)
             if watched is not None and watched.unsettled_row is not None:
@@ -104,13 +105,13 @@ class Poller(Generic[R]):
                 wait.resolve(key, row)
 
     async def join(self, wait: Subscription[R]) -> None:
-        """Start to poll the pending ids of a wait, over as many turns of the event loop as needed.
+        """Start polling the pending ids of a wait; yields to the event loop if there are many.
 
-        Raises: ClientClosed; ConfigError in another event loop than the first.
+        Raises: ClientClosed; ConfigError in an event loop other than the first.
         """
         self._check_open()
         for number, name in enumerate(tuple(wait.pending), 1):
-            if name in wait.pending:  # a poll for other waits may have ended it
+            if name in wait.pending:  # a poll for other waits may have resolved it
                 self._schedule.watch(name, wait)
             if number % _ADDS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -128,7 +129,7 @@ class Poller(Generic[R]):
 
     def _ensure_running(self) -> None:
         if self._task is None or self._task.done():
-            # It serves all waits, so it must not run in the context of one of them.
+            # The task serves all waits, so it must not inherit the context of one of them.
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), context=contextvars.Context()
             )
@@ -136,7 +137,7 @@ class Poller(Generic[R]):
             self._wakeup.set_result(None)
 
     async def leave(self, wait: Subscription[R]) -> None:
-        """Stop polling the pending ids of a wait; the poll loop ends with the last wait."""
+        """Remove a wait from its pending ids; stop the poll loop after the last wait."""
         for name in wait.pending:
             self._schedule.leave(name, wait)
         if not len(self._schedule):
@@ -148,12 +149,12 @@ class Poller(Generic[R]):
             wait.fail(error)
 
     def end(self) -> None:
-        """End every wait, for good."""
+        """End every wait and refuse new ones."""
         self._closed = True
         self.fail(ClientClosed("the client was closed while waiting"))
 
     async def close(self) -> None:
-        """End every wait and the poll loop for good; returns when all waits have been woken."""
+        """End every wait and the poll loop; return once all waits have been woken."""
         self.end()
         await self._stop()
         await self.turns.ready()
@@ -183,8 +184,8 @@ class Poller(Generic[R]):
             self.fail(failure)
 
     async def _pause(self, delay: float) -> None:
-        """Wait for the time of the next poll, or for a new id."""
-        has_new = self._schedule.has_new  # then the delay is that of new ids already
+        """Sleep until the next poll is due or a new id is added."""
+        has_new = self._schedule.has_new  # if so, the delay already applies to new ids
         self._wakeup = wakeup = asyncio.get_running_loop().create_future()
         sleeper = asyncio.ensure_future(self._clock.sleep(delay))
         try:
@@ -203,7 +204,7 @@ class Poller(Generic[R]):
         kind, board = self.kind, self._schedule
         targets = board.due(self._clock.monotonic())
         watched = len(board)
-        # With thousands of ids each step below takes milliseconds: yield to the loop in between.
+        # With thousands of ids, each step takes milliseconds: yield to the event loop in between.
         await asyncio.sleep(0)
         poll = PollRound(left=set(targets))
         if kind.get is not None and len(targets) <= _FEW:
@@ -233,7 +234,7 @@ class Poller(Generic[R]):
         )
 
     async def _conclude(self, poll: PollRound, now: float) -> None:
-        """Set the time of the next poll, and end the ids that are missing."""
+        """Set the time of the next poll, and resolve missing ids with an error."""
         kind, board = self.kind, self._schedule
         broken = poll.unreadable is not None and kind.get is None
         if poll.failures or broken:
@@ -256,7 +257,7 @@ class Poller(Generic[R]):
             self._end_missing(key, poll.unreadable)
 
     async def _read_active(self, poll: PollRound, read: Read[R]) -> None:
-        """Read a list of active rows, up to its end or until all ids are found."""
+        """Read a list of active rows to its end, or until all ids are found."""
         number, total, width = 0, 1, 1
         seen: set[str] = set()
         counts: set[int] = set()
@@ -275,7 +276,7 @@ class Poller(Generic[R]):
             number, width = stop, min(2 * width, CONCURRENCY)
 
     async def _read_recent_done(self, poll: PollRound) -> None:
-        """Read the list of terminal rows while it has wanted ones; others are read one by one."""
+        """Read pages of terminal rows while they have wanted rows; the caller reads the others."""
         number, total, empty_pages = 0, 1, 0
         while (
             len(poll.left) > _FEW
@@ -294,9 +295,9 @@ class Poller(Generic[R]):
     async def _read(
         self, poll: PollRound, read: Read[R], numbers: Iterable[int]
     ) -> dict[int, Page[R]]:
-        """Read pages, and record their rows; return those pages that could be read.
+        """Read pages and record their rows; return the readable pages, keyed by page number.
 
-        Raises: the error that ends every wait.
+        Raises: an error that must end every wait.
         """
         found: dict[int, Page[R]] = {}
 
@@ -311,7 +312,7 @@ class Poller(Generic[R]):
                     poll.unreadable = error
                 return
             found[number] = page
-            if page.skipped:  # they may be rows that are waited for
+            if page.skipped:  # skipped rows may be wanted ones
                 poll.unreadable = DecodeError(f"list_{self.kind.name}s", page.skipped)
             for row in page.data:
                 self._record_row(poll, fold(self.kind.key(row)), row)
@@ -322,7 +323,7 @@ class Poller(Generic[R]):
     async def _read_each(self, poll: PollRound, get: Callable[[str], Awaitable[R]]) -> None:
         queue = deque(sorted(poll.left))
         if poll.failures:
-            # The failed pages may hold the rest: read some now, and others in the next round.
+            # The failed pages may have these rows: read some now, others in the next round.
             queue.rotate(-self._rotation)
             self._rotation += _READS_AFTER_FAILURE
             queue = deque(islice(queue, _READS_AFTER_FAILURE))
@@ -371,7 +372,7 @@ class Poller(Generic[R]):
         if watched is None:
             return
         name = self.kind.name
-        # Its row may be one that could not be read.
+        # The row of this id may be among those that could not be read.
         error = unreadable or NotFound(
             status=404,
             message=f"no {name} {watched.original} is in any page of GET {self.kind.path}",

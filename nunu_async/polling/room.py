@@ -1,4 +1,4 @@
-"""The waits of one client, and starting something and waiting until it has ended."""
+"""The waits of one client, including a start followed by a wait for its jobs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class PollingService:
     ) -> FinishedRun:
         """Start a test or a plan, and wait until all of its jobs are terminal.
 
-        Raises: what the start and the waits raise.
+        Raises: any error of the start or of the wait.
         """
         starting = asyncio.ensure_future(start)
         try:
@@ -88,11 +88,11 @@ class PollingService:
                 return await self._one_execution(started, terms)
             return FinishedRun(started=started, jobs=await self.jobs.many(started.job_ids, terms))
         except NunuError as error:
-            # What was started goes on. Other errors name the ids, or `on_start` got them.
+            # The started jobs keep running. Other errors have the ids, or `on_start` received them.
             if isinstance(error, ClientClosed):
                 _add_ids(starting, error)
             raise
-        except BaseException:  # cancelled, or what a callback raised
+        except BaseException:  # cancellation, or an error from a callback
             if stop_on_cancel:
                 await finish(self._stop(starting))
             elif not starting.done():
@@ -101,7 +101,7 @@ class PollingService:
             raise
 
     async def _one_execution(self, started: StartedRun, terms: WaitOptions[Job]) -> FinishedRun:
-        """Wait for a start whose response has an execution id and no job ids."""
+        """Wait for a start whose response has an execution id but no job ids."""
         execution_id = started.test_plan_execution_id
         if execution_id is None:
             raise NunuError("what was started has neither jobs nor an execution to wait for")
@@ -117,7 +117,7 @@ class PollingService:
     async def _one_run(
         self, started: StartedRun, run_id: str, terms: WaitOptions[Job]
     ) -> FinishedRun:
-        """Wait for the run of a start in the format of January 2026, before jobs could be read."""
+        """Wait for the run of a January 2026 start response, which predates the job operations."""
         job_id = started.job_ids[0] if started.job_ids else run_id
         listener = terms.on_change
 
@@ -137,7 +137,7 @@ class PollingService:
         return FinishedRun(started=started, jobs=(job_of(job_id, [run]),))
 
     async def _stop(self, starting: asyncio.Task[StartedRun]) -> None:
-        """Stop what was started, or is being started; errors are only logged."""
+        """Stop the started jobs, once a pending start has returned; errors are only logged."""
         ids: tuple[str, ...] = ()
         try:
             async with time_limit(self._clock, self._cleanup):

@@ -1,4 +1,4 @@
-"""One poll round: what can be polled, what a round has to find, and how it went."""
+"""A resource to poll, and the targets and results of one poll round."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ R = TypeVar("R", bound=Pollable)
 T = TypeVar("T")
 Read = Callable[[int], Awaitable[Page[R]]]
 
-# Requests in flight at once: the request limit of the session is shared with other calls.
+# Concurrent requests; kept low, as other calls share the session's request limit.
 CONCURRENCY = 8
-# Failures after which a poll round sends no more requests.
+# Failed requests after which a poll round sends no more.
 MAX_FAILURES = 8
 _PAGE_SIZE = 100
 
@@ -36,18 +36,18 @@ class PollSource(Generic[R]):
     """A resource that can be waited for, and the operations that poll it.
 
     Attributes:
-        name: the singular, for messages.
+        name: the singular noun for messages.
         key: returns the id of a row.
         state: returns the state of a row, as the API spells it.
-        moment: returns the start time of a row. Without `get`, `done` must be sorted by it,
-            newest first.
-        active: read a page of each list of rows that are not terminal. In the order in which a
-            row passes through the lists, so that one that moves on meanwhile is met again.
+        moment: returns the start time of a row. If `get` is None, `done` must be sorted by start
+            time, newest first.
+        active: functions that each read a page of one list of non-terminal rows; in the order in
+            which a row moves through the lists, so that a row that moves meanwhile is not missed.
         done: reads a page of the list of terminal rows.
         get: reads one row by its id; None where the API has no such operation.
-        path: of the list, for messages.
-        is_settled: whether a terminal row has its result. A server whose data lags may show a
-            row as terminal, without a result, and then as active again.
+        path: the API path of the list, for messages.
+        is_settled: returns whether a terminal row has its result. An eventually consistent server
+            may return a row as terminal without a result, and later as active again.
     """
 
     name: str
@@ -66,13 +66,13 @@ class PollRound:
     """The targets and the progress of one poll round.
 
     Attributes:
-        left: ids that no request has found yet.
-        inconclusive: ids of which it is unknown whether the lists hold them.
-        retry_after: the longest that the server asked to wait, in seconds.
-        unknown: ids for which the server answered 404.
-        is_moving: whether rows left or entered a list while it was read.
-        unreadable: the last error that is not transient, or about a row that was skipped.
-        fatal: what ends every wait.
+        left: ids not found yet.
+        inconclusive: ids that may be on a page that was not read.
+        retry_after: the longest Retry-After received, in seconds.
+        unknown: ids for which the server returned 404.
+        is_moving: whether rows entered or left a list while it was read.
+        unreadable: the last non-transient error, or a DecodeError for skipped rows.
+        fatal: an error that ends every wait.
     """
 
     left: set[str]
@@ -87,7 +87,7 @@ class PollRound:
 
     @property
     def is_done(self) -> bool:
-        """Whether to send no more requests: all was found, or the server sent a Retry-After."""
+        """Whether the round is finished: all ids were found, or a Retry-After was received."""
         return not self.left or self.retry_after is not None
 
     def failed(self, error: NunuError) -> bool:
@@ -106,7 +106,7 @@ class PollRound:
 
 
 async def gather_all(coroutines: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Run coroutines concurrently; the first error cancels the others, and waits for them."""
+    """Run coroutines concurrently; on an error, cancel the others and wait for them to end."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
@@ -118,11 +118,11 @@ async def gather_all(coroutines: Iterable[Coroutine[object, object, T]]) -> list
 
 
 def batch_size(left: int) -> int:
-    """Return how many pages to request at once: as many as `left` rows in sequence fill."""
+    """Return how many pages to request concurrently: enough for `left` adjacent rows."""
     return min(-(-left // _PAGE_SIZE), CONCURRENCY)
 
 
 def page_count(page: Page[R]) -> int:
-    """Return how many pages a list has: the greater one where the server's two counts differ."""
+    """Return the number of pages of a list: the larger one if the server's two counts differ."""
     counts = page.pagination
     return max(counts.total_pages, -(-counts.total_count // max(counts.page_size, 1)))

@@ -1,4 +1,4 @@
-"""Which ids are polled, what was seen of them, which are due. Pure: no clock, no randomness."""
+"""Track polled ids, their last state and their due times. Pure: no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-# Seconds of absence until an id counts as missing. A new row may appear in the lists with a delay;
-# one that was seen before is more likely absent for a moment only.
+# Seconds of absence after which an id may count as missing. A new row may appear in lists with a
+# delay; a row that was seen before is more likely absent only temporarily.
 _GRACE = 15.0
 _GRACE_ONCE_SEEN = 300.0
-# Missing after two rounds on lists that did not change while they were read, or twenty that did.
+# An id is missing after two rounds over stable lists, or twenty over lists that changed meanwhile.
 _ABSENCE = 10
 _ABSENCE_WHILE_MOVING = 1
 _MAX_ABSENCES = 20
-# Spreads the polls of many clients that were started together; a share of the interval.
+# Fraction of the interval; spreads the polls of many clients that were started together.
 _JITTER = 0.1
-# All in seconds. A server may send any Retry-After, even years by mistake.
+# All in seconds. A server may send any Retry-After, by mistake even one of years.
 _MAX_BACKOFF = 300.0
 _MAX_RETRY_AFTER = 3600.0
 _MAX_BACKOFF_OF_NEW = 5.0
@@ -29,7 +29,7 @@ _UUID_LENGTH = 36
 
 
 class Subscriber(Protocol):
-    """What waits for an id; `interval` is in seconds."""
+    """A wait for one or more ids; `interval` is in seconds."""
 
     interval: float
 
@@ -38,7 +38,7 @@ W = TypeVar("W", bound=Subscriber)
 
 
 def fold(name: str) -> str:
-    """Return the form in which ids are compared: UUIDs in lower case, others as they are."""
+    """Normalize an id for comparison: UUIDs to lower case, other ids unchanged."""
     return name.lower() if len(name) == _UUID_LENGTH and not name.islower() else name
 
 
@@ -48,14 +48,14 @@ class TrackedId(Generic[W]):
 
     Attributes:
         original: the id as the first caller wrote it.
-        waits: the waits for it.
-        interval: seconds between two polls, the least of all its waits.
-        state: the last state seen, as the API spells it; None before it was seen.
-        moment: its start time by the server, which decides its place in a sorted list.
-        absent_since: the end of the first poll that did not find it, since it was last seen.
-        absences: the weighted number of consecutive polls that did not find it.
-        unsettled: the number of consecutive polls that found it terminal, but without its result.
-        unsettled_row: the row of the last of them.
+        waits: the waits for this id.
+        interval: seconds between two polls; the minimum over `waits`.
+        state: the last state seen, as the API spells it; None until the id is first seen.
+        moment: start time from the server; determines the row's position in a sorted list.
+        absent_since: when the first of the consecutive polls that did not find the id ended.
+        absences: the weighted number of consecutive polls that did not find the id.
+        unsettled: the number of consecutive polls that found the row terminal without a result.
+        unsettled_row: the row found by the last of these polls.
     """
 
     original: str
@@ -70,12 +70,12 @@ class TrackedId(Generic[W]):
 
 
 class PollSchedule(Generic[W]):
-    """The ids that are polled, each once however many waits it has, and when they are due."""
+    """The polled ids and their due times; an id with several waits is polled only once."""
 
     def __init__(self) -> None:
         self._watched: dict[str, TrackedId[W]] = {}
-        # When the last poll of each id ended, grouped by its interval: thousands of ids share both,
-        # so the next poll is found without a step for each.
+        # End time of each id's last poll, grouped by interval. Thousands of ids share both values,
+        # so `next_poll` has only a few distinct pairs to compare.
         self._polled_at: defaultdict[float, dict[str, float]] = defaultdict(dict)
         self._new: set[str] = set()
         self._stale: set[str] = set()
@@ -88,28 +88,28 @@ class PollSchedule(Generic[W]):
         return len(self._watched)
 
     def get(self, key: str) -> TrackedId[W] | None:
-        """Return the entry of a folded id."""
+        """Return the entry of a folded id, or None."""
         return self._watched.get(key)
 
     @property
     def has_new(self) -> bool:
-        """Whether there are ids that have not been polled yet for their newest wait."""
+        """Whether any id has not been polled since its newest wait was added."""
         return bool(self._new)
 
     def watch(self, name: str, wait: W) -> None:
-        """Add a wait to an id, which is then due at once."""
+        """Add a wait for an id and make the id due immediately."""
         key = fold(name)
         watched = self._watched.get(key)
         if watched is None:
             self._watched[key] = TrackedId(name, [wait], wait.interval)
             self._polled_at[wait.interval][key] = -math.inf
-        elif watched.waits[-1] is not wait:  # else it has the same id in another case too
+        elif watched.waits[-1] is not wait:  # else the wait has this id twice, in different case
             watched.waits.append(wait)
             self._set_interval(key, watched, min(watched.interval, wait.interval))
         self._new.add(key)
 
     def leave(self, name: str, wait: W) -> None:
-        """Remove a wait from an id, and the id with its last wait."""
+        """Remove a wait from an id; remove the id if it was the last wait."""
         watched = self._watched.get(key := fold(name))
         if watched is None or wait not in watched.waits:
             return
@@ -117,7 +117,7 @@ class PollSchedule(Generic[W]):
         if not watched.waits:
             self.take(key)
         elif wait.interval == watched.interval:
-            # The new minimum is computed when it is needed, as thousands of waits may end at once.
+            # Recompute the minimum interval lazily, as thousands of waits may end at once.
             self._stale.add(key)
 
     def _update_intervals(self) -> None:
@@ -154,7 +154,7 @@ class PollSchedule(Generic[W]):
         return waits
 
     def next_poll(self, chance: float) -> float:
-        """Return when the next poll is to begin; `chance` in [0, 1) scales the jitter."""
+        """Return the time of the next poll; `chance` in [0, 1) scales the jitter."""
         if self._new:
             return max(self._retry_at, self._new_not_before)
         self._update_intervals()
@@ -165,15 +165,15 @@ class PollSchedule(Generic[W]):
         ]
         _, at, interval = min(due_times)
         next_poll_at = at + interval * (1 + _JITTER * chance)
-        # Ids that become due before the jitter of the first has run out are polled together. Left
-        # to chance, polls that began apart would stay apart for long, each with its own requests.
+        # Poll ids that become due within the first id's jitter in the same round. Otherwise, rounds
+        # that began apart would stay apart for a long time, each with its own requests.
         latest = min(at + interval * (1 + _JITTER) for _, at, interval in due_times)
         return max(
             self._not_before, next_poll_at, *(due for due, _, _ in due_times if due <= latest)
         )
 
     def due(self, now: float) -> set[str]:
-        """Return the ids to poll now; none of them counts as new any more."""
+        """Return the ids to poll now, and clear the set of new ids."""
         self._update_intervals()
         due, self._new = self._new, set()
         for interval, times in self._polled_at.items():
@@ -194,9 +194,9 @@ class PollSchedule(Generic[W]):
             times.update(dict.fromkeys(times.keys() & keys, now))
 
     def record_absence(self, keys: Iterable[str], now: float, *, moving: bool = False) -> list[str]:
-        """Record that a poll did not find these ids; return those that count as missing by now.
+        """Record that a poll did not find these ids; return the ids that now count as missing.
 
-        `moving`: the lists changed while they were read, so that rows may have been skipped.
+        `moving`: the lists changed while they were read, so rows may have been missed.
         """
         missing = []
         for key in keys:
@@ -212,7 +212,7 @@ class PollSchedule(Generic[W]):
         return missing
 
     def start_times(self, keys: Collection[str]) -> dict[str, datetime]:
-        """Return the start times of ids that were seen, and not absent since."""
+        """Return start times, keyed by id, of the ids that were seen and not absent since."""
         found = {}
         for key in keys:
             watched = self._watched.get(key)
@@ -221,22 +221,22 @@ class PollSchedule(Generic[W]):
         return found
 
     def record_success(self, now: float, requests: int) -> None:
-        """Record a poll round without failures, and the number of its requests.
+        """Record a poll round without failures, and its number of requests.
 
-        New ids are polled at once, but cause no more than fifty requests a second in all.
+        New ids wait 20 ms per request of this round, but at most one second.
         """
         self._failures = 0
         self._not_before = self._retry_at = -math.inf
         self._new_not_before = now + min(1.0, 0.02 * requests)
 
     def record_failure(self, now: float, retry_after: float | None) -> float:
-        """Record a poll round with failures; return the seconds to wait until the next."""
+        """Record a poll round with failures; return the seconds to wait until the next round."""
         self._failures += 1
         least = min((watched.interval for watched in self._watched.values()), default=1.0)
         pause = min(least * (1 << min(self._failures, 10)), max(least, _MAX_BACKOFF))
         retry_after = min(retry_after or 0.0, _MAX_RETRY_AFTER)
         pause = max(pause, retry_after)
         self._not_before, self._retry_at = now + pause, now + retry_after
-        # New ids do not wait for the whole pause, but long enough to be polled together.
+        # New ids wait for less than the whole pause, but long enough to be polled together.
         self._new_not_before = now + min(pause, _MAX_BACKOFF_OF_NEW)
         return pause

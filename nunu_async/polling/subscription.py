@@ -1,4 +1,4 @@
-"""The state of one wait: what is pending, and what the caller has not handled yet."""
+"""The state of one wait: pending ids, and updates that the caller has not handled yet."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class Pollable(Protocol):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether its state will not change any more."""
+        """Whether the state can no longer change."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether it is terminal and ended in success."""
+        """Whether the row is terminal and successful."""
 
 
 R = TypeVar("R", bound=Pollable)
 
-# Shared, as ten thousand waits may need none of their own.
+# A shared empty default, as ten thousand waits may need no dictionary of their own.
 _NONE: Final[dict[str, list[str]]] = {}
 
 
 @attrs.frozen(kw_only=True)
 class Change(Generic[R]):
-    """A change in the state of something that is waited for.
+    """A state change of an id that is waited for.
 
     Attributes:
         id: the id, as the caller passed it.
-        before: the previous state; None the first time that a state is seen.
+        before: the previous state; None for the first state seen.
         after: the new state, as the API spells it.
-        row: the row that has the new state.
+        row: the row with the new state.
     """
 
     id: str
@@ -50,19 +50,19 @@ class Change(Generic[R]):
 
 @attrs.define(eq=False, weakref_slot=False)
 class Subscription(Generic[R]):
-    """One call that waits, for one id or for many.
+    """One call that waits for one or more ids.
 
     Attributes:
-        pending: ids without an outcome, each with the state of the last `Change` for it.
+        pending: ids without an outcome, mapped to the state of their last `Change`.
         interval: seconds between two polls.
-        turns: limits how many of all waits are woken in one turn of the event loop.
-        changes: those that the caller has not handled yet; None where it wants none.
-        news: ids that got an outcome and that the caller has not handled yet.
-        finished: terminal rows, by id as the caller passed it.
-        id_errors: the errors of single ids, by id as the caller passed it.
-        error: what ended the wait for all ids.
+        turns: limits how many waits are woken per event loop iteration; shared by all waits.
+        changes: state changes not handled by the caller yet; None if it does not want them.
+        news: ids whose outcome the caller has not handled yet.
+        finished: terminal rows, keyed by id as the caller passed it.
+        id_errors: errors of single ids, keyed by id as the caller passed it.
+        error: the error that ended the wait for all ids.
         expired: whether the timeout has passed.
-        timer: calls `expire`.
+        timer: calls `expire` at the timeout.
     """
 
     pending: dict[str, str | None]
@@ -88,9 +88,9 @@ class Subscription(Generic[R]):
             self._spellings = spellings
 
     def next_update(self) -> asyncio.Future[None]:
-        """Return a future that is done as soon as there is anything to handle.
+        """Return a future that is done as soon as there is an update to handle.
 
-        A bare future and no task, as thousands of them are kept for long.
+        A plain future instead of a task, as thousands of them may be pending for a long time.
         """
         waker = asyncio.get_running_loop().create_future()
         if self.news or self.changes or self.error or self.expired:
@@ -116,7 +116,7 @@ class Subscription(Generic[R]):
         self._wake()
 
     def record_state(self, key: str, state: str, row: R) -> None:
-        """Record a `Change` if the state of this id is a new one for this wait."""
+        """Record a `Change` if the state of this id is new to this wait."""
         if self.changes is None:
             return
         for name in self._pending_names(key):

@@ -1,4 +1,4 @@
-"""Waiting for one id, for many, or for each of many as it ends."""
+"""Wait for all of many ids, or yield each row as it becomes terminal."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nunu_async.polling.subscription import Change, Pollable, Subscription
 
 R = TypeVar("R", bound=Pollable)
 
-# Thirty years: more is infinity, or an integer too large for a float.
+# Thirty years; excludes infinity, and integers too large for a float.
 _MAX_SECONDS = 1e9
 
 
 def _is_seconds(value: object) -> bool:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
-    return 0 < number <= _MAX_SECONDS  # false for NaN too
+    return 0 < number <= _MAX_SECONDS  # also False for NaN
 
 
 _seconds = check(_is_seconds, "a number of seconds above 0")
@@ -37,7 +37,7 @@ OnChange = Callable[[Change[R]], Awaitable[None] | None]
 class WaitOptions(Generic[R]):
     """The options of one wait.
 
-    Raises: InputError when a time is not a number of seconds above 0.
+    Raises: InputError when `timeout` or `interval` is not a positive number of seconds.
     """
 
     timeout: float | None = attrs.field(default=None, validator=optional(_seconds))
@@ -54,12 +54,12 @@ class WaitApi(Generic[R]):
         self._clock = clock
 
     async def many(self, names: Sequence[str], terms: WaitOptions[R]) -> tuple[R, ...]:
-        """Return the rows of ids in the order given, once all are terminal.
+        """Wait until all ids are terminal; return their rows in the order of the ids.
 
-        Raises: InputError; WaitTimeout; NotFound, once all others are terminal; RunFailed if
-        `raise_on_failure` is set; AuthenticationError, PermissionDenied and ClientClosed at once.
+        Raises: InputError; WaitTimeout; NotFound, once all other ids are terminal; RunFailed if
+        `raise_on_failure` is set; AuthenticationError, PermissionDenied, ClientClosed immediately.
         """
-        names = self._validated(names)  # ten thousand tasks may hold on to this frame
+        names = self._validated(names)  # rebound, as ten thousand tasks may keep this frame alive
         wait = self._open(names, terms)
         try:
             if names:
@@ -78,7 +78,7 @@ class WaitApi(Generic[R]):
     ) -> AsyncGenerator[R, None]:
         """Yield the row of each id as it becomes terminal, each id once.
 
-        Raises: what `many` does, but RunFailed at the first that failed.
+        Raises: the errors of `many`, but RunFailed at the first failed row.
         """
         ids = self._validated(names)
         wait = self._open(ids, terms)
@@ -137,13 +137,13 @@ class WaitApi(Generic[R]):
         return tuple([wait.finished[name] for name in names])
 
     def _raise_if_ended(self, wait: Subscription[R], terms: WaitOptions[R]) -> None:
-        """Raise the error or the timeout that ends this wait, once all outcomes are handled."""
+        """Raise the error or timeout that ends this wait, once all outcomes have been handled."""
         if wait.expired and wait.error is None:
             self._poller.settle(wait)
         if wait.news:
             return
         if wait.error is not None:
-            raise copy.copy(wait.error)  # all waits share it, and raising adds to its traceback
+            raise copy.copy(wait.error)  # shared by all waits, and raising extends its traceback
         if wait.expired and terms.timeout is not None:
             raise WaitTimeout(
                 terms.timeout,
