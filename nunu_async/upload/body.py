@@ -37,7 +37,7 @@ if sys.platform == "win32":
         return 0
 
 elif sys.platform == "darwin":
-    # Unacknowledged bytes, as SIOCOUTQ below. Source: sys/socket.h; `socket` does not define it.
+    # Counts unacknowledged bytes, like SIOCOUTQ below. Source: sys/socket.h; not in `socket`.
     _SO_NWRITE: Final = 0x1024
 
     def _unacknowledged(sock: socket.socket) -> int:
@@ -47,7 +47,7 @@ else:
     import fcntl
     import termios
 
-    # Bytes that the peer has not acknowledged: SIOCOUTQ, which has the number of TIOCOUTQ on Linux.
+    # SIOCOUTQ counts unacknowledged bytes; on Linux it has the same number as TIOCOUTQ.
     _OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
 
     def _unacknowledged(sock: socket.socket) -> int:
@@ -56,44 +56,46 @@ else:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _OUTQ, b"\0\0\0\0"))[0])
 
 
-# 256 KiB: the smallest block at which the cost per byte levelled off when 1 GiB went to loopback in
-# 16 MiB parts, 4 at once; four times the transport's own high-water mark.
+# The cost per byte stops falling at 256 KiB (measured: 1 GiB to loopback in 16 MiB parts, 4 at a
+# time). This is four times the transport's own high-water mark.
 BLOCK: Final = 256 * 1024
 _FIRST_BLOCK: Final = 16 * 1024
-# Bytes that all parts of a client may send per iteration of the event loop where they are read and
-# encrypted there: that takes a third of a millisecond.
+# Bytes that all parts of a client together may send per event loop iteration if they are read and
+# encrypted on the loop: about a third of a millisecond of work.
 BYTES_A_TURN: Final = 256 * 1024
-# Bytes that go by sendfile take the loop a quarter of the time that others take.
+# Sending by sendfile takes a quarter of the loop time per byte.
 _SENDFILE_DISCOUNT: Final = 4
-# Bytes per sendfile call: at first, and at most. The size doubles while the socket takes it all, so
-# that the page cache is rarely probed for bytes that cannot be sent yet.
+# Initial and maximum bytes per sendfile call. The size doubles while the socket accepts all of it,
+# so that the page cache is rarely probed for bytes that cannot be sent yet.
 _MIN_SENDFILE: Final = 64 * 1024
 _MAX_SENDFILE: Final = _SENDFILE_DISCOUNT * BYTES_A_TURN
 
-# The process keeps up to twice as much freed memory.
+# Bytes; glibc then keeps up to twice as much freed memory in the process.
 _FREED_BLOCK: Final = 4 * 1024 * 1024
 
 OnSent = Callable[[int], None]
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory of sent blocks for the next ones.
+    """Make glibc reuse the memory of sent blocks.
 
-    It returns freed blocks to the system above a size that depends on what the process has done
-    before. Then each block consists of new pages that the kernel has to zero: over TLS that cost up
-    to as much again as all else that sending costs, in some processes and not in others. Freeing
-    one larger block raises that size, for the whole process and its lifetime: it may keep freed
-    blocks of up to 4 MiB of any code. Source: mallopt(3), M_MMAP_THRESHOLD. No effect where the
-    environment sets it, in other C libraries, and in free-threaded Python.
+    By default, glibc returns freed blocks to the system if they exceed a threshold that depends on
+    the process's history. New blocks then consist of new pages that the kernel has to zero: over
+    TLS this could double the cost of sending, in some processes and not in others. Freeing one
+    larger block raises the threshold for the whole process and its lifetime: freed blocks of up to
+    4 MiB may be kept, whichever code they belong to. Source: mallopt(3), M_MMAP_THRESHOLD. No
+    effect if the environment sets the threshold, with other C libraries, or in free-threaded
+    Python.
     """
     bytes(_FREED_BLOCK)  # never touched, so the kernel never has to zero it
 
 
 class Channel:
-    """A socket without TLS that the kernel can feed from the page cache: a duplicate descriptor.
+    """A duplicate descriptor of a socket without TLS, for sendfile.
 
-    Event loops do not let a transport's own descriptor be watched. With a duplicate the transport
-    keeps reading meanwhile, which `loop.sendfile` rules out, so an early response is seen at once.
+    Event loops do not allow watching a transport's own descriptor. With a duplicate, unlike with
+    `loop.sendfile`, the transport keeps reading during the transfer, so an early response is seen
+    at once.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -105,7 +107,7 @@ class Channel:
 
     @classmethod
     def of(cls, transport: asyncio.Transport | None) -> Self | None:
-        """Duplicate the transport's socket; None with TLS, or where there is no socket."""
+        """Duplicate the transport's socket; None if it uses TLS or has no socket."""
         sock = socket_of(transport)
         if transport is None or sock is None or is_tls(transport):
             return None
@@ -115,7 +117,7 @@ class Channel:
             return None
 
     async def writable(self) -> None:
-        """Wait until the socket is writable or in error, or `cut` is called."""
+        """Wait until the socket is writable or has an error, or until `cut` is called."""
         if self._is_cut:
             return
         waiter = self._waiter = self._loop.create_future()
@@ -131,7 +133,7 @@ class Channel:
             self._waiter.set_result(None)
 
     def cut(self) -> None:
-        """Make the connection end with a reset; `writable` returns at once from now on."""
+        """Make closing reset the connection; from now on `writable` returns at once."""
         reset_on_close(self._sock)
         self._is_cut = True
         self._ready()
@@ -139,17 +141,17 @@ class Channel:
     def close(self) -> None:
         """Close the descriptor; may be called twice.
 
-        The connection ends with the last descriptor of its socket.
+        The connection ends when the last descriptor of its socket is closed.
         """
         self._sock.close()
 
 
 class PartBody(aiohttp.Payload):
-    """A part's bytes on their way from the file to one connection.
+    """A request body that sends one part of the file over one connection.
 
-    `write_with_length` is aiohttp's hook for a body that writes itself. Unlike an async generator
-    it gives access to the transport, for the stall detection and to reset a failed attempt, and
-    shows whether the whole length was handed over.
+    `write_with_length` is aiohttp's hook for a body that writes itself. Unlike an async generator,
+    it gives access to the transport (to detect stalls, and to reset a failed attempt) and shows
+    whether the whole length was handed over.
     """
 
     def __init__(
@@ -175,16 +177,16 @@ class PartBody(aiohttp.Payload):
         self._since_miss = math.inf
         self.sent = 0
         self.handed_over = False
-        """Whether the kernel has every byte; as reported by the transport, never assumed."""
+        """Whether the transport has reported that the kernel has every byte."""
         self.error: NunuError | None = None
 
     @property
     def _transport(self) -> asyncio.Transport | None:
-        # None again once the connection is lost: a closed transport must not be queried.
+        # Also None once the connection is lost: a closed transport must not be queried.
         return getattr(self._writer, "transport", None)
 
     def progress(self) -> TransferStats:
-        """Return counters that change with each byte sent, the kernel's included where known."""
+        """Return counters that change with every byte sent, including the kernel's if known."""
         return TransferStats(
             self._given,
             buffered(self._transport),
@@ -195,7 +197,7 @@ class PartBody(aiohttp.Payload):
         )
 
     def queued(self) -> int:
-        """Return the bytes that the peer has not acknowledged; 0 where that is unknown."""
+        """Return the number of bytes that the peer has not acknowledged; 0 if unknown."""
         sock = socket_of(self._transport)
         if sock is None:
             return 0
@@ -221,7 +223,7 @@ class PartBody(aiohttp.Payload):
             await self._write_all(writer)
             self.handed_over = True
         except NunuError as error:
-            # aiohttp wraps what a body raises in an error of its own; `put` raises the original.
+            # aiohttp wraps a body's exceptions in its own; `Storage.put` raises the original.
             self.error = error
             if isinstance(error, SourceError):
                 error.part_number = self._part.number
@@ -236,18 +238,18 @@ class PartBody(aiohttp.Payload):
             await self._write_blocks(writer, _FIRST_BLOCK)  # sends the request's headers too
         while self.sent < self._part.length:
             if self._channel is not None and self._source.is_warm(self._since_miss):
-                await self._flush(writer)  # or sendfile would overtake it
+                await self._flush(writer)  # or sendfile would overtake buffered bytes
                 await self._send_cached(self._channel)
             await self._write_blocks(writer, BLOCK)
 
     async def _send_cached(self, channel: Channel) -> None:
-        """Send bytes by sendfile, up to the first ones that the page cache does not hold."""
+        """Send bytes by sendfile until some are not in the page cache."""
         size = _MIN_SENDFILE
         while wanted := self._pace.grain(min(size, self._part.length - self.sent)):
             await self._wait_to_send(wanted, -(-wanted // _SENDFILE_DISCOUNT))
             if self._is_gone():
                 raise aiohttp.ClientConnectionResetError("the connection is closed")
-            # Probed right before they are sent: pages may be evicted at any time.
+            # Probe right before sending: pages may be evicted at any time.
             length = self._source.cached(self._part.offset + self.sent, wanted)
             if not length:
                 self._on_miss()
@@ -283,13 +285,14 @@ class PartBody(aiohttp.Payload):
             await self._wait_to_send(length, length)
             self._given += length
             await writer.write(block, drain=False)
-            # A transport that fails at once drops the block, and only shows that it is closing.
+            # A transport that fails immediately drops the block; the only sign is that it is
+            # closing.
             if self._is_gone():
-                await yield_to_loop()  # as above
+                await yield_to_loop()  # an early response may not have been read yet
                 raise aiohttp.ClientConnectionResetError("the connection is closed")
             if self.sent + length < self._part.length:
                 await writer.drain()
-            else:  # without `drain`: only this wait raises what fails from here on
+            else:  # not `drain`: only `_flush` raises errors that occur from here on
                 await self._flush(writer)
             self._advance(length)
 
@@ -320,22 +323,22 @@ class PartBody(aiohttp.Payload):
     async def _flush(self, writer: AbstractStreamWriter) -> None:
         """Wait until the transport's own buffer is empty.
 
-        A response that comes before that does not acknowledge the whole part, even with a 2xx.
+        A response received before that does not acknowledge the whole part, even if it is a 2xx.
         """
         transport = self._transport
         if transport is None:
             return
-        # Only if it holds bytes: TLS transports pause at `size >= high`, so an empty buffer with a
-        # limit of 0 would pause and never resume.
+        # Not if the buffer is empty: TLS transports pause at `size >= high`, so with a limit of 0
+        # an empty buffer would pause and never resume.
         if buffered(transport):
             limit_buffer(transport, 0)
             try:
-                await writer.drain()  # raises if the connection is lost with bytes still in it
+                await writer.drain()  # raises if the connection is lost with bytes still buffered
             finally:
                 limit_buffer(transport)
 
     def answered(self) -> None:
-        """Note that the exchange is over: the connection may carry another part by now."""
+        """Record that the exchange is finished; the connection may already carry another part."""
         self._answered = True
         if self._channel is not None:
             self._channel.close()
@@ -343,12 +346,12 @@ class PartBody(aiohttp.Payload):
     async def cut_off(self) -> None:
         """Reset the connection, so that no further byte of this attempt reaches the peer.
 
-        A plain close would first flush what is buffered, and a late copy of a part must not arrive
-        after the upload was cancelled. A reset also drops what the kernel holds. Waits until it is
-        done.
+        A normal close would first flush the buffers, and a late copy of a part must not arrive
+        after the upload was cancelled. A reset also drops the kernel's buffer. Waits until writing
+        has ended.
 
-        aiohttp may have closed and dropped the connection by now. If the peer reads nothing, that
-        close never ends, so the transport itself is reset.
+        aiohttp may already have closed and dropped the connection. If the peer reads nothing, that
+        close never finishes, so the transport itself is reset.
         """
         if self._first_transport is not None and not self._answered:
             reset(self._first_transport, self._sock)
@@ -356,10 +359,10 @@ class PartBody(aiohttp.Payload):
             self._channel.cut()
         if self._writer is not None:
             await self._write_ended.wait()
-        if self._channel is not None:  # last: resets what aiohttp has closed gracefully
+        if self._channel is not None:  # last: resets a connection that aiohttp closed gracefully
             self._channel.close()
         await yield_to_loop()
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
-        """Refuse; the base class requires this method."""
+        """Raise TypeError; the base class requires this method."""
         raise TypeError("a part is never held as text")

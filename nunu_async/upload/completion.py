@@ -1,4 +1,4 @@
-"""Completes an upload exactly once, and knows whether it may still be deleted."""
+"""Completes an upload exactly once, and tracks whether it may still be deleted."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from nunu_async.models.builds import CompletedPart, Ticket
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Seconds that the last request gets when the time for all of them is nearly used up.
+# Minimum timeout of a request in seconds, even if less time is left for all of them.
 _MIN_TIMEOUT: Final = 1.0
 
-# Seconds between completes while the server says that one is in progress: at first, and at most.
+# Initial and maximum seconds between complete requests while the server reports one in progress.
 ASSEMBLY_PAUSES: Final = {"first": 1.0, "longest": 20.0}
 
 
@@ -51,24 +51,24 @@ class BuildState(Enum):
 
     BUILT = auto()
     UPLOADING = auto()
-    """Not built, but it may still become one."""
+    """Not a build yet, but it may still become one."""
     FAILED = auto()
-    """Not built, and it never will be."""
+    """Not a build, and it never will be."""
     GONE = auto()
-    """The API says that it does not exist."""
+    """The API says that the build does not exist."""
     NOT_FOUND = auto()
-    """Some edge proxy answered 404; the API may never have seen the request."""
+    """An edge proxy answered 404; the API may never have seen the request."""
     UNCLEAR = auto()
-    """It exists, in a status that may mean either."""
+    """The build exists, but its status does not tell whether it is finished."""
     UNANSWERED = auto()
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it may be a build for all that is known."""
+        """Whether it is unknown if the upload has become a build."""
         return self in (BuildState.NOT_FOUND, BuildState.UNCLEAR, BuildState.UNANSWERED)
 
 
-# The statuses on the published pages; any other one decides nothing. `UNHEALTHY` is such a one: no
+# Documented statuses with a clear meaning; all others are UNCLEAR. That includes `UNHEALTHY`: no
 # page says whether a build that is still being uploaded can have it.
 _STATUSES: Final = {
     "ok": BuildState.BUILT,
@@ -92,7 +92,7 @@ async def build_state(
     replay: Replay = Replay.ALWAYS,
     within: float | None = None,
 ) -> BuildState:
-    """Look up what has become of an upload of `size` bytes, for at most `within` seconds."""
+    """Look up the build of an upload of `size` bytes; takes at most `within` seconds."""
     try:
         build = await builds.of_upload(ticket, replay=replay, within=within)
     except NotFound as error:
@@ -100,7 +100,7 @@ async def build_state(
     except NunuError as error:
         _LOG.info("build %s: asking for it failed: %s", ticket.build_id, error)
         return BuildState.UNANSWERED
-    # A build of another size is not that of this upload.
+    # A build of a different size does not belong to this upload.
     known = _STATUSES if build.size in (None, size) else {}
     return known.get((build.status or "").lower(), BuildState.UNCLEAR)
 
@@ -110,9 +110,9 @@ class Completion:
     """Completes one upload.
 
     Attributes:
-        may_cancel: False from the moment a complete is sent until it is definitely refused:
-            cancelling meanwhile could delete a finished build.
-        done: whether the server has said that the build is complete.
+        may_cancel: False from when a complete request is sent until it is definitely refused:
+            cancelling in between could delete a finished build.
+        done: whether the server has confirmed that the build is complete.
     """
 
     _builds: Builds
@@ -128,11 +128,11 @@ class Completion:
         """Complete an upload of `size` bytes.
 
         If the caller is cancelled, an in-flight complete and the lookup after it are awaited first,
-        for at most the `settle` limit: deleting without their answer could delete a finished build.
-        No other request is started.
+        for at most the `settle` timeout: cancelling without their responses could delete a finished
+        build. No other request is started.
 
-        Raises: ApiError, TransportError or DecodeError when the server did not complete it;
-        UploadOutcomeUnknown when that cannot be found out.
+        Raises: ApiError, TransportError or DecodeError if the server did not complete it;
+        UploadOutcomeUnknown if it is unknown whether it did.
         """
         await finish_in_flight(
             self._complete_with_retries(ticket, size, parts),
@@ -151,7 +151,7 @@ class Completion:
     async def _complete_with_retries(  # noqa: C901 - one loop, read downwards
         self, ticket: Ticket, size: int, parts: Sequence[CompletedPart]
     ) -> None:
-        """Complete once; after a lost response look the build up instead of guessing."""
+        """Complete once; after a lost response, look up the build instead of guessing."""
         deadline = Deadline(self._clock, self._timeouts.complete)
         attempts = AttemptLoop(
             clock=self._clock,
@@ -161,7 +161,7 @@ class Completion:
             on_retry=self._on_retry,
         )
         reached = False  # whether a request may have reached the application server
-        in_doubt = False  # whether one may have worked and its response was lost
+        in_doubt = False  # whether one may have succeeded with its response lost
         async for attempt in attempts:
             with attempt:
                 await self._send(ticket, parts, deadline, in_doubt=in_doubt)
@@ -170,7 +170,7 @@ class Completion:
             refused = had_no_effect(failure)
             state: BuildState | None = None
             if not refused or (reached and isinstance(failure, NotFound)):
-                # A 404 after a failed attempt may mean that that attempt has worked after all.
+                # A 404 after a failed attempt may mean that the earlier attempt did succeed.
                 state = await self._look_up(ticket, size)
                 if state is BuildState.BUILT:
                     return
@@ -197,10 +197,10 @@ class Completion:
         raise failure
 
     def _assembly_pause(self, failure: NunuError, sent: int, remaining: float) -> float | None:
-        """Return the seconds to wait for a server that is at work; None if it took too long.
+        """Return the seconds to wait while the server completes; None if it took too long.
 
-        Not a failure that `RetryPolicy.attempts` counts: it has the whole limit. The wait goes on
-        until its very end, so that the last lookup of the build is not too early.
+        `RetryPolicy.attempts` does not count these waits; only the deadline limits them. The last
+        wait lasts until the deadline, so that the last lookup of the build is not too early.
         """
         pause = pause_between(sent, **ASSEMBLY_PAUSES, chance=self._clock.random())
         delay = max(min(pause, remaining), getattr(failure, "retry_after", None) or 0.0)
@@ -214,9 +214,10 @@ class Completion:
         *,
         in_doubt: bool,
     ) -> None:
-        """Send one complete.
+        """Send one complete request.
 
-        Raises: ApiError, DecodeError, TransportError; what shows that it was not sent.
+        Raises: ApiError, DecodeError, TransportError; InputError or ClientClosed if it was not sent
+        (with `in_doubt`, UploadOutcomeUnknown instead).
         """
         self.may_cancel = False
         try:
@@ -228,25 +229,25 @@ class Completion:
                 within=max(deadline.remaining(), _MIN_TIMEOUT),
             )
         except asyncio.CancelledError:
-            # `unsent`: cancelled while queued, before it was sent.
+            # `unsent`: the request was cancelled while still queued.
             self.may_cancel = self._flight.unsent and not in_doubt
             raise
-        except (InputError, ClientClosed) as error:  # cannot be encoded, or the session is closed
+        except (InputError, ClientClosed) as error:  # not encodable, or session closed
             self.may_cancel = not in_doubt
             if in_doubt:
                 raise _unknown(ticket, error) from error
             raise
 
     async def _is_built_anyway(self, failure: NunuError, ticket: Ticket, size: int) -> bool:
-        """Look up the build of an upload that was refused, before it is deleted.
+        """Look up the build after a refused complete, before the upload is deleted.
 
-        An edge proxy may have sent the request twice and returned the second response. Where the
-        lookup leaves that open, `may_cancel` becomes False.
+        An edge proxy may have sent the request twice and returned the second response. If the
+        lookup does not settle that, `may_cancel` becomes False.
         """
         if not isinstance(failure, ApiError) or isinstance(failure, RateLimited):
             return False
-        # A duplicate complete gets 404/409/410, so no answer here is not proof that nothing was
-        # built.
+        # A duplicate complete gets 404/409/410, so after one of these an unanswered lookup does not
+        # prove that nothing was built.
         is_duplicate = may_be_duplicate(failure)
         self.may_cancel = not is_duplicate
         state = await self._look_up(ticket, size, within=self._timeouts.settle)
@@ -258,9 +259,10 @@ class Completion:
     async def _look_up(
         self, ticket: Ticket, size: int, *, within: float | None = None
     ) -> BuildState:
-        """Look up what has become of the build: once, or with retries for `within` seconds.
+        """Look up the state of the build: once, or with retries for `within` seconds.
 
-        It is as important as the request that it is about, and awaited like one.
+        Marked as in flight: if the caller is cancelled, it is awaited like the complete request
+        itself.
         """
         self._flight.on_wire = True
         try:

@@ -1,4 +1,4 @@
-"""Checks that the parts already sent are still what the file holds."""
+"""Checks that the file still contains the parts that were sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nunu_async.upload.source import Source
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Changes of the ctime during one comparison that are tolerated before the upload fails.
+# How many ctime changes during one comparison are tolerated before the upload fails.
 _MAX_CTIME_CHANGES: Final = 5
 
 
@@ -21,9 +21,9 @@ class SourceGuard:
     """Detects changes of the file during an upload, and between an upload and its resume.
 
     A file can be rewritten in place with its size kept and its modification time set back (`cp -p`,
-    `rsync --inplace -t`, `touch -d @$SOURCE_DATE_EPOCH`). Its ctime changes all the same, but it
-    also does on a chmod, a hard link or a rename. When only the ctime has changed, finished parts
-    are read again and compared with their ETags.
+    `rsync --inplace -t`, `touch -d @$SOURCE_DATE_EPOCH`). Its ctime changes even then, but also on
+    a chmod, a hard link or a rename. When only the ctime has changed, finished parts are read again
+    and compared with their ETags.
 
     Attributes:
         source: the file.
@@ -34,13 +34,13 @@ class SourceGuard:
         self._plan = plan
         self._ledger = ledger
         self._ctime = source.identity.ctime_ns
-        # The ctime at which the file is known to hold a part; `_first` for parts not listed.
+        # Part number -> ctime at which the file is known to contain the part; `_first` if missing.
         self._ctimes: dict[int, int | None] = {}
         self._first = self._ctime
         self._lock = asyncio.Lock()
 
     def resume(self, ctime_ns: int | None) -> None:
-        """Treat the parts in the ledger as sent at this ctime; None if none was recorded."""
+        """Treat the ledger's parts as sent at this ctime; None (not recorded) changes nothing."""
         if ctime_ns is not None:
             self._ctime = ctime_ns
             self._ctimes = dict.fromkeys(self._ledger.etags, ctime_ns)
@@ -53,14 +53,14 @@ class SourceGuard:
         now = await self.source.check()
         if now.ctime_ns != self._ctime:
             await self.confirm()
-        # From before the comparison, if there was one, so that a later one includes this part.
+        # The ctime before any comparison above, so that a later comparison includes this part.
         self._ctimes[part.number] = now.ctime_ns
 
     async def confirm(self) -> None:
-        """Make sure that the finished parts are what the file holds now.
+        """Verify that the file still contains the finished parts.
 
-        Raises: SourceChanged if they are not, or if that cannot be verified; SourceError if the
-        file cannot be read.
+        Raises: SourceChanged if it does not, or if that cannot be verified; SourceError if the file
+        cannot be read.
         """
         async with self._lock:
             changes = 0

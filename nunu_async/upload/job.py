@@ -86,13 +86,13 @@ class UploadedBuild:
     """Bytes."""
     parts: int
     seconds: float
-    """From opening the file to the server's confirmation."""
+    """Time from opening the file to the server's confirmation."""
     verified: int | None = None
-    """Parts that this call sent and whose MD5 in storage is that of the file; fewer than `parts`
-    where an ETag is not an MD5 or an earlier call sent a part; None without `verify`."""
+    """Parts sent by this call whose MD5 in storage matches the file; fewer than `parts` if an ETag
+    is not an MD5 or an earlier call sent a part; None without `verify`."""
     possible_orphans: int = 0
-    """Reservations that the server may have made for this upload although their responses were
-    lost; they hold space until they expire."""
+    """Reservations that the server may have made for this upload but whose responses were lost;
+    they hold space until they expire."""
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +102,8 @@ class UploadResult:
     file: BuildFile
     build: UploadedBuild | None = None
     error: NunuError | asyncio.CancelledError | None = None
-    """A CancelledError only in calls of `on_result`; its notes say what was left behind."""
+    """CancelledError occurs only in results given to `on_result`; its notes say what was left
+    behind."""
 
     @property
     def ok(self) -> bool:

@@ -1,8 +1,8 @@
-"""The journal format: JSON lines with what is needed to resume an upload. Pure.
+"""The journal format: JSON lines with the data needed to resume an upload. Pure.
 
-A journal is only ever appended to: a header, then a line for each part in storage, then one that
-says that completing began. Each is ``["CHECKSUM",{...}]``, the checksum covering the line and all
-before it. So a journal that is cut at any byte, as by a power loss, can be read up to there;
+A journal is append-only: a header, a line for each part in storage, then a line that marks the
+start of completing. Every line is ``["CHECKSUM",{...}]``; the checksum covers it and all lines
+before it. So a journal truncated at any byte, e.g. by a power loss, can be read up to there;
 everything after the first invalid line is ignored.
 """
 
@@ -22,7 +22,7 @@ from nunu_async.upload.source import Identity
 
 VERSION: Final = 1
 _ANY_VERSION: Final = re.compile(rb'"version"\s*:\s*([0-9]{1,9})')
-# How each journal of this version begins, apart from the checksum.
+# The first bytes of every journal of this version, with zeros for the checksum.
 _START: Final = b'["00000000",{"version":%d,"head":' % VERSION
 _LINE: Final = re.compile(rb'\["([0-9a-f]{8})",(\{.*\})\]', re.DOTALL)
 
@@ -32,20 +32,20 @@ class JournalHeader:
     """Identifies the upload; contains neither the API key nor a presigned URL."""
 
     path: str
-    """Absolute."""
+    """Absolute path of the file."""
     identity: Identity
     base_url: str
     project_id: str | None
     request: InitiateUpload
     """The request that initiated the upload."""
     ticket: MultipartTicket
-    """Includes the upload id, which is a credential: hence the file's mode."""
+    """Includes the upload id, a credential; hence the journal's file mode (0600)."""
     began: float
-    """Unix seconds."""
+    """When the upload began, in Unix seconds."""
     key_mark: str | None = None
-    """Identifies the API key where no project is named; the key cannot be derived from it."""
+    """Identifies the API key if no project is given; the key cannot be derived from it."""
     verify: bool = False
-    """Whether each part's MD5 was to be compared with its ETag."""
+    """Whether the upload compares each part's MD5 with its ETag."""
 
 
 @attrs.define
@@ -54,18 +54,18 @@ class JournalState:
 
     head: JournalHeader
     etags: dict[int, str] = attrs.field(factory=dict)
-    """Of the parts in storage, by number."""
+    """ETags of the parts in storage, keyed by part number."""
     md5_parts: set[int] = attrs.field(factory=set)
     """Numbers of the parts whose ETag is the MD5 of their bytes."""
     completing: bool = False
-    """Whether the server may have been asked to complete it."""
+    """Whether the server may have been asked to complete the upload."""
     length: int = 0
-    """Bytes of valid lines; what follows is torn, and is cut off before anything is appended."""
+    """Bytes of valid lines; the rest is torn, and is truncated before anything is appended."""
     checksum: int = 0
-    """Of the last valid line."""
+    """Checksum of the last valid line."""
 
     def add(self, content: object) -> None:
-        """Add what a line after the header records."""
+        """Apply the content of a line after the header."""
         match content:
             case {"part": int(number), "etag": str(etag), **more}:
                 if 1 <= number <= self.head.ticket.total_parts:
@@ -83,12 +83,12 @@ def head_line(head: JournalHeader) -> tuple[bytes, int]:
 
 
 def part_line(number: int, etag: str, before: int, *, is_md5: bool = False) -> tuple[bytes, int]:
-    """Return the line of a part in storage; `before` is the checksum of the line before it."""
+    """Return the line for a stored part and its checksum; `before` is the previous checksum."""
     return _line({"part": number, "etag": etag} | ({"md5": True} if is_md5 else {}), before)
 
 
 def mark_line(before: int) -> tuple[bytes, int]:
-    """Return the line marking an upload as possibly complete."""
+    """Return the line that marks an upload as possibly complete, and its checksum."""
     return _line({"completing": True}, before)
 
 
@@ -99,7 +99,7 @@ def _line(content: Mapping[str, object], before: int) -> tuple[bytes, int]:
 
 
 def read(data: bytes) -> JournalState | None:
-    """Return the state recorded up to the first invalid line; None without a header."""
+    """Return the state recorded up to the first invalid line; None without a valid header."""
     state: JournalState | None = None
     checksum = 0
     *lines, _ = data.split(b"\n")  # an unterminated last line is torn
@@ -120,7 +120,7 @@ def read(data: bytes) -> JournalState | None:
 
 
 def foreign_format(data: bytes) -> str:
-    """Name the format of a journal that `read` cannot read but another version may; "" if none.
+    """Name the format of a journal that only another version may be able to read; "" if none.
 
     An empty journal, or one whose header was torn by a power loss, has no format.
     """
@@ -131,7 +131,7 @@ def foreign_format(data: bytes) -> str:
         if version is None or int(version[1]) == VERSION:
             return f"format {VERSION} with unknown contents"
         return f"format {int(version[1])}"
-    # File systems fill lost blocks with zeros.
+    # Ignore trailing zeros: file systems fill lost blocks with them.
     start = re.sub(rb'^(\[")[0-9a-f]{1,8}', rb"\g<1>", data.rstrip(b"\0")[: len(_START)])
     expected = re.sub(rb'^(\[")0{8}', rb"\g<1>", _START)
     if expected.startswith(start) or start.startswith(expected):
@@ -141,7 +141,7 @@ def foreign_format(data: bytes) -> str:
 
 
 def _head(content: object) -> JournalHeader:
-    """Raises: DecodeProblem or TypeError for what is no header of this version."""
+    """Parse a header. Raises: DecodeProblem or TypeError if it is not one of this version."""
     match content:
         case {"version": int(version), "head": {"identity": dict(figures), **head}}:
             known = {name: figures[name] for name in attrs.fields_dict(Identity) if name in figures}
@@ -149,8 +149,8 @@ def _head(content: object) -> JournalHeader:
             raise codec.DecodeProblem("no header @ $")
     if version != VERSION or not all(type(figure) is int for figure in known.values()):
         raise codec.DecodeProblem("another version, or no integers @ $")
-    # Apart from the rest: a time after 2262, or an inode of all 64 bits, is larger than any integer
-    # of the API.
+    # The codec does not decode `identity`: a time after 2262 or a full 64-bit inode exceeds the
+    # API's integer range.
     blank = {"size": 0, "mtime_ns": 0}
     header = codec.structure({**head, "identity": blank}, JournalHeader)
     return attrs.evolve(header, identity=Identity(**known))

@@ -1,4 +1,4 @@
-"""The journals on disk: one locked file for each upload that can be resumed."""
+"""The journals on disk: one locked file per resumable upload."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ else:
     import fcntl
 
     def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-        """Lock an open file, which its process's end unlocks; False if it is locked.
+        """Lock an open file until it is closed or its process ends; False if it is already locked.
 
-        `shared` excludes exclusive locks only. Raises: OSError where files cannot be locked.
+        A `shared` lock conflicts only with exclusive ones. Raises: OSError where files cannot be
+        locked.
         """
-        # Not `lockf`: its locks belong to the process, and would not keep two uploads of one apart.
+        # Not `lockf`: its locks are per process, so two uploads in one process could both get one.
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -65,17 +66,17 @@ _LOG = logging.getLogger("nunu_async.upload.journal")
 
 _SUFFIX: Final = ".jsonl"
 _LARGEST: Final = 64 * 1024 * 1024
-# O_NONBLOCK for a FIFO that was put there: opening one waits for a writer.
+# O_NONBLOCK in case a FIFO was put there: opening it would wait for a writer.
 _FLAGS: Final = (
     getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
-# Seconds for one line; a local disk takes far less than one, and a hung one must not block
-# anything.
+# Seconds for one disk operation; a local disk takes far less than one second, and a hung disk must
+# not block anything.
 _DISK_TIMEOUT: Final = 30.0
-# Lock attempts: `uploads list` takes the lock for a moment, to see whether it is free.
+# Lock attempts: several, as `uploads list` briefly takes the lock to see whether it is free.
 _LOCK_ATTEMPTS: Final = 5
 _LOCK_PAUSE: Final = 0.02
 
@@ -87,17 +88,17 @@ class PendingUpload:
     path: Path
     kept: JournalState
     is_ours: bool
-    """Whether it belongs to the API and the project of this client."""
+    """Whether the upload belongs to this client's API and project."""
     is_busy: bool
-    """Whether a process is sending it right now."""
+    """Whether a process is sending the upload right now."""
     file: str = ""
-    """The state of the build file: ``same``, ``changed`` or ``missing``; "" where it was not looked
-    at, as it may be on a dead disk."""
+    """The state of the build file: ``same``, ``changed`` or ``missing``; "" if it was not checked,
+    as it may be on a hung disk."""
 
 
 @attrs.frozen
 class _Disk:
-    """Runs what touches the journals' disk on one thread: in order, and not awaited for ever."""
+    """Runs operations on the journals' disk on one thread: in order, and with a timeout."""
 
     executor: Executor
     _clock: Clock
@@ -109,12 +110,12 @@ class _Disk:
 
 
 class JournalStore:
-    """The journals of one state directory, and which of them are of one API and project.
+    """The journals in one state directory; tells which belong to one API and project.
 
     Args:
-        directory: None takes the system's directory for state.
-        key: stands for the project where `project_id` names none; None to only list journals.
-        executor: one thread: lines are written in the order they come, and never by the loop.
+        directory: None for the system's state directory.
+        key: identifies the project if `project_id` is None; None to only list journals.
+        executor: one thread, so that lines are written in order, and never on the event loop.
     """
 
     def __init__(
@@ -132,13 +133,13 @@ class JournalStore:
         self._key_mark = key.mark() if key is not None and project_id is None else None
         self._disk = _Disk(executor, clock)
         self.foreign: list[str] = []
-        """A sentence for each journal that `left_behind` could not read."""
+        """A message for each journal that `left_behind` could not read."""
 
     @property
     def folder(self) -> Path:
-        """The folder of the journals, which has nothing else in it.
+        """The folder that contains the journals and nothing else.
 
-        Raises: ConfigError where no home directory is known to find it in.
+        Raises: ConfigError if it depends on the home directory and none is known.
         """
         if self._directory is not None:
             state = os.path.expanduser(self._directory)  # noqa: PTH111 - `Path`'s raises
@@ -152,7 +153,7 @@ class JournalStore:
             state = platformdirs.user_state_dir("nunu_async", appauthor=False)
         except (KeyError, RuntimeError, OSError):
             state = ""
-        # Some versions return a "~" that could not be expanded.
+        # Some versions of platformdirs return an unexpanded "~".
         if not os.path.isabs(state):  # noqa: PTH117 - it may be no path at all
             raise ConfigError(
                 "there is no place for journals: no home directory is known (HOME is not set, and "
@@ -163,15 +164,15 @@ class JournalStore:
     async def open(
         self, source: Source, request: InitiateUpload, *, verify: bool = False
     ) -> Journal:
-        """Open and lock the journal of an upload, a new one if there is none.
+        """Open and lock the journal of an upload; create it if there is none.
 
-        The same file with the same name, platform, description and tags for the same project is the
-        same upload; other options do not count. A new journal records `verify`.
+        Two calls are the same upload if their file, name, platform, description, tags and project
+        are equal; other options are ignored. A new journal records `verify`.
 
-        Raises: SourceError when it is being uploaded already, or its path is not valid text;
-        ConfigError where no journal can be kept.
+        Raises: SourceError if the file is already being uploaded, or its path is not valid text;
+        ConfigError if no journal can be kept.
         """
-        path = absolute(source.path)  # as the user sees it, links and all
+        path = absolute(source.path)  # as the user typed it: links are not followed
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -179,7 +180,7 @@ class JournalStore:
                 ascii(path), "has a path that no journal can hold; it goes up without resume"
             ) from None
         try:
-            # Not on the event loop: the first may read from a disk, the second, without `HOME`,
+            # Not on the event loop: `path_key` may read from a disk, and `folder`, without `HOME`,
             # from a directory service.
             key, folder = await self._disk.run(lambda: (path_key(path), self.folder))
         except TimeoutError:
@@ -194,7 +195,7 @@ class JournalStore:
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
         journal = Journal(folder / f"{name}{_SUFFIX}", self._disk)
         await journal.open(path, create=True)
-        if journal.foreign:  # for that version to resume or cancel; ours goes beside it
+        if journal.foreign:  # left for that version to resume or cancel; ours goes beside it
             _warn_once(_foreign_message(folder / f"{name}{_SUFFIX}", journal.foreign))
             journal = Journal(folder / f"{name}-{VERSION}{_SUFFIX}", self._disk)
             await journal.open(path, create=True)
@@ -211,7 +212,7 @@ class JournalStore:
         return journal
 
     async def outdated(self, source: Source) -> list[PendingUpload]:
-        """Find the journals of earlier states of the file, under any build name."""
+        """Find our journals for earlier states of the file, under any build name."""
 
         def find() -> list[PendingUpload]:
             key = path_key(source.path)
@@ -230,7 +231,7 @@ class JournalStore:
             return []
 
     async def take(self, one: PendingUpload) -> Journal:
-        """Open and lock a found journal. Raises: SourceError when it is busy; ConfigError."""
+        """Open and lock a listed journal. Raises: SourceError if it is locked; ConfigError."""
         journal = Journal(one.path, self._disk)
         await journal.open(one.kept.head.path, create=False)
         return journal
@@ -238,15 +239,15 @@ class JournalStore:
     def _is_ours(self, head: JournalHeader) -> bool:
         if (head.base_url, head.project_id) != self._place:
             return False
-        # An upload that has expired on the server is ours with any key: keys are replaced, and no
-        # other client would clean up.
+        # An upload that has expired on the server is ours with any key: keys get replaced, and no
+        # other client would clean it up.
         expired = time.time() - head.began > 60 * MOST_MINUTES
         return expired or head.key_mark in (None, self._key_mark) or self._key_mark is None
 
     def left_behind(self) -> list[PendingUpload]:
-        """Read all journals, oldest first; blocks. Those of other versions go into `foreign`.
+        """Read all journals, oldest first; blocks. Other versions' go to `foreign`.
 
-        Raises: ConfigError where the folder cannot be read, or none is known.
+        Raises: ConfigError if the folder cannot be read, or is not known.
         """
         pending = [
             attrs.evolve(one, file=_file_state(one.kept.head)) for one in self._read_all_journals()
@@ -272,13 +273,13 @@ class JournalStore:
 class Journal:
     """One upload's journal, locked from `open` to `close`.
 
-    A line is handed to the kernel before its part counts as done, so it survives a killed process.
-    The header, and the mark before completing, are flushed to the disk too, as what they record
-    cannot be found out otherwise. Lines of parts are not: the kernel writes them within half a
-    minute, and a machine that dies meanwhile costs sending those parts again, whereas a flush for
-    each could keep senders waiting for a busy disk.
+    A part's line is handed to the kernel before the part counts as done, so it survives a killed
+    process. The header and the mark before completing are also flushed to the disk, as their data
+    cannot be recovered otherwise. Part lines are not flushed: the kernel writes them within half a
+    minute, and after a crash before that, those parts are sent again; flushing every line could
+    make senders wait for a busy disk.
 
-    A disk that is full or hangs ends the journal, not the upload.
+    If the disk is full or hangs, the journal is given up, and the upload goes on.
     """
 
     def __init__(self, path: Path, disk: _Disk) -> None:
@@ -289,23 +290,24 @@ class Journal:
         self._checksum = 0
         self._broken = False
         self.head_of: Callable[..., JournalHeader] | None = None
-        """Makes the header from the `ticket`, and the time that it `began`."""
+        """Makes the header from `ticket` and `began`, the start time."""
         self.kept: JournalState | None = None
-        """The state read from it."""
+        """The state read from the journal."""
         self.foreign = ""
-        """The format, if another version wrote it; then it is neither changed nor held open."""
+        """The format if another version wrote the journal, which is then neither changed nor kept
+        open."""
         self.build_id: str | None = None
-        """Of the resumable upload that its header names; None without a header."""
+        """Build id of the resumable upload in the header; None without a header."""
 
     async def open(self, path: str, *, create: bool) -> None:
-        """Lock and read it; `path` is the build file, for messages.
+        """Lock and read the journal; `path` is the build file, for messages.
 
-        Raises: SourceError when it is locked already; ConfigError where it cannot be.
+        Raises: SourceError if it is already locked; ConfigError if it cannot be opened or locked.
         """
         try:
             await self._disk.run(partial(self._open, path, create=create))
         except TimeoutError:
-            self._disk.executor.submit(self._close)  # the one thread does it after the opening
+            self._disk.executor.submit(self._close)  # the only thread runs it after `_open`
             raise ConfigError(
                 f"journals cannot be kept in {self._path.parent} (the disk hangs); see "
                 "NUNU_STATE_DIR"
@@ -315,7 +317,7 @@ class Journal:
             raise
 
     async def begin(self, ticket: MultipartTicket) -> None:
-        """Write a header, in place of any contents."""
+        """Write a header, replacing any contents."""
         assert self.head_of is not None  # noqa: S101 - for the type checker: `JournalStore.open` made it
         head = self.head_of(ticket=ticket, began=time.time())
         await self._finish(lambda: self._begin(head))
@@ -328,32 +330,32 @@ class Journal:
     async def completing(self) -> None:
         """Record that from now on the upload may be complete.
 
-        If that fails, the journal is removed: without the mark a later call would take the upload
-        for one that may be deleted.
+        If that fails, the journal is removed: without the mark, a later call would assume that the
+        upload may be deleted.
         """
         await self._finish(self._mark)
 
     async def void(self) -> None:
-        """Empty it, for another upload to begin."""
+        """Empty the journal for another upload."""
         await self._finish(self._void)
 
     async def set_aside(self) -> None:
-        """Rename it, for `uploads cancel` to find, and begin an empty one in its place.
+        """Rename the journal, so that `uploads cancel` finds it, and open an empty one.
 
-        Raises: ConfigError where that fails.
+        Raises: ConfigError if that fails.
         """
         await self._finish(self._set_aside)
 
     async def forget(self) -> None:
-        """Remove and unlock it: there is nothing to resume, and nothing more is recorded."""
+        """Remove and unlock the journal: nothing is left to resume or to record."""
         await self._finish(self._forget)
 
     async def close(self) -> None:
-        """Unlock it, and remove it if there is nothing to resume."""
+        """Unlock the journal, and remove it if there is nothing to resume."""
         await self._finish(self._close)
 
     async def _finish(self, work: Callable[[], None]) -> None:
-        """Run `work` on the thread, and wait for it even if the caller is cancelled."""
+        """Run `work` on the disk thread, and wait for it even if the caller is cancelled."""
         if self._hangs:
             self._disk.executor.submit(work)
             return
@@ -372,7 +374,7 @@ class Journal:
                 if attempt:
                     time.sleep(_LOCK_PAUSE)
                 descriptor = self._descriptor = os.open(self._path, flags, 0o600)
-                # The last holder of the lock may have removed the file before it unlocked it.
+                # The previous lock holder may have removed the file before unlocking it.
                 if try_lock(descriptor) and _is_at(self._path, descriptor):
                     break
                 self._close(remove=False)
@@ -424,7 +426,7 @@ class Journal:
         try:
             yield
         except OSError as error:
-            # No line may follow one that was perhaps written in part.
+            # Nothing may be appended after a line that may be incomplete.
             self._broken = True
             reason = error.strerror or type(error).__name__
             _LOG.warning("the journal cannot be written (%s); the upload goes on without", reason)
@@ -445,7 +447,7 @@ class Journal:
         if self._descriptor is None or kept is None:
             return
         name = hashlib.sha256(kept.head.ticket.build_id.encode()).hexdigest()[:32] + _SUFFIX
-        if os.name == "nt":  # cannot rename an open file
+        if os.name == "nt":  # Windows cannot rename an open file
             self._close(remove=False)
         try:
             self._path.rename(self._path.with_name(name))
@@ -463,7 +465,7 @@ class Journal:
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
-        if os.name == "nt":  # cannot remove an open file; elsewhere it is still locked meanwhile
+        if os.name == "nt":  # Windows cannot remove an open file; others keep it locked until then
             os.close(descriptor)
         if remove and self.build_id is None:
             with suppress(OSError):
@@ -485,7 +487,7 @@ def _warn_once(message: str) -> None:
 
 
 def _read_unlocked(path: Path) -> tuple[bytes, bool]:
-    """Return a journal's contents, and whether it is locked; nothing for what cannot be read."""
+    """Return a journal's contents and whether it is locked; empty contents if it cannot be read."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
         try:
@@ -526,7 +528,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
 def _flush(descriptor: int) -> None:
     """Flush a file to the disk, so that it survives a power loss."""
     if sys.platform == "darwin":
-        # There `fsync` leaves it in the drive's cache. Network file systems refuse this.
+        # On macOS, `fsync` leaves data in the drive's cache. Network file systems refuse
+        # F_FULLFSYNC.
         with suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
@@ -535,7 +538,7 @@ def _flush(descriptor: int) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Flush a folder, so that the name of a new file in it survives a power loss."""
-    if os.name == "nt":  # cannot open a folder
+    if os.name == "nt":  # Windows cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | _FLAGS)
     try:

@@ -1,4 +1,4 @@
-"""What limits the parts of all uploads of a client: how many at once, and how many bytes."""
+"""Limits for all uploads of a client: concurrent parts, and bytes per second."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nunu_async.core.retry import is_throttled
 from nunu_async.errors import NunuError, StallError
 
 _BUSY: Final = 503
-# Successful parts for one more at once. From half of 16 it takes 32 to be back.
+# Successful parts until the width grows by one: going from 8 back to 16 takes 32 parts.
 _PARTS_FOR_ONE_MORE: Final = 4
-# Seconds' worth of bytes that are granted at once: coarse enough to cost nothing.
+# Bytes are granted for this many seconds at a time: coarse enough to cost nothing.
 _GRAIN: Final = 0.05
-# Seconds of delay that are made up for when a pause took longer than intended, and no more: a
-# client that was idle must not send faster for it.
+# Maximum seconds that are made up for after a pause that took too long: a client that was idle must
+# not send faster afterwards.
 _SLACK: Final = 0.1
 _MIN_BYTES: Final = 4096
 # Seconds between checks whether the bytes still have to be sent.
@@ -27,16 +27,16 @@ _CHECK_INTERVAL: Final = 0.25
 
 
 class AdaptiveLimiter:
-    """An async context manager that admits `width` holders at once, in the order they came.
+    """An async context manager that admits up to `width` holders at a time, in FIFO order.
 
-    The width is halved when storage asks for fewer requests or takes no bytes; every few parts that
-    succeed after that add one. A failure of a part that was sent before the width was halved says
-    nothing about the new width: many parts that are refused together halve it once.
+    The width is halved when storage asks for fewer requests or a transfer stalls, and grows by one
+    after every few successful parts. Failures of parts sent before the last halving are ignored, as
+    they say nothing about the new width: many parts refused together halve it once.
 
     Attributes:
         limit: the largest width.
-        width: from 1 to `limit`.
-        used: how many are admitted now.
+        width: the current width, from 1 to `limit`.
+        used: the number of holders admitted now.
     """
 
     def __init__(self, limit: int) -> None:
@@ -72,7 +72,7 @@ class AdaptiveLimiter:
         self._release()
 
     def failed(self, failure: NunuError, began: float, now: float) -> None:
-        """Record a part that failed, sent at `began`; both are monotonic seconds."""
+        """Record the failure of a part sent at `began`; both times are monotonic seconds."""
         throttled = is_throttled(failure) or isinstance(failure, StallError)
         if not throttled and getattr(failure, "status", 0) != _BUSY:
             return
@@ -104,7 +104,7 @@ class AdaptiveLimiter:
 
 
 class BandwidthLimiter:
-    """Lets `rate` bytes per second through; None means no limit."""
+    """Limits sending to `rate` bytes per second; None means no limit."""
 
     def __init__(self, clock: Clock, rate: float | None) -> None:
         self._clock = clock
@@ -117,19 +117,19 @@ class BandwidthLimiter:
         return self._rate is not None
 
     def grain(self, most: int) -> int:
-        """Return how many bytes to ask for at once, at most `most`."""
+        """Return how many bytes to request per `turn`, at most `most`."""
         if self._rate is None:
             return most
         return max(min(_MIN_BYTES, most), min(most, int(self._rate * _GRAIN)))
 
     async def turn(self, count: int, is_over: Callable[[], bool]) -> None:
-        """Wait until `count` more bytes may be sent, or `is_over` says that they need not be."""
+        """Wait until `count` more bytes may be sent, or until `is_over` returns True."""
         if self._rate is None:
             return
         now = self._clock.monotonic()
         if self._next < now - _SLACK:
             self._next = now
-        # Charged before they are sent, so that the first bytes are paced too.
+        # Charge bytes before they are sent, so that the first ones are paced too.
         duration = count / self._rate
         due = self._next = self._next + duration
         granted = False
@@ -138,5 +138,5 @@ class BandwidthLimiter:
                 await self._clock.sleep(min(left, _CHECK_INTERVAL))
             granted = left <= 0
         finally:
-            if not granted:  # nothing is sent: the next caller gets the time
+            if not granted:  # nothing will be sent: refund the time to the next caller
                 self._next -= duration

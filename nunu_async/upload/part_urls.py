@@ -15,18 +15,18 @@ from nunu_async.errors import DecodeError
 from nunu_async.models.builds import MultipartTicket, PartUrl, Ticket
 from nunu_async.upload.plan import Part, Plan, filled_batches
 
-# Presigned URLs last "about an hour", or as long as they say. Their age counts from when they were
-# received: clocks disagree, and the signing time that they contain is the server's.
+# Presigned URLs are valid for "about an hour", or as long as they say. Their age counts from
+# receipt: clocks disagree, and the signing time in the URL is from the server's clock.
 _LONGEST_LIFE: Final = 3600.0
 _LIFE: Final = re.compile(r"[?&]X-Amz-Expires=([0-9]{1,9})(?:&|$)", re.IGNORECASE)
-# The part number that the URL itself contains: a mix-up there would mix up bytes.
+# The part number in the URL itself: a wrong one would store bytes as the wrong part.
 _PART: Final = re.compile(r"(?<=[?&])partNumber=([0-9]{1,9})(?=&|$)", re.IGNORECASE)
 # A URL older than this fraction of its lifetime is renewed before it is used.
 _USABLE: Final = 0.8
-# How often URLs are requested from a server that leaves some of them out.
+# Maximum number of requests for the same URLs if the server leaves some out.
 _SIGN_ROUNDS: Final = 3
-# Batches that are ready or requested; with fewer, another one is requested. At first, and at most,
-# where senders are faster than the API.
+# Initial and maximum number of batches to keep ready or requested. The number grows if senders are
+# faster than the API.
 _BATCHES_AHEAD: Final = 2
 _MOST_BATCHES_AHEAD: Final = 10
 
@@ -38,22 +38,21 @@ class SignedPart:
     part: Part
     address: PartUrl
     received: float
-    """Monotonic seconds."""
+    """When the URL was received, in monotonic seconds."""
     batch: int = 0
-    """The response that it came with, counted from 1."""
+    """The number of the response that contained the URL, counted from 1."""
 
 
 class PartUrls:
     """Requests and renews the presigned URLs of one upload.
 
-    Expired URLs are renewed together, as they tend to expire together: renewals that are asked for
-    while a request is in flight go into the next one, which is filled up with expired URLs of parts
-    that are not sent yet.
+    Expired URLs are renewed together, as they tend to expire together: renewals requested while a
+    request is in flight go into the next one, which is filled up with old URLs of unsent parts.
 
     Attributes:
-        renews: whether URLs can be renewed; for a single-part upload the API has no way but
-            another reservation.
-        batch: how many URLs are requested at once.
+        renews: whether URLs can be renewed; a single-part upload would need a new reservation
+            instead.
+        batch: how many URLs to request per call.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class PartUrls:
         self._ticket = ticket
         self._plan = plan
         self._began = clock.monotonic()
-        self._owners: dict[int, int] = {}  # part numbers, by the URL's hash
+        self._owners: dict[int, int] = {}  # URL hash -> part number
         self._responses = 0
         self._expired = 0  # batches up to this one have expired
         self._unsent: dict[int, SignedPart] = {}
@@ -77,14 +76,14 @@ class PartUrls:
     async def sign(self, numbers: Sequence[int]) -> list[SignedPart]:
         """Return a URL for each of `numbers`, in that order; call `latest` before using one.
 
-        Raises: DecodeError when the server keeps leaving some out; what the request raises.
+        Raises: DecodeError if the server keeps leaving some out; errors of the request.
         """
         signed = await self._sign(numbers)
         self._unsent |= {one.part.number: one for one in signed}
         return signed
 
     def latest(self, signed: SignedPart) -> SignedPart:
-        """Return the newest URL of a part that was signed ahead."""
+        """Return the newest URL of a part: it may have been renewed since it was signed."""
         return self._unsent.pop(signed.part.number, signed)
 
     async def _sign(self, numbers: Sequence[int]) -> list[SignedPart]:
@@ -112,18 +111,18 @@ class PartUrls:
 
     def _claim(self, address: PartUrl) -> bool:
         """Remember which part owns a URL; False if another part does, which it would overwrite."""
-        # Hashes, as there may be ten thousand URLs of half a KiB.
+        # Only hashes are kept, as there may be ten thousand URLs of half a KiB.
         owner = self._owners.setdefault(hash(address.url), address.part_number)
         return owner == address.part_number
 
     async def renewed(self, signed: SignedPart) -> SignedPart:
-        """Return a fresh URL for the part, while `run` runs. Raises: as `sign`."""
+        """Return a fresh URL for the part; `run` must be running. Raises: same as `sign`."""
         number = signed.part.number
         if number not in self._renewals:
             self._renewals[number] = asyncio.get_running_loop().create_future()
             self._to_renew.append(number)
             self._has_renewals.set()
-        # Shielded: other senders may wait for it, or for others of its request.
+        # Shielded: other senders may wait for the same renewal, or for others in its request.
         return await asyncio.shield(self._renewals[number])
 
     async def run(self) -> None:
@@ -152,17 +151,17 @@ class PartUrls:
         except Exception as error:  # noqa: BLE001 - raised to the waiters
             for future in renewals.values():
                 future.set_exception(error)
-                future.exception()  # no warning where no sender waits for it any more
+                future.exception()  # avoids a warning if no sender waits any more
         finally:
             for number in numbers:
                 del self._renewals[number]
 
     def expired(self, signed: SignedPart) -> None:
-        """Record that a URL was refused for its age: those received before are older still."""
+        """Record that a URL was refused as expired; URLs received before it have expired too."""
         self._expired = max(self._expired, signed.batch)
 
     def is_old(self, signed: SignedPart) -> bool:
-        """Return whether a URL has to be renewed before it is used."""
+        """Return whether a URL must be renewed before it is used."""
         found = _LIFE.search(signed.address.url)
         life = min(_LONGEST_LIFE, float(found[1])) if found else _LONGEST_LIFE
         age = self._clock.monotonic() - signed.received
@@ -172,13 +171,13 @@ class PartUrls:
 class UrlPrefetcher:
     """Prefetches the URLs of one upload's parts for its senders.
 
-    URLs are requested late, so that they are used while fresh; but several batches may be requested
-    at once: one at a time would hold up senders that are faster than the API. Each time that a
-    sender has to wait for a URL, one more batch may be requested ahead.
+    URLs are requested late, so that they are used while fresh. Several requests may be in flight,
+    as one at a time would delay senders that are faster than the API. Whenever a sender has to wait
+    for a URL, one more batch may be requested ahead.
 
     Args:
         batches: part numbers, in the order in which they are to be sent.
-        senders: how many call `take`.
+        senders: the number of tasks that call `take`.
     """
 
     def __init__(self, signer: PartUrls, batches: Iterable[Sequence[int]], senders: int) -> None:
@@ -196,7 +195,7 @@ class UrlPrefetcher:
     async def run(self) -> None:
         """Request URLs until there is one for every part.
 
-        Raises: what the requests raise, in a group.
+        Raises: an ExceptionGroup of the requests' errors.
         """
         async with asyncio.TaskGroup() as group:
             for numbers in self._batches:
@@ -235,6 +234,6 @@ class UrlPrefetcher:
 
 
 def _is_for(address: PartUrl, wanted: Container[int]) -> bool:
-    """Return whether a URL is for one of the parts wanted, and for no other."""
+    """Return whether a URL is for one of the wanted parts, and names no other."""
     numbers_in_url = {int(number) for number in _PART.findall(address.url)}
     return address.part_number in wanted and numbers_in_url <= {address.part_number}

@@ -1,4 +1,4 @@
-"""Sends the parts of one upload concurrently, each until storage has it or it is hopeless."""
+"""Sends the parts of one upload concurrently, with retries and fresh URLs."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ from nunu_async.upload.storage import Storage, Stored
 
 _LOG = logging.getLogger("nunu_async.upload")
 
-# Uploads that begin to end in one iteration of the loop; each takes some tenths of a millisecond.
+# Cancelled uploads that may start cleanup per event loop iteration; each takes a few tenths of a
+# millisecond.
 _ENDED_AT_ONCE: Final = 2
-# Object storage accepts one write per second to a key; a single-part upload has one key.
+# Object storage accepts one write per second per key; a single-part upload writes to one key.
 _SINGLE_PART_PAUSE: Final = 1.0
 
 
 @attrs.define(kw_only=True, eq=False)
 class UploadContext:
-    """What all uploads of a client share.
+    """The state shared by all uploads of a client.
 
     Attributes:
-        concurrency: how many uploads, and how many parts of them all, are in flight at once.
-        executor: reads files.
-        max_bandwidth: bytes per second of all uploads together; None is no limit.
-        endings: spreads the ends of cancelled uploads over iterations of the event loop.
+        concurrency: the maximum of concurrent uploads, and of concurrent parts over all uploads.
+        executor: runs file reads.
+        max_bandwidth: bytes per second for all uploads together; None means no limit.
+        endings: spreads the cleanup of cancelled uploads over event loop iterations.
     """
 
     builds: Builds
@@ -70,12 +71,12 @@ class UploadContext:
         self.endings = Turns(_ENDED_AT_ONCE)
 
     async def cancel(self, ticket: Ticket) -> bool:
-        """Delete an upload on the server; False where it may remain."""
+        """Delete an upload on the server; False if it may remain."""
         within = self.timeouts.cleanup
         return await cancel(self.builds, ticket, clock=self.clock, within=within)
 
     async def abandon(self, kept: JournalState) -> Abandoned:
-        """Cancel an upload of an earlier call, unless it has or may become a build."""
+        """Cancel an upload of an earlier call, unless it is or may become a build."""
         within = self.timeouts.cleanup
         return await abandon(self.builds, kept, clock=self.clock, within=within, asked=False)
 
@@ -86,9 +87,9 @@ class PartPipeline:
 
     Attributes:
         journal: records each part that is in storage; None for no journal.
-        verify: compare MD5s.
-        minutes: for how long the server keeps the upload.
-        is_second: whether this is a second reservation, made because the first one's URL was
+        verify: compare each part's MD5 with its ETag.
+        minutes: how long the server keeps the upload.
+        is_second: whether this upload is a second reservation, made because the first one's URL was
             refused.
     """
 
@@ -119,12 +120,12 @@ class PartPipeline:
         )
 
     async def run(self) -> None:
-        """Send all parts that the ledger does not have, `concurrency` at once.
+        """Send all parts missing from the ledger, up to `concurrency` at a time.
 
-        When this raises, cancellation included, nothing is being sent any more.
+        When this raises or is cancelled, nothing is being sent any more.
 
-        Raises: UploadError for a part that failed for good; SourceError; what requesting URLs or
-        the listener raises.
+        Raises: UploadError if a part failed for good; SourceError; errors of URL requests and of
+        the listener.
         """
         done = self._ledger.etags
         senders = min(self._concurrency, self._plan.total_parts - len(done))
@@ -139,8 +140,8 @@ class PartPipeline:
                 try:
                     await asyncio.wait(tasks)
                 except asyncio.CancelledError:
-                    # Each upload has tasks to cancel and a connection to close: a thousand
-                    # cancelled at once would block the loop until all are done.
+                    # Each upload has tasks to cancel and a connection to close: cancelling a
+                    # thousand at once would block the loop until all are done.
                     await self._context.endings.ready()
                     raise
                 renewing.cancel()
@@ -148,7 +149,7 @@ class PartPipeline:
                 return
         except BaseExceptionGroup as failures:
             first = first_of(failures)
-        # Outside the `except`, so that the error does not keep the group as its context.
+        # Outside the `except`, so that the group does not become the error's `__context__`.
         raise first
 
     async def _send_all(self, ahead: UrlPrefetcher) -> None:
@@ -157,7 +158,7 @@ class PartPipeline:
 
     async def _send(self, signed: SignedPart) -> None:
         part = signed.part
-        if self._plan.total_parts > 1:  # where a changed file would cost more than this one part
+        if self._plan.total_parts > 1:  # a change in a one-part file costs only this part
             await self._guard.before(part)
         stored = await self._store(signed)
         self._ledger.verified += stored.verified
@@ -167,12 +168,13 @@ class PartPipeline:
             PartDone(part_number=part.number, done=done, parts=self._plan.total_parts)
         )
         self._emit_sent()
-        # The next part waits for this line: a kill then costs at most one part per sender.
+        # The sender's next part waits for this journal line, so a kill costs at most one part per
+        # sender.
         if self._journal is not None:
             await self._journal.part(part.number, stored.etag, is_md5=stored.is_md5)
 
     async def _store(self, signed: SignedPart) -> Stored:
-        """Send a part until storage has it, with fresh URLs where they may help."""
+        """Send a part, with retries, and with fresh URLs if they may help."""
         part = signed.part
         tools = self._context
         attempts = AttemptLoop(
@@ -262,7 +264,7 @@ class PartPipeline:
 async def tell_retry(
     reporter: Reporter, part_number: int | None, attempt: int, delay: float, failure: NunuError
 ) -> None:
-    """Log and report a retry of a part, or of completing where the number is None."""
+    """Log and report a retry of a part, or of the completion if `part_number` is None."""
     what = "complete" if part_number is None else f"part {part_number}"
     _LOG.warning("%s: attempt %d failed, next in %.2f s: %s", what, attempt, delay, failure)
     reporter.emit(

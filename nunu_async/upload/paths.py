@@ -1,4 +1,4 @@
-"""Paths of build files: checks, spellings, comparison keys, short names. Opens nothing."""
+"""Paths of build files: checks, normalization, comparison keys, short names. Opens no file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Final
 
 from nunu_async.errors import InputError, SourceError
 
-# Source: macOS, unistd.h; the `os` module has no name for it.
+# Source: unistd.h of macOS; the `os` module does not define it.
 _PC_CASE_SENSITIVE: Final = 11
 
 
 def composed(name: str) -> str:
-    """Return a file name with composed accents (NFC), as it is typed and as servers list it.
+    """Return a file name in NFC (composed accents), as users type it and servers list it.
 
-    Only on macOS: its programs may write accents as separate characters (NFD), and either form
-    leads to the file. Other systems' names are returned unchanged.
+    Only on macOS, where programs may use NFD (accents as separate characters) and both forms open
+    the same file. On other systems the name is returned unchanged.
     """
     return unicodedata.normalize("NFC", name) if sys.platform == "darwin" else name
 
@@ -40,7 +40,7 @@ def check_path(path: object) -> None:
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return an absolute path without following links.
 
-    Raises: SourceError for a relative one where the working directory is gone.
+    Raises: SourceError for a relative path if the working directory no longer exists.
     """
     try:
         return os.path.abspath(path)  # noqa: PTH100 - `resolve` follows links
@@ -53,16 +53,16 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def path_key(path: str | os.PathLike[str]) -> str:
-    """Return an absolute path that is equal for all spellings of one name.
+    """Return a comparison key: an absolute path that is equal for all spellings of a name.
 
-    Links are not followed: two links to a file may be two builds. Windows ignores case and takes
-    either slash; macOS ignores case on most volumes, and on all of them how accents are composed.
+    Links are not followed: two links to a file may be two builds. Windows ignores case and accepts
+    either slash; macOS ignores case on most volumes, and the Unicode form (NFC or NFD) on all.
 
     Raises: SourceError, as `absolute` does.
     """
     key = composed(os.path.normcase(absolute(path)))
     if sys.platform == "darwin" and not _is_case_sensitive(os.path.dirname(key)):  # noqa: PTH120
-        key = key.lower()  # not `casefold`: "ß" and "ss" are two names on macOS
+        key = key.lower()  # not `casefold`: "ß" and "ss" are different names on macOS
     return key
 
 
@@ -70,13 +70,14 @@ def _is_case_sensitive(folder: str) -> bool:
     if sys.platform != "win32":
         with suppress(OSError, ValueError):
             return os.pathconf(folder, _PC_CASE_SENSITIVE) == 1
-    return False  # the default for volumes of macOS
+    return False  # the default for macOS volumes
 
 
 def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return a short unique name for each path: the file name, with folders where names are alike.
+    """Return a short unique name for each path: the file name, with folders if names are equal.
 
-    In the order of `paths`, with a slash on every system: ``arm64/app.apk`` and ``x86/app.apk``.
+    In the order of `paths`, with forward slashes on every system: ``arm64/app.apk`` and
+    ``x86/app.apk``.
 
     Raises: SourceError, as `absolute` does.
     """

@@ -1,4 +1,4 @@
-"""One upload: initiate, send, complete; or cancel, or keep it to be resumed."""
+"""One upload: initiate, send, complete; on failure, cancel it or keep it to be resumed."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _LOG = logging.getLogger("nunu_async.upload")
 
 @attrs.define(kw_only=True, eq=False)
 class Upload:
-    """One upload from initiate to its end.
+    """One upload, from the initiate request to its end.
 
     Attributes:
-        began: when it began, in seconds of the clock.
+        began: when the upload began, in monotonic seconds.
         concurrency: how many parts to send at once.
-        verify: compare the MD5 of each part with its ETag.
+        verify: compare each part's MD5 with its ETag.
         journal: records what a later call needs to resume; None records nothing.
     """
 
@@ -67,7 +67,7 @@ class Upload:
     _journal: Journal | None = None
     _completion: Completion = attrs.field(init=False)
     _kept: JournalState | None = attrs.field(init=False, default=None)
-    # The reservation; None where there is none, as while another one is made in its place.
+    # The current reservation; None if there is none, e.g. while it is being replaced.
     _ticket: Ticket | None = attrs.field(init=False, default=None)
     _is_cancelled: bool | None = attrs.field(init=False, default=None)  # None before cancelling
     _is_second: bool = attrs.field(init=False, default=False)  # a second reservation
@@ -85,10 +85,10 @@ class Upload:
 
     async def _on_retry(self, attempt: int, delay: float, failure: NunuError) -> None:
         await tell_retry(self._reporter, None, attempt, delay, failure)
-        await self._reporter.drain()  # completing may take minutes
+        await self._reporter.drain()  # deliver it now: completing may take minutes
 
     async def resume(self, kept: JournalState) -> UploadedBuild | None:
-        """Send what is missing, and complete; None if the server no longer knows the upload."""
+        """Send the missing parts and complete; None if the server no longer knows the upload."""
         self._kept = kept
         try:
             return await self.run()
@@ -102,8 +102,8 @@ class Upload:
     async def run(self) -> UploadedBuild:
         """Upload, from the start or from where an earlier call was interrupted.
 
-        When this raises, cancellation included, nothing of the upload is still running, and it was
-        cancelled on the server unless it may have completed, or is kept to be resumed.
+        When this raises or is cancelled, nothing of the upload is still running, and it was
+        cancelled on the server unless it may have completed or is kept to be resumed.
         """
         try:
             ticket = await self._reserve_and_send()
@@ -120,8 +120,8 @@ class Upload:
             await self._transfer(ticket)
             return ticket
         except UploadError as error:
-            # A single part gets another URL only with another reservation. Once the first one is
-            # deleted, nothing is in doubt.
+            # A single-part upload gets a new URL only with a new reservation. That is safe once the
+            # first reservation is deleted.
             refusal = _refusal_of_url(ticket, error)
             if refusal is None or not await self._cancel_once(ticket):
                 raise
@@ -134,7 +134,7 @@ class Upload:
         return second
 
     async def _initiate_again(self, first: Ticket, refusal: NunuError) -> Ticket:
-        """Make another reservation in place of one that was deleted."""
+        """Make a new reservation to replace one that was deleted."""
         try:
             return await self._initiate()
         except BaseException as error:
@@ -146,7 +146,7 @@ class Upload:
             raise
 
     async def _transfer(self, ticket: Ticket) -> None:
-        """Send what is missing, and complete."""
+        """Send the missing parts and complete."""
         plan = self._plan(ticket)
         guard = SourceGuard(self._source, plan, self._ledger)
         kept = self._kept
@@ -168,7 +168,7 @@ class Upload:
         await self._reporter.drain()
         if kept is not None and await self._is_built(plan, kept):
             self._completion.may_cancel, self._completion.done = False, True
-            await guard.confirm()  # a build of the file's former contents is no success
+            await guard.confirm()  # a build of the file's old contents is not a success
             return
         if len(self._ledger.etags) < plan.total_parts:
             pipeline = PartPipeline(
@@ -204,7 +204,7 @@ class Upload:
 
     @property
     def _is_recorded(self) -> bool:
-        """Whether there is a journal of this upload; the disk may have refused to keep one."""
+        """Whether this upload has a journal; writing one may have failed."""
         return self._journal is not None and self._journal.build_id is not None
 
     async def _forget_journal(self) -> None:
@@ -212,7 +212,7 @@ class Upload:
             await self._journal.forget()
 
     async def _is_built(self, plan: Plan, kept: JournalState) -> bool:
-        """Find out first whether an earlier call has completed the upload."""
+        """Return whether an earlier call has already completed the upload."""
         if not kept.completing and len(kept.etags) < plan.total_parts:
             return False
         state = await build_state(self._context.builds, kept.head.ticket, plan.size)
@@ -224,12 +224,12 @@ class Upload:
     async def _end(self, ticket: Ticket) -> UploadedBuild:
         plan = self._plan(ticket)
         try:
-            # Not to be interrupted: a journal left behind would describe an upload that is over.
+            # Must not be interrupted: a leftover journal would describe a finished upload.
             await finish(self._forget_journal())
             seconds = self._context.clock.monotonic() - self._began
             self._reporter.emit(Completed(build_id=ticket.build_id, seconds=seconds))
             await self._reporter.drain()
-        except BaseException as error:  # a cancellation, or what the listener raises
+        except BaseException as error:  # a cancellation, or an error of the listener
             error.add_note(f"build {ticket.build_id} is complete")
             raise
         return UploadedBuild(
@@ -245,8 +245,7 @@ class Upload:
 
     async def _initiate(self) -> Ticket:
         flight = InFlight()
-        # An orphaned reservation only holds space until it expires, so repeating the request is the
-        # lesser evil.
+        # An orphaned reservation only holds space until it expires, so retrying is the lesser evil.
         request = self._context.builds.initiate_upload(
             self._request, replay=Replay.TWICE_UNHEARD, flight=flight
         )
@@ -272,7 +271,7 @@ class Upload:
         return ticket
 
     async def _cancel_late(self, initiate: asyncio.Task[Ticket]) -> None:
-        """Cancel what an initiate has reserved whose caller was cancelled meanwhile."""
+        """Cancel the reservation of an initiate request whose caller was cancelled meanwhile."""
         if initiate.cancelled():
             return  # nothing was reserved, or there is no way to know
         error = initiate.exception()
@@ -298,7 +297,7 @@ class Upload:
                 error.add_note(f"build {ticket.build_id} may be complete, and was let be{hint}")
             return
         if self._kept is not None and is_forgotten(error):
-            return  # for `resume` to answer
+            return  # `resume` handles it
         if self._is_recorded and is_resumable(error):
             parts = self._plan(ticket).total_parts
             done_parts = len(self._ledger.etags)
@@ -315,7 +314,7 @@ class Upload:
         if isinstance(error, UploadError):
             error.cancelled = done
         outcome = "was cancelled" if done else "could not be cancelled"
-        # Sanitized: a response may have been refused for its ids.
+        # Sanitized: the response may have been rejected for invalid ids.
         error.add_note(f"the upload of build {sanitize(ticket.build_id)} {outcome} on the server")
         await self._emit_final(Cancelled(build_id=ticket.build_id, on_server=done), error)
 
@@ -328,10 +327,10 @@ class Upload:
             error.add_note(f"on_progress failed as well: {listener_error!r}")
 
     async def _leave_to_earlier_call(self, ticket: Ticket, error: BaseException) -> bool:
-        """Leave an upload alone that an earlier call has asked the server to complete.
+        """Leave an upload alone if an earlier call has asked the server to complete it.
 
-        A changed file must not delete a finished build. False if there was no such call, or if the
-        server no longer has the upload.
+        A changed file must not cause a finished build to be deleted. Returns False if there was no
+        such call, or if the server no longer has the upload.
         """
         if self._kept is None or not self._kept.completing:
             return False
@@ -348,12 +347,12 @@ class Upload:
                 f"cancel {ticket.build_id}` gives it up"
             )
             if self._journal is not None:
-                with suppress(NunuError):  # else the next call finds it again
+                with suppress(NunuError):  # on failure, the next call finds it again
                     await self._journal.set_aside()
         return True
 
     async def _cancel_once(self, ticket: Ticket) -> bool:
-        """Cancel on the server, uninterrupted and only once; return whether it is cancelled."""
+        """Cancel on the server, uninterruptibly and at most once; return whether it succeeded."""
         if self._is_cancelled is None:
             await finish(self._cancel_and_record(ticket))
         return bool(self._is_cancelled)
@@ -363,7 +362,7 @@ class Upload:
 
 
 async def finish_after(error: BaseException, work: Coroutine[object, object, None]) -> None:
-    """Finish `work` after an error; a cancellation meanwhile, which the caller sees, has its notes.
+    """Finish `work` after an error, even if cancelled; the CancelledError gets the error's notes.
 
     Raises: CancelledError if the caller was cancelled meanwhile.
     """
@@ -376,7 +375,7 @@ async def finish_after(error: BaseException, work: Coroutine[object, object, Non
 
 
 def _refusal_of_url(ticket: Ticket, error: UploadError) -> NunuError | None:
-    """Return the error for which storage refused the URL of a single part; None if it did not."""
+    """Return the error with which storage refused a single-part URL; None if it did not."""
     cause = error.__cause__
     if not (isinstance(ticket, SinglePartTicket) and isinstance(cause, NunuError)):
         return None
@@ -384,6 +383,6 @@ def _refusal_of_url(ticket: Ticket, error: UploadError) -> NunuError | None:
 
 
 def _leftover(error: BaseException) -> Ticket | None:
-    """Return the ticket in a response that could not be read otherwise."""
+    """Return the ticket recovered from a response that could not be decoded; None if none was."""
     leftover = getattr(error, "leftover", None)
     return leftover if isinstance(leftover, SinglePartTicket | MultipartTicket) else None

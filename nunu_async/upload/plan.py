@@ -12,15 +12,15 @@ from nunu_async.errors import PlanMismatch
 from nunu_async.models.builds import CompletedPart, InitiateUpload
 
 MULTIPART_ABOVE = 128 * 1024 * 1024
-"""Bytes above which multipart is used: a single PUT can neither be sent in parallel nor be repeated
-in pieces."""
+"""Size in bytes above which multipart is used: a single PUT cannot be parallelized or retried in
+parts."""
 
-# The service's default minutes for an upload of one part and of several, and its maximum.
+# The service's limits in minutes: single-part default, multipart default, maximum.
 _SINGLE_MINUTES, _MULTIPART_MINUTES, MOST_MINUTES = 10, 60, 1440
-# Bytes per second that a link is assumed to carry.
+# Assumed upload speed in bytes per second.
 _PESSIMISTIC_RATE = 1024 * 1024
 
-# The service advises 3 to 10 URLs per request.
+# The service recommends 3 to 10 URLs per request.
 _SMALLEST_BATCH, _LARGEST_BATCH = 3, 10
 
 
@@ -38,7 +38,7 @@ class Part:
 
 @attrs.frozen
 class Plan:
-    """How a file of `size` bytes is split: ascending, gap-free, all parts but the last `part_size`.
+    """How a file is split: ascending, gap-free parts of `part_size` bytes; the last may be shorter.
 
     Raises: PlanMismatch when `total_parts`, the server's count, does not match the sizes.
     """
@@ -66,7 +66,7 @@ class Plan:
             yield batch
 
     def completion(self, etags: Mapping[int, str]) -> tuple[CompletedPart, ...]:
-        """Return all parts ascending.
+        """Return all parts in ascending order.
 
         Raises: PlanMismatch if one is missing; completing without it would lose its bytes.
         """
@@ -81,7 +81,7 @@ class Plan:
 
 
 def batch_size(concurrency: int) -> int:
-    """Return how many URLs to request at once: enough for every sender, within the advice."""
+    """Return how many URLs to request at once: one per sender, within the recommendation."""
     return max(_SMALLEST_BATCH, min(concurrency, _LARGEST_BATCH))
 
 
@@ -97,8 +97,8 @@ def filled_batches(
 def upload_minutes(size: int, *, multipart: bool, max_bandwidth: float | None = None) -> int:
     """Return the minutes to allow for an upload: the time it takes at 1 MiB/s, rounded up.
 
-    Or at `max_bandwidth`, in bytes per second, where that is less. At least the service's own 10
-    for a single part and 60 for several, at most its 1440.
+    `max_bandwidth`, in bytes per second, is used instead if it is lower. At least the service's
+    defaults (10 for single-part, 60 for multipart), at most its maximum (1440).
     """
     least = _MULTIPART_MINUTES if multipart else _SINGLE_MINUTES
     rate = min(_PESSIMISTIC_RATE, max_bandwidth or _PESSIMISTIC_RATE)
@@ -106,7 +106,7 @@ def upload_minutes(size: int, *, multipart: bool, max_bandwidth: float | None = 
 
 
 def minutes_kept(request: InitiateUpload) -> int:
-    """Return the minutes for which the server keeps an upload that was initiated like this."""
+    """Return how many minutes the server keeps an upload initiated by `request`."""
     if request.upload_timeout is not None:
         return request.upload_timeout
     return _MULTIPART_MINUTES if request.multipart else _SINGLE_MINUTES
@@ -117,7 +117,7 @@ def minutes_to_ask(
 ) -> int | None:
     """Return the `upload_timeout` to send; None for the service's default.
 
-    A resumable upload is kept for as long as the service keeps any: a day.
+    A resumable upload gets the service's maximum: one day.
     """
     if resume and multipart:
         return MOST_MINUTES

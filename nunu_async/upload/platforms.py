@@ -1,6 +1,6 @@
 """Infers the platform of a build from its file name. Pure.
 
-Source: the vendor's own command line infers the first twelve; the service documents the words.
+Source: the vendor's own CLI infers the first twelve; the service documents the platform names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _BY_SUFFIX: Final[dict[str, Platform]] = {
 
 
 def infer_platform(file_name: str) -> Platform:
-    """Return the platform for a file's extension, in any case.
+    """Return the platform for a file's extension (case-insensitive).
 
-    Raises: InputError, listing the choices, where the extension does not decide it.
+    Raises: InputError, listing the choices, if the extension is unknown or ambiguous.
     """
-    # Not `PurePath.suffix`, which has none for "..apk" since Python 3.14.
+    # Not `PurePath.suffix`, which is empty for "..apk" since Python 3.14.
     stem, dot, extension = file_name.rpartition(".")
     suffix = f"{dot}{extension}".lower() if stem else ""
     platform = _BY_SUFFIX.get(suffix)

@@ -1,4 +1,4 @@
-"""The events of an upload, the ledger they are made from, and their delivery."""
+"""Upload events, their delivery, and the ledger that they are made from."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = [
 class UploadStarted:
     """The server has reserved the build; nothing is sent yet.
 
-    Comes a second time, with another `build_id`, when the URL of a single part was refused and the
-    server has cancelled the first reservation: after a `Retrying`, and without a `Cancelled`.
+    Emitted a second time, with a new `build_id`, when a single-part URL was refused and the server
+    has cancelled the first reservation: after a `Retrying`, without a `Cancelled`.
     """
 
     build_id: str
@@ -45,10 +45,10 @@ class UploadStarted:
 
 @attrs.frozen(kw_only=True)
 class BytesSent:
-    """Bytes were sent; the count falls back when a part has to be sent again."""
+    """Bytes were sent; the count decreases when a part has to be sent again."""
 
     sent: int
-    """Bytes handed to the network, of all parts together."""
+    """Bytes of all parts handed to the network."""
     size: int
     """Bytes of the whole file."""
 
@@ -66,10 +66,10 @@ class PartDone:
 
 @attrs.frozen(kw_only=True)
 class Retrying:
-    """Something failed and will be attempted again."""
+    """A part or the completion failed and will be retried."""
 
     part_number: int | None
-    """1-based; None when it is the completion of the upload."""
+    """1-based; None for the completion of the upload."""
     attempt: int
     """The attempt that failed, counted from 1."""
     delay: float
@@ -79,7 +79,7 @@ class Retrying:
 
 @attrs.frozen(kw_only=True)
 class Completing:
-    """Every part is in storage; the server is asked to make a build of them."""
+    """Every part is in storage; the server is now asked to complete the build."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,7 +92,7 @@ class Completed:
 
 @attrs.frozen(kw_only=True)
 class Cancelled:
-    """The upload failed or was cancelled, and is over."""
+    """The upload failed or was cancelled, and cannot be resumed."""
 
     build_id: str
     on_server: bool
@@ -116,14 +116,14 @@ Listener: TypeAlias = Callable[[UploadEvent], Awaitable[None] | None]
 
 
 class Ledger:
-    """Counts the bytes sent of each unfinished part, and records the finished ones.
+    """Counts the bytes sent of unfinished parts, and records the finished parts.
 
-    Memory grows with the parts in flight and with the ETags, not with bytes.
+    Memory use grows with the parts in flight and the ETags, not with bytes.
 
     Attributes:
-        etags: of finished parts, by number.
-        md5_parts: the numbers of those whose ETag is the MD5 of their bytes.
-        verified: how many parts have been compared with the file by their MD5s.
+        etags: ETags of finished parts, keyed by part number.
+        md5_parts: the numbers of finished parts whose ETag is the MD5 of their bytes.
+        verified: how many parts have an ETag that matched the MD5 of the file's bytes.
     """
 
     def __init__(self) -> None:
@@ -135,11 +135,11 @@ class Ledger:
 
     @property
     def sent(self) -> int:
-        """Bytes handed to the network, repeats not counted."""
+        """Bytes handed to the network, not counting retries."""
         return self._settled + sum(self._in_flight.values())
 
     def set_sent(self, number: int, count: int) -> None:
-        """Record that `count` bytes of a part were sent; 0 takes them back."""
+        """Set how many bytes of a part were sent; 0 when it has to be sent again."""
         self._in_flight[number] = count
 
     def finish(self, number: int, length: int, etag: str, *, is_md5: bool = False) -> None:
@@ -154,8 +154,8 @@ class Ledger:
 class Reporter:
     """Delivers events to one listener, in order, without slowing the senders.
 
-    Byte counts are coalesced: a listener that is slow, or async and waiting, gets the newest count
-    and not every one in between. An exception that the listener raises aborts the upload.
+    Byte counts are coalesced: a slow or awaiting listener gets the newest count, not every one in
+    between. An exception that the listener raises aborts the upload.
     """
 
     def __init__(self, listener: Listener | None) -> None:
@@ -170,7 +170,7 @@ class Reporter:
         return self._listener is not None
 
     def emit(self, event: UploadEvent) -> None:
-        """Queue an event; a byte count replaces one that is not delivered yet."""
+        """Queue an event; a byte count replaces an undelivered one."""
         if not self.has_listener:
             return
         if (
@@ -198,7 +198,7 @@ class Reporter:
         self._wake.set()
 
     async def drain(self) -> None:
-        """Deliver what is queued."""
+        """Deliver the queued events."""
         while self._events and self._listener is not None:
             try:
                 result = self._listener(self._events.popleft())
@@ -207,5 +207,6 @@ class Reporter:
             except asyncio.CancelledError as error:
                 if was_cancelled(error):
                     raise
-                # E.g. it awaited a cancelled future. Re-raising would silently end this task.
+                # E.g. the listener awaited a cancelled future. Re-raising would silently end this
+                # task.
                 raise RuntimeError("on_progress was cancelled, and nobody did that") from error

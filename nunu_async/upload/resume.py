@@ -29,11 +29,11 @@ _LOG = logging.getLogger("nunu_async.upload")
 Abandoned: TypeAlias = Literal["cancelled", "built", "failed"]
 
 KEPT: Final = "is kept on the server"
-# Seconds between attempts to cancel: at first, and at most.
+# Initial and maximum seconds between cancel attempts.
 _CANCEL_PAUSE, _LONGEST_CANCEL_PAUSE = 0.5, 8.0
-# One attempt gets this part of the time for all of them.
+# An attempt may take at most one of this many equal shares of the total time.
 _CANCEL_SHARES: Final = 2
-# Seconds that the last attempt gets when the time for all of them is nearly used up.
+# Minimum timeout of an attempt in seconds, even if less of the total time is left.
 _MIN_TIMEOUT: Final = 0.001
 
 
@@ -46,10 +46,10 @@ def kept_note(build_id: str, done: int, parts: int) -> str:
 
 
 def is_forgotten(error: BaseException) -> bool:
-    """Return whether the server no longer knows the upload, or can make nothing of it.
+    """Return whether the server no longer knows the upload, or cannot complete it.
 
-    The contract has 404 for completing and 400 for part URLs. A 400 to a complete means that parts
-    are not what the journal has, which no later call would change.
+    By contract, an unknown upload gets 404 for completing and 400 for part URLs. A 400 for
+    completing means that the parts differ from the journal, which no later call would change.
     """
     if isinstance(error, UploadError):
         return error.code == "NoSuchUpload"
@@ -68,10 +68,10 @@ def is_resumable(error: BaseException) -> bool:
 async def was_built(builds: Builds, kept: JournalState, *, clock: Clock, within: float) -> bool:
     """Find out whether an upload that the server no longer accepts has become a build.
 
-    If the server was asked to complete it, it may still be assembling: then wait for the end of
-    that, for `within` seconds.
+    If the server was asked to complete it, it may still be assembling the build: then wait for
+    that, for at most `within` seconds.
 
-    Raises: UploadOutcomeUnknown when it may be a build and that cannot be found out.
+    Raises: UploadOutcomeUnknown if it is unknown whether it has.
     """
     ticket, size = kept.head.ticket, kept.head.identity.size
     deadline = Deadline(clock, within)
@@ -103,11 +103,11 @@ async def abandon(
 ) -> Abandoned:
     """Cancel an upload on the server, unless it may have become a build.
 
-    One that the server was asked to complete, and that is no build yet, may still become one: it is
-    deleted only if the user has `asked` for it.
+    If the server was asked to complete an upload that is not a build yet, it may still become one:
+    it is deleted only if the user has `asked` for that.
 
-    ``cancelled`` includes one that the server has forgotten; ``failed`` is one that it may still
-    have.
+    ``cancelled`` includes an upload that the server no longer knows; ``failed`` means that it may
+    still have the upload.
     """
     ticket = kept.head.ticket
     if kept.completing:
@@ -120,17 +120,17 @@ async def abandon(
 
 
 async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float) -> bool:
-    """Delete an upload on the server, retrying for `within` seconds; False where it may remain.
+    """Delete an upload on the server, retrying for `within` seconds; False if it may remain.
 
     Anything but a success or a definite refusal is retried with growing pauses: a part may still be
-    on its way to storage (409), a connection may drop or hang, the server may say that it failed.
+    in flight to storage (409), a connection may drop or hang, the server may report a failure.
     """
-    # Sanitized: a response may be rejected for its invalid ids.
+    # Sanitized: the response may have been rejected for invalid ids.
     build_id = sanitize(ticket.build_id)
     deadline = Deadline(clock, within)
     attempts = 0
     while True:
-        # One that hangs must not use up all of the time.
+        # An attempt that hangs must not use up all of the time.
         timeout = max(min(deadline.remaining(), within / _CANCEL_SHARES), _MIN_TIMEOUT)
         failure: NunuError | None = None
         try:
@@ -139,7 +139,7 @@ async def cancel(builds: Builds, ticket: Ticket, *, clock: Clock, within: float)
             return True
         except NunuError as error:
             if is_gone(error):
-                return True  # deleted already; an edge's own 404 page says nothing of it
+                return True  # already deleted; an edge proxy's own 404 does not count
             failure = error
         except TimeoutError:
             pass

@@ -1,4 +1,4 @@
-"""The file: opened once, measured, read by position without blocking the event loop."""
+"""The file to upload: opened once, and read at any offset without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None) if hasattr(os, "preadv") else None
-# A FIFO opened without O_NONBLOCK blocks its thread for ever; regular files ignore the flag.
+# Opening a FIFO without O_NONBLOCK would block the thread for ever; regular files ignore the flag.
 _FLAGS: Final = (
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_BINARY", 0)
 )
-# Whether the system has sendfile, and can tell beforehand what is in the page cache.
+# Whether the system has sendfile, and can tell in advance what is in the page cache.
 _SENDS: Final = _NOWAIT is not None and hasattr(os, "sendfile")
-# EPERM is what older container runtimes return for a system call that they do not know.
+# Older container runtimes return EPERM for unknown system calls.
 _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
 _CONNECTION_ERRORS: Final = {
     errno.EPIPE,
@@ -58,25 +58,25 @@ _CONNECTION_ERRORS: Final = {
     errno.ENETDOWN,
     errno.ENETRESET,
 }
-# The page cache is probed for one byte in each so many. Pages are loaded and evicted in long runs,
-# and each probe costs a call: at 64 KiB they were a tenth of the cost of sending.
+# The page cache is probed for one byte per this many bytes. Pages are loaded and evicted in long
+# runs, and each probe is a system call: at 64 KiB, probes made up a tenth of the cost of sending.
 _PROBE: Final = 256 * 1024
-# So many bytes have to come from memory after a miss before sendfile is used again. While a file is
-# being loaded into memory, sendfile would start reads and wait for them, and with a busy disk that
-# blocked the loop for up to 300 ms. The first figure is enough to get past a hole in the cached
-# data, for the part that met it; for all parts each further miss doubles it, up to the second,
-# unless that many bytes more came from memory in between.
+# Bytes that must come from memory after a cache miss before sendfile is used again: while a file is
+# being loaded into memory, sendfile would wait for reads, which with a busy disk blocked the loop
+# for up to 300 ms. _WARM_UP, enough to get past a hole in the cached data, applies to the part with
+# the miss. The limit for all parts starts there; further misses double it, up to _LONGEST_WARM_UP,
+# unless that many more bytes came from memory in between.
 _WARM_UP: Final = 16 * 1024 * 1024
 _LONGEST_WARM_UP: Final = 256 * 1024 * 1024
 # Bytes of read-ahead requested with a read from the disk: the next blocks are then cached.
 _READ_AHEAD: Final = 4 * 1024 * 1024
-# Bytes per read for hashing; larger blocks leave the processor's cache in between.
+# Bytes per read for hashing; larger blocks do not stay in the CPU cache until they are hashed.
 _HASH_BLOCK: Final = 1024 * 1024
-# The read-ahead request of macOS. Source: sys/fcntl.h, `struct radvisory`, an off_t and an int.
+# The read-ahead request of macOS. Source: sys/fcntl.h; `struct radvisory`: off_t, int.
 _F_RDADVISE: Final = 44
 _RADVISORY: Final = struct.Struct("qi4x")
-# A file under a lease (F_SETLEASE, as Samba has for a client's oplock) can be opened once its
-# holder releases it: the attempt requests that, and Linux enforces it after 45 s
+# A file with a lease (F_SETLEASE; Samba takes one for a client's oplock) can be opened once the
+# holder releases the lease: the attempt to open requests that, and Linux enforces it after 45 s
 # (/proc/sys/fs/lease-break-time).
 _LEASE_PATIENCE: Final = 60.0
 _LEASE_PAUSE: Final = 0.05
@@ -94,7 +94,8 @@ _HELD: Final = "is open in another program, which does not share it; wait until 
 _LOCKED: Final = "cannot be read: another program has locked a part of it"
 
 
-# Windows has none of these; macOS uses no sendfile, as it cannot tell what is cached (`_SENDS`).
+# Windows has none of these; sendfile is unused on macOS, which cannot tell what is cached
+# (`_SENDS`).
 if sys.platform == "win32":
 
     def _absent(*_: object) -> int:
@@ -133,21 +134,21 @@ class Identity:
     """Bytes."""
     mtime_ns: int
     inode: int = 0
-    """0 where there are none."""
+    """0 if the system has none."""
     device: int = attrs.field(default=0, eq=False)
-    """Not compared: network and container file systems get another number with each mount."""
+    """Not compared: network and container file systems get a new number with each mount."""
     ctime_ns: int | None = attrs.field(default=None, eq=False)
-    """When contents or metadata last changed; None where the system does not say.
+    """When contents or metadata last changed; None if unknown.
 
     No program can set it, unlike `mtime_ns`. Not compared: a chmod, a hard link or a rename changes
-    it as well, so the contents have to be compared (`upload/guard.py`).
+    it too, so the contents have to be compared (`upload/guard.py`).
     """
 
     @classmethod
     def of(cls, found: os.stat_result, descriptor: int | None = None) -> Self:
-        """Build one from a stat result; on Windows only an open file has a ctime."""
+        """Create an Identity from a stat result; on Windows, the ctime needs an open file."""
         ctime_ns: int | None
-        if sys.platform == "win32":  # whose `st_ctime_ns` is the creation
+        if sys.platform == "win32":  # where `st_ctime_ns` is the creation time
             ctime_ns = None if descriptor is None else change_time(descriptor)
         else:
             ctime_ns = found.st_ctime_ns
@@ -166,11 +167,11 @@ class Identity:
 
 
 class Source:
-    """One regular file, held open by one descriptor until the upload is over.
+    """One regular file, held open by one descriptor until the upload has finished.
 
-    Reads are positional, so any number may run at once. Where the platform allows (`RWF_NOWAIT`),
-    bytes in the page cache are read on the event loop itself; all else is read on `executor`, never
-    on asyncio's default one, whose few threads also resolve host names.
+    Reads are positional, so they can run concurrently. If the platform allows it (`RWF_NOWAIT`),
+    bytes in the page cache are read on the event loop itself; all others are read on `executor`,
+    never on asyncio's default executor, whose few threads also resolve host names.
     """
 
     def __init__(self, path: Path, descriptor: int, identity: Identity, executor: Executor) -> None:
@@ -179,7 +180,7 @@ class Source:
         self._descriptor = descriptor
         self.identity = identity
         self._executor = executor
-        # A file on a hung disk keeps the threads it has, and must not get them all.
+        # A file on a hung disk never releases its threads, so it must not get all of them.
         self._threads = asyncio.Semaphore(_THREADS)
         self._lock = threading.Lock()
         self._seek_lock = threading.Lock()
@@ -196,7 +197,7 @@ class Source:
     async def open(cls, path: str | os.PathLike[str], executor: Executor) -> Self:
         """Open and measure a file.
 
-        Raises: SourceError for what is missing, unreadable, empty or not a regular file.
+        Raises: SourceError if the file is missing, unreadable, empty or not a regular file.
         """
         is_abandoned = threading.Event()
         opening = executor.submit(_open, Path(path), is_abandoned.is_set)
@@ -209,7 +210,7 @@ class Source:
         return cls(Path(path), descriptor, identity, executor)
 
     async def _on_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Make a call on a thread; it occupies one of the file's until it has really ended."""
+        """Run a call on one of the file's threads, which stays occupied until the call ends."""
         await self._threads.acquire()
         future: Future[R] | None = None
         try:
@@ -231,7 +232,7 @@ class Source:
     ) -> bytes | bytearray:
         """Return exactly `length` bytes from `offset`; `on_miss` is called if some are not cached.
 
-        The result is never reused: a transport may hold on to it.
+        The buffer is never reused: a transport may keep a reference to it.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
@@ -250,10 +251,10 @@ class Source:
         return await self._on_thread(self._pread_whole, offset, length)
 
     def is_warm(self, since_miss: float) -> bool:
-        """Return whether to use `send`, which should not have to wait for the disk.
+        """Return whether to use `send`: the next bytes are probably in memory.
 
-        `since_miss` is how many bytes came from memory since the caller's own last miss: what
-        others have sent says nothing about its place in the file.
+        `since_miss` is how many bytes came from memory since the caller's own last miss: bytes of
+        other parts say nothing about the caller's place in the file.
         """
         return self.sends and since_miss >= _WARM_UP and self._since_miss >= self._warm_up
 
@@ -267,7 +268,7 @@ class Source:
     def cached(self, offset: int, length: int) -> int:
         """Return how many bytes from `offset` can be sent without waiting for the disk.
 
-        At most `length`, 0 for none or where the platform cannot tell.
+        At most `length`; 0 if there are none, or if the platform cannot tell.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
@@ -279,11 +280,11 @@ class Source:
         return length
 
     def send(self, descriptor: int, offset: int, length: int) -> int:
-        """Send bytes that are `cached` by sendfile; return how many the socket took.
+        """Send `cached` bytes by sendfile; return how many the socket accepted.
 
-        0 where sendfile does not work: these bytes and all that follow have to be read.
+        Returns 0 if sendfile does not work: these and all following bytes must be read instead.
 
-        Raises: BlockingIOError when the socket is full; another OSError of the connection;
+        Raises: BlockingIOError if the socket is full; other OSErrors of the connection;
         SourceChanged if the file has become shorter.
         """
         self._check_open()
@@ -292,7 +293,7 @@ class Source:
         except OSError as error:
             if isinstance(error, BlockingIOError) or error.errno in _CONNECTION_ERRORS:
                 raise
-            # An error of the file, or a system without sendfile: reading will show which.
+            # A file error, or a system without sendfile: reading will show which.
             self.sends = False
             return 0
         if not sent:
@@ -321,14 +322,14 @@ class Source:
     ) -> str:
         """Read `length` bytes from `offset` on a thread and return their MD5 in hex.
 
-        Threads hold `processors` while they hash; each step of 4 MiB is awaited in a context made
-        by `within`.
+        Threads acquire `processors` while they hash; every 4 MiB are awaited in a new `within`
+        context.
 
         Raises: SourceChanged if the file has become shorter; SourceError if it cannot be read.
         """
         digest = hashlib.md5(usedforsecurity=False)
         end = offset + length
-        for at in range(offset, end, _READ_AHEAD):  # in steps, between which it can be cancelled
+        for at in range(offset, end, _READ_AHEAD):  # can be cancelled between iterations
             async with within():
                 count = min(_READ_AHEAD, end - at)
                 await self._on_thread(self._hash_blocks, digest, at, count, processors)
@@ -356,7 +357,7 @@ class Source:
                 self._nowait = self.sends = False
                 return 0
             if error.errno == errno.EIO:
-                return 0  # read again on the thread
+                return 0  # retried on a thread
             raise _unreadable(self.path, error) from None
 
     def _pread_whole(self, offset: int, length: int) -> bytes:
@@ -364,16 +365,16 @@ class Source:
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     def _blocks(self, offset: int, length: int, most: int) -> Iterator[bytes]:
-        """Read `length` bytes, `most` at once; on a thread."""
+        """Yield `length` bytes in blocks of at most `most`; runs on a thread."""
         with self._held_open():
-            with suppress(AttributeError, OSError):  # a hint, which some systems lack
+            with suppress(AttributeError, OSError):  # only a hint; some systems lack it
                 _prefetch(self._descriptor, offset)
             while length:
                 wanted = min(length, most)
                 try:
                     block = self._pread_once(offset, wanted)
                 except OSError as error:
-                    # A read error of the medium may be transient; the others are not.
+                    # A read error of the device (EIO) may be transient; other errors are not.
                     if error.errno != errno.EIO:
                         raise
                     block = self._pread_once(offset, wanted)
@@ -386,7 +387,7 @@ class Source:
     def _pread_once(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
             return _pread(self._descriptor, length, offset)
-        # Windows: a descriptor has one position, so each concurrent read needs one of its own.
+        # Windows: a descriptor has one position, so each concurrent read needs its own descriptor.
         descriptor = self._take_spare()
         if descriptor is None:
             with self._seek_lock:
@@ -398,7 +399,7 @@ class Source:
                 self._spare.append(descriptor)
 
     def _take_spare(self) -> int | None:
-        """Return another descriptor of the same file; None where its path leads elsewhere now."""
+        """Return another descriptor of the same file; None if its path no longer leads to it."""
         with self._lock:
             if self._spare:
                 return self._spare.pop()
@@ -417,10 +418,10 @@ class Source:
 
     @contextmanager
     def _held_open(self) -> Iterator[None]:
-        """Keep the file open meanwhile, and raise the system's errors as SourceError.
+        """Keep the file open inside the `with` block, and convert OSError to SourceError.
 
-        A read on a hung disk outlives the upload that wanted it. The last read closes the file:
-        closing it during a read could give that read another file with the same number.
+        A read on a hung disk outlives its upload, so the last read closes the file: if it were
+        closed during a read, the descriptor's number could be reused for another file.
         """
         with self._lock:
             self._check_open()
@@ -428,7 +429,7 @@ class Source:
         try:
             yield
         except OSError as error:
-            # On a file that could be opened, only ranges that others have locked are denied.
+            # On an open file, only ranges locked by other programs are denied.
             if sys.platform == "win32" and isinstance(error, PermissionError):
                 raise SourceError(str(self.path), _LOCKED, errno=error.errno) from None
             raise _unreadable(self.path, error) from None
@@ -436,7 +437,7 @@ class Source:
             self._leave()
 
     def _check_open(self) -> None:
-        if self._closed:  # the number may be another file's by now
+        if self._closed:  # the number may now belong to another file
             raise SourceError(str(self.path), "is closed already")
 
     def _leave(self) -> None:
@@ -466,9 +467,9 @@ class Source:
 
 
 def measure(path: str | os.PathLike[str]) -> int:
-    """Return the size in bytes of a file that can be uploaded; blocks, for a minute at most.
+    """Return the size in bytes of a file that can be uploaded; blocks for at most a minute.
 
-    Raises: SourceError, as `Source.open` would.
+    Raises: SourceError, as `Source.open` does.
     """
     descriptor, identity = _open(Path(path))
     os.close(descriptor)
@@ -501,7 +502,7 @@ def _open(path: Path, abandoned: Callable[[], bool] = lambda: False) -> tuple[in
 
 
 def _open_leased(path: Path, abandoned: Callable[[], bool]) -> int:
-    """Open a file, once it has no lease. Raises: OSError; SourceError after a minute."""
+    """Open a file once it has no lease. Raises: OSError; SourceError if that takes a minute."""
     until = time.monotonic() + _LEASE_PATIENCE
     while True:
         try:

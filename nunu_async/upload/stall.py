@@ -9,37 +9,37 @@ import attrs
 
 from nunu_async.config import Timeouts
 
-# Checks within the shortest limit.
+# Number of checks within the shortest limit.
 _CHECKS: Final = 4
-# Steps in which the window of the minimum rate moves on.
+# Number of samples in the window of the minimum rate.
 _STEPS: Final = 20
 
 
 @attrs.frozen
 class TransferStats:
-    """How much of a body is sent, in bytes."""
+    """Progress of sending a body, in bytes."""
 
     given: int
-    """Given to the transport."""
+    """Bytes given to the transport."""
     buffered: int
-    """Of those, still in the transport."""
+    """Given bytes that are still in the transport."""
     queued: int
-    """Of those, in the kernel and not acknowledged by the peer; 0 where that is unknown."""
+    """Given bytes in the kernel that the peer has not acknowledged; 0 if unknown."""
     handed_over: bool
     """Whether the kernel has every byte."""
     paced: bool = False
     """Whether there is a bandwidth limit: then `given` says nothing about the peer."""
     held: bool = False
-    """Whether that limit holds the next bytes back right now."""
+    """Whether the bandwidth limit holds back the next bytes right now."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether the peer has all bytes so far, and the limit holds the next ones back."""
+        """Whether the peer has all bytes so far, and the limit holds back the next ones."""
         return self.held and not self.buffered and not self.queued
 
     @property
     def left(self) -> int:
-        """Bytes that have left for the peer."""
+        """Given bytes that are neither buffered nor queued."""
         return self.given - self.buffered - self.queued
 
 
@@ -47,7 +47,7 @@ class StallDetector:
     """Detects stalls of one PUT from its progress over time.
 
     Attributes:
-        every: seconds from one check to the next.
+        every: seconds between checks.
     """
 
     def __init__(self, limits: Timeouts, now: float) -> None:
@@ -60,7 +60,7 @@ class StallDetector:
         self.every = min(limits.stall, limits.answer, window or limits.stall) / _CHECKS
 
     def problem(self, now: float, progress: TransferStats) -> str:
-        """Return why the PUT has to be aborted; "" while it has not."""
+        """Return why the PUT must be aborted; "" if it need not be."""
         if progress.is_idle:
             self._marks.clear()
         last = self._last
@@ -73,7 +73,7 @@ class StallDetector:
         limit = self._limits.answer if waiting else self._limits.stall
         if now - self._moved >= limit:
             return f"{'no answer' if waiting else 'no byte left'} for {limit:g} seconds"
-        # A PUT that waits for its response is not slow; but the last few MB may trickle out of the
+        # A PUT waiting for its response is not slow, unless the last few MB trickle out of the
         # kernel.
         if waiting and not (moves and progress.queued):
             return ""
@@ -83,7 +83,7 @@ class StallDetector:
         return ""
 
     def _is_slow(self, now: float, left: int) -> bool:
-        """Return whether too little was sent in the window ending now; False before a whole one."""
+        """Return whether too little was sent in the last window; False before a full one."""
         if not self._window:
             return False
         marks = self._marks

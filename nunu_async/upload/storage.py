@@ -44,15 +44,17 @@ from nunu_async.upload.stall import StallDetector
 
 _LARGEST_ERROR: Final = 64 * 1024
 _LONGEST_URL: Final = 8 * 1024
-# Parts hashed in parallel: each occupies a CPU core, and one core is left to the event loop, which
-# would otherwise lag. A container's CPU quota is not considered.
+# Maximum number of parts hashed in parallel: each occupies a CPU core, and one core is left to the
+# event loop, which would otherwise lag. A container's CPU quota is not considered.
 _PROCESSORS: Final = (
     len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 )
 _HASHED_AT_ONCE: Final = max(1, min(4, _PROCESSORS - 1))
-# Signatures, tokens and upload ids are longer; dates, part numbers and names of hashes are not.
+# Query values from this length on are redacted: signatures, tokens and upload ids. Dates, part
+# numbers and hash names are shorter.
 _SHORTEST_SIGNED: Final = 17
-# Names of parameters that are secret even if short; under 6 characters nothing can be redacted.
+# Query parameters whose values are secret even if short; under 6 characters nothing can be
+# redacted.
 _SIGNS = re.compile(
     "signature|(^|[-_.])sig$|token|credential|secret|access.?key|policy|upload.?id", re.IGNORECASE
 )
@@ -62,8 +64,8 @@ _XML = {
 }
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
-# With these encryptions an ETag may have 32 hex digits and still be no MD5. Source: Amazon S3 API
-# reference, "Object", ETag.
+# With these kinds of encryption, an ETag may have 32 hex digits without being an MD5. Source:
+# Amazon S3 API reference, "Object", ETag.
 _KEY_OF_CUSTOMER: Final = "x-amz-server-side-encryption-customer-algorithm"
 _ENCRYPTION: Final = "x-amz-server-side-encryption"
 
@@ -84,7 +86,7 @@ class Stored:
 
 @attrs.frozen(repr=False)
 class _Put:
-    """A part to send, and where to."""
+    """A part to send, and its destination."""
 
     part: Part
     address: PartUrl
@@ -93,7 +95,7 @@ class _Put:
     secrets: tuple[Secret, ...]
 
     def translate(self, error: BaseException) -> NunuError:
-        """Convert any exception to one of ours."""
+        """Convert any exception to a NunuError."""
         return translate(error, "PUT", f"to storage (part {self.part.number})")
 
 
@@ -106,12 +108,12 @@ class _Answer:
     etags: list[str]
     body: bytes
     whole: bool
-    """Whether it came after all bytes of the part had been acknowledged."""
+    """Whether all bytes of the part had been acknowledged before the response."""
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Storage:
-    """Sends to the object storage that presigned URLs lead to.
+    """Sends parts to object storage through presigned URLs.
 
     Requests are confidential: no other library's hook sees them, and they carry no cookies, no
     `.netrc` credentials and no headers but ours; never the API key.
@@ -132,7 +134,7 @@ class Storage:
         self._pace = BandwidthLimiter(self._clock, self._max_bandwidth)
         self._turns = Turns(BYTES_A_TURN)
         keep_freed_memory()
-        # Acquired by threads only while they hash: one that waits for a disk does not block the
+        # Acquired by threads only while they hash: a thread that waits for a disk does not block
         # others.
         self._processors = threading.Semaphore(_HASHED_AT_ONCE)
         self._closed = False
@@ -149,14 +151,14 @@ class Storage:
     ) -> Stored:
         """Send one part once; return how it was stored.
 
-        `on_sent` is called with the part's bytes handed over so far. With `verify`, an ETag that is
-        an MD5 has to be that of the part in the file; then an early response is accepted, too. No
-        error repeats the `secrets`, or the URL's signature. When this raises, cancellation
-        included, the connection is already cut off.
+        `on_sent` is called with the number of the part's bytes handed over so far. With `verify`,
+        an ETag that is an MD5 must match the part in the file; if it does, an early response is
+        accepted too. Errors never contain the `secrets` or the URL's signature. When this raises or
+        is cancelled, no more bytes of the part are sent.
 
-        Raises: StorageError when storage refuses, or accepts what it cannot have read, or stored
-        something else, or the URL must not be used; StallError; TransportError; SourceError;
-        ConfigError for a proxy that cannot be used.
+        Raises: StorageError if storage refuses the part, accepts it before receiving all of it, or
+        stored other bytes, or if the URL must not be used; StallError; TransportError; SourceError;
+        ConfigError if a proxy cannot be used.
         """
         problem = refusal_of(
             address.url, allow_http=self._allow_http, allow_loopback=self._allow_loopback
@@ -165,10 +167,11 @@ class Storage:
             message = f"nothing was sent: the presigned address {problem}"
             raise StorageError(part_number=part.number, status=0, message=message)
         route = self._proxies.way_to(address.url).checked()
-        # Opening a connection takes the loop a while, and many may be opened at the same time.
+        # Opening a connection occupies the loop for a while, and many may be opened at once.
         await self._turns.ready(BYTES_A_TURN)
         body = PartBody(source, part, on_sent, self._pace, self._turns)
-        # Read independently of what is sent, so that storage must have just what the file holds.
+        # The file is read separately for the MD5, so that storage is verified against the file
+        # itself and not against the sent bytes.
         hashing = asyncio.create_task(self._md5(source, part)) if verify else None
         try:
             outcome = await self._stored(_Put(part, address, route, body, secrets), hashing)
@@ -178,7 +181,7 @@ class Storage:
                 await asyncio.gather(hashing, return_exceptions=True)
         if isinstance(outcome, Stored):
             return outcome
-        raise outcome  # here: other frames hold the response
+        raise outcome  # raised here, as inner frames hold the response
 
     async def _stored(self, put: _Put, hashing: asyncio.Task[str] | None) -> Stored | NunuError:
         """Send a part and check the response; return an error found after it was received."""
@@ -219,7 +222,7 @@ class Storage:
             raise StallError(message, method="PUT") from None
 
     async def _send(self, put: _Put) -> _Answer:
-        """Send a part with stall detection; cut the connection off on failure."""
+        """Send a part with stall detection; reset the connection on failure."""
         body = put.body
         try:
             async with self._stall_watch(put):
@@ -228,9 +231,9 @@ class Storage:
             await finish(body.cut_off())
             if body.error is None or not isinstance(error, NunuError):
                 if isinstance(error, NunuError):
-                    error.__context__ = None  # what a stall interrupted: aiohttp's own frames
+                    error.__context__ = None  # drops aiohttp's frames, which a stall interrupted
                 raise
-            raise body.error from None  # and not aiohttp's wrapping of it
+            raise body.error from None  # instead of aiohttp's wrapper
 
     async def _exchange(self, put: _Put) -> _Answer:
         body = put.body
@@ -243,8 +246,8 @@ class Storage:
             if self._closed:
                 raise ClientClosed("this client is closed; make a new one")
             async with self._sessions.take(confidential=True).put(
-                # The query is a credential: never in a local, and never re-quoted, as aiohttp
-                # would with a plain string; the signature covers every byte.
+                # The query is a credential, so it is never kept in a local. `encoded`: aiohttp
+                # would re-quote a plain string, but the signature covers every byte.
                 URL(put.address.url, encoded=True),
                 data=body,
                 headers=headers | put.route.passing(),
@@ -255,21 +258,21 @@ class Storage:
             ) as response:
                 try:
                     if not body.handed_over:
-                        await yield_to_loop()  # the body's own task may be one iteration behind
-                    # Storage can only have read what it received, and its response acknowledges all
-                    # of that.
+                        await yield_to_loop()  # the body's task may be one iteration behind
+                    # Storage can have read only what it has received, and the packets of its
+                    # response acknowledge all of that.
                     whole = body.handed_over and not body.queued()
                     text = await read_capped(response, _LARGEST_ERROR, cut=True)
                     if whole:
                         body.answered()
                     else:
-                        # Before the connection could go back to the pool. A part that was sent
-                        # whole and refused leaves a good one, which other parts may use at once.
+                        # Before the connection could return to the pool. If a part was sent whole,
+                        # even if refused, the connection stays good, and other parts may reuse it.
                         await body.cut_off()
                     etags = response.headers.getall("ETag", [])
                     return _Answer(response.status, headers_of(response), etags, text, whole)
                 finally:
-                    del response  # its repr has the query, and frames keep locals
+                    del response  # its repr contains the query, and frames keep locals
         except (asyncio.CancelledError, Exception) as error:
             if was_cancelled(error):
                 raise
@@ -278,10 +281,10 @@ class Storage:
 
     @asynccontextmanager
     async def _stall_watch(self, put: _Put) -> AsyncIterator[None]:
-        """Raise StallError in the `async with` block when no byte, or too few, moved for too long.
+        """Raise StallError in the `async with` block if no bytes, or too few, move for too long.
 
-        aiohttp has no write timeout, and its read timeout starts when the last byte is queued and
-        not when it is sent; so progress is checked from outside.
+        aiohttp has no write timeout, and its read timeout starts when the last byte is queued, not
+        when it is sent; so a timer checks the progress.
         """
         watch = StallDetector(self._timeouts, self._clock.monotonic())
         stalled = ""
@@ -314,10 +317,10 @@ class Storage:
 def refusal_of(  # noqa: PLR0911 - a list of refusals
     url: str, *, allow_http: bool, allow_loopback: bool
 ) -> str:
-    """Return what is wrong with a URL that no server should hand out; "" if nothing is.
+    """Return why a presigned URL must not be used; "" if it may be.
 
-    Plain http only where the caller allowed it; this machine only for an API that runs on it: no
-    other server's response may make us talk to local services.
+    Plain http needs `allow_http`. This machine needs `allow_loopback`, for an API that runs on it:
+    a remote server's response must not make us talk to local services.
     """
     try:
         target = URL(url, encoded=True)
@@ -333,7 +336,7 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
     name = host.lower().rstrip(".")
     address = address_of(name)
     if address is not None and (address.is_link_local or address.is_multicast):
-        return "leads to where no storage is"  # but a cloud's metadata service is
+        return "leads to where no storage is"  # e.g. a cloud's metadata service
     here = address is not None and (address.is_loopback or address.is_unspecified)
     if here or is_loopback(name):
         return "" if allow_loopback else "leads to this machine"
@@ -343,14 +346,14 @@ def refusal_of(  # noqa: PLR0911 - a list of refusals
 
 
 def _verdict(answer: _Answer, md5: str | None) -> Stored | str:
-    """Return what was stored, if it is certain to be the whole part; else what is wrong.
+    """Return what was stored if it is certain to be the whole part, else the problem.
 
-    `md5` is that of the part, None without `verify`.
+    `md5` is the part's MD5; None without `verify`.
     """
     etag, problem = _etag(answer.etags)
     etag_md5 = md5_of(etag, answer.headers)
     if md5 is not None and md5 == etag_md5:
-        return Stored(etag, verified=True, is_md5=True)  # also when the answer came early
+        return Stored(etag, verified=True, is_md5=True)  # even if the response came early
     if not answer.whole:
         return "accepted the part before all of it was sent"
     if md5 is not None and etag_md5 is not None:
@@ -371,10 +374,10 @@ def md5_of(etag: str, headers: Mapping[str, str]) -> str | None:
 
 
 def _hidden(url: str, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
-    """Return `secrets` and the values of a presigned URL that no message may repeat either.
+    """Return `secrets` plus the secret values in a presigned URL, for redaction.
 
-    Gateways echo what they are sent. Values one by one, as written and unquoted: an echo may be
-    quoted differently.
+    Gateways echo what they receive. Each value is included as written and unquoted, as an echo may
+    be quoted differently.
     """
     query = url.partition("?")[2].partition("#")[0]
     found: dict[str, None] = {}
@@ -409,12 +412,12 @@ def _refusal(part_number: int, answer: _Answer, hidden: tuple[Secret, ...]) -> S
 
 
 def _etag(found: list[str]) -> tuple[str, str]:
-    """Return the one ETag without quotes, the rest of it being opaque; or "" and what is wrong."""
+    """Return the only ETag without quotes, and ""; or "" and the problem. ETags are opaque."""
     etags = {value.strip().removeprefix("W/").strip('"') for value in found} - {""}
     if not etags:
         return "", "accepted the part without an ETag"
     if len(etags) > 1:
         return "", "gave several ETags"
     etag = etags.pop()
-    # Bytes that are not UTF-8 cannot be written as JSON: the upload could not be completed.
+    # Bytes that are not UTF-8 cannot be encoded as JSON, so the upload could not be completed.
     return (etag, "") if etag.isprintable() else ("", "gave an ETag that is no text")

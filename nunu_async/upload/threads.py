@@ -1,4 +1,4 @@
-"""Thread pools for reading files, which never delay the end of the process."""
+"""A thread pool for reading files that never delays process exit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ R = TypeVar("R")
 
 
 class DaemonThreadPool(Executor):
-    """An executor with at most `threads` daemon threads, started as they are needed.
+    """An executor with at most `threads` daemon threads, started on demand.
 
-    Where no more can be started, as under a limit on processes or while the interpreter ends, the
-    existing ones do all the work; without any, `submit` makes each call itself.
+    If no more can be started, e.g. at a process limit or during interpreter shutdown, the existing
+    ones do all the work; without any, `submit` runs each call itself.
 
-    The standard pool joins its threads when the interpreter ends, even after
-    `shutdown(wait=False)`: a read on a hung disk would keep the whole process.
+    ThreadPoolExecutor joins its threads at interpreter exit, even after `shutdown(wait=False)`: a
+    read on a hung disk would keep the process alive.
     """
 
     def __init__(self, threads: int) -> None:
@@ -62,7 +62,7 @@ class DaemonThreadPool(Executor):
             threading.Thread(target=self._serve, name=name, daemon=True).start()
         except (RuntimeError, MemoryError):
             return
-        self._started += 1  # only now: calls left to a thread that did not start would never run
+        self._started += 1  # only now: calls queued for a thread that did not start would hang
 
     def _serve(self) -> None:
         while (run := self._work.get()) is not None:
@@ -73,7 +73,7 @@ class DaemonThreadPool(Executor):
                     self._idle += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the base's signature; calls under way are left alone
-        """Accept no more calls; threads end after those they have. Never waits."""
+        """Accept no more calls; threads end after the queued ones. Never waits."""
         with self._lock:
             if self._closed:
                 return

@@ -1,4 +1,4 @@
-"""Runs the uploads of one client: what they share, resuming, and closing."""
+"""Runs the uploads of one client: shared limits, resuming, and closing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LOG = logging.getLogger("nunu_async.upload")
 
 FileListener: TypeAlias = Callable[[BuildFile, UploadEvent], Awaitable[None] | None]
 
-# The uploads in whose listeners, or other tasks, the current code runs.
+# The uploads that the current code runs inside of, in a listener or another of their tasks.
 _ENCLOSING: ContextVar[tuple[_Running, ...]] = ContextVar("nunu_async_enclosing", default=())
 
 
@@ -44,32 +44,33 @@ class _Running:
     task: asyncio.Task[object]
     done: asyncio.Event = attrs.field(factory=asyncio.Event)
     nested: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    """Admits one upload at a time that is made in its listener."""
+    """Admits one upload at a time from those that the listener starts."""
 
 
 class Uploader:
-    """Uploads files, which share one storage client, its slots and one pool of reader threads."""
+    """Uploads files with one storage client, its slots and one pool of reader threads."""
 
     def __init__(self, context: UploadContext) -> None:
         self.context = context
         self._clock = context.clock
-        # Bytes per second for each of as many uploads as may run.
+        # Bytes per second for each upload if the maximum number of uploads runs.
         rate = context.max_bandwidth
         self._share = None if rate is None else rate / context.concurrency
         # An upload that cannot send anything yet must not reserve a build: its URLs would age, and
-        # a fresh one for a single part takes another reservation. Nor may it hold its file open.
+        # a fresh URL for a single-part upload needs a new reservation. Nor may it keep its file
+        # open.
         self._admission = asyncio.Semaphore(context.concurrency)
         self._running: dict[_Running, None] = {}  # in the order they began
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def upload(self, job: BuildFile, listener: Listener | None = None) -> UploadedBuild:
-        """Put one file into build storage.
+        """Upload one file to build storage.
 
-        When this raises, cancellation included, nothing of the upload is still running, and it was
-        cancelled on the server unless it may have completed, or is kept to be resumed.
+        When this raises or is cancelled, nothing of the upload is still running, and it was
+        cancelled on the server unless it may have completed or is kept to be resumed.
 
-        Raises: ConfigError in another event loop than the first; ClientClosed.
+        Raises: ConfigError if called in a different event loop than the first call; ClientClosed.
         """
         if self._is_closed():
             raise ClientClosed("this client is closed; make a new one")
@@ -87,7 +88,7 @@ class Uploader:
         self._running[running] = None
         try:
             async with admission:
-                if self._is_closed():  # while it waited; its own cancellation is still to come
+                if self._is_closed():  # closed while this waited, but not cancelled yet
                     raise ClientClosed("the client was closed while uploading: nothing was begun")
                 return await self._upload(job, listener)
         except asyncio.CancelledError as error:
@@ -98,7 +99,7 @@ class Uploader:
         finally:
             del self._running[running]
             running.done.set()
-            with suppress(ValueError):  # dropped, and closed in another context
+            with suppress(ValueError):  # coroutine dropped, and closed in another context
                 _ENCLOSING.reset(token)
 
     async def upload_all(
@@ -111,10 +112,10 @@ class Uploader:
     ) -> tuple[UploadResult, ...]:
         """Upload `files`; return a result for each, in the same order.
 
-        A failed one does not stop the others unless `fail_fast`. When this raises, nothing is being
-        sent any more, as after a single upload that raises.
+        A failed upload does not stop the others unless `fail_fast`. When this raises, nothing is
+        being sent any more, as with `upload`.
 
-        Raises: with `fail_fast` the first failure; what a listener raises.
+        Raises: the first failure with `fail_fast`; any error of a listener.
         """
         results: dict[int, UploadResult] = {}
         # One iterator shared by all workers: files are started in order, and none twice.
@@ -143,16 +144,16 @@ class Uploader:
             first = first_of(failures)
         else:
             if len(results) < len(files):
-                raise asyncio.CancelledError  # from outside: the tasks that send were cancelled
+                raise asyncio.CancelledError  # from outside: the sending tasks were cancelled
             return tuple(results[number] for number in range(len(files)))
         # Outside the `except`, so that the error does not keep the group as its context.
         raise first
 
     def _admission_for(self, outer: tuple[_Running, ...]) -> AbstractAsyncContextManager[None]:
-        """Return what a new upload, made within the listeners of others, has to acquire.
+        """Return the lock that a new upload must acquire; `outer` are the uploads around it.
 
-        Where none is free, a listener's upload uses the admission of the one that it listens to:
-        that one does not end before its listener does, so waiting would be a deadlock.
+        If no slot is free, an upload started in a listener uses the `nested` lock of the listener's
+        own upload: that upload does not end before its listener, so waiting would be a deadlock.
         """
         nested = [one.nested for one in outer if one in self._running]
         return nested[-1] if nested and self._admission.locked() else self._admission
@@ -188,7 +189,7 @@ class Uploader:
                 raise
 
     async def _abandon_outdated(self, source: Source) -> None:
-        """Give up the uploads of earlier states of the file."""
+        """Abandon the uploads of earlier states of the file."""
         for found in await self.context.journals.outdated(source):
             try:
                 old = await self.context.journals.take(found)
@@ -203,7 +204,7 @@ class Uploader:
     async def _resume(
         self, source: Source, journal: Journal, prepared: Callable[[], Upload]
     ) -> UploadedBuild:
-        """Resume what the journal has of this unchanged file; else start anew, with a journal."""
+        """Resume the journal's upload if the file is unchanged; else start a new one."""
         kept = journal.kept
         if kept is not None:
             if kept.head.identity == source.identity:
@@ -217,7 +218,7 @@ class Uploader:
         return await prepared().run()
 
     async def _abandon(self, kept: JournalState) -> bool:
-        """Abandon an upload that cannot be resumed; False where the server may still have it."""
+        """Abandon an upload that cannot be resumed; False if the server may still have it."""
         end = await self.context.abandon(kept)
         _LOG.info(
             "build %s was left behind and is of no more use: %s", kept.head.ticket.build_id, end
@@ -227,14 +228,14 @@ class Uploader:
     async def close(self) -> None:
         """Cancel the uploads that are running, and wait until they have ended.
 
-        A second call waits as well: what comes after it closes the connections that cleaning up
-        needs. But it does not wait for its own upload, if a listener makes it during that.
+        A second call waits too, as its caller will then close the connections that cleanup needs.
+        But a call from a listener does not wait for the listener's own upload.
         """
         first, self._closed = not self._closed, True
         own = _ENCLOSING.get()
         running = [one for one in self._running if first or one not in own]
         if first:
-            # Enclosing uploads last: that cancels this call, too.
+            # Enclosing uploads last: cancelling them cancels this call, too.
             await self._cancel([one for one in running if one not in own] + [*own])
         limit = self.context.timeouts.settle + self.context.timeouts.cleanup
         with suppress(TimeoutError):  # a listener that closes the client waits for itself
@@ -243,11 +244,11 @@ class Uploader:
                     await one.done.wait()
 
     async def _cancel(self, uploads: Iterable[_Running]) -> None:
-        """Cancel these, a few per iteration of the loop; all at once if this is cancelled."""
+        """Cancel uploads, a few per event loop iteration; all at once if this is cancelled."""
         cancelled: set[asyncio.Task[object]] = set()
 
         def cancel(one: _Running) -> None:
-            # One that has ended has returned its task to the caller; two may be in the same task.
+            # The task of a finished upload is the caller's again; two uploads may share a task.
             if one in self._running and one.task not in cancelled:
                 cancelled.add(one.task)
                 one.task.cancel()
@@ -265,8 +266,8 @@ class Uploader:
 def check(files: Sequence[BuildFile]) -> None:
     """Check all files before anything is sent.
 
-    Raises: InputError for what breaks a documented limit, and for a file that is given twice;
-    SourceError for a relative path where the working directory is gone.
+    Raises: InputError if a value exceeds a documented limit, or a file is given twice; SourceError
+    for a relative path if the working directory no longer exists.
     """
     seen: set[tuple[str, str]] = set()
     for file in files:
@@ -275,7 +276,7 @@ def check(files: Sequence[BuildFile]) -> None:
         except InputError as error:
             error.add_note(f"of the file {os.fspath(file.path)!a}")
             raise
-        # Under another name it is another build.
+        # The same file under another name is another build.
         key = (path_key(file.path), file.name)
         if key in seen:
             raise InputError("files", f"{os.fspath(file.path)!a} is given twice under one name")

@@ -1,4 +1,4 @@
-"""Files on Windows: when one changed, whether another program holds it, and a lock on one."""
+"""Files on Windows: change time, whether another program holds a file, and file locks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if sys.platform == "win32":
     from typing import Final
 
     _BASIC_INFO: Final = 0
-    # From 1601, where Windows starts to count, to 1970.
+    # From the Windows epoch (1601) to 1970, in units of 100 ns.
     _EPOCH: Final = 116_444_736_000_000_000
     _GENERIC_READ: Final = 0x8000_0000
     _SHARE_ALL: Final = 7
     _OPEN_EXISTING: Final = 3
     _SHARING_VIOLATION: Final = 32
 
-    # Windows locks bytes, which other processes then cannot read: one far beyond any journal's end.
+    # Windows locks bytes, which other processes then cannot read; so lock one beyond any journal's
+    # end.
     _BEYOND: Final = 1 << 40
-    # Errors for a byte that is locked already; Wine sets no number.
+    # `errno` values for a byte that is already locked; Wine does not set any.
     _LOCKED: Final = {0, errno.EACCES, errno.EDEADLOCK}
 
     class _FileBasicInfo(ctypes.Structure):
-        """Source: winbase.h, FILE_BASIC_INFO; times are in steps of 100 ns."""
+        """Source: winbase.h, FILE_BASIC_INFO; times are in units of 100 ns."""
 
         _fields_ = (
             ("CreationTime", ctypes.c_longlong),
@@ -37,7 +38,7 @@ if sys.platform == "win32":
         )
 
     def change_time(descriptor: int) -> int | None:
-        """Return the ctime in nanoseconds since 1970; None where the file system has none: FAT."""
+        """Return the ctime in nanoseconds since 1970; None if the file system has none (FAT)."""
         info = _FileBasicInfo()
         handle = wintypes.HANDLE(msvcrt.get_osfhandle(descriptor))
         if not ctypes.windll.kernel32.GetFileInformationByHandleEx(
@@ -49,7 +50,7 @@ if sys.platform == "win32":
     def is_held(path: str | os.PathLike[str]) -> bool:
         """Return whether a file cannot be opened because another program does not share it.
 
-        C's `open` has EACCES for that and for missing rights alike.
+        C's `open` fails with EACCES for both that and missing permissions.
         """
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         kernel.CreateFileW.restype = wintypes.HANDLE
@@ -58,11 +59,11 @@ if sys.platform == "win32":
         )
         if handle != wintypes.HANDLE(-1).value:
             kernel.CloseHandle(wintypes.HANDLE(handle))
-            return False  # it is shared by now
+            return False  # no longer held
         return ctypes.get_last_error() == _SHARING_VIOLATION
 
     def try_lock(descriptor: int, *, shared: bool = False) -> bool:  # noqa: ARG001 - exclusive only
-        """Lock an open file, which its process's end unlocks; False if it is locked.
+        """Lock an open file until it is closed or its process ends; False if it is already locked.
 
         Raises: OSError where files cannot be locked.
         """
