@@ -145,6 +145,7 @@ class Session:
             failure = attempt.failure
             flight.unheard += may_have_acted(failure)
             if flight.last:
+                self._traffic.failed(failure, attempt.began, None)
                 break
             if self._closed and isinstance(failure, TransportError):
                 raise ClientClosed(

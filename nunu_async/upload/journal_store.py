@@ -359,8 +359,11 @@ class Journal:
         if self._hangs:
             self._disk.executor.submit(work)
             return
+        await finish(self._run(work))
+
+    async def _run(self, work: Callable[[], None]) -> None:
         try:
-            await finish(self._disk.run(work))
+            await self._disk.run(work)
         except TimeoutError:
             self._hangs = self._broken = True
             _LOG.warning("the journal's disk hangs; the upload goes on without")
@@ -517,7 +520,8 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _read_all(descriptor: int) -> bytes:
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         file.seek(0)
-        return file.read(_LARGEST)
+        # The size, as a buffer of the whole limit would be allocated for every journal.
+        return file.read(min(_LARGEST, os.fstat(descriptor).st_size))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

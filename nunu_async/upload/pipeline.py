@@ -202,10 +202,9 @@ class Upload:
         message = "going on with build %s: %d of %d parts are there"
         _LOG.info(message, kept.head.ticket.build_id, len(kept.etags), plan.total_parts)
 
-    @property
-    def _is_recorded(self) -> bool:
+    def _is_recorded(self, ticket: Ticket) -> bool:
         """Whether this upload has a journal; writing one may have failed."""
-        return self._journal is not None and self._journal.build_id is not None
+        return self._journal is not None and self._journal.build_id == ticket.build_id
 
     async def _forget_journal(self) -> None:
         if self._journal is not None:
@@ -292,13 +291,13 @@ class Upload:
                 await self._forget_journal()
             else:
                 hint = ""
-                if self._is_recorded:
+                if self._is_recorded(ticket):
                     hint = "; the same call or command asks for it before anything is sent"
                 error.add_note(f"build {ticket.build_id} may be complete, and was let be{hint}")
             return
         if self._kept is not None and is_forgotten(error):
             return  # `resume` handles it
-        if self._is_recorded and is_resumable(error):
+        if self._is_recorded(ticket) and is_resumable(error):
             parts = self._plan(ticket).total_parts
             done_parts = len(self._ledger.etags)
             error.add_note(kept_note(ticket.build_id, done_parts, parts))
