@@ -83,6 +83,30 @@ async def test_cancelled_uploads_that_were_queued_reserve_nothing(
         assert states(box) == ["cancelled"] * 2
 
 
+async def test_a_429_for_a_cancelled_initiate_holds_back_other_requests(
+    clock: ManualClock, make_file: MakeFile
+) -> None:
+    gate = Gate()
+    fault = Fault(
+        on="initiate_upload", status=429, headers={"Retry-After": "3"}, latency=1, times=1
+    )
+    async with (
+        Sandbox(part_size=PART, faults=[fault], sleep=gate.sleep) as box,
+        client(box, clock) as nunu,
+    ):
+        task = start(nunu, make_file(PART))
+        await gate.reached.wait()
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gate.open()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        before = clock.now
+        await nunu.jobs.list_page()
+        assert clock.now - before >= 3
+
+
 async def test_a_failed_initiate_deletes_nothing(clock: ManualClock, make_file: MakeFile) -> None:
     async with Sandbox(capacity=100) as box, client(box, clock) as nunu:
         with pytest.raises(QuotaExceeded) as caught:
