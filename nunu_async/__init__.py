@@ -1,7 +1,7 @@
-"""The asyncio client for the nunu.ai API: concurrent uploads that survive bad links.
+"""The asyncio client for the nunu.ai API, with concurrent uploads that survive bad networks.
 
-Names are imported on first access, with their modules: `import nunu_async` alone costs next to
-nothing, and a program pays only for what it uses.
+Each name's module is imported on first access, so `import nunu_async` alone is cheap, and a program
+loads only what it uses.
 """
 
 import logging
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nunu_async.version import __version__ as __version__
 
-# What type checkers see. A module whose `__all__` is public as it stands is imported by the star.
+# For type checkers. Modules whose whole `__all__` is public are imported with `*`.
 if TYPE_CHECKING:
     from nunu_async.client import NunuClient as NunuClient
     from nunu_async.config import Timeouts as Timeouts
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 else:
     from nunu_async.lazy import lazy_exports
 
-    # The same names, by module, for run time.
+    # For run time: the same names, keyed by module.
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
@@ -150,5 +150,5 @@ else:
         },
     )
 
-# Without it Python prints a library's warnings to standard error when logging is not set up.
+# Without a handler, Python prints the library's warnings to stderr if logging is not set up.
 logging.getLogger("nunu_async").addHandler(logging.NullHandler())

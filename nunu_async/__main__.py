@@ -1,4 +1,4 @@
-"""`python -m nunu_async`."""
+"""Entry point of `python -m nunu_async`."""
 
 import sys
 
@@ -7,5 +7,5 @@ try:
 
     if __name__ == "__main__":
         sys.exit(main())
-except KeyboardInterrupt:  # before anything has started
+except KeyboardInterrupt:  # Ctrl-C before `main` can handle it
     sys.exit(130)

@@ -32,44 +32,44 @@ __all__ = ["NunuClient"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Threads per file that may be open, in case its disk hangs; most of them are never started.
+# Reader threads per open file, in case its disk hangs; most of them are never started.
 _THREADS_PER_FILE = 4
 
 
 class NunuClient:
     """A client for the nunu.ai API.
 
-    An async context manager; use one per event loop, shared by any number of tasks in it.
+    An async context manager. Use one client per event loop; any number of tasks can share it.
 
-    Settings come from the argument, then the environment (`NUNU_API_KEY`, then
-    `NUNU_API_TOKEN`; `NUNU_PROJECT_ID`; `NUNU_BASE_URL`, then `NUNU_API_URL`), then defaults.
+    Settings come from the arguments, then the environment (`NUNU_API_KEY`, then `NUNU_API_TOKEN`;
+    `NUNU_PROJECT_ID`; `NUNU_BASE_URL`, then `NUNU_API_URL`), then the defaults.
 
     Args:
-        api_key: sent in `X-Api-Key`, to the API only.
-        project_id: sent in requests that take one.
+        api_key: sent in the `X-Api-Key` header, to the API only.
+        project_id: sent with requests that take a project id.
         base_url: ``https://nunu.ai``, with or without ``/api`` or ``/api/v1``.
-        timeout: seconds for one API call over all its attempts, or a `Timeouts` that sets every
-            limit, stall limits included. Completing an upload has a limit of its own there.
+        timeout: seconds for one API call, all attempts included, or a `Timeouts` that sets every
+            limit, stall limits included. Completing an upload has a separate limit there.
         retry: how often to retry, and how long to wait before each retry.
-        session: an aiohttp session to send API requests with; never closed. Its middlewares are
-            not run, its proxy is used. Requests with an upload id in their query share its
-            connections, but not its trace configs or those that other libraries have added.
-            Storage never uses it.
-        ssl_context: for both API and storage, where the system's certificates are not enough.
+        session: an aiohttp session for API requests; the client never closes it. Its proxy is
+            used, its middlewares are not. Requests with an upload id in the query use its
+            connections, but no trace configs, neither its own nor those of other libraries.
+            Requests to storage never use the session.
+        ssl_context: for API and storage, if the system's certificates are not enough.
         api_concurrency: maximum number of concurrent API requests.
-        storage_concurrency: maximum number of concurrent parts, over all uploads of this client.
-        max_bandwidth: bytes per second sent to storage, over all uploads of this client, at least
-            1024; None is no limit.
+        storage_concurrency: maximum number of parts sent at once, over all uploads of this client.
+        max_bandwidth: maximum bytes per second sent to storage, over all uploads of this client;
+            at least 1024, or None for no limit.
         allow_http: permit plain http to hosts other than this machine.
-        trust_env: take proxies from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`; loopback hosts are
+        trust_env: read proxies from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`; loopback hosts are
             always reached directly. `.netrc` is never read.
-        path_style: ``project`` for paths of the form ``/project/{projectId}/...``; None uses them
-            for organization keys (``nunu_org_...``), and the shorter ones for project keys.
-        state_dir: where resumable uploads keep their journals; None takes `NUNU_STATE_DIR`, then
-            the system's state directory.
-        on_attempt: a function called with an `Attempt` after each attempt of an API call and of a
-            part, for metrics and traces; an `Attempt` holds no secret. An exception it raises is
-            logged.
+        path_style: ``project`` for paths of the form ``/project/{projectId}/...``, ``key`` for the
+            shorter ones; None uses ``project`` for organization keys (``nunu_org_...``) only.
+        state_dir: directory for the journals of resumable uploads; None uses `NUNU_STATE_DIR`,
+            then the system's state directory.
+        on_attempt: a function called with an `Attempt` after each attempt of an API call or of a
+            part, for metrics and traces. An `Attempt` holds no secret. An exception raised by the
+            function is only logged.
         clock: the source of time, pauses and randomness; tests pass their own.
 
     Raises: ConfigError for invalid settings; nothing is sent.
@@ -95,8 +95,8 @@ class NunuClient:
         on_attempt: OnAttempt | None = None,
         clock: Clock | None = None,
     ) -> None:
-        # Raised below, without its traceback: error trackers record each frame's locals, and those
-        # where it occurred hold the key, the environment and proxy passwords.
+        # Raised below, without its traceback: error trackers record the locals of each frame, and
+        # the frames in which it was raised hold the key, the environment and proxy passwords.
         refused: ConfigError | None = None
         try:
             config = Config.load(
@@ -133,7 +133,7 @@ class NunuClient:
         self._timeouts = _timeouts(timeout)
         self._storage_concurrency = storage_concurrency
         self._max_bandwidth = max_bandwidth
-        # One thread, so that what several tasks need at once is loaded once, and all wait for it.
+        # A single thread, so that code which several tasks need at once is loaded only once.
         self._loader = DaemonThreadPool(1)
         self._session = Session(
             config=config,
@@ -165,12 +165,12 @@ class NunuClient:
         self._writer = DaemonThreadPool(1)
         self._closed = False
 
-    # Created on first access, which also loads their code: listing runs needs no upload code, and
-    # uploading no polling code.
+    # Created on first access, which also loads the code: listing runs then loads no upload code,
+    # and uploading loads no polling code.
 
     @cached_property
     def builds(self) -> endpoints.Builds:
-        """The single operations of build storage."""
+        """The individual operations of build storage."""
         return endpoints.Builds(
             self._session, project_id=self._config.project_id, patience=self._timeouts.complete
         )
@@ -182,7 +182,7 @@ class NunuClient:
 
     @cached_property
     def jobs(self) -> endpoints.Jobs:
-        """List and read jobs, which starts queue."""
+        """List and read jobs; starting a run queues them."""
         return endpoints.Jobs(self._session)
 
     @cached_property
@@ -234,27 +234,27 @@ class NunuClient:
         )
 
     async def warm_up(self) -> None:
-        """Load all code that this client may need, on another thread; nothing is sent.
+        """Load all code that this client may need, in another thread; nothing is sent.
 
-        Otherwise the first call, upload, list or wait of a process loads its code, partly on the
-        event loop, and blocks that for tens of milliseconds. Services that cannot accept this
-        await `warm_up` when they start. May be called repeatedly and concurrently; the first call
-        takes up to half a second, the others no time. If no thread can be started, the code is
-        loaded on the event loop.
+        Otherwise, the first call, upload, list or wait in a process loads its code partly on the
+        event loop, and blocks the loop for tens of milliseconds. Services that cannot accept this
+        should await `warm_up` when they start. It may be called repeatedly and concurrently; the
+        first call takes up to half a second, the others no time. If no thread can be started, the
+        code is loaded on the event loop.
 
-        Raises: NunuError where a module cannot be loaded; ClientClosed.
+        Raises: NunuError if a module cannot be loaded; ClientClosed.
         """
         await self._load(_load_everything)
         self._check_open()
 
     async def _load(self, load: Callable[[], object]) -> None:
-        """Load code in a thread, as it would block the event loop for too long."""
+        """Load code in a thread, because loading takes too long for the event loop."""
         if not self._closed:
             await asyncio.get_running_loop().run_in_executor(self._loader, load)
 
     async def _load_uploader(self) -> None:
-        """Load the code that uploads. Raises: ClientClosed."""
-        # A package has its submodule as an attribute once that is fully imported.
+        """Load the upload code. Raises: ClientClosed."""
+        # A submodule becomes an attribute of its package once it is fully imported.
         if "uploader" not in vars(upload):
             await self._load(lambda: upload.Uploader)
         self._check_open()
@@ -264,7 +264,7 @@ class NunuClient:
             raise ClientClosed("this client is closed; make a new one")
 
     async def _read(self, call: Callable[[T], R], argument: T) -> R:
-        """Make a call that may ask a disk, on a thread. Raises: ClientClosed; what it raises."""
+        """Run `call` in a thread: it may use a disk. Raises: ClientClosed; what `call` raises."""
         self._check_open()
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._readers, call, argument)
@@ -272,7 +272,7 @@ class NunuClient:
         return result
 
     async def _load_polling(self) -> None:
-        """Load the code that waits."""
+        """Load the polling code."""
         if "room" not in vars(polling):
             await self._load(lambda: polling.PollingService)
 
@@ -287,10 +287,10 @@ class NunuClient:
     ) -> upload.UploadedBuild:
         """Upload a file to build storage.
 
-        The file is streamed: memory use is independent of its size. `concurrency` parts of it are
-        sent at once, within the client's `storage_concurrency`. When this raises, cancellation
-        included, nothing is still running and the server was asked to cancel the upload, unless it
-        may have completed it.
+        The file is streamed: memory use does not depend on its size. Up to `concurrency` parts are
+        sent at once, within the client's `storage_concurrency`. When this raises or is cancelled,
+        nothing is left running, and the server was asked to cancel the upload, unless the upload
+        may already be complete.
 
         Args:
             path: a regular file, at least one byte long.
@@ -298,28 +298,29 @@ class NunuClient:
             platform: None infers it from the file's extension.
             description: at most 1000 characters.
             tags: 1 to 50 characters each.
-            multipart: None requests multipart above 128 MiB; the server decides.
+            multipart: None requests a multipart upload above 128 MiB; the server decides.
             auto_delete: let the server delete old builds when storage is full.
-            deletion_policy: which builds `auto_delete` takes first.
-            upload_timeout: minutes, 1 to 1440, after which the server drops the upload; None
-                takes the time needed at 1 MiB/s (or at its share of `max_bandwidth` where all
-                uploads that may run at once share it, if that is less), at least the server's own
-                10 for a single part and 60 for several, and 1440 for several with `resume`.
-            details: where the build comes from.
+            deletion_policy: which builds `auto_delete` deletes first.
+            upload_timeout: minutes, 1 to 1440, after which the server drops the upload. None
+                allows for 1 MiB/s, or for the upload's share of `max_bandwidth` if that is less
+                (as if all uploads that may run at once were running), but at least the server's
+                defaults: 10 for a single part, 60 for multipart; with `resume`, multipart gets
+                1440.
+            details: the origin of the build.
             concurrency: maximum number of concurrent parts of this file.
-            verify: compare the MD5 of each part with its ETag, where that is an MD5, and resend the
-                part if they differ; the result's `verified` counts those that match.
-            resume: keep a journal, and resume the upload that an earlier call with the same file,
-                name, platform, description and tags has left: only missing parts are sent. A
-                failure or cancellation then leaves the upload on the server, and its notes say
-                so, unless it cannot be resumed: the file has changed, or it has a single part.
+            verify: compare the MD5 of each part with its ETag, if the ETag is an MD5, and resend
+                the part if they differ; the result's `verified` counts the parts that match.
+            resume: keep a journal, and resume an unfinished upload of an earlier call with the same
+                file, name, platform, description and tags: only missing parts are sent. After a
+                failure or cancellation, the upload stays on the server, and the exception's notes
+                say so, unless it cannot be resumed: the file has changed, or it has a single part.
             on_progress: a function or coroutine function, called with each `UploadEvent` in order;
                 an exception it raises aborts the upload.
 
         Raises: SourceError and InputError before anything is sent, SourceError also for a file
             that is already being uploaded with `resume`; QuotaExceeded and the other
             ApiErrors; UploadError when a part fails; SourceChanged when the file changes
-            meanwhile; UploadOutcomeUnknown when the server did not confirm the outcome.
+            during the upload; UploadOutcomeUnknown when the server did not confirm the outcome.
         """
         await self._load_uploader()
         file = upload.BuildFile(path=path, name=name, **options)
@@ -338,21 +339,22 @@ class NunuClient:
     ) -> tuple[upload.UploadResult, ...]:
         """Upload several files to build storage; return a result for each, in the same order.
 
-        All of them share the client's `storage_concurrency`: at most that many files are open and
-        that many parts under way, and the others wait. A failure does not stop the others. When
-        this raises, cancellation included, nothing is still running and each upload that was
-        under way has been aborted as by `upload_build`.
+        All files share the client's `storage_concurrency`: at most that many files are open, and at
+        most that many parts are sent at once. A failed upload does not stop the others. When this
+        raises or is cancelled, nothing is left running, and each upload in progress was aborted as
+        in `upload_build`.
 
         Args:
-            files: paths, to which the settings here apply, and `BuildFile`s, which have their own.
-            name: of every path; None takes each file's own name, prefixed with as many of its
-                folders as distinguish it from others of that name (``arm64/app.apk``).
-            fail_fast: raise the first failure, and abort the uploads that are under way.
+            files: paths, which use the settings of this call, and `BuildFile`s, which have their
+                own settings.
+            name: the name for every path; None uses each file's own name, with as many parent
+                folders as needed to tell files of the same name apart (``arm64/app.apk``).
+            fail_fast: raise the first failure, and abort the uploads in progress.
             on_progress: a function or coroutine function, called with each file and `UploadEvent`;
                 an exception it raises aborts all uploads.
             on_result: a function, called with each result as it becomes available.
 
-        The other settings are those of `upload_build`, for every path.
+        The other settings are those of `upload_build`, and apply to every path.
 
         Raises: InputError before anything is sent, also for a file passed twice with the same name;
             SourceError for a relative path if the working directory no longer exists.
@@ -363,7 +365,7 @@ class NunuClient:
         paths = [file for file in items if not isinstance(file, upload.BuildFile)]
         for path in paths:
             upload.check_path(path)
-        # In a thread: macOS asks a volume whether it ignores case, and a hung one never responds.
+        # In a thread: on macOS this asks the volume whether it ignores case; it may hang.
         if name is None:
             names = iter(await self._read(upload.short_names, paths))
         else:
@@ -383,7 +385,7 @@ class NunuClient:
     async def wait_for_execution(
         self, execution_id: str, **options: Unpack[polling.WaitArguments[models.TestPlanExecution]]
     ) -> models.TestPlanExecution:
-        """Wait until one execution is over; see `wait_for_executions`."""
+        """Wait until one execution has finished; see `wait_for_executions`."""
         await self._load_polling()
         rows = await self._polling.executions.many((execution_id,), polling.WaitOptions(**options))
         return rows[0]
@@ -394,26 +396,26 @@ class NunuClient:
         execution_ids: Sequence[str],
         **options: Unpack[polling.WaitArguments[models.TestPlanExecution]],
     ) -> tuple[models.TestPlanExecution, ...]:
-        """Wait until all of these test-plan executions are over; return them in the order asked.
+        """Wait until all of these test-plan executions finish; return them in the order of the ids.
 
-        All waits of a client share one polling loop, which reads lists: ten thousand calls cost
-        the server as much as one call with ten thousand ids, a page per hundred that are not over.
-        A failed execution is a result like any other. An id that is in no list for a quarter of a
-        minute is `NotFound`, once the others are over. Transient failures (network, 5xx, 429) only
-        lengthen the pauses.
+        All execution waits of a client share one polling loop, which reads lists: ten thousand
+        calls cost the server as much as one call with ten thousand ids, one page per hundred
+        unfinished executions. A failed execution is returned like any other. An id that was in no
+        list for 15 seconds (300 if it was seen before) raises `NotFound`, once the others have
+        finished. Transient failures (network, 5xx, 429) only lengthen the pauses.
 
         Args:
             execution_ids: ids; duplicates are returned as often as they are passed.
-            timeout: seconds for all of them; None waits for ever.
-            interval: seconds from the end of one poll to the start of the next, plus up to a
-                tenth; the first poll is immediate.
+            timeout: seconds for the whole wait; None for no limit.
+            interval: seconds from the end of one poll to the start of the next, plus up to 10 %
+                jitter; the first poll is immediate.
             on_change: a function or coroutine function, called with each `Change` of state that a
                 poll found, the first state included; an exception it raises ends the wait.
-            raise_on_failure: raise `RunFailed`, once all are over, if any did not succeed.
+            raise_on_failure: raise `RunFailed`, once all have finished, if any did not succeed.
 
-        Raises: InputError before anything is sent; WaitTimeout, which has what finished and the
-            last state of the rest; NotFound; RunFailed; AuthenticationError and PermissionDenied,
-            which end every wait of the client; ClientClosed.
+        Raises: InputError before anything is sent; WaitTimeout, which holds the finished executions
+            and the last state of the others; NotFound; RunFailed; AuthenticationError and
+            PermissionDenied, which end every wait of the client; ClientClosed.
         """
         await self._load_polling()
         return await self._polling.executions.many(execution_ids, polling.WaitOptions(**options))
@@ -424,7 +426,7 @@ class NunuClient:
         execution_ids: Sequence[str],
         **options: Unpack[polling.WaitArguments[models.TestPlanExecution]],
     ) -> AsyncGenerator[models.TestPlanExecution, None]:
-        """Yield each execution once, when it is over; see `wait_for_executions`.
+        """Yield each execution once, when it has finished; see `wait_for_executions`.
 
         Nothing is sent until iteration starts. `raise_on_failure` raises at the first failure.
         """
@@ -434,7 +436,7 @@ class NunuClient:
     async def wait_for_run(
         self, run_id: str, **options: Unpack[polling.WaitArguments[models.Run]]
     ) -> models.Run:
-        """Wait until one run is over; see `wait_for_runs`."""
+        """Wait until one run has finished; see `wait_for_runs`."""
         await self._load_polling()
         rows = await self._polling.runs.many((run_id,), polling.WaitOptions(**options))
         return rows[0]
@@ -443,9 +445,10 @@ class NunuClient:
     async def wait_for_runs(
         self, run_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Run]]
     ) -> tuple[models.Run, ...]:
-        """Wait until all of these runs are over; return them in the order asked.
+        """Wait until all of these runs finish; return them in the order of the ids.
 
-        As `wait_for_executions`. Run ids, not job ids; `nunu.runs.get` returns a run's steps.
+        Works like `wait_for_executions`. Takes run ids, not job ids. The steps of a run are
+        returned by `nunu.runs.get`.
         """
         await self._load_polling()
         return await self._polling.runs.many(run_ids, polling.WaitOptions(**options))
@@ -454,7 +457,7 @@ class NunuClient:
     def runs_as_completed(
         self, run_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Run]]
     ) -> AsyncGenerator[models.Run, None]:
-        """Yield each run once, when it is over; see `wait_for_runs`.
+        """Yield each run once, when it has finished; see `wait_for_runs`.
 
         Nothing is sent until iteration starts. `raise_on_failure` raises at the first failure.
         """
@@ -464,7 +467,7 @@ class NunuClient:
     async def wait_for_job(
         self, job_id: str, **options: Unpack[polling.WaitArguments[models.Job]]
     ) -> models.Job:
-        """Wait until one job is over; see `wait_for_jobs`."""
+        """Wait until one job has finished; see `wait_for_jobs`."""
         await self._load_polling()
         rows = await self._polling.jobs.many((job_id,), polling.WaitOptions(**options))
         return rows[0]
@@ -473,9 +476,10 @@ class NunuClient:
     async def wait_for_jobs(
         self, job_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Job]]
     ) -> tuple[models.Job, ...]:
-        """Wait until all of these jobs are over, retries included; return them in the order asked.
+        """Wait until these jobs and their retries finish; return them in the order of the ids.
 
-        As `wait_for_executions`. Job ids are what a start returns; a job's runs are in `.runs`.
+        Works like `wait_for_executions`. `nunu.runs.start` returns job ids; a job's runs are in
+        `.runs`.
         """
         await self._load_polling()
         return await self._polling.jobs.many(job_ids, polling.WaitOptions(**options))
@@ -484,7 +488,7 @@ class NunuClient:
     def jobs_as_completed(
         self, job_ids: Sequence[str], **options: Unpack[polling.WaitArguments[models.Job]]
     ) -> AsyncGenerator[models.Job, None]:
-        """Yield each job once, when it is over; see `wait_for_jobs`.
+        """Yield each job once, when it has finished; see `wait_for_jobs`.
 
         Nothing is sent until iteration starts. `raise_on_failure` raises at the first failure.
         """
@@ -503,13 +507,14 @@ class NunuClient:
         stop_on_cancel: bool = True,
         **what: Unpack[models.StartArguments],
     ) -> models.FinishedRun:
-        """Start a test, a test plan or instructions, and wait until all of its jobs are over.
+        """Start a test, a test plan or instructions, and wait until all of its jobs finish.
 
-        Takes what `nunu.runs.start` and `wait_for_jobs` take; `timeout` is for the wait only: what
-        was started continues after it. `on_start` is called with what was started, before the
-        wait. A cancelled call first stops what it started, unless `stop_on_cancel` is False.
+        Takes the arguments of `nunu.runs.start` and `wait_for_jobs`. `timeout` limits only the
+        wait: the jobs continue after it. `on_start` is called with the `StartedRun` before the
+        wait. If cancelled, the call first stops the jobs it started, unless `stop_on_cancel` is
+        False.
 
-        Raises: what `nunu.runs.start` and `wait_for_jobs` raise.
+        Raises: the errors of `nunu.runs.start` and `wait_for_jobs`.
         """
         await self._load_polling()
         terms = polling.WaitOptions(
@@ -533,8 +538,8 @@ class NunuClient:
     ) -> object:
         """Send a request to any path of the API; return the decoded JSON, or None without a body.
 
-        With the same key, limits, retries, errors and redaction as all calls: GET and DELETE may
-        be retried, any other method only where the server cannot have acted.
+        Uses the same key, limits, retries, errors and redaction as every call. GET and DELETE may
+        be retried, any other method only if the server cannot have acted.
 
         Args:
             method: an HTTP method.
@@ -549,14 +554,15 @@ class NunuClient:
     async def close(self) -> None:
         """End all waits and uploads, then close all connections; may be called twice.
 
-        They raise `ClientClosed`, uploads as if cancelled. A session that was passed in stays open.
+        The waits and uploads raise `ClientClosed`; uploads clean up as if cancelled. A session that
+        was passed in stays open.
         """
         self._closed = True
         created = vars(self)
         if "_polling" in created:
             await self._polling.close()
-        # If a listener called `close`, this cancels that call too, as its upload still needs the
-        # connections.
+        # If an upload's listener called `close`, this also cancels that call, because the upload
+        # still needs the connections.
         if "_uploader" in created:
             await self._uploader.close()
         await finish(self._disconnect())
@@ -576,12 +582,12 @@ class NunuClient:
         await self.close()
 
     def __reduce__(self) -> NoReturn:
-        # It is bound to an event loop, and holds a key.
+        # A client is bound to an event loop, and holds a key.
         raise TypeError("a NunuClient cannot be copied or pickled; make another one")
 
     def __repr__(self) -> str:
         if (config := getattr(self, "_config", None)) is None:
-            return "<NunuClient without settings>"  # in the locals of the error that rejected them
+            return "<NunuClient without settings>"  # shown by error trackers if `__init__` failed
         return f"<NunuClient base_url={config.base_url!r} project_id={config.project_id!r}>"
 
 

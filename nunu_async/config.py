@@ -36,15 +36,15 @@ STATE_VARIABLES = ("NUNU_STATE_DIR",)
 _MAX_KEY_LENGTH = 512
 _QUOTES = ("'", '"', "`")
 _UNQUOTED = "write it without them (`docker --env-file` takes them for a part of the value)"
-# Keys of an organization imply no project; on other paths the service responds to them with 401.
+# The prefix of organization keys. They imply no project; paths without one return 401 for them.
 _ORGANIZATION_KEY = "nunu_org_"
-# Documented without a project, for keys of either kind.
+# The one path that is documented without a project for both kinds of keys.
 _WITHOUT_PREFIX = "/minions/download"
 # More connections than this to one host are a mistake, and would exhaust file descriptors.
 _MAX_CONCURRENCY = 1000
-# Less is a mistake of units: bytes per second, not megabytes.
+# A lower value is a mistaken unit: the limit is in bytes per second, not megabytes.
 _MIN_BANDWIDTH = 1024
-# A slug or a UUID; the vendor's command line accepts exactly these characters.
+# A slug or a UUID; the vendor's CLI accepts exactly these characters.
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
@@ -71,14 +71,14 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def check_at_once(value: object) -> str:
-    """Return what is wrong with a concurrency; "" if nothing is."""
+    """Return what is wrong with a concurrency limit, or "" if it is valid."""
     if type(value) is int and 1 <= value <= _MAX_CONCURRENCY:
         return ""
     return f"must be a whole number from 1 to {_MAX_CONCURRENCY}, not {value!r}"
 
 
 def check_bandwidth(value: object) -> str:
-    """Return what is wrong with a limit in bytes per second; "" if nothing is."""
+    """Return what is wrong with a limit in bytes per second, or "" if it is valid."""
     if value is None or (is_number(value) and value >= _MIN_BANDWIDTH):
         return ""
     return f"must be None or {_MIN_BANDWIDTH} bytes a second or more, not {value!r}"
@@ -90,17 +90,17 @@ class Timeouts:
 
     Attributes:
         connect: one TCP and TLS handshake, name lookup included.
-        attempt: one API request, until its response is read completely.
-        call: one API call over all its attempts and pauses, not counting the queue before it.
-        complete: completing an upload, over all attempts; the server assembles the build meanwhile.
-        stall: during a part's PUT, the time in which no byte is sent while some are left to send.
+        attempt: one attempt of an API request, until the whole response has been read.
+        call: one API call, all attempts and pauses included, but not its time in the queue.
+        complete: completing an upload, over all attempts; includes the server assembling the build.
+        stall: during a part's PUT, how long no byte may be sent while some are left to send.
         trickle_rate: minimum bytes per second while a part is sent, on average over
             `trickle_window`; 0 for no minimum.
         trickle_window: seconds; 0 for no minimum.
-        answer: from sending a part's last byte to the storage's response. A part that fits the
-            socket buffers, some MB, is sent at once: then only this limit applies.
+        answer: from sending a part's last byte to the storage's response. A part that fits in the
+            socket buffers, a few MB, is sent at once: then only this limit applies.
         cleanup: cancelling an upload on the server, over all attempts; independent of all other
-            limits, even when those are spent.
+            limits, even after one of those was reached.
         settle: when the caller cancels, how long to wait for the response to a request whose
             effect would otherwise stay unknown.
     """
@@ -137,10 +137,10 @@ class Config:
     state_dir: str | None = None
 
     def url(self, path: str) -> str:
-        """Return the URL of an API path; the one place that knows both path styles.
+        """Return the URL of an API path; only this method knows both path styles.
 
-        A path that names a project itself is unchanged, and so is the one that is the same for
-        both kinds of keys.
+        No project is added to a path that already has one, nor to the one path that is the same
+        for both kinds of keys.
         """
         if self.path_style == "project" and not (
             path.startswith("/project/") or path == _WITHOUT_PREFIX
@@ -165,7 +165,7 @@ class Config:
         path_style: PathStyle | None = None,
         state_dir: str | None = None,
     ) -> Config:
-        """Load each setting from its argument, else from `environ`; empty counts as not set.
+        """Load each setting from its argument, else from `environ`; empty values count as not set.
 
         Raises: ConfigError when no key is found or a value is invalid. No message shows a key.
         """
@@ -191,7 +191,7 @@ class Config:
         url = base_url or _first(environ, BASE_URL_VARIABLES) or DEFAULT_BASE_URL
         url = normalize_base_url(url, allow_http=allow_http)
         if _clean_key(api_key) and not base_url and url != DEFAULT_BASE_URL:
-            # Control of the environment must not suffice to redirect a key that was passed in.
+            # Otherwise, whoever controls the environment could redirect a key that was passed in.
             name = next(name for name in BASE_URL_VARIABLES if environ.get(name, "").strip())
             raise ConfigError(
                 f"the key was passed in and is not sent where the environment says ({name}); pass "
@@ -248,7 +248,7 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         address = ipaddress.ip_address(host)
     except ValueError:
         try:
-            # 127.1, 0x7f000001 and 2130706433 are all this machine to a resolver.
+            # Resolvers read 127.1, 0x7f000001 and 2130706433 as 127.0.0.1.
             return ipaddress.IPv4Address(socket.inet_aton(host))
         except (OSError, UnicodeError):
             return None
@@ -256,7 +256,7 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
-    """Return the API's base URL, however much of ``/api/v1`` was given.
+    """Return the API's base URL, with any missing part of ``/api/v1`` added.
 
     Raises: ConfigError for another scheme, user info, a query or a fragment, and for plain http
     to a host other than this machine unless `allow_http`.
@@ -291,7 +291,7 @@ def normalize_base_url(url: str, *, allow_http: bool = False) -> str:
 
 
 def _describe_url(url: str) -> str:
-    # Without a scheme, it may be a key passed as the wrong argument.
+    # A text without a scheme is not shown: it may be a key passed as the wrong argument.
     scheme, colon, _ = url.partition("://")
     if not colon:
         return "one without a scheme"

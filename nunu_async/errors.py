@@ -1,7 +1,8 @@
-"""Every exception that leaves the library, in one tree.
+"""All exceptions that the library raises, in one class hierarchy.
 
-Sorted by what a caller can do about it, not by the layer it comes from. All of them survive
-``repr``, ``copy`` and ``pickle``, and none carries an API key, an upload id or a signed URL.
+Classified by what a caller can do about them, not by the layer that raises them. All of them
+support ``repr``, ``copy`` and ``pickle``, which never disclose an API key, an upload id or a signed
+URL.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class NunuError(Exception):
     """The base of all exceptions of this library.
 
     Attributes:
-        retry_budget_exhausted: it would have been retried, but the client's retry budget was spent
-            (`RetryPolicy.budget`).
-        marker: after a start with an unknown outcome, the tag that everything it started has. None
-            for anything else.
+        retry_budget_exhausted: True if the request was not retried only because the client's retry
+            budget was spent (`RetryPolicy.budget`).
+        marker: after a start whose outcome is unknown, the tag of every run that was started; None
+            otherwise.
     """
 
     retry_budget_exhausted: bool = False
@@ -102,7 +103,7 @@ class SourceError(NunuError):
         path: the file as it was passed.
         errno: the system's error number, as in the `errno` module; None if the system reported
             no error.
-        part_number: the part that was being read, 1-based; None if there was none.
+        part_number: the part that was being read, 1-based; None if no part was.
     """
 
     errno: int | None = None
@@ -117,8 +118,8 @@ class SourceError(NunuError):
 class SourceChanged(SourceError):
     """The local file changed after some of it was sent; the upload was aborted.
 
-    Also where a chmod, a hard link or a rename leaves open whether its contents did: its ctime has
-    changed and the storage's ETags are not MD5s, so that they cannot be compared.
+    Also raised if the contents may have changed: a chmod, hard link or rename changed the file's
+    ctime, and the contents cannot be compared because the storage's ETags are not MD5s.
     """
 
 
@@ -145,14 +146,14 @@ class ConnectError(TransportError):
 
 
 class CertificateError(ConnectError):
-    """The server's certificate or version of TLS cannot be trusted; never retried."""
+    """The server's certificate or TLS version cannot be trusted; never retried."""
 
 
 class ProxyError(ConnectError):
     """The proxy refused to connect to the server, which received nothing.
 
     Attributes:
-        status: the proxy's HTTP status; 407 requires a user and a password.
+        status: the proxy's HTTP status; 407 means that it requires a user and a password.
     """
 
     def __init__(self, message: str, *, status: int, method: str = "", path: str = "") -> None:
@@ -161,10 +162,10 @@ class ProxyError(ConnectError):
 
 
 class ProtocolError(TransportError):
-    """The response breaks HTTP's rules or this client's limits, as a retry would; not retried.
+    """The response violates HTTP or a limit of this client; not retried, as it would recur.
 
-    A header of over 64 KiB, over 512 of them, or one that HTTP does not allow. The server may have
-    carried out the request.
+    For example, a header of over 64 KiB, over 512 headers, or a header that HTTP does not allow.
+    The server may have carried out the request.
     """
 
 
@@ -177,7 +178,7 @@ class StallError(TransportError):
 
 
 class _Answered(NunuError):
-    """An error that a response of the API explains."""
+    """The base of errors that were caused by a response of the API."""
 
     status: int
     request_id: str | None
@@ -194,13 +195,13 @@ class DecodeError(_Answered):
 
     Attributes:
         operation: the API operation, e.g. ``initiate_upload``.
-        problems: one line per invalid place, with its JSON path.
+        problems: one line per problem, with its JSON path.
         status: HTTP status of the response.
         request_id: the server's id for the request, if a header has one.
         headers: the response's headers, names in lower case.
         garbled: True if the body was not JSON at all, as after a cut connection.
-        leftover: what the server has started according to the response: a ticket complete enough
-            to cancel, or None. It holds an upload id, so copies and pickles leave it out.
+        leftover: if the response shows that the server started an upload, a ticket complete enough
+            to cancel it; else None. It holds an upload id, so copies and pickles omit it.
     """
 
     def __init__(
@@ -234,17 +235,17 @@ class ApiError(_Answered):
     """The API responded with an error status.
 
     Attributes:
-        status: HTTP status, a plain int; unknown ones are kept.
+        status: HTTP status, a plain int, even if it is not a known one.
         code: the body's ``code``, e.g. ``QUOTA_EXCEEDED``; None on most errors.
         details: the body's ``details``, empty if there were none.
         message: the server's own message.
         request_id: the server's id for the request, if a header has one.
         method: HTTP method of the request; "" if the error is not from a single response.
-        path: path below the base URL, without its query; "" as above.
+        path: path below the base URL, without its query; "" if `method` is "".
         retry_after: seconds the server asked to wait, if it did.
         headers: the response's headers, names in lower case.
-        explained: the body was the API's own JSON error, not a page from an edge.
-        in_success: the response itself had a 2xx, and `status` is what its body states.
+        explained: the body was the API's own JSON error, not a page from an edge proxy.
+        in_success: the response itself had a 2xx status; `status` is the one stated in its body.
     """
 
     default_message: ClassVar[str] = "no explanation in the answer"
@@ -334,17 +335,17 @@ class PermissionDenied(ApiError):
 
 
 class NotFound(ApiError):
-    """404: the server does not know the resource, or has it in none of its lists.
+    """404: the server does not know the resource, or none of its lists contains it.
 
     Attributes:
-        finished: after a wait for several, those that are over, by id; empty otherwise.
+        finished: after a wait for several ids, the finished rows, keyed by id; empty otherwise.
     """
 
     finished: Mapping[str, object] = MappingProxyType({})
 
 
 class Conflict(ApiError):
-    """409: it was changed concurrently, or is still in use."""
+    """409: the resource was changed concurrently, or is still in use."""
 
 
 class PayloadTooLarge(ApiError):
@@ -352,7 +353,7 @@ class PayloadTooLarge(ApiError):
 
 
 class RateLimited(ApiError):
-    """429: too many requests, and no time left to wait longer."""
+    """429: too many requests, and no attempt or time left for a retry."""
 
 
 class ServerError(ApiError):
@@ -424,10 +425,10 @@ class UploadError(NunuError):
         part_number: the part that failed, 1-based, or None if it was not a part.
         status: HTTP status of the last response, or None if there was none.
         code: the storage's own error code, if it gave one.
-        message: the storage's own message, or ours for the cause.
+        message: the storage's own message, or this library's for the cause.
         attempts: number of attempts to send the part.
-        cancelled: True if the server confirmed the cancellation, False if that failed, None if
-            it was not attempted (the outcome was not certain).
+        cancelled: True if the server confirmed the cancellation, False if cancelling failed, None
+            if it was not attempted (as when the outcome was uncertain).
     """
 
     def __init__(
@@ -463,7 +464,7 @@ class UploadOutcomeUnknown(UploadError):
     """The server may have acted, but did not confirm it; the client has deleted nothing.
 
     Attributes:
-        stage: ``complete``: the build may exist. ``initiate``: one may have been reserved, with
+        stage: ``complete``: the build may exist. ``initiate``: a build may have been reserved, and
             others deleted for it (`auto_delete`); `build_id` is empty.
     """
 
@@ -472,15 +473,15 @@ class UploadOutcomeUnknown(UploadError):
         self.stage = stage
 
 
-# Ids that a message lists.
+# Maximum number of ids listed in a message.
 _SHOWN = 3
 
 
 class WaitError(NunuError):
-    """A wait ended without all results.
+    """The base of errors that end a wait.
 
     Attributes:
-        finished: what is known to be over, by id: runs, jobs or executions.
+        finished: the runs, jobs or executions known to have finished, keyed by id.
     """
 
     def __init__(self, summary: str, *, finished: Mapping[str, object]) -> None:
@@ -489,14 +490,14 @@ class WaitError(NunuError):
 
 
 class WaitTimeout(WaitError, TimeoutError):
-    """A wait reached its time limit; what was waited for continues on the server.
+    """A wait reached its time limit; the runs, jobs or executions continue on the server.
 
     Also a TimeoutError, which is what asyncio raises for timeouts.
 
     Attributes:
-        finished: what finished in time, by id.
-        pending: the last seen state of everything else, by id, as the service names it; None if
-            never seen.
+        finished: the rows that finished in time, keyed by id.
+        pending: the last seen state of each other id, as the API names it, keyed by id; None if
+            the id was never seen.
     """
 
     def __init__(
@@ -514,11 +515,11 @@ class WaitTimeout(WaitError, TimeoutError):
 
 
 class RunFailed(WaitError):
-    """All that was waited for is over, but not all succeeded; only with `raise_on_failure`.
+    """A run, job or execution did not succeed; raised only with `raise_on_failure`.
 
     Attributes:
-        finished: all that is over, by id.
-        failed: ids of those that did not succeed.
+        finished: all rows that have finished, keyed by id.
+        failed: ids of the rows that did not succeed.
     """
 
     def __init__(self, failed: tuple[str, ...], *, finished: Mapping[str, object]) -> None:

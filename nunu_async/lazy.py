@@ -1,7 +1,7 @@
 """Lazy imports: the names of a package are loaded on first access.
 
-A program need not load what it does not use: the models of runs if it uploads, the upload if it
-only lists.
+A program loads only what it uses: no run models if it only uploads, no upload code if it only
+lists.
 """
 
 import os
@@ -15,26 +15,26 @@ def lazy_exports(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """Return the `__getattr__`, `__dir__` and `__all__` of a package.
 
-    Its `__getattr__` imports the module of a name on first access. A name that is not listed may
-    be that of a module in the package. Thread-safe: Python loads a module once. Source: PEP 562.
+    The `__getattr__` imports the module of a name on first access. A name that is not in `homes`
+    may be a module of the package. Thread-safe: Python loads a module once. Source: PEP 562.
 
     Args:
         package: the name of the package.
-        homes: the names that each of its modules exports.
+        homes: the names that each module exports, keyed by module.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
     def load(name: str) -> object:
         module = f"{package}.{home_of.get(name, name)}"
-        # Tools look for private names in any module.
+        # Tools probe every module for private names, which are never exported.
         if name.isidentifier() and not name.startswith("_"):
             try:
                 value: object = import_module(module)
             except ModuleNotFoundError as error:
                 if error.name != module:
                     raise
-            except OSError as error:  # usually no file descriptor is left
-                from nunu_async.errors import (  # noqa: PLC0415 - only for failures
+            except OSError as error:  # usually out of file descriptors
+                from nunu_async.errors import (  # noqa: PLC0415 - only needed after a failure
                     ConfigError,
                     NunuError,
                 )

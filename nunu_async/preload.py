@@ -1,9 +1,9 @@
-"""Load all the code that a client may need in one go."""
+"""Load all the code that a client may need at once."""
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - asyncio resolves names with it
-import encodings.idna  # noqa: F401 - a TLS connection encodes its host name with it
+import concurrent.futures.thread  # noqa: F401 - asyncio uses it for DNS lookups
+import encodings.idna  # noqa: F401 - TLS connections encode the host name with it
 import sys
 
 from nunu_async import endpoints, models, polling, upload
@@ -18,7 +18,7 @@ def load_everything() -> None:
         for name in package.__all__:
             getattr(package, name)
     codec.prepare(Pagination)
-    # An endpoint imports its response models, and defines those that only it needs.
+    # Endpoint modules import their response models, or define those that no other module needs.
     for name in [name for name in sys.modules if name.startswith("nunu_async.endpoints.")]:
         for value in list(vars(sys.modules[name]).values()):
             if isinstance(value, type) and issubclass(value, Model) and value not in (Model, Page):

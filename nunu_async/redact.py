@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 _HIDDEN = "***"
-# Characters of a text that are kept.
+# Maximum length of a sanitized text, in characters.
 _MAX_TEXT = 500
-# Shorter values would match unrelated text; no real key or upload id is that short.
+# Shorter secrets are not hidden: they would match unrelated text, and no real one is so short.
 _MIN_SECRET = 6
-# Levels of an error's details; those of the API have one or two.
+# Maximum nesting of an error's details; the API's have one or two levels.
 _MAX_DEPTH = 50
 
 
 class Secret:
-    """A string that does not show itself in `repr`, `str`, format or pickle."""
+    """A string that `repr`, `str`, `format` and `pickle` do not reveal."""
 
     __slots__ = ("_value",)
 
@@ -52,7 +52,7 @@ def redact_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
-        _ = parts.port  # raises for an invalid one
+        _ = parts.port  # raises for an invalid port
     except ValueError:
         return "<unreadable URL>"
     query = "?..." if parts.query else ""
@@ -62,16 +62,16 @@ def redact_url(url: str) -> str:
 def sanitize(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEXT) -> str:
     """Sanitize text from a server for a log or a terminal.
 
-    Secrets become ``***``, control and direction characters are escaped, and text over `limit`
-    characters is cut.
+    Secrets become ``***``, control and text-direction characters are escaped, and text over
+    `limit` characters is cut.
     """
     if secrets:
         values = (secret.reveal() for secret in secrets)
-        for value in sorted(values, key=len, reverse=True):  # one may be a prefix of another
+        for value in sorted(values, key=len, reverse=True):  # one secret may be a prefix of another
             if len(value) >= _MIN_SECRET:
                 text = text.replace(value, _HIDDEN)
-    # Escaping only lengthens it, so that what exceeds the limit now is cut in any case; a response
-    # may have 32 MiB of it, which blocked the event loop for 20 seconds.
+    # Cut before escaping, which only lengthens the text: escaping a response of 32 MiB blocked the
+    # event loop for 20 seconds.
     text = text[: limit + 1]
     if not text.isprintable():
         text = "".join(
@@ -81,8 +81,8 @@ def sanitize(text: str, secrets: Iterable[Secret] = (), *, limit: int = _MAX_TEX
 
 
 def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mapping[str, str]:
-    """Sanitize each value as `sanitize` does; names are unchanged."""
-    # Joined and checked at once first: every response has headers, which hardly ever need a change.
+    """Apply `sanitize` to each value; names are unchanged."""
+    # A fast check of all values at once: every response has headers, which rarely need a change.
     joined = "".join(texts.values())
     if (
         joined.isprintable()
@@ -94,9 +94,9 @@ def clean_values(texts: Mapping[str, str], secrets: tuple[Secret, ...]) -> Mappi
 
 
 def clean_details(value: object, secrets: tuple[Secret, ...], *, depth: int = _MAX_DEPTH) -> object:
-    """Return JSON data with every secret in its strings hidden, keys included.
+    """Return JSON data with the secrets in all its strings hidden, object keys included.
 
-    Levels below `depth` are left out: they could neither be shown nor pickled.
+    Data nested deeper than `depth` is omitted: it could be neither printed nor pickled.
     """
     if isinstance(value, str):
         return sanitize(value, secrets, limit=10_000)

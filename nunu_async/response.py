@@ -11,7 +11,7 @@ __all__ = ["ResponseInfo"]
 
 @attrs.frozen(kw_only=True)
 class ResponseInfo:
-    """The HTTP response that a model or an error was read from: its `response`."""
+    """Metadata of an HTTP response: the `response` of the model or error read from it."""
 
     status: int
     request_id: str | None = None

@@ -1,4 +1,4 @@
-"""Keyword arguments that several functions take, from one list of them."""
+"""Keyword arguments that several functions share, defined once in a TypedDict."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def refuse_others(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError for names given that are not known."""
+    """Raise TypeError if any name in `given` is not in `known`."""
     if others := sorted({*given} - {*known}):
         raise TypeError(f"unexpected keyword arguments: {', '.join(others)}")
 
 
 def takes(arguments: type, **defaults: object) -> Callable[[F], F]:
-    """Show the keys of a TypedDict as the keyword arguments of a function.
+    """Show the keys of a TypedDict as keyword arguments in a function's signature.
 
-    For a function that ends in ``**arguments: Unpack[...]`` of that TypedDict. Type checkers read
-    that; `help` and `inspect.signature` would only show ``**arguments``.
+    The function's last parameter must be ``**arguments: Unpack[...]`` of that TypedDict. Type
+    checkers understand this; `help` and `inspect.signature` would only show ``**arguments``.
 
     Args:
         arguments: the TypedDict.
-        defaults: of the keys that may be left out and whose default is not None.
+        defaults: defaults of the optional keys whose default is not None.
     """
-    # At run time it is a plain class with these attributes.
+    # At run time, a TypedDict is a plain class with the attributes used below.
     keys = cast("Any", arguments)
 
     def show(function: F) -> F:
         signature = inspect.signature(function)
         *explicit, options = signature.parameters.values()
-        # What a generic TypedDict is of, as in ``Unpack[WaitArguments[Run]]``.
+        # The type argument of a generic TypedDict: `Run` in ``Unpack[WaitArguments[Run]]``.
         _, _, of = options.annotation.removesuffix("]").removeprefix("Unpack[").partition("[")
         listed = [
             inspect.Parameter(
@@ -46,7 +46,7 @@ def takes(arguments: type, **defaults: object) -> Callable[[F], F]:
             )
             for name, hint in keys.__annotations__.items()
         ]
-        # What must be given comes first, and then what is listed.
+        # Required parameters come first, then the keys of the TypedDict, then all others.
         first = [one for one in explicit if one.kind < one.KEYWORD_ONLY or one.default is one.empty]
         rest = [one for one in explicit if one not in first]
         listed.sort(key=lambda one: one.default is not one.empty)

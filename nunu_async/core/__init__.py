@@ -1,4 +1,4 @@
 """The session core: sends requests, and decodes their responses.
 
-Nothing in it is public; what a module keeps to itself has an underscore.
+Its modules are not public; names that are private to a module start with an underscore.
 """

@@ -1,4 +1,4 @@
-"""The attempt loop of API calls, parts and completes, and the record of each attempt."""
+"""The attempt loop of API calls, parts and complete requests, and a record of each attempt."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from nunu_async.errors import (
 )
 
 _LOG = logging.getLogger("nunu_async.core")
-_IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; importing inspect costs more than all of this
+_IS_COROUTINE_FUNCTION = 0x80  # inspect.CO_COROUTINE; importing inspect costs more than this module
 
-# Failures that may be worth another attempt; whether one is, `core.retry` decides.
+# Failures that may be retried; `core.retry` decides which of them are.
 _FAILURES = (ApiError, DecodeError, StorageError, TransportError)
 _NO_FUNCTION = "on_attempt must be a function, and not a coroutine function"
 
 
 @attrs.frozen(kw_only=True)
 class Attempt:
-    """One attempt of an API call, or of a part on its way to storage.
+    """One attempt of an API call, or of a part's PUT to storage.
 
     It holds no query, no key and no id that is a credential. Both `status` and `error` are None
     if the attempt was cancelled.
@@ -41,7 +41,7 @@ class Attempt:
     Attributes:
         operation: the API's name for the call, or ``put_part``.
         method: the HTTP method.
-        path: the path below the base URL, with placeholders for ids if it has any; "" for a part,
+        path: the path below the base URL, with placeholders in place of any ids; "" for a part,
             whose URL is a credential.
         number: 1 for the first attempt of a call or part.
         status: HTTP status; None without a response.
@@ -68,7 +68,7 @@ OnRetry: TypeAlias = Callable[[int, float, NunuError], Awaitable[None]]
 
 
 def checked(listener: OnAttempt | None) -> OnAttempt | None:
-    """Return the listener once validated.
+    """Validate a listener, and return it.
 
     Raises: ConfigError for anything but a plain callable.
     """
@@ -83,9 +83,9 @@ def checked(listener: OnAttempt | None) -> OnAttempt | None:
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class AttemptLoop:
-    """The attempts of one job; the only place that retries.
+    """The attempts of one job; only this class retries.
 
-    Yields an attempt, and after a failure that may be retried another one, once it has paused::
+    Yields an attempt; after a failure that may be retried, pauses and yields another one::
 
         async for attempt in attempts:
             with attempt:
@@ -93,13 +93,13 @@ class AttemptLoop:
         raise attempt.failure
 
     Attributes:
-        rules: which failures are retried, how often, and after which pause.
-        throttle: where the pauses that a server asks for are shared with other jobs.
-        deadline: what no pause may pass; None for no limit.
-        at_least: seconds before any retry.
+        rules: decides which failures are retried, how often, and after which pause.
+        throttle: shares the pauses requested by a server with other jobs.
+        deadline: no pause may last beyond it; None for no limit.
+        at_least: minimum seconds before a retry.
         on_retry: called before each pause; without it, the retry is logged.
-        on_attempt: called after each attempt, with `operation` and what follows it.
-        number: of the latest attempt, from 1.
+        on_attempt: called after each attempt, with an `Attempt` built from `operation` etc.
+        number: number of the latest attempt, 1-based.
     """
 
     clock: Clock
@@ -120,7 +120,7 @@ class AttemptLoop:
 
     @property
     def failure(self) -> NunuError | None:
-        """What the latest failed attempt raised."""
+        """The exception of the latest failed attempt."""
         return None if self._failed is None else self._failed.failure
 
     def __aiter__(self) -> Self:
@@ -157,12 +157,12 @@ class AttemptLoop:
         self._chosen_delay = None
 
     def retry_at_once(self) -> None:
-        """Retry without a pause, and free of charge; it counts towards the limit."""
+        """Retry without a pause or budget cost; the retry counts towards the attempt limit."""
         self.rules.made += 1
         self._chosen_delay = 0.0
 
     def retry_in(self, delay: float) -> None:
-        """Retry after `delay` seconds, which does not count towards the limit."""
+        """Retry after `delay` seconds; the retry does not count towards the attempt limit."""
         self._chosen_delay = delay
 
     def ended(self, attempt: CurrentAttempt, error: BaseException | None) -> bool:
@@ -194,14 +194,14 @@ class AttemptLoop:
 
 @attrs.define(eq=False, repr=False)
 class CurrentAttempt:
-    """One attempt: `with` it, send the request. A failure that may be retried ends the block.
+    """One attempt, used as a context manager that suppresses failures which may be retried.
 
     Attributes:
-        number: 1 for the first.
-        status: of the response, for `on_attempt`; set by the sender of the request, as `request_id`
-            is.
-        began: monotonic seconds, from entering the block.
-        failure: what the block raised; only after it has failed.
+        number: 1 for the first attempt.
+        status: HTTP status, for `on_attempt`; set by the code that sends the request, like
+            `request_id`.
+        began: monotonic time at which the `with` block was entered.
+        failure: the exception that the block raised; set only after a failure.
     """
 
     _loop: AttemptLoop
@@ -226,7 +226,7 @@ class CurrentAttempt:
 def _report(listener: OnAttempt, attempt: Attempt) -> None:
     """Call the listener; an exception it raises is logged, and the call goes on."""
     try:
-        result: object = listener(attempt)  # type: ignore[func-returns-value] # as its type says
+        result: object = listener(attempt)  # type: ignore[func-returns-value] # despite its type
         if isinstance(result, Coroutine):
             result.close()
             raise TypeError(_NO_FUNCTION)

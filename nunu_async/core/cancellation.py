@@ -1,4 +1,4 @@
-"""Finish work in spite of cancellation, and find the failure that ended a task group."""
+"""Finish work despite cancellation, and find the failure that ended a task group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def finish(work: Coroutine[object, object, T] | asyncio.Task[T]) -> T:
-    """Run `work` to completion, then raise a cancellation that arrived meanwhile.
+    """Run `work` to completion, then raise any cancellation that arrived while it ran.
 
     The work runs in its own task, so the caller's time limits do not apply to it.
 
@@ -45,11 +45,11 @@ async def finish_in_flight(
     clock: Clock,
     within: float,
 ) -> T:
-    """Run `work`; if the caller is cancelled, wait first for the answer to what is on the wire.
+    """Run `work`; if the caller is cancelled, first wait for the response to a request in flight.
 
-    Without the answer the effect of the request would stay unknown. The wait is for at most
-    `within` seconds; no further attempt is started, and one that is still queued is cancelled.
-    Then `on_cancel` is awaited with the task, which has ended, and the cancellation is raised.
+    Without the response, the effect of the request would stay unknown. The wait takes at most
+    `within` seconds; no further attempt is started, and a request that is still queued is
+    cancelled. Then `on_cancel` is awaited with the finished task, and the cancellation is raised.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -67,7 +67,7 @@ async def _wait_for_answer(
     within: float,
 ) -> None:
     flight.last = True
-    if not flight.on_wire:  # no effect if it was just answered
+    if not flight.on_wire:  # no effect if the response has just arrived
         flight.unsent = True
         task.cancel()
     with suppress(TimeoutError):
@@ -80,17 +80,17 @@ async def _wait_for_answer(
 
 
 def _shielded() -> AbstractContextManager[object]:
-    """Return a shield from anyio's cancellation, where anyio is in use.
+    """Return a context that shields from anyio's cancellation, if anyio is in use.
 
     A cancelled anyio scope (a Starlette or FastAPI request that timed out) cancels its tasks again
-    in every loop iteration, so a wait that ignores it would occupy a whole core.
+    in every loop iteration, so a wait that ignores them would keep a CPU core busy.
     """
-    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)  # anyio may be half imported
+    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)  # anyio may be partly imported
     return nullcontext() if scope is None else scope(shield=True)
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the failure that ended the others; a cancellation only if there is nothing else."""
+    """Return the first failure of a group; a cancellation only if there is no other failure."""
     causes = [
         first_of(failure) if isinstance(failure, BaseExceptionGroup) else failure
         for failure in failures.exceptions

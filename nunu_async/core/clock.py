@@ -44,7 +44,7 @@ class SystemClock:
     """The real clock and the process's own random source."""
 
     def monotonic(self) -> float:
-        """Return `time.monotonic()`: no jumps with the wall clock."""
+        """Return `time.monotonic()`, which does not jump with the wall clock."""
         return time.monotonic()
 
     async def sleep(self, delay: float) -> None:
@@ -76,14 +76,14 @@ class Deadline:
         self.at = math.inf if seconds is None else clock.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Return the seconds left: 0 once it has passed, infinite without a deadline."""
+        """Return the seconds left: 0 once the deadline has passed, infinite without one."""
         return max(0.0, self.at - self._clock.monotonic())
 
 
 class _TimeLimit:
     """The async context manager of `time_limit`; single use.
 
-    Entered for every request: an `asynccontextmanager` around `asyncio.timeout` costs three times
+    Used for every request: an `asynccontextmanager` around `asyncio.timeout` would cost three times
     as much.
     """
 
@@ -106,7 +106,7 @@ class _TimeLimit:
         self._timer = self._clock.call_later(self._seconds, self._expire)
 
     def _expire(self) -> None:
-        # One loop iteration later, so that a body that has just ended counts as in time.
+        # Cancel one loop iteration later, so that a body that has just ended counts as in time.
         self._timer = self._task.get_loop().call_soon(self._cancel)
 
     def _cancel(self) -> None:

@@ -22,7 +22,7 @@ from nunu_async.models.page import Page, Pagination
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
-# A page of rows that are all wrong in the same way need not list all hundred.
+# Maximum number of problems listed: all hundred rows of a page may have the same problem.
 _MAX_PROBLEMS = 20
 
 
@@ -30,8 +30,8 @@ class DecodeProblem(Exception):
     """Decoded JSON does not fit the model.
 
     Attributes:
-        problems: one line per invalid place, with its JSON path.
-        leftover: what could be decoded all the same, where that matters.
+        problems: one line per problem, with its JSON path.
+        leftover: the part that could be decoded, where a caller needs it.
     """
 
     def __init__(self, *problems: str, leftover: object = None) -> None:
@@ -42,9 +42,9 @@ class DecodeProblem(Exception):
     def below(
         self, place: str, elsewhere: Mapping[str, str] = MappingProxyType({})
     ) -> DecodeProblem:
-        """Return the same problems with their paths below `place`.
+        """Return the same problems with `place` prefixed to their paths.
 
-        `elsewhere` has the full paths of members that were taken from outside it.
+        `elsewhere` maps members that were taken from outside `place` to their full paths.
         """
 
         def full(path: str) -> str:
@@ -58,13 +58,13 @@ class DecodeProblem(Exception):
 
 def split(problem: str) -> tuple[str, str]:
     """Split a problem into its message and the path after ``@ $``."""
-    # At the last one: the message may quote the server.
+    # At the last separator: the message may quote the server.
     message, _, path = problem.rpartition("@ $")
     return message, path
 
 
 class NotReady(Exception):
-    """Decoding would take too long for an event loop: it is to be done in a thread."""
+    """Decoding would block the event loop for too long, and must run in a thread."""
 
 
 _ONLY_READY: Final = ContextVar("nunu_async_only_ready", default=False)
@@ -72,10 +72,11 @@ _ONLY_READY: Final = ContextVar("nunu_async_only_ready", default=False)
 
 @contextmanager
 def only_ready() -> Iterator[None]:
-    """Make decoding raise `NotReady` where it needs more than a reader that is there.
+    """Make decoding raise `NotReady` if it needs more than a reader that is already generated.
 
-    Loading and generating code takes 20 ms or more, and what does not match exactly takes the
-    converter several times as long as a reader. A thread has a context of its own, without this.
+    Loading and generating code takes 20 ms or more, and the converter, used for data that does not
+    match exactly, is several times slower than a reader. Other threads are not affected: each has
+    its own context.
     """
     before = _ONLY_READY.set(True)
     try:
@@ -119,9 +120,9 @@ def structure(data: object, model: type[T]) -> T:
 def structure_rows(
     data: object, key: str, model: type[M], skipped: list[str] | None = None
 ) -> tuple[M, ...]:
-    """Build models from the rows in an object under `key`.
+    """Build models from the list of rows under `key` of an object.
 
-    With `skipped`, rows that do not fit are left out and their problems appended to it.
+    If `skipped` is given, invalid rows are left out and their problems appended to it.
 
     Raises: DecodeProblem, with every problem and its JSON path.
     """
@@ -136,7 +137,7 @@ def structure_rows(
     try:
         return tuple([read(row) for row in rows])
     except MISMATCHES:
-        pass  # row by row below, to accept each or report what is wrong
+        pass  # decoded row by row below, to find the invalid rows
     models: list[M] = []
     problems: list[str] = []
     for number, row in enumerate(rows):
@@ -152,7 +153,7 @@ def structure_rows(
 
 
 def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Page[M]:
-    """Build a page from `{data, pagination}`; if `lenient`, without rows that do not fit.
+    """Build a page from `{data, pagination}`; if `lenient`, leave out invalid rows.
 
     Raises: DecodeProblem.
     """
@@ -176,7 +177,7 @@ def structure_page(data: object, model: type[M], *, lenient: bool = False) -> Pa
 
 
 def dump(model: attrs.AttrsInstance) -> dict[str, object]:
-    """Convert a model to JSON data; members at their default are left out.
+    """Convert a model to JSON data; members equal to their default are left out.
 
     Mappings from the caller are sent unchanged.
     """
@@ -224,14 +225,14 @@ def _parse_finite(text: str) -> float:
     return value
 
 
-# By default NaN, Infinity and 1e999 become floats, which could not be encoded again.
+# By default, NaN, Infinity and 1e999 become floats that cannot be encoded again.
 _DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_parse_finite)
 
 
 def parse(body: bytes) -> object:
     """Decode a JSON body.
 
-    Raises: DecodeProblem for invalid JSON, and for what is beyond Python's own limits.
+    Raises: DecodeProblem for invalid JSON, and for JSON that exceeds Python's own limits.
     """
     try:
         # RFC 8259, 8.1: a byte order mark may be ignored.

@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
     from aiohttp.tracing import Trace
 
-# Seconds for which DNS answers are cached. The pauses between the attempts of one part add up to 26
-# on average, so a host that has moved is looked up again before the last attempt.
+# Seconds for which DNS results are cached. The pauses between the attempts of one part add up to 26
+# seconds on average, so a host that has moved is looked up again before the last attempt.
 NAME_LIFE: Final = 10
-# TCP keep-alive: idle seconds before the first probe, and between probes. macOS has another name
-# for the first.
+# TCP keep-alive: idle seconds before the first probe, and between probes. The first option has
+# another name on macOS.
 _KEEPALIVE: Final = ((("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 45), (("TCP_KEEPINTVL",), 15))
-# Loop iterations for a Proactor to hand what it has read to the protocol: two per read, and TLS may
-# have several records pending, such as the server's session tickets.
+# Loop iterations that a Proactor needs to pass received data to the protocol: two per read, and TLS
+# may have several records pending, such as the server's session tickets.
 _ITERATIONS: Final = 8
 
 
 class Connector(aiohttp.TCPConnector):
-    """A connector that never returns a connection with unread bytes on it.
+    """A connector that never returns a connection with unread data.
 
-    A server, or an edge in front of it, that responds twice, or announces that an idle connection
-    has timed out, leaves a response on it. aiohttp 3.14 checks for such bytes when a connection
-    returns to the pool, not when it is taken out (`BaseConnector._get`), and would hand them to the
-    next request as its response. No client can recognise a stray response that arrives once that
-    request is on its way.
+    A server or edge proxy that responds twice, or that announces the timeout of an idle connection,
+    leaves an unread response on the connection. aiohttp 3.14 checks for unread data when a
+    connection returns to the pool, not when it is taken out (`BaseConnector._get`), and would use
+    that data as the response to the next request. No client can recognise a stray response that
+    arrives after the next request was sent.
     """
 
     def __init__(self, limit: int, tls: ssl.SSLContext | None) -> None:
@@ -56,7 +56,7 @@ class Connector(aiohttp.TCPConnector):
     ) -> Connection:
         """Return a connection without unread data, from the pool or new.
 
-        Raises: UnsolicitedData if even a new one has data on it.
+        Raises: UnsolicitedData if even a new connection has unread data.
         """
         while True:
             connection = await super().connect(req, traces, timeout)
@@ -83,8 +83,8 @@ def _keepalive_socket(
 ) -> socket.socket:
     """Create a socket with TCP keep-alive.
 
-    A build may take minutes to complete, without a byte; many NATs drop connections that are idle
-    for as long. Source: RFC 5382, REQ-5.
+    Completing a build may take minutes without any traffic, and many NATs drop connections that are
+    idle for that long. Source: RFC 5382, REQ-5.
     """
     family, kind, protocol, *_ = address
     sock = socket.socket(family, kind, protocol)
@@ -98,12 +98,12 @@ def _keepalive_socket(
 
 
 def _reads_ahead(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether the loop reads ahead, so that received bytes have left the kernel."""
+    """Tell whether the loop reads ahead, so that received data is no longer in the kernel."""
     return sys.platform == "win32" and isinstance(loop, asyncio.ProactorEventLoop)
 
 
 def _has_data(transport: asyncio.Transport | None, *, is_new: bool) -> bool:
-    """Tell whether the kernel has bytes, or EOF, for a connection that should be silent."""
+    """Tell whether the kernel holds data, or EOF, for a connection that should be silent."""
     sock = socket_of(transport)
     # A new TLS connection may hold the server's session tickets, which is legitimate.
     if transport is None or sock is None or (is_new and is_tls(transport)):
@@ -119,6 +119,6 @@ if sys.platform == "win32":
 else:
 
     def _is_readable(descriptor: int) -> bool:
-        poller = select.poll()  # unlike `select`, takes descriptors above 1023
+        poller = select.poll()  # unlike `select`, accepts descriptors above 1023
         poller.register(descriptor, select.POLLIN)
         return bool(poller.poll(0))

@@ -1,7 +1,6 @@
-"""The one cattrs converter: accepts near matches, or reports what is wrong and where.
+"""The cattrs converter: accepts near matches, or reports each problem with its JSON path.
 
-Apart from the codec, which imports it on demand: cattrs is large, and most responses match
-exactly.
+The codec imports this module on demand, because cattrs is large and most responses match exactly.
 """
 
 from __future__ import annotations
@@ -124,13 +123,13 @@ def _build_converter() -> Converter:
         structured = list_structure_factory(kind, converter)
         return _require(list, "a list", lambda value, kind: tuple(structured(value, kind)))
 
-    # By predicate: a hook registered for `object` itself would match every class.
+    # Registered with a predicate: a hook for `object` itself would match every class.
     converter.register_structure_hook_func(lambda kind: kind is object, _unchanged)
     converter.register_structure_hook_factory(attrs.has, model)
     converter.register_structure_hook_factory(is_mapping, mapping)
     converter.register_structure_hook_factory(_is_row, row)
     converter.register_structure_hook(str, _text)
-    for word in OpenEnum.__subclasses__():  # or the hook of `str` would match them
+    for word in OpenEnum.__subclasses__():  # otherwise, the hook of `str` would match
         converter.register_structure_hook(word, _word)
     converter.register_structure_hook(bool, _require(bool, "true or false", _unchanged))
     converter.register_structure_hook(int, _integer)

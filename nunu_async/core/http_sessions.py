@@ -12,9 +12,9 @@ from nunu_async.core.connector import Connector
 from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute, way_through
 from nunu_async.core.wire import LONGEST_LINE, MOST_HEADERS, Response, send_once
 
-# Passed with each request, also on a caller's session.
+# Passed with each request, also to a caller's session.
 OPTIONS: Final[dict[str, Any]] = {
-    "allow_redirects": False,  # a custom header such as ours would follow to any host
+    "allow_redirects": False,  # redirects would send custom headers to any host
     "raise_for_status": False,
     "auto_decompress": True,
     "middlewares": (send_once,),
@@ -25,15 +25,15 @@ OPTIONS: Final[dict[str, Any]] = {
 
 
 class HttpSessions:
-    """The sessions for requests to one kind of host; created on demand.
+    """The sessions for one kind of host, the API or storage; created on demand.
 
-    Tracing libraries put hooks on every aiohttp session of a process. A hook sees the URL of each
+    Tracing libraries add hooks to every aiohttp session of a process. A hook sees the URL of each
     request, and may add headers, which presigned URLs do not allow. So confidential requests use
-    a separate session without hooks, which shares the connections of the other one.
+    a separate session without hooks, with the same connection pool.
 
     Args:
         limit: maximum number of connections.
-        given: the caller's session, used in place of our own and not closed.
+        given: the caller's session, used instead of our own and never closed.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class HttpSessions:
     def take(self, *, confidential: bool) -> aiohttp.ClientSession:
         """Return the session for a request, which must start in the same loop iteration.
 
-        Hooks are read at its start: those added since the last request are removed here.
+        aiohttp reads the hooks when a request starts. Hooks added since the last request are
+        removed here.
         """
         given = self._given
         if not confidential and (given is None or not given.trust_env):

@@ -1,4 +1,4 @@
-"""Which proxy to use for a URL, from the environment alone. Pure; `.netrc` is never read."""
+"""Choose the proxy for a URL from the environment. Pure; `.netrc` is never read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ProxyRoute:
     """How to reach one address: directly, or through a proxy.
 
     Attributes:
-        proxy: its URL, without user and password; None for a direct connection.
+        proxy: URL of the proxy, without user and password; None for a direct connection.
         problem: why this route cannot be used; "" if it can.
     """
 
@@ -37,7 +37,7 @@ class ProxyRoute:
     def checked(self) -> Self:
         """Return this route if it can be used.
 
-        Raises: ConfigError.
+        Raises: ConfigError if it has a `problem`.
         """
         if self.problem:
             raise ConfigError(self.problem)
@@ -64,10 +64,9 @@ NO_PROXY: Final = ProxyRoute()
 class Proxies:
     """The proxies set by `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 
-    Lower case wins over upper case; an empty lower-case variable unsets the upper-case one. In a
-    CGI process `HTTP_PROXY` is ignored, because a client's `Proxy:` header sets it. Loopback hosts
-    are always reached directly. An unsupported kind of proxy is a problem of the routes through it
-    only.
+    Lower-case variables take precedence, even if empty. In a CGI process, `HTTP_PROXY` is ignored,
+    because a client's `Proxy:` header sets it. Loopback hosts are always reached directly. An
+    unsupported kind of proxy is reported only for the routes through it.
     """
 
     _by_scheme: Mapping[str, ProxyRoute] = attrs.field(factory=dict)
@@ -97,7 +96,7 @@ class Proxies:
 
 def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
     lower, upper = f"{scheme}_proxy", f"{scheme}_proxy".upper()
-    # On Windows `in environ` ignores case, and would match what a client's header has set.
+    # On Windows, `in environ` ignores case, and would match a variable set by a client's header.
     if lower in list(environ):
         return lower, environ[lower].strip()
     if scheme == "http" and "REQUEST_METHOD" in environ:
@@ -106,7 +105,7 @@ def _setting(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
 
 
 def way_through(name: str, value: str, *, tunnels: bool) -> ProxyRoute:
-    """Return the route through the proxy that a setting names; a problem hides its value."""
+    """Return the route through a proxy; `problem` shows only the name of the setting."""
     address = None
     if value.isascii() and value.isprintable() and " " not in value:
         with suppress(ValueError):
@@ -137,7 +136,7 @@ def _matches(name: str, host: str, port: int) -> bool:
         try:
             return address in ipaddress.ip_network(name.strip("[]"), strict=False)
         except ValueError:
-            pass  # it may have a port
+            pass  # it may be an address with a port
     host_part, colon, port_part = name.rpartition(":")
     if colon and port_part.isdecimal() and (":" not in host_part or host_part.startswith("[")):
         name = host_part.strip("[]")

@@ -1,9 +1,9 @@
 """Fast readers of models: one function per model, generated from its fields.
 
-A page of runs has thousands of members. The converter's general hooks take over three times as
-long on it as `json.loads` does; these straight-line functions about as long as `json.loads`
-(`python -m benchmarks.decode`). They accept exact matches only. Anything else goes to the
-converter, which is slower and reports what is wrong and where.
+A page of runs has thousands of members. Converting it takes the general hooks of the converter over
+three times as long as `json.loads`, and these straight-line functions about as long as `json.loads`
+(`python -m benchmarks.decode`). They accept only exact matches. All other data goes to the
+converter, which is slower and reports each problem with its path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PRIMITIVES: Final[dict[type, str]] = {
 
 
 MISMATCHES: Final = (KeyError, TypeError, ValueError, AttributeError)
-"""What a reader raises for data that does not match the fields exactly."""
+"""The exceptions of a reader for data that does not match the fields exactly."""
 
 
 _READERS: Final[dict[type[Model], Callable[..., Model]]] = {}
@@ -45,8 +45,8 @@ def has_reader(model: type[Model]) -> bool:
 def reader(model: type[M]) -> Callable[[object], M]:
     """Return the function that builds a `model` from an exactly matching JSON object.
 
-    The first call for a model generates it, which takes milliseconds; thread-safe. The function
-    raises one of MISMATCHES for anything else.
+    The first call for a model generates the function, which takes milliseconds; thread-safe. The
+    function raises one of MISMATCHES for all other data.
     """
     if model not in _READERS:
         _READERS[model] = _generate(model)
@@ -75,8 +75,8 @@ def _generate(model: type[Model]) -> Callable[..., Model]:
         "    made.__class__ = model",
         "    return made",
     ]
-    # Most responses have exactly the known members, or always lack the same ones: no set is built
-    # for those.
+    # Most responses have exactly the known members, and no set is built for them. The others often
+    # lack the same members, and share one tuple of the missing names.
     lines = [
         "def read(o):",
         "    if type(o) is not dict: raise TypeError",
@@ -119,10 +119,10 @@ def replaces_null(member: attrs.Attribute[object]) -> bool:
 
 
 def _twin(model: type[Model]) -> type[Model]:
-    """Create a class of the same layout whose instances allow plain assignment.
+    """Create a class with the model's layout whose instances allow plain assignment.
 
     A frozen class needs a call of `object.__setattr__` for each field, over half of the cost of
-    reading a row. A filled instance becomes the model by assignment of `__class__`.
+    reading a row. Assigning `__class__` turns a filled instance into the model.
     """
     members = {
         "__slots__": model.__dict__["__slots__"],
@@ -147,8 +147,8 @@ def _checked(
 
 def _check(kind: object, v: str, names: dict[str, object]) -> Iterator[str]:
     if kind is str:
-        # No other JSON type has the method. Cheap for ASCII; a lone surrogate, which could be
-        # neither printed nor sent, is rejected.
+        # Only strings have `isascii`, so it checks the type too. `encode` rejects a lone surrogate,
+        # which could be neither printed nor sent.
         yield f"if not {v}.isascii(): {v}.encode()"
     elif kind in _PRIMITIVES:
         yield f"if {_PRIMITIVES[kind].format(v=v)}: raise TypeError"
@@ -189,7 +189,7 @@ def _text(value: str) -> str:
 
 
 class _Words(dict[str, OpenEnum]):
-    """A cache of the words seen; bounded, in case the server never repeats one."""
+    """A cache of the enum values seen; bounded, in case the server never repeats a value."""
 
     def __init__(self, kind: type[OpenEnum]) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class _Words(dict[str, OpenEnum]):
             raise TypeError
         word.encode()
         made = self._kind(word)
-        if len(self) < 200:  # noqa: PLR2004 - far more than any vocabulary has
+        if len(self) < 200:  # noqa: PLR2004 - far more values than any enum has
             self[word] = made
         return made
 

@@ -1,4 +1,4 @@
-"""One API request as a value."""
+"""An API request as an immutable value."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Replay(enum.Enum):
     """Idempotent: GET, part PUT, cancel."""
 
     UNTIL_READ = "until read"
-    """As `ALWAYS`, and also after a response that does not have the documented shape."""
+    """Like `ALWAYS`, and also after a response that does not have the documented shape."""
 
     TWICE_UNHEARD = "twice unheard"
-    """As `UNLESS_ACTED`, plus two retries where the server may have acted."""
+    """Like `UNLESS_ACTED`, plus two retries after failures where the server may have acted."""
 
     NEVER = "never"
-    """Never; the caller finds out itself what became of the request."""
+    """Never; the caller itself determines the outcome of the request."""
 
     UNLESS_ACTED = "unless acted"
-    """Only when the server cannot have acted: never connected, or it responded with 429 or 503."""
+    """Only if the server cannot have acted: no connection, or a response with 429 or 503."""
 
 
 @attrs.define
@@ -37,7 +37,7 @@ class InFlight:
     """State of a request whose outcome a caller needs to know even when cancelled.
 
     Attributes:
-        on_wire: the server may be acting on it right now.
+        on_wire: an attempt is in flight, and the server may be acting on it.
         unheard: number of failed attempts on which the server may have acted.
         last: the caller was cancelled: start no further attempt.
         unsent: the caller was cancelled while nothing was on the wire.
@@ -55,18 +55,18 @@ class Request(Generic[T]):
 
     Attributes:
         operation: the API's own name, for messages and logs.
-        path: below the base URL, with a leading slash and its ids already in place.
-        template: the path with placeholders for ids, for logs; "" where it has none.
-        query: sent in this order, percent-encoded by the session.
+        path: path below the base URL, with a leading slash and with ids filled in.
+        template: the path with placeholders for ids, for logs; "" if it has no ids.
+        query: parameters, sent in this order and percent-encoded by the session.
         body: JSON data, or None for no body.
         answer: converts decoded JSON to the typed result; raises what the codec raises.
-        settles: the caller finds out the outcome itself, so that an error in the body of a 2xx is
-            not taken for a refusal.
+        settles: the caller determines the outcome itself, so an error in the body of a 2xx is not
+            treated as a refusal.
         may_be_empty: a 2xx without a body is read as None instead of failing.
         needs_key: False sends this request without the API key.
         secrets: values of this request to hide in messages.
-        patience: seconds for one attempt; None is the client's own limit.
-        within: seconds for all attempts; None is the client's own limit.
+        patience: seconds for one attempt; None uses the client's own limit.
+        within: seconds for all attempts; None uses the client's own limit.
         urgent: bypasses the queue of other requests; for cleanup.
         flight: where the session records whether the request is on the wire.
     """

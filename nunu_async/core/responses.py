@@ -18,7 +18,7 @@ from nunu_async.response import ResponseInfo
 T = TypeVar("T")
 
 _LONGEST_PATH = 10_000
-# No header is documented; these are the ones that servers and edges commonly send.
+# The API documents no such header; these are commonly sent by servers and edge proxies.
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amz-request-id", "cf-ray")
 
 
@@ -37,9 +37,10 @@ def read(
     body: bytes,
     secrets: tuple[Secret, ...],
 ) -> T | ApiError | DecodeError:
-    """Return the typed result of a 2xx, or the error to raise; `headers` are in lower case.
+    """Return the typed result of a 2xx, or the error to raise.
 
-    The error is an ApiError, by status, or a DecodeError for a 2xx of another shape.
+    `headers` must have lower-case names. The error is an ApiError whose class depends on the
+    status, or a DecodeError for a 2xx that does not have the documented shape.
     """
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's success class
         garbled = True
@@ -75,7 +76,7 @@ def read(
 def _with_response(
     result: T, status: int, headers: Mapping[str, str], secrets: tuple[Secret, ...]
 ) -> T:
-    """Set `response` on a result, and on each row if it is or has rows; return the result."""
+    """Set `response` on a result and on each of its rows, if any; return the result."""
     rows: Iterable[object] = (result,)
     if isinstance(result, Page):
         rows = (result, *result.data)
@@ -87,8 +88,8 @@ def _with_response(
     shown = _safe_headers(headers, secrets)
     info = ResponseInfo(status=status, request_id=request_id(shown), headers=shown)
     for model in models:
-        # Frozen for callers, but these are new and not shared yet. Copying them would cost as much
-        # as reading them did.
+        # Models are frozen for callers, but these are new and not shared yet. Copying them would
+        # cost as much as decoding them did.
         object.__setattr__(model, "response", info)
     return result
 
@@ -132,8 +133,8 @@ _EXPLAINED = frozenset({"error", "message", "code", "details", "ok", "status"})
 def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bool]:
     """Return message, code, details, and whether the API itself wrote them.
 
-    Known: {error, code?, details?}, {ok: false, status, message, error}, either with further
-    members, and HTML pages from an edge that did not reach the API.
+    Known bodies: {error, code?, details?} and {ok: false, status, message, error}, either of them
+    with further members, and HTML pages from an edge proxy that did not reach the API.
     """
     try:
         data = codec.parse(body)
@@ -148,8 +149,8 @@ def _explanation(body: bytes) -> tuple[str, str | None, Mapping[str, object], bo
     code = data.get("code") or nested.get("code")
     details = data.get("details")
     if not isinstance(details, Mapping):
-        # Next to `error`, a version conflict lists the versions, and a start that failed on all of
-        # several devices lists each one's reason.
+        # Beside `error`, a version conflict lists the versions, and a start that failed on all of
+        # several devices lists the reason for each device.
         others = {name: data[name] for name in data if name not in _EXPLAINED}
         details = others if details is None else {**others, "details": details}
     if isinstance(error, Mapping | list):

@@ -1,7 +1,7 @@
-"""Whether to retry, and when. Pure; the only user of `backoff`.
+"""Decide whether to retry, and when. Pure; the only user of `backoff`.
 
-Only its wait generators are used: the decorators call `asyncio.iscoroutinefunction`, which
-Python 3.16 removes, add jitter to a wait that the server asked for, and use the wall clock.
+Only the wait generators of `backoff` are used: its decorators call `asyncio.iscoroutinefunction`,
+which Python 3.16 removes, add jitter to a wait requested by the server, and use the wall clock.
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ from nunu_async.errors import (
 # 501, 505 and the other 4xx are permanent: a retry gets the same response. An unknown 5xx counts as
 # a 500 (RFC 9110, 15).
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
-# S3's codes for transient errors, whatever status they come with (RequestTimeout is a 400).
+# S3's codes for transient errors, whatever their status (RequestTimeout has a 400).
 _TRANSIENT_CODES: Final = frozenset(
     {
         *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"),
-        *("RequestLimitExceeded", "BadDigest", "IncompleteBody"),  # the last two: a lossy link
-        # R2's: 400, 409 and 409.
+        *("RequestLimitExceeded", "BadDigest", "IncompleteBody"),  # the last two: from a lossy link
+        # Cloudflare R2's codes, with status 400, 409 and 409.
         *("ClientDisconnect", "OperationAborted", "ConditionalRequestConflict"),
     }
 )
-# Codes for a URL that was refused, which some stores send with a 400.
+# Codes for a refused URL; some stores send them with a 400.
 _EXPIRED_CODES: Final = frozenset({"ExpiredRequest", "ExpiredToken"})
 _REFUSED_CODES: Final = _EXPIRED_CODES | {"AccessDenied"}
-# How often a part's URL is renewed: an expired one may expire again on a slow link; any other
-# refusal is final if a fresh URL is refused as well.
+# How often a part's URL is renewed: a fresh URL may expire too on a slow link; any other refusal is
+# final if a fresh URL is refused as well.
 _EXPIRED_RENEWALS: Final = 3
 _OTHER_RENEWALS: Final = 1
 _IDEMPOTENT: Final = (Replay.ALWAYS, Replay.UNTIL_READ)
 _NOT_ACTED_STATUS: Final = frozenset({429, 503})
 # "Busy", "locked", "too early": the server may be processing this or an earlier request, even if
-# only one was sent, as an edge may have duplicated it.
+# only one was sent, as an edge proxy may have duplicated it.
 _IN_PROGRESS_STATUS: Final = frozenset({409, 423, 425})
 _PASSING_STATUS: Final = frozenset({408, 425, 429})
 _GONE_STATUS: Final = frozenset({404, 410})
-# What a duplicate complete is answered when the first one has succeeded.
+# Statuses of the response to a duplicate complete request after the first one succeeded.
 _DUPLICATE_STATUS: Final = frozenset({404, 409, 410})
-# 5xx of an edge proxy that lost the server, whatever their body says.
+# 5xx of an edge proxy that lost its connection to the server, whatever the body says.
 _EDGE_STATUS: Final = frozenset({502, 504, *range(520, 525)})
-# Redirects that want the same request sent elsewhere, so that it had no effect here. Others may
-# lead to the result of what was done.
+# Redirects that ask for the same request elsewhere, so that it had no effect here. Other redirects
+# may point to the result of a request that was carried out.
 _REPEATING_REDIRECTS: Final = frozenset({307, 308})
-# How the problem of a success status with an error in its body begins.
+# Prefix of the problem reported for a 2xx response with an error in its body.
 CARRIES_ERROR: Final = "the answer carries an error"
 # Tokens that a retry costs, and that a success at the first attempt adds; AWS's figures of 2026.
 _TRANSIENT_COST: Final = 14
 _THROTTLED_COST: Final = 5
 _INCOME: Final = 1
-# One would do for rare failures. Of 1,000 uploads on a link that breaks one request in twenty, one
-# or two lose a response twice in a row; hardly any, three times.
+# One retry would do for rare failures. But of 1,000 uploads on a link that breaks one request in
+# twenty, one or two lose a response twice in a row; hardly any lose it three times.
 _UNKNOWN_RETRIES: Final = 2
 _SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
 
@@ -103,21 +103,21 @@ class RetryPolicy:
     """How often to retry, and how long to wait before each retry.
 
     The pause before retry n (from 0) is uniform in 0 .. min(`cap`, `base` * 2**n): full jitter.
-    A `Retry-After` is a lower bound on it; one above `max_retry_after`, or above the time left,
-    raises the error at once.
+    A `Retry-After` is a lower bound on the pause; a value above `max_retry_after`, or above the
+    time left, raises the error at once.
 
     Attributes:
-        attempts: sends of one API request, the first included.
-        part_attempts: sends of one part to storage, the first included.
-        base: seconds, after a transient failure.
-        throttled_base: seconds, after the server said to slow down.
-        cap: seconds, the longest pause that the server has not asked for.
-        max_retry_after: seconds, the longest pause a server may ask for.
-        budget: tokens for all retries of a client, counted separately for the API and for storage:
-            a retry costs 14, or 5 after the server said to slow down, refunded if it succeeds; a
-            first attempt that succeeds adds 1, up to this. Storage has as many for each part that
-            may be under way. Once they are spent, only cleaning up and completing an upload are
-            retried. None sets no such limit.
+        attempts: maximum attempts of one API request, the first included.
+        part_attempts: maximum attempts to send one part to storage, the first included.
+        base: seconds; the `base` of the formula after a transient failure.
+        throttled_base: seconds; replaces `base` after the server asked to slow down.
+        cap: seconds; the longest pause that was not requested by the server.
+        max_retry_after: seconds; the longest pause that the server may request.
+        budget: tokens for all retries of a client, counted separately for the API and for storage.
+            A retry costs 14, or 5 after the server asked to slow down, and is refunded if it
+            succeeds; a success at the first attempt adds 1, up to this limit. Storage has this
+            many tokens for each concurrent part. Once they are spent, only cleaning up and
+            completing an upload are retried. None for no limit.
     """
 
     attempts: int = attrs.field(default=5, validator=_at_least_one)
@@ -133,7 +133,7 @@ class RetryPolicy:
         base = self.throttled_base if throttled else self.base
         if base == 0 or self.cap == 0:
             return 0.0
-        # The generator yields None first, to be primed.
+        # The generator's first value is None, for priming.
         waits = backoff.expo(base=2, factor=base, max_value=self.cap)
         return float(next(islice(waits, retry + 1, None)))
 
@@ -152,7 +152,7 @@ class RetryBudget:
         self.left = self._capacity
 
     def take(self, cost: int) -> bool:
-        """Pay for a retry; return False, and take nothing, if too little is left."""
+        """Pay for a retry; if too few tokens are left, take none and return False."""
         if cost > self.left:
             return False
         self.left -= cost
@@ -168,9 +168,9 @@ class Attempts:
     """Count the attempts of one job, and decide after each failure whether to retry.
 
     Attributes:
-        limit: sends, the first included.
-        budget: what retries are paid from; without one they are free.
-        made: attempts that have failed.
+        limit: maximum attempts, the first included.
+        budget: pays for retries; if None, they are free.
+        made: number of failed attempts.
     """
 
     _policy: RetryPolicy
@@ -196,9 +196,9 @@ class Attempts:
     ) -> float | None:
         """Count a failed attempt; return the seconds to wait before the next, or None to give up.
 
-        `chance` in [0, 1) is the jitter; `remaining` the seconds left for the whole job. No wait
-        is started that would end after the job's deadline. A failure that is not retried for lack
-        of budget says so, in a note and in `retry_budget_exhausted`.
+        `chance` in [0, 1) is the jitter, `remaining` the seconds left for the whole job. Never
+        returns a wait that would end after the job's deadline. A failure that is not retried
+        because the budget is spent gets a note, and `retry_budget_exhausted`.
         """
         self.made += 1
         if replay is Replay.TWICE_UNHEARD:
@@ -241,7 +241,7 @@ def _may_retry(failure: NunuError, replay: Replay) -> bool:  # noqa: PLR0911 - a
                 return failure.status in _TRANSIENT_STATUS
             return failure.status in _NOT_ACTED_STATUS and not failure.in_success
         case StorageError():
-            # A 2xx becomes a StorageError when it cannot be trusted: no ETag, or too early.
+            # A 2xx becomes a StorageError if it cannot be trusted: no ETag, or sent too early.
             return (
                 200 <= failure.status < 300  # noqa: PLR2004 - HTTP's success class
                 or failure.status in _TRANSIENT_STATUS
@@ -260,12 +260,12 @@ def is_throttled(failure: NunuError) -> bool:
 
 
 def may_have_acted(failure: NunuError) -> bool:
-    """Tell whether the server may have done what a failed request asked for."""
+    """Tell whether the server may have carried out a failed request."""
     match failure:
         case TransportError():
             return failure.sent
         case ApiError():
-            # A 408 may come from an edge that had already forwarded the request.
+            # A 408 may come from an edge proxy that had already forwarded the request.
             if failure.status in _NOT_ACTED_STATUS:
                 return failure.in_success
             return failure.status >= 500 or failure.status == 408  # noqa: PLR2004 - HTTP's classes
@@ -281,7 +281,7 @@ def is_in_progress(failure: NunuError) -> bool:
 def may_pass(failure: NunuError) -> bool:
     """Tell whether a retry of an idempotent request could succeed.
 
-    Covers more than `Attempts` retries: for jobs with a time limit of their own, such as cleanup.
+    Covers more failures than `Attempts` retries: for jobs with their own time limit, like cleanup.
     """
     if isinstance(failure, ApiError):
         # A 404 page from an edge proxy that cannot reach the API may be temporary.
@@ -294,7 +294,7 @@ def may_pass(failure: NunuError) -> bool:
 
 
 def is_passing(error: NunuError) -> bool:
-    """Return whether polling goes on after an error."""
+    """Return whether polling continues after an error."""
     match error:
         case CertificateError():
             return False
@@ -309,26 +309,26 @@ def is_passing(error: NunuError) -> bool:
 
 
 def is_gone(failure: NunuError) -> bool:
-    """Return whether the API says that something does not exist, or no longer."""
-    # The page of some edge would say nothing about it.
+    """Return whether the API says that a resource does not exist, or no longer exists."""
+    # An edge proxy's own error page would not prove it.
     return isinstance(failure, ApiError) and failure.status in _GONE_STATUS and failure.explained
 
 
 def may_be_duplicate(failure: ApiError) -> bool:
-    """Return whether a duplicate of a complete that succeeded may have been answered so."""
+    """Return whether the failed request may be a duplicate of a complete that succeeded."""
     return failure.status in _DUPLICATE_STATUS
 
 
 def had_no_effect(failure: NunuError) -> bool:
-    """Return whether it is certain that this request had no effect."""
+    """Return whether a failed request certainly had no effect."""
     if isinstance(failure, TransportError):
         return not failure.sent
     return (
         isinstance(failure, ApiError)
         and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's client errors
-        and failure.status != 408  # noqa: PLR2004 - an edge may have passed it on
+        and failure.status != 408  # noqa: PLR2004 - an edge proxy may have forwarded it
         and not is_in_progress(failure)
-        # an edge's "no such page" is not the API's "no such upload"
+        # an edge proxy's "no such page" is not the API's "no such upload"
         and (failure.explained or not isinstance(failure, NotFound))
     )
 
@@ -347,14 +347,14 @@ def was_explained(failure: NunuError) -> bool:
 
 
 def pause_between(tries: int, *, first: float, longest: float, chance: float) -> float:
-    """Return the seconds to wait after `tries` attempts: doubling, with a quarter of jitter."""
+    """Return the seconds to wait after `tries` attempts: doubling, with 25 % jitter."""
     return min(math.ldexp(first, min(tries - 1, 20)), longest) * (0.75 + 0.5 * chance)
 
 
 def is_signature_refused(failure: NunuError) -> bool:
     """Tell whether storage refused the URL itself, so that a fresh one may help.
 
-    Any 403 counts: expired, altered and revoked URLs all get it, with varying codes.
+    Any 403 counts: expired, altered and revoked URLs all cause one, with varying codes.
     """
     return isinstance(failure, StorageError) and (
         failure.status == 403 or failure.code in _REFUSED_CODES  # noqa: PLR2004
@@ -370,7 +370,7 @@ def is_expired(failure: NunuError) -> bool:
 
 
 def renewals(failure: NunuError) -> int:
-    """Return how many fresh URLs a part may have had before such a refusal is final."""
+    """Return how often a part's URL may be renewed before this refusal is final."""
     if not is_signature_refused(failure):
         return 0
     return _EXPIRED_RENEWALS if is_expired(failure) else _OTHER_RENEWALS
@@ -379,9 +379,9 @@ def renewals(failure: NunuError) -> int:
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
     """Return a `Retry-After` header in seconds, or None if it is unusable.
 
-    Digits with an optional fraction, or an HTTP date, which is read against the response's own
-    `Date` header because clocks disagree, and is None without one. Negative, infinite and
-    unreadable values are None, and so are several that differ.
+    Accepts digits with an optional fraction, or an HTTP date, which is compared with the response's
+    own `Date` header because clocks disagree; without that header, the result is None. It is also
+    None for negative, infinite, unreadable and several different values.
     Source: RFC 9110, 10.2.3.
     """
     if value is None:

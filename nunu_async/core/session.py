@@ -1,4 +1,4 @@
-"""The session core: sends API requests; the only place that adds the API key to one."""
+"""Send API requests; only this module adds the API key to a request."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 _LOG = logging.getLogger("nunu_async.core")
-# Concurrent cleanup requests. They bypass the queue, whose slow requests may have caused them.
+# Maximum concurrent cleanup requests. They bypass the queue, as slow requests in it may be why
+# cleanup is needed.
 _URGENT = 4
-# Bytes of responses decoded in one loop iteration, and the size above which one waits for its turn.
-# A page of 100 runs has 96 KiB, which take about 2 ms; up to eight pages arrive together.
+# Bytes of responses decoded per loop iteration, and the size above which a response waits its turn.
+# A page of 100 runs has 96 KiB, which takes about 2 ms; up to eight pages arrive together.
 _DECODED_PER_TURN = 64 * 1024
 _LARGE = 8 * 1024
 _MAX_BODY = 32 * 1024 * 1024
@@ -63,13 +64,13 @@ _MAX_ERROR_BODY = 1024 * 1024
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Session:
-    """Sends a request and returns its typed result: gate, attempts, deadline.
+    """Sends API requests, with limits on concurrency, attempts and time.
 
-    Bound to the event loop of its first request. At most `concurrency` requests are under way at
-    once; the others wait at the gate before any time limit starts.
+    Bound to the event loop of its first request. At most `concurrency` requests are in flight; the
+    others wait at the gate, before any time limit starts.
 
     Args:
-        loader: decodes what takes too long for the event loop.
+        loader: decodes responses that would block the event loop for too long.
         http: the caller's own session, which stays open.
     """
 
@@ -106,8 +107,8 @@ class Session:
     async def send(self, request: Request[T]) -> T:
         """Send a request, with retries; return its typed result.
 
-        Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's whole time
-        is spent; ClientClosed; ConfigError from another event loop than the first.
+        Raises: ApiError, DecodeError, TransportError; DeadlineExceeded when the call's time limit
+        is reached; ClientClosed; ConfigError in another event loop than that of the first call.
         """
         flight = request.flight or InFlight()
         # Cleanup is rare and must be done: it neither queues nor draws on the retry budget.
@@ -125,7 +126,7 @@ class Session:
         async for attempt in attempts:
             self._check_open(attempts.failure)
             async with self._urgent if request.urgent else self._gate:
-                # Only now: no time limit counts the time in our own queue.
+                # Set only now, so that no time limit counts the time in our own queue.
                 if attempts.deadline is None:
                     seconds = request.within or max(self._timeouts.call, request.patience or 0.0)
                     attempts.deadline = Deadline(self._clock, seconds)
@@ -154,7 +155,7 @@ class Session:
         raise attempt.failure
 
     async def pause(self, seconds: float) -> None:
-        """Pause between two lookups for about `seconds`; jitter keeps many from running in step."""
+        """Pause between two lookups for about `seconds`; jitter spreads concurrent lookups."""
         await self._clock.sleep(seconds * (0.75 + 0.5 * self._clock.random()))
 
     async def _attempt(self, request: Request[T], deadline: Deadline, attempt: CurrentAttempt) -> T:
@@ -167,7 +168,7 @@ class Session:
                 try:
                     outcome = await self._exchange(request, attempt)
                 except asyncio.CancelledError as error:
-                    # A timeout of the caller's keeps it as its error's cause, frames included.
+                    # The TimeoutError of a caller's timeout has this as its cause, frames included.
                     raise error.with_traceback(None) from None
         except TimeoutError:
             kind = DeadlineExceeded if remaining <= patience else StallError
@@ -205,7 +206,7 @@ class Session:
                     headers = headers_of(response)
                     attempt.status = response.status
                 finally:
-                    del response  # it holds the query, and an error keeps the locals of its frames
+                    del response  # it holds the query, and errors keep the locals of frames
                 if len(body) > _LARGE:
                     await self._decode_turns.ready(len(body))
                 secrets = (self._config.api_key, *request.secrets)
@@ -238,20 +239,20 @@ class Session:
     async def _in_thread(self, decode: Callable[[], D]) -> D:
         try:
             decoding = asyncio.get_running_loop().run_in_executor(self._loader, decode)
-        except RuntimeError:  # closed meanwhile: the response is still to be decoded
+        except RuntimeError:  # the client was closed, but the response must still be decoded
             return decode()
         return await decoding
 
     def _address(self, request: Request[T]) -> URL:
         path = self._config.url(request.path)[self._origin :]
-        # Derived from one URL, so that host and port, which aiohttp needs, are parsed once.
+        # Derived from one URL object, so that host and port are parsed only once, for aiohttp.
         address = self._base.with_path(path, encoded=True)
         return address.with_query(request.query) if request.query else address
 
     def _headers(self, request: Request[T], route: ProxyRoute) -> dict[str, str]:
         headers = {
             "Accept": "application/json",
-            # Fixed: aiohttp's own value grows with whatever decoders happen to be installed.
+            # Fixed, because aiohttp's own value depends on which decoders are installed.
             "Accept-Encoding": "gzip",
             "User-Agent": self._user_agent,
             **route.passing(),
@@ -263,7 +264,7 @@ class Session:
         return headers
 
     def _check_open(self, failure: NunuError | None = None) -> None:
-        """Raise ClientClosed or ConfigError; an earlier `failure` if a passed session closed."""
+        """Raise ClientClosed or ConfigError; or `failure`, if the caller's session was closed."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
@@ -283,7 +284,7 @@ class Session:
 
 
 def _rate_limited(request: Request[T], pause: float, remaining: float) -> RateLimited:
-    """Return the error for a request not sent because the server has throttled another one."""
+    """Return the error for a request not sent because the server throttled another request."""
     return RateLimited(
         status=429,
         message=f"not sent: the server asked this client to wait {pause:.3g} seconds more, and "

@@ -11,11 +11,11 @@ from typing import Final
 
 from nunu_async.errors import ConfigError
 
-# OpenSSL's own variables. It ignores what it cannot read: every certificate is untrusted then, and
+# OpenSSL's own variables. It ignores paths that it cannot read: then no certificate is trusted, and
 # no error says why.
 _FILE: Final = "SSL_CERT_FILE"
 _FOLDER: Final = "SSL_CERT_DIR"
-# Where Python logs all TLS session keys, for tools that decrypt traffic.
+# Names the file to which Python logs all TLS session keys, for tools that decrypt traffic.
 _KEY_LOG: Final = "SSLKEYLOGFILE"
 # OpenSSL's reasons for handshake failures that a retry cannot change.
 _PERMANENT: Final = frozenset(
@@ -28,13 +28,13 @@ _PERMANENT: Final = frozenset(
 
 
 def check_certificates(environ: Mapping[str, str]) -> None:
-    """Check that certificates can be read from where `environ` says they are.
+    """Check that the certificates named by the variables in `environ` can be read.
 
     Raises: ConfigError, which names the variable.
     """
     check_key_log(environ)
     file = environ.get(_FILE)
-    # A folder fails here; a shell pipe is left out, as it can be read only once.
+    # A folder is rejected here; a shell pipe is not checked, as it can be read only once.
     path = Path(file or "")
     if file and (path.is_file() or path.is_dir() or not path.exists()):
         try:
@@ -52,9 +52,10 @@ def check_certificates(environ: Mapping[str, str]) -> None:
 
 
 def check_key_log(environ: Mapping[str, str]) -> None:
-    """Check that the file `SSLKEYLOGFILE`, which Python opens for all TLS, can be written.
+    """Check that the file named by `SSLKEYLOGFILE` can be written.
 
-    aiohttp creates a TLS context on import, so even that would fail.
+    Python opens it for every TLS context. aiohttp creates one on import, so even the import would
+    fail.
 
     Raises: ConfigError, which names the variable.
     """

@@ -7,12 +7,11 @@ from collections import deque
 
 
 class Turns:
-    """Limits the work done in one loop iteration, a turn; the rest follows in later ones, in order.
+    """Limits the work in one loop iteration, a turn; defers the rest, in order, to later turns.
 
-    Ten thousand tasks that are woken together run one after the other before the loop gets to
-    anything else, and a socket that accepts everything never makes its sender wait. Such code
-    awaits `ready` before each step, so that the rest of the program can run in between. Without
-    contention nothing is delayed.
+    Ten thousand tasks that are woken together all run before the loop does anything else, and a
+    task whose socket accepts all data never waits. Such tasks await `ready` before each step, so
+    that the rest of the program can run in between. Without contention, nothing is delayed.
 
     Args:
         limit: work done in one turn, in any unit; the last step may exceed it.
@@ -25,7 +24,7 @@ class Turns:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def ready(self, count: int = 1) -> None:
-        """Return in the first turn that has room for a step of this size, in order of calls."""
+        """Wait for a turn with room for a step of size `count`; callers are served in order."""
         if self._has_room():
             self._count(count)
         else:
@@ -34,7 +33,7 @@ class Turns:
             await turn
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
-        """Set the result of a future in the first turn that has room, unless it is done by then."""
+        """Set the result of a future in the first turn with room, unless it is done by then."""
         if not self._has_room():
             self._waiting.append((1, waiter))
         elif not waiter.done():

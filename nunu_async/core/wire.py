@@ -1,4 +1,4 @@
-"""aiohttp code shared by session and storage: single sends, error translation, body limits."""
+"""aiohttp code shared by session and storage: no resends, error translation, body limits."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from nunu_async.errors import (
     TransportError,
 )
 
-# Limits on a response's head: bytes per line, and headers. aiohttp's own 8,190 and 128 are less
-# than other clients read, and than some edges send.
+# Limits on the headers of a response: bytes per line, and number of headers. aiohttp's own limits,
+# 8,190 and 128, are lower than those of other clients, and than what some edge proxies send.
 LONGEST_LINE: Final = 65_536
 MOST_HEADERS: Final = 512
-# Bytes read from a body at a time, at most.
+# Maximum bytes per read of a body.
 _BLOCK: Final = 65_536
-# What transports raise once their connection is gone: asyncio's over TLS, if closed twice or after
-# the connection was lost (that of 3.11.2 from `abort`, too), and uvloop's.
+# Raised by transports whose connection is gone: by asyncio's TLS transport if closed twice or after
+# the connection was lost (in 3.11.2 by `abort`, too), and by uvloop's transports.
 _GONE: Final = (AttributeError, RuntimeError)
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -56,15 +56,15 @@ _REASONS: Final = (
 )
 
 
-# Messages of asyncio's thread pool when it can start no thread, and after the main thread ended.
+# Messages of asyncio's thread pool if it cannot start a thread, or the main thread has ended.
 _NO_THREAD: Final = ("new thread", "schedule new futures", "atexit after shutdown")
 
 
 class Response(aiohttp.ClientResponse):
     """A response whose `repr` hides its URL: the query may hold signatures and upload ids.
 
-    aiohttp itself prints the `repr`, in the warning about a response that was dropped unread, as
-    when a loop ends with a request under way.
+    aiohttp itself prints the `repr` in its warning about a response that was never read, for
+    example if the loop ends during a request.
     """
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class Response(aiohttp.ClientResponse):
 def was_cancelled(error: BaseException) -> bool:
     """Tell whether an error is a real cancellation of this task.
 
-    aiohttp raises a CancelledError of its own during a name lookup when the session is closed.
+    aiohttp itself raises CancelledError when the session is closed during a DNS lookup.
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
@@ -91,10 +91,10 @@ class UnsolicitedData(Exception):
 async def send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
     """Keep aiohttp from resending a request on its own.
 
-    aiohttp 3.14 resends GET, PUT and DELETE at once, without a pause and outside our count, when
-    the connection drops before a response (`ClientSession._request`, the `except (ClientOSError,
-    ServerDisconnectedError)` branch). A client middleware is the public hook to prevent that: an
-    exception that is neither of the two passes through.
+    aiohttp 3.14 resends GET, PUT and DELETE at once, without a pause and not counted as an attempt,
+    when the connection drops before a response (`ClientSession._request`, the `except
+    (ClientOSError, ServerDisconnectedError)` branch). A client middleware is the public way to
+    prevent that: after any other exception, aiohttp does not resend.
     """
     try:
         return await handler(request)
@@ -105,11 +105,11 @@ async def send_once(request: ClientRequest, handler: ClientHandlerType) -> Clien
 
 
 def translate(error: BaseException, method: str, path: str) -> NunuError:
-    """Convert any exception of a request to one of ours; ours are returned as they are.
+    """Convert any exception of a request to a NunuError; a NunuError is returned as it is.
 
-    Raise the result after the `except` block, not in it: `str` and `repr` of aiohttp's errors, and
-    the frames in their tracebacks, hold full URLs and headers, signatures and keys included, and
-    must not remain as `__context__`. Only a class name and the system's own text are kept.
+    Raise the result after the `except` block, not in it, so that aiohttp's error does not remain as
+    `__context__`: its `str`, its `repr` and the frames of its traceback hold full URLs and headers,
+    signatures and keys included. The result keeps only a class name and the system's own text.
     """
     if isinstance(error, NunuError):
         return error.with_traceback(None)  # its frames hold the response
@@ -150,7 +150,7 @@ def _meaning(  # noqa: C901, PLR0911 - a list of cases
             return TransportError, reason
         case _Dropped():
             return TransportError, f"the connection was lost ({error})"
-        # aiohttp uses threads for name lookups only.
+        # aiohttp uses threads for DNS lookups only.
         case RuntimeError() if any(text in str(error) for text in _NO_THREAD):
             return ConnectError, (
                 "the host's name cannot be looked up, because no thread can be started (a limit on "
@@ -158,14 +158,15 @@ def _meaning(  # noqa: C901, PLR0911 - a list of cases
             )
         case TimeoutError():
             return StallError, "no answer in time"
-        case _:  # anything at all: a bare AttributeError was seen to escape from a read
+        case _:  # any exception: a bare AttributeError was seen to escape from a read
             return TransportError, f"the exchange failed ({_cause(error)})"
 
 
 def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
-    """Return the HTTP rule that a response breaks; a ProtocolError if a retry would break it again.
+    """Return the error class, and the HTTP rule that a response violates.
 
-    Never in aiohttp's own text, which quotes the response.
+    The class is ProtocolError if a retry would fail in the same way. The rule is never in aiohttp's
+    own text, which quotes the response.
     """
     cause = error.__cause__ or error
     text = str(getattr(cause, "message", ""))
@@ -173,7 +174,7 @@ def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
         case LineTooLong():
             return ProtocolError, f"a line of the answer's headers is over {LONGEST_LINE:,} bytes"
         case BadStatusLine():
-            # Perhaps the rest of another response: a new connection may have none of it.
+            # Perhaps the rest of another response, which a new connection would not have.
             return TransportError, "the answer does not begin with a status line of HTTP/1"
         case _ if text.startswith("Too many headers"):
             return ProtocolError, f"the answer has over {MOST_HEADERS} headers"
@@ -181,7 +182,7 @@ def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
             return ProtocolError, "the answer is compressed in a way that was not asked for"
         case TransferEncodingError() | ContentLengthError():
             return TransportError, "the answer's body is not in the form that its headers say"
-    # llhttp's own message, followed by a quotation.
+    # llhttp's own message; a quotation of the response follows it.
     rule = text.partition(":")[0]
     if not re.fullmatch("[A-Za-z' -]{1,80}", rule) or rule.startswith("Invalid HTTP header"):
         rule = "invalid header"
@@ -190,7 +191,7 @@ def _malformed(error: BaseException) -> tuple[type[TransportError], str]:
 
 
 def _cause(error: BaseException) -> str:
-    """Describe a system error; never in its own text, which may hold an address."""
+    """Describe a system error, but never in its own text, which may hold an address."""
     if isinstance(error, socket.gaierror):
         if error.errno == socket.EAI_AGAIN:
             return "the host's name cannot be looked up at the moment"
@@ -208,7 +209,7 @@ def _cause(error: BaseException) -> str:
 
 
 def headers_of(response: ClientResponse) -> dict[str, str]:
-    """Return a response's headers, names in lower case; different values are joined by commas."""
+    """Return headers with lower-case names; different values of one name are joined by commas."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     if len(headers) == len(response.headers):
         return headers
@@ -219,12 +220,12 @@ def headers_of(response: ClientResponse) -> dict[str, str]:
 
 
 async def read_capped(response: ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """Read a body of at most `limit` decoded bytes; with `cut`, the start of a longer one.
+    """Read a body of at most `limit` decoded bytes; with `cut`, the start of a longer body.
 
-    An error response is defined by its status: a body that breaks off, or is too long, must not
-    turn a definite refusal into a lost response, so of that as much is returned as arrives.
+    The status alone makes an error response a definite refusal. Its body may break off or be too
+    long without an exception: then the part that was received, up to `limit`, is returned.
 
-    Raises: TransportError for a longer one; a compressed half MiB can hold half a GiB.
+    Raises: TransportError for a longer body; half a MiB compressed can hold half a GiB.
     """
     is_error = not is_success(response.status)
     blocks: list[bytes] = []
@@ -266,26 +267,26 @@ def _decompress(body: bytes, limit: int) -> bytes:
 
 
 def is_success(status: int) -> bool:
-    """Tell whether a status is of HTTP's success class."""
+    """Tell whether an HTTP status is a 2xx."""
     return 200 <= status < 300  # noqa: PLR2004 - the class itself
 
 
 def connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    """Return aiohttp's timeouts: for connecting only, name lookup included.
+    """Return aiohttp timeouts that limit only connecting, DNS lookup included.
 
-    `connect` would count the queue for a pooled connection too; there is none, because both gates
-    are as wide as their pools.
+    `connect` would also count waiting for a pooled connection, but no request waits for one: both
+    gates admit only as many requests as their pool has connections.
     """
     return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
 
 
 async def yield_to_loop() -> None:
-    """Yield to the loop twice: enough for an aborted transport to have closed its socket."""
+    """Yield to the event loop twice, enough for an aborted transport to close its socket."""
     for _ in range(2):
         await asyncio.sleep(0)
 
 
-# Only these functions call what raises on a transport whose connection is gone.
+# Only the functions below call transport methods that raise once the connection is gone.
 
 
 def socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
@@ -305,7 +306,7 @@ def is_tls(transport: asyncio.Transport) -> bool:
 
 
 def buffered(transport: asyncio.Transport | None) -> int:
-    """Return the bytes that a transport has yet to pass to the kernel; 0 if it is gone."""
+    """Return the number of bytes not yet passed to the kernel; 0 if the connection is gone."""
     try:
         return transport.get_write_buffer_size() if transport is not None else 0
     except _GONE:
@@ -313,7 +314,7 @@ def buffered(transport: asyncio.Transport | None) -> int:
 
 
 def limit_buffer(transport: asyncio.Transport, high: int | None = None) -> None:
-    """Set the buffered bytes above which writers wait; None is the transport's default."""
+    """Set the buffered bytes above which writers wait; None sets the transport's default."""
     with suppress(*_GONE):
         transport.set_write_buffer_limits(high=high)
 
@@ -321,13 +322,13 @@ def limit_buffer(transport: asyncio.Transport, high: int | None = None) -> None:
 def reset(transport: asyncio.Transport, sock: socket.socket | None) -> None:
     """Abort a connection so that no further byte reaches the peer, not even from the kernel.
 
-    Takes effect within `yield_to_loop`. `sock` is the transport's, taken while connected.
+    Takes effect within `yield_to_loop`. `sock` is the transport's socket, taken while connected.
     """
     try:
         current = transport.get_extra_info("socket")
     except _GONE:
-        # It may still be flushing, for as long as a TLS shutdown may take, and cannot be aborted.
-        # But it closes a socket that accepts nothing, which it notices by a read.
+        # The transport may still be flushing, for as long as a TLS shutdown may take, and cannot be
+        # aborted. But it closes its socket once a read shows that the socket is shut down.
         if sock is not None:
             reset_on_close(sock)
             with suppress(OSError):
@@ -340,7 +341,7 @@ def reset(transport: asyncio.Transport, sock: socket.socket | None) -> None:
 
 
 def reset_on_close(sock: socket.socket) -> None:
-    """Make closing a socket send a reset, which also drops what the kernel holds for the peer."""
+    """Make closing a socket send an RST, which also drops data that the kernel has not sent."""
     # ValueError: raised by uvloop's socket once closed.
     with suppress(OSError, AttributeError, ValueError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
