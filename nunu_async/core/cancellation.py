@@ -67,7 +67,7 @@ async def _wait_for_answer(
     within: float,
 ) -> None:
     flight.last = True
-    if not flight.on_wire:  # no effect if the response has just arrived
+    if not (flight.on_wire or task.done()):  # no effect if the response has just arrived
         flight.unsent = True
         task.cancel()
     with suppress(TimeoutError):

@@ -472,7 +472,9 @@ class Journal:
             os.close(descriptor)
         if remove and self.build_id is None:
             with suppress(OSError):
-                self._path.unlink()
+                # The name may be that of another upload's journal if the folder was made anew.
+                if os.name == "nt" or _is_at(self._path, descriptor):
+                    self._path.unlink()
         if os.name != "nt":
             os.close(descriptor)
 
