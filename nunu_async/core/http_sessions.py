@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import aiohttp
 from yarl import URL
@@ -12,8 +12,22 @@ from nunu_async.core.connector import Connector
 from nunu_async.core.proxies import NO_PROXY, Proxies, ProxyRoute, way_through
 from nunu_async.core.wire import LONGEST_LINE, MOST_HEADERS, Response, send_once
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Options(TypedDict):
+    allow_redirects: bool
+    raise_for_status: bool
+    auto_decompress: bool
+    middlewares: Sequence[aiohttp.ClientMiddlewareType]
+    max_line_size: int
+    max_field_size: int
+    max_headers: int
+
+
 # Passed with each request, also to a caller's session.
-OPTIONS: Final[dict[str, Any]] = {
+OPTIONS: Final[_Options] = {
     "allow_redirects": False,  # redirects would send custom headers to any host
     "raise_for_status": False,
     "auto_decompress": True,
