@@ -21,11 +21,16 @@ from nunu_async import (
     NotFound,
     NunuClient,
     NunuError,
+    ProxyError,
+    RetryPolicy,
     ServerError,
     StorageError,
     Timeouts,
     TransportError,
 )
+from nunu_async.core.attempt import AttemptLoop
+from nunu_async.core.request import Replay
+from nunu_async.core.retry import Attempts
 from nunu_async.sandbox import Fault, Sandbox
 
 PART = 64 * 1024
@@ -240,3 +245,47 @@ async def test_one_that_turns_out_to_be_asynchronous_is_said_to_be(
 def test_a_listener_that_cannot_be_called_at_once_is_refused(listener: Any) -> None:
     with pytest.raises(ConfigError, match="on_attempt must be a function"):
         NunuClient(KEY, on_attempt=listener)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        StorageError(part_number=1, status=502, message="m"),
+        ProxyError("m", method="PUT", path="", status=502),
+    ],
+    ids=["storage", "proxy"],
+)
+async def test_a_refused_part_is_reported_with_its_status(
+    clock: ManualClock, failure: NunuError
+) -> None:
+    attempts: list[Attempt] = []
+    loop = AttemptLoop(
+        clock=clock,
+        rules=Attempts(RetryPolicy(), 1),
+        replay=Replay.ALWAYS,
+        on_attempt=attempts.append,
+        part_number=1,
+    )
+    async for attempt in loop:
+        with attempt:
+            raise failure
+    assert [(a.status, a.error) for a in attempts] == [(502, failure)]
+    assert loop.failure is failure
+
+
+async def test_an_attempt_after_a_success_does_not_pause(clock: ManualClock) -> None:
+    """Nor does it take the earlier failure for its own."""
+    loop = AttemptLoop(
+        clock=clock, rules=Attempts(RetryPolicy(), 9), replay=Replay.ALWAYS, operation="op"
+    )
+    numbers = []
+    async for attempt in loop:
+        numbers.append(attempt.number)
+        with attempt:
+            if attempt.number == 1:
+                raise StorageError(part_number=1, status=500, message="m")
+        if attempt.number == 3:
+            break
+    assert numbers == [1, 2, 3]
+    assert len(clock.sleeps) == 1
+    assert loop.failure is None

@@ -97,6 +97,7 @@ class AttemptLoop:
         throttle: shares the pauses requested by a server with other jobs.
         deadline: no pause may last beyond it; None for no limit.
         at_least: minimum seconds before a retry.
+        is_last: whether there is no retry, whatever the latest failure is.
         on_retry: called before each pause; without it, the retry is logged.
         on_attempt: called after each attempt, with an `Attempt` built from `operation` etc.
         number: number of the latest attempt, 1-based.
@@ -114,6 +115,7 @@ class AttemptLoop:
     method: str = ""
     path: str = ""
     part_number: int | None = None
+    is_last: bool = False
     number: int = attrs.field(init=False, default=0)
     _failed: CurrentAttempt | None = attrs.field(init=False, default=None)
     _chosen_delay: float | None = attrs.field(init=False, default=None)
@@ -136,13 +138,14 @@ class AttemptLoop:
         failure = failed.failure
         delay = self._chosen_delay
         if delay is None:
-            delay = self.rules.pause_after(
-                failure,
-                replay=self.replay,
-                chance=self.clock.random(),
-                remaining=math.inf if self.deadline is None else self.deadline.remaining(),
-                at_least=self.at_least,
-            )
+            if not self.is_last:
+                delay = self.rules.pause_after(
+                    failure,
+                    replay=self.replay,
+                    chance=self.clock.random(),
+                    remaining=math.inf if self.deadline is None else self.deadline.remaining(),
+                    at_least=self.at_least,
+                )
             if self.throttle is not None:
                 self.throttle.failed(failure, failed.began, delay)
         if delay is None:
@@ -171,12 +174,14 @@ class AttemptLoop:
             attempt.failure = error
             self._failed = attempt
         elif error is None:
+            self._failed = None
             self.rules.succeeded()
             if self.throttle is not None:
                 self.throttle.succeeded(attempt.began)
         if self.on_attempt is not None:
-            if isinstance(error, StorageError):
-                attempt.status, attempt.request_id = error.status or None, error.request_id
+            if self.part_number is not None and error is not None:  # of storage, or of a proxy
+                attempt.status = getattr(error, "status", None) or None
+                attempt.request_id = getattr(error, "request_id", None)
             record = Attempt(
                 operation=self.operation,
                 method=self.method,

@@ -145,10 +145,8 @@ class Session:
                         flight.on_wire = False
             failure = attempt.failure
             flight.unheard += may_have_acted(failure)
-            if flight.last:
-                self._traffic.failed(failure, attempt.began, None)
-                break
-            if self._closed and isinstance(failure, TransportError):
+            attempts.is_last = flight.last
+            if self._closed and not flight.last and isinstance(failure, TransportError):
                 raise ClientClosed(
                     f"this client was closed during {request.operation}, which may have been done"
                 ) from failure
