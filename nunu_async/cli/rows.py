@@ -230,12 +230,12 @@ def _fill(text: str, width: int, *, keeps_end: bool) -> str:
 
 
 def cell(value: object) -> str:
-    """Return a value from the server as one sanitized line; NOTHING for None or ""."""
+    """Return a value as one sanitized line; `NOTHING` for None and for an empty string."""
     return (sanitize(str(value)) or NOTHING) if value is not None else NOTHING
 
 
 def word(value: str | None) -> str:
-    """Return an enum value of the API in lower case; NOTHING for None."""
+    """Return an enum value of the API in lower case; `NOTHING` for None."""
     return cell(None if value is None else value.lower())
 
 

@@ -24,7 +24,7 @@ class Turns:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def ready(self, count: int = 1) -> None:
-        """Wait for a turn with room for a step of size `count`; callers are served in order."""
+        """Wait, in order, for a turn with room left, and count a step of `count` in it."""
         if self._has_room():
             self._count(count)
         else:

@@ -171,9 +171,8 @@ class PartUrls:
 class UrlPrefetcher:
     """Prefetches the URLs of one upload's parts for its senders.
 
-    URLs are requested late, so that they are used while fresh. Several requests may be in flight,
-    as one at a time would delay senders that are faster than the API. Whenever a sender has to wait
-    for a URL, one more batch may be requested ahead.
+    URLs are requested shortly before they are needed, because they expire. Two batches
+    are requested ahead at first; each time that a sender has to wait, one more, up to ten.
 
     Args:
         batches: part numbers, in the order in which they are to be sent.
